@@ -1,0 +1,126 @@
+"""What every degradation is: a random draw on the CPU, then a deterministic batched formula."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from daclip.errors import DaclipError
+
+__all__ = ["Degradation", "Drawn", "Span", "ramp", "span", "uniform"]
+
+Drawn = dict[str, Tensor]
+"""What one call of `draw` decided; every value has a leading dimension of 1, so samples concatenate."""
+
+Span = float | Sequence[float]
+"""A range `[mild, strong]` from the configuration, or one number for a fixed value."""
+
+SMALLEST_SIDE = 32  # below it neither a blur kernel nor a drop fits into the picture
+
+
+class Degradation(ABC):
+    """One family of image corruption, with a severity from 0 (mild) to 1 (strong).
+
+    The work is split in two. `draw` takes every random decision, on the CPU, from an explicit generator, so
+    the same generator gives the same corruption on any device. `apply` is plain tensor code over a batch.
+    One generator a sample makes the result independent of how samples are grouped into batches.
+    """
+
+    @abstractmethod
+    def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
+        """Decide everything random about one sample.
+
+        Args:
+            height: Rows of the picture, at least 32.
+            width: Columns of the picture, at least 32.
+            severity: Strength in [0, 1]; moves each parameter from the first to the last end of its range.
+            generator: CPU generator, the only source of randomness.
+
+        Returns:
+            CPU tensors with a leading dimension of 1, whose shapes depend on height and width only.
+        """
+
+    @abstractmethod
+    def apply(self, images: Tensor, drawn: Drawn) -> Tensor:
+        """Corrupt a batch as decided, without randomness and without changing `images`.
+
+        Args:
+            images: Clean photos, float32 `[B, 3, H, W]`, RGB in [0, 1], on any device.
+            drawn: The samples' draws, concatenated to a leading dimension of B, on the same device.
+
+        Returns:
+            Degraded photos, same shape, dtype and range.
+        """
+
+    def __call__(self, images: Tensor, generators: Sequence[torch.Generator], severity: float | None = None) -> Tensor:
+        """Draw for each sample, then apply to the batch.
+
+        Args:
+            images: Clean photos, float32 `[B, 3, H, W]`, RGB in [0, 1], on any device.
+            generators: One CPU generator a sample.
+            severity: Strength of all samples in [0, 1]; None draws each sample's own uniformly.
+
+        Returns:
+            Degraded photos, same shape, dtype and range.
+        """
+        _check(images, generators, severity)
+        height, width = images.shape[-2:]
+        samples = [
+            self.draw(
+                height,
+                width,
+                uniform(0, 1, generator) if severity is None else float(severity),
+                generator,
+            )
+            for generator in generators
+        ]
+        drawn = {key: torch.cat([sample[key] for sample in samples]).to(images.device) for key in samples[0]}
+        return self.apply(images, drawn)
+
+
+def span(value: Span, name: str, least: float = 0.0, most: float = math.inf) -> tuple[float, float]:
+    """The two ends of a configured range.
+
+    Args:
+        value: `[mild, strong]`, or one number for both.
+        name: What the error message calls it.
+        least: Smallest value that makes sense.
+        most: Largest value that makes sense.
+
+    >>> span([10, 50], "sigma"), span(25, "sigma")
+    ((10.0, 50.0), (25.0, 25.0))
+    """
+    ends = (value, value) if isinstance(value, (int, float)) else tuple(value)
+    if len(ends) != 2:
+        raise DaclipError(f"{name}: expected one number or [mild, strong], got {list(ends)}")
+    if not all(least <= end <= most for end in ends):
+        raise DaclipError(f"{name}: expected values in [{least:g}, {most:g}], got {list(ends)}")
+    return float(ends[0]), float(ends[1])
+
+
+def uniform(low: float, high: float, generator: torch.Generator) -> float:
+    """One number drawn uniformly from [low, high)."""
+    return low + (high - low) * float(torch.rand((), generator=generator))
+
+
+def ramp(ends: tuple[float, float], severity: float, generator: torch.Generator) -> float:
+    """A parameter at `severity` along its range, with ±0.1 of severity as its own jitter.
+
+    The jitter keeps several parameters of one degradation from always moving in step, and never leaves the
+    range.
+    """
+    place = min(max(severity + uniform(-0.1, 0.1, generator), 0.0), 1.0)
+    return ends[0] + (ends[1] - ends[0]) * place
+
+
+def _check(images: Tensor, generators: Sequence[torch.Generator], severity: float | None) -> None:
+    if images.ndim != 4 or images.shape[1] != 3 or images.dtype != torch.float32:
+        raise DaclipError(f"expected float32 [B, 3, H, W], got {images.dtype} {list(images.shape)}")
+    if min(images.shape[-2:]) < SMALLEST_SIDE:
+        raise DaclipError(f"photos need sides of at least {SMALLEST_SIDE} px, got {list(images.shape[-2:])}")
+    if len(generators) != len(images) or not generators:
+        raise DaclipError(f"expected one generator a sample, got {len(generators)} for {len(images)}")
+    if severity is not None and not 0 <= severity <= 1:
+        raise DaclipError(f"severity: expected a number in [0, 1], got {severity}")

@@ -1,0 +1,111 @@
+"""Too little light: everywhere, or in a cast shadow."""
+
+import math
+
+import torch
+from kornia.color import linear_rgb_to_rgb, rgb_to_linear_rgb
+from torch import Tensor
+
+from daclip.degradations.base import Degradation, Drawn, Span, ramp, span, uniform
+from daclip.degradations.fields import pixels, smooth_noise
+
+__all__ = ["LowLight", "Shadow"]
+
+
+class LowLight(Degradation):
+    """An underexposed photo: light scaled down where it is linear, with the sensor noise that then shows.
+
+    Linear light L becomes gain·L^gamma plus Poisson-Gaussian noise of variance shot·L + read², in its usual
+    Gaussian approximation (Foi et al., "Practical Poissonian-Gaussian noise modeling", 2008).
+
+    Args:
+        gain: Share of the light that remains.
+        gamma: Exponent of the tone curve in linear light; above 1 darkens the shadows more.
+        shot: Variance of the photon noise per unit of linear light.
+        read: Standard deviation of the read noise, in linear light.
+    """
+
+    def __init__(self, gain: Span, gamma: Span, shot: Span, read: Span) -> None:
+        self.gain = span(gain, "gain", least=1e-4, most=1)
+        self.gamma = span(gamma, "gamma", least=0.1)
+        self.shot = span(shot, "shot")
+        self.read = span(read, "read")
+
+    def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
+        """Unit noise `[1, 3, H, W]` and (gain, gamma, shot, read), each `[1, 1, 1, 1]`."""
+        settings = {
+            name: torch.full((1, 1, 1, 1), ramp(ends, severity, generator))
+            for name, ends in (
+                ("gamma", self.gamma),
+                ("shot", self.shot),
+                ("read", self.read),
+            )
+        }
+        # Perceived brightness goes with the logarithm of light, so severity moves log(gain) evenly.
+        logarithm = (math.log(self.gain[0]), math.log(self.gain[1]))
+        settings["gain"] = torch.full((1, 1, 1, 1), math.exp(ramp(logarithm, severity, generator)))
+        return {"noise": torch.randn(1, 3, height, width, generator=generator), **settings}
+
+    def apply(self, images: Tensor, drawn: Drawn) -> Tensor:
+        """Darken `[B, 3, H, W]` in linear light, add noise, and go back to sRGB."""
+        light = drawn["gain"] * rgb_to_linear_rgb(images).pow(drawn["gamma"])
+        deviation = (drawn["shot"] * light + drawn["read"] ** 2).sqrt()
+        return linear_rgb_to_rgb((light + deviation * drawn["noise"]).clamp(0, 1)).clamp(0, 1)
+
+
+class Shadow(Degradation):
+    """A cast shadow with a soft edge: a blob or a polygon that covers part of the picture.
+
+    In a shadow the sun is missing and the blue sky remains: I = J·(light of each channel), in linear light,
+    as in the illumination model behind ISTD (Wang et al., "Stacked Conditional GANs for Shadow Detection and
+    Removal", 2018).
+
+    Args:
+        light: Share of linear light that remains in the shadow.
+        coverage: Range of the share of the picture in shadow; independent of severity.
+        softness: Range of the width of the edge in pixels; independent of severity.
+        blue: Relative gain of blue and loss of red in the shadow.
+    """
+
+    def __init__(self, light: Span, coverage: Span, softness: Span, blue: float) -> None:
+        self.light = span(light, "light", most=1)
+        self.coverage = span(coverage, "coverage", most=1)
+        self.softness = span(softness, "softness", least=0.1)
+        self.blue = float(blue)
+
+    def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
+        """Shadow mask `[1, 1, H, W]` in [0, 1] and sRGB factors in the shadow `[1, 3, 1, 1]`."""
+        light = ramp(self.light, severity, generator)
+        colour = torch.tensor([1 - self.blue, 1.0, 1 + self.blue]) * light
+        field = (_blob if uniform(0, 1, generator) < 0.5 else _polygon)(height, width, generator)
+        # The level that leaves the wanted share below it: every crop has shadow, light and an edge.
+        level = torch.quantile(field, uniform(*self.coverage, generator))
+        mask = torch.sigmoid((level - field) * (4 / uniform(*self.softness, generator)))
+        # sRGB is close to a power 1/2.2 of light, and a power of a product is a product of powers: scaling
+        # light by f is scaling sRGB by f^(1/2.2), without converting the picture.
+        return {"mask": mask[None, None], "factor": colour.clamp(0, 1).pow(1 / 2.2).view(1, 3, 1, 1)}
+
+    def apply(self, images: Tensor, drawn: Drawn) -> Tensor:
+        """Multiply `[B, 3, H, W]` by 1 outside and by the factors inside the shadow."""
+        return (images * (1 - drawn["mask"] * (1 - drawn["factor"]))).clamp(0, 1)
+
+
+def _blob(height: int, width: int, generator: torch.Generator) -> Tensor:
+    """Smooth noise `[H, W]`, scaled to a typical slope of 1 a pixel so that levels are distances."""
+    cell = max(height, width) / uniform(1.5, 3.0, generator)
+    return smooth_noise(height, width, cell, generator) * (cell / 3)
+
+
+def _polygon(height: int, width: int, generator: torch.Generator) -> Tensor:
+    """Distance in pixels `[H, W]` from the inside of a convex polygon of three to five sides."""
+    rows, columns = pixels(height, width)
+    sides = int(torch.randint(3, 6, (), generator=generator))
+    turn = uniform(0, 2 * math.pi, generator)
+    shift = (uniform(-0.3, 0.3, generator) * height, uniform(-0.3, 0.3, generator) * width)
+    field = torch.full((height, width), -math.inf)
+    for side in range(sides):
+        angle = turn + 2 * math.pi * (side + uniform(-0.3, 0.3, generator)) / sides
+        offset = uniform(0, 0.3, generator) * min(height, width)
+        line = (rows - shift[0]) * math.sin(angle) + (columns - shift[1]) * math.cos(angle) - offset
+        field = torch.maximum(field, line)
+    return field

@@ -1,0 +1,204 @@
+"""What stands or falls between the camera and the scene: haze, rain and snow."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from daclip.degradations.base import Degradation, Drawn, Span, ramp, span, uniform
+from daclip.degradations.fields import largest, patches, pixels, smooth_noise, smoothstep, stamp
+
+__all__ = ["Haze", "Rain", "Snow"]
+
+
+class Haze(Degradation):
+    """Atmospheric scattering, I = J·t + A·(1 - t) with transmission t = exp(-β·d).
+
+    Koschmieder's law as used by the RESIDE data set (Li et al., "Benchmarking Single-Image Dehazing and
+    Beyond", 2019). A crop has no depth map, so a plausible one is drawn: a slope that rises towards the top
+    of the picture plus smooth variation.
+
+    Args:
+        beta: Scattering coefficient over the farthest distance; exp(-beta) is the least transmission.
+        nearest: Distance of the nearest point, as a share of the farthest, in [0, 1].
+        airlight: Range of the airlight's brightness, independent of severity.
+        tint: Largest deviation of a colour channel from that brightness.
+    """
+
+    def __init__(self, beta: Span, nearest: float, airlight: Span, tint: float) -> None:
+        self.beta = span(beta, "beta")
+        self.nearest = float(nearest)
+        self.airlight = span(airlight, "airlight", most=1)
+        self.tint = float(tint)
+
+    def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
+        """Transmission `[1, 1, H, W]` in (0, 1] and airlight `[1, 3, 1, 1]`."""
+        rows, columns = pixels(height, width)
+        lean = uniform(-0.5, 0.5, generator)
+        slope = lean * columns / width - rows / height
+        distance = slope + 0.25 * smooth_noise(height, width, max(height, width) / 3, generator)
+        distance = (distance - distance.min()) / (distance.max() - distance.min())
+        distance = self.nearest + (1 - self.nearest) * distance
+        transmission = torch.exp(-ramp(self.beta, severity, generator) * distance)
+        brightness = uniform(*self.airlight, generator)
+        airlight = brightness + self.tint * (2 * torch.rand(1, 3, 1, 1, generator=generator) - 1)
+        return {"transmission": transmission[None, None], "airlight": airlight.clamp(0, 1)}
+
+    def apply(self, images: Tensor, drawn: Drawn) -> Tensor:
+        """Blend `[B, 3, H, W]` with the airlight by the transmission."""
+        return torch.lerp(drawn["airlight"], images, drawn["transmission"]).clamp(0, 1)
+
+
+class Rain(Degradation):
+    """Streaks of falling rain in several depths, under a slight veil.
+
+    Layered streaks and the veil of rain that is too far to be seen as drops follow Yang et al., "Deep Joint
+    Rain Detection and Removal", 2017. Near layers have long, wide, rare and bright streaks.
+
+    Args:
+        coverage: Share of the picture under streaks.
+        length: Length of the nearest streaks in pixels; at most half of the picture's shorter side.
+        opacity: How much of the scene the nearest streaks hide, in [0, 1].
+        veil: Share of uniform grey light over the picture, in [0, 1].
+        tilt: Largest angle from the vertical, in degrees.
+        layers: Number of depths.
+    """
+
+    def __init__(self, coverage: Span, length: Span, opacity: Span, veil: Span, tilt: float, layers: int) -> None:
+        self.coverage = span(coverage, "coverage", most=0.9)
+        self.length = span(length, "length", least=3)
+        self.opacity = span(opacity, "opacity", most=1)
+        self.veil = span(veil, "veil", most=1)
+        self.tilt = float(tilt)
+        self.layers = int(layers)
+
+    def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
+        """Opacity of the streaks `[1, 1, H, W]`, their brightness and the veil, both `[1, 1, 1, 1]`."""
+        length = min(ramp(self.length, severity, generator), min(height, width) / 2)
+        coverage = ramp(self.coverage, severity, generator) / self.layers
+        opacity = ramp(self.opacity, severity, generator)
+        veil = ramp(self.veil, severity, generator)
+        angle = math.radians(uniform(-self.tilt, self.tilt, generator))
+        streaks = torch.zeros(height, width)
+        for layer in range(self.layers):
+            nearness = 1 - 0.6 * layer / max(self.layers - 1, 1)
+            breadth = 2.0 if layer == 0 else 1.0
+            falling = _streaks(length * nearness, breadth, angle, coverage, height, width, generator)
+            streaks = torch.maximum(streaks, opacity * nearness * falling)
+        light = uniform(0.85, 1.0, generator)
+        return {
+            "streaks": streaks[None, None],
+            "light": torch.full((1, 1, 1, 1), light),
+            "veil": torch.full((1, 1, 1, 1), veil),
+        }
+
+    def apply(self, images: Tensor, drawn: Drawn) -> Tensor:
+        """Veil `[B, 3, H, W]`, then blend with the light of the streaks."""
+        veiled = torch.lerp(images, 0.8 * drawn["light"], drawn["veil"])
+        return torch.lerp(veiled, drawn["light"], drawn["streaks"]).clamp(0, 1)
+
+
+class Snow(Degradation):
+    """Falling flakes of several sizes, slightly drawn out by their motion, under a faint veil.
+
+    Opaque bright flakes of mixed size follow Liu et al., "DesnowNet", 2018 (Snow100K). Flakes are round
+    and soft where rain is long and thin.
+
+    Args:
+        coverage: Share of the picture under flakes.
+        radii: Flake radii in pixels, one `[smallest, largest]` a layer, from far to near.
+        opacity: How much of the scene a flake hides, in [0, 1].
+        veil: Share of uniform white light over the picture, in [0, 1].
+        stretch: Largest length of a flake over its width.
+    """
+
+    def __init__(
+        self,
+        coverage: Span,
+        radii: Sequence[Sequence[float]],
+        opacity: Span,
+        veil: Span,
+        stretch: float,
+    ) -> None:
+        self.coverage = span(coverage, "coverage", most=0.9)
+        self.radii = tuple(span(layer, "radii", least=0.5) for layer in radii)
+        self.opacity = span(opacity, "opacity", most=1)
+        self.veil = span(veil, "veil", most=1)
+        self.stretch = float(stretch)
+
+    def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
+        """Opacity of the flakes `[1, 1, H, W]` and the veil `[1, 1, 1, 1]`."""
+        coverage = ramp(self.coverage, severity, generator) / len(self.radii)
+        opacity = ramp(self.opacity, severity, generator)
+        veil = ramp(self.veil, severity, generator)
+        wind = uniform(-math.pi / 4, math.pi / 4, generator)
+        stretch = uniform(1, self.stretch, generator)
+        flakes = torch.zeros(height, width)
+        for small, large in self.radii:
+            mean_area = math.pi * stretch * ((small + large) / 2) ** 2
+            count = max(round(coverage * height * width / mean_area), 1)
+            layer = _flakes(count, (small, large), stretch, wind, height, width, generator)
+            flakes = torch.maximum(flakes, layer)
+        return {
+            "flakes": (opacity * flakes)[None, None],
+            "veil": torch.full((1, 1, 1, 1), veil),
+        }
+
+    def apply(self, images: Tensor, drawn: Drawn) -> Tensor:
+        """Veil `[B, 3, H, W]`, then cover it with white flakes."""
+        white = torch.ones_like(drawn["veil"])
+        veiled = torch.lerp(images, 0.9 * white, drawn["veil"])
+        return torch.lerp(veiled, white, drawn["flakes"]).clamp(0, 1)
+
+
+def _streaks(
+    length: float,
+    breadth: float,
+    angle: float,
+    coverage: float,
+    height: int,
+    width: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """Parallel streaks at random places, `[H, W]` in [0, 1]; the angle from the vertical is in radians."""
+    taps = math.ceil(length)  # a streak is drawn row by row, sharing its light among the columns it touches
+    lean = math.tan(angle) * taps
+    # Streaks also begin outside: above the picture, and on the side that they come from.
+    area = (height + taps) * (width + abs(lean))
+    count = max(round(coverage * area / (0.8 * taps * breadth)), 1)
+    numbers = torch.rand(count, 4, generator=generator).T[:, :, None]
+    down = torch.arange(taps, dtype=torch.float32)
+    rows = (numbers[0] * (height + taps) - taps).floor() + down
+    middle = numbers[1] * (width + abs(lean)) - max(lean, 0.0) + math.tan(angle) * down
+    # Bright in the middle, fading to both ends; lengths and brightnesses differ.
+    place = down / taps / (0.6 + 0.4 * numbers[2])
+    light = (0.4 + 0.6 * numbers[3]) * torch.sin(math.pi * place.clamp(max=1)).clamp(min=0).sqrt()
+    columns = middle.floor()[:, :, None] + torch.arange(-1, 3)
+    share = ((breadth + 1) / 2 - (columns - middle[:, :, None]).abs()).clamp(0, 1)
+    rows = rows[:, :, None].expand_as(columns)
+    return largest(light[:, :, None] * share, rows.long(), columns.long(), height, width)
+
+
+def _flakes(
+    count: int,
+    radii: tuple[float, float],
+    stretch: float,
+    wind: float,
+    height: int,
+    width: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """Soft irregular ellipses at random places, `[H, W]` in [0, 1]."""
+    numbers = torch.rand(count, 6, generator=generator).T  # the first flakes do not depend on the count
+    centres = numbers[:2].T * torch.tensor([height, width])
+    radius = (radii[0] + (radii[1] - radii[0]) * numbers[2])[:, None, None]
+    places, down, right = patches(centres, math.ceil(1.5 * radii[1] * stretch))
+    # Every flake has its own direction near the wind's, so that they do not line up like rain.
+    angle = (wind + 0.8 * (numbers[3] - 0.5))[:, None, None]
+    along = down * angle.cos() + right * angle.sin()
+    across = right * angle.cos() - down * angle.sin()
+    squash = 0.7 + 0.3 * numbers[4][:, None, None]
+    distance = ((along / stretch) ** 2 + (across / squash) ** 2).sqrt() / radius
+    brightness = 0.6 + 0.4 * numbers[5][:, None, None]
+    return stamp(brightness * smoothstep((1.4 - distance) / 0.9), places, height, width)

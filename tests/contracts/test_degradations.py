@@ -1,0 +1,156 @@
+"""What every degradation in conf/degradation promises."""
+
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from skimage import data
+from torch import Tensor
+
+from daclip.degradations import Degradation
+from daclip.errors import DaclipError
+
+FILES = sorted((Path(__file__).parents[2] / "conf" / "degradation").glob("*.yaml"))
+PHOTOS = [torch.from_numpy(photo).permute(2, 0, 1).float() / 255 for photo in (data.astronaut(), data.coffee())]
+SIZES = [(32, 32), (33, 47), (97, 64), (128, 96)]
+
+
+@pytest.fixture(params=FILES, ids=lambda file: file.stem)
+def degradation(request: pytest.FixtureRequest) -> Degradation:
+    return instantiate(OmegaConf.load(request.param)[request.param.stem])
+
+
+def crops(height: int, width: int, count: int = 3) -> Tensor:
+    """Different crops of real photos, `[count, 3, height, width]`."""
+    starts = [(20, 180), (120, 60), (200, 230), (60, 300)]
+    return torch.stack(
+        [
+            PHOTOS[index % 2][:, top : top + height, left : left + width]
+            for index, (top, left) in zip(range(count), starts, strict=False)
+        ]
+    )
+
+
+def generators(seeds: Sequence[int]) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def test_the_group_is_found() -> None:
+    assert FILES, "no yaml files in conf/degradation"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_each_file_holds_one_node_keyed_by_its_own_word(file: Path) -> None:
+    assert list(OmegaConf.load(file)) == [file.stem]
+
+
+@pytest.mark.parametrize("severity", [0.0, 0.5, 1.0, None])
+@pytest.mark.parametrize("size", SIZES)
+def test_output_is_a_picture_of_the_same_kind(
+    degradation: Degradation, size: tuple[int, int], severity: float | None
+) -> None:
+    images = crops(*size)
+    result = degradation(images, generators([0, 1, 2]), severity)
+    assert result.shape == images.shape
+    assert result.dtype == torch.float32
+    assert result.isfinite().all()
+    assert result.min() >= 0
+    assert result.max() <= 1
+    assert all((result[i] - images[i]).abs().max() > 0.01 for i in range(3)), "a sample came out clean"
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_flat_pictures_stay_in_range(degradation: Degradation, value: float) -> None:
+    result = degradation(torch.full((1, 3, 48, 64), value), generators([0]), 1.0)
+    assert result.isfinite().all()
+    assert result.min() >= 0
+    assert result.max() <= 1
+
+
+def test_input_is_not_modified(degradation: Degradation) -> None:
+    images = crops(64, 64)
+    before = images.clone()
+    degradation(images, generators([0, 1, 2]), 1.0)
+    assert torch.equal(images, before)
+
+
+def test_apply_does_not_modify_the_draw(degradation: Degradation) -> None:
+    drawn = degradation.draw(64, 64, 0.7, torch.Generator().manual_seed(3))
+    before = {key: value.clone() for key, value in drawn.items()}
+    first, second = (degradation.apply(crops(64, 64, 1), drawn) for _ in range(2))
+    assert torch.equal(first, second)
+    assert all(torch.equal(drawn[key], value) for key, value in before.items())
+
+
+def test_draws_concatenate(degradation: Degradation) -> None:
+    mild, strong = (degradation.draw(64, 49, severity, *generators([4])) for severity in (0.0, 1.0))
+    assert all(value.shape[0] == 1 for value in mild.values())
+    assert {k: (v.shape, v.dtype) for k, v in mild.items()} == {k: (v.shape, v.dtype) for k, v in strong.items()}
+
+
+@pytest.mark.parametrize("severity", [0.8, None])
+def test_generator_decides_alone(degradation: Degradation, severity: float | None) -> None:
+    images = crops(64, 64, 1)
+    torch.manual_seed(0)
+    first = degradation(images, generators([5]), severity)
+    torch.manual_seed(1)  # the global generator must not matter
+    again = degradation(images, generators([5]), severity)
+    assert torch.equal(first, again)
+    # A codec at a fixed severity has few settings, so several seeds are compared.
+    others = [degradation(images, generators([seed]), severity) for seed in range(6, 16)]
+    assert any(not torch.equal(first, other) for other in others)
+
+
+def test_global_generator_is_left_alone(degradation: Degradation) -> None:
+    before = torch.get_rng_state()
+    degradation(crops(64, 64), generators([0, 1, 2]))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("severity", [0.6, None])
+def test_result_does_not_depend_on_the_batch_split(degradation: Degradation, severity: float | None) -> None:
+    images = crops(65, 80)
+    together = degradation(images, generators([7, 8, 9]), severity)
+    alone = [degradation(images[i : i + 1], generators([7 + i]), severity) for i in range(3)]
+    torch.testing.assert_close(together, torch.cat(alone), rtol=0, atol=2e-6)
+
+
+def test_severity_lowers_the_psnr(degradation: Degradation) -> None:
+    images = crops(96, 96, 4).repeat(4, 1, 1, 1)
+    psnr = []
+    for severity in (0.1, 0.5, 1.0):
+        error = (degradation(images, generators(range(16)), severity) - images).square().mean(dim=(1, 2, 3))
+        psnr.append(float((-10 * error.log10()).mean()))
+    assert psnr[0] > psnr[1] + 0.3
+    assert psnr[1] > psnr[2] + 0.3
+
+
+def test_pickling_keeps_the_result(degradation: Degradation) -> None:
+    copy = pickle.loads(pickle.dumps(degradation))  # how loader workers receive it
+    images = crops(48, 48, 1)
+    assert torch.equal(copy(images, generators([2]), 0.5), degradation(images, generators([2]), 0.5))
+
+
+@pytest.mark.parametrize("severity", [-0.01, 1.01, float("nan")])
+def test_severity_outside_its_range_is_refused(degradation: Degradation, severity: float) -> None:
+    with pytest.raises(DaclipError, match="severity"):
+        degradation(crops(64, 64, 1), generators([0]), severity)
+
+
+@pytest.mark.parametrize(
+    ("images", "seeds", "message"),
+    [
+        (torch.zeros(2, 3, 64, 64), [0], "one generator a sample"),
+        (torch.zeros(1, 1, 64, 64), [0], r"\[B, 3, H, W\]"),
+        (torch.zeros(3, 64, 64), [0], r"\[B, 3, H, W\]"),
+        (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), [0], "float32"),
+        (torch.zeros(1, 3, 64, 31), [0], "at least 32 px"),
+    ],
+)
+def test_wrong_input_is_refused(degradation: Degradation, images: Tensor, seeds: list[int], message: str) -> None:
+    with pytest.raises(DaclipError, match=message):
+        degradation(images, generators(seeds), 0.5)
