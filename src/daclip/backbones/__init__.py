@@ -1,0 +1,5 @@
+"""Networks `(x_t, lq, t, conditioning) → output`."""
+
+from daclip.backbones.unet import ConditionalUNet
+
+__all__ = ["ConditionalUNet"]

@@ -1,0 +1,254 @@
+"""Blocks of the restoration U-Net.
+
+Images `[B, C, H, W]` are best kept in the channels_last memory format: then the tokens `[B, H·W, C]` of a
+feature map, and the axis that a channel norm works on, are views of it and cost no copy.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from daclip.errors import DaclipError
+
+__all__ = [
+    "ChannelNorm",
+    "CrossAttention",
+    "FeedForward",
+    "LinearAttention",
+    "NormedResidual",
+    "ResidualBlock",
+    "SelfAttention",
+    "SinusoidalEmbedding",
+    "SpatialTransformer",
+    "to_image",
+    "to_tokens",
+]
+
+HEAD_WIDTH = 32
+
+
+def to_tokens(x: Tensor) -> Tensor:
+    """Feature map `[B, C, H, W]` as tokens `[B, H·W, C]`; a view if `x` is channels_last."""
+    return x.permute(0, 2, 3, 1).flatten(1, 2)
+
+
+def to_image(tokens: Tensor, height: int, width: int) -> Tensor:
+    """Tokens `[B, H·W, C]` as a channels_last feature map `[B, C, H, W]`; always a view."""
+    return tokens.unflatten(1, (height, width)).permute(0, 3, 1, 2)
+
+
+class SinusoidalEmbedding(nn.Module):
+    """Time `[B]` as sines and cosines `[B, width]` of geometrically falling frequencies, from 1 to 1e-4.
+
+    Always float32: bfloat16 cannot tell t = 99 from t = 99.25.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, t: Tensor) -> Tensor:
+        """Embed the times."""
+        half = self.width // 2
+        steps = torch.arange(half, device=t.device, dtype=torch.float32)
+        angles = t.to(torch.float32)[:, None] * torch.exp(steps * (-math.log(10_000) / (half - 1)))
+        return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+class ChannelNorm(nn.Module):
+    """LayerNorm over the channels of `[B, C, H, W]` with a gain and no bias.
+
+    Statistics are float32 with eps 1e-5 whatever the precision of the input. Behind linear attention the
+    values are of the order 1/(H·W), so eps decides the size of the output and must not change under autocast.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(1, channels, 1, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise each position."""
+        gain = self.gain.flatten()
+        normed = F.layer_norm(x.permute(0, 2, 3, 1), gain.shape, weight=gain, eps=1e-5)
+        return normed.permute(0, 3, 1, 2)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3×3 convolutions, the first modulated by an embedding, plus the input; no normalisation.
+
+    h = SiLU(conv1(x)·(1 + scale) + shift), out = SiLU(conv2(h)) + shortcut(x).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, embedding_width: int) -> None:
+        super().__init__()
+        self.modulation = nn.Linear(embedding_width, 2 * out_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1, bias=False)
+        same = in_channels == out_channels
+        self.shortcut = nn.Identity() if same else nn.Conv2d(in_channels, out_channels, 1, bias=False)
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """Map `[B, in, H, W]` to `[B, out, H, W]`; `embedding` `[B, E]` has been through SiLU."""
+        scale, shift = self.modulation(embedding)[:, :, None, None].chunk(2, dim=1)
+        h = self.conv1(x)
+        h = F.silu(torch.addcmul(shift, h, 1 + scale))
+        return F.silu(self.conv2(h)) + self.shortcut(x)
+
+
+class LinearAttention(nn.Module):
+    """Attention whose cost is linear in the number N = H·W of positions, 4 heads of 32 channels at any width.
+
+    Efficient attention (Shen et al. 2021): q = softmax over a head's channels / √32, k = softmax over the
+    positions, out = norm(W_out (q (kᵀ v / N)) + b).
+
+    Memory traffic dominates its cost, so the products are ordered such that v is never formed (kᵀ v =
+    (kᵀ x) W_vᵀ) and W_out is applied to the small matrix kᵀ v; q and k lie channel first, `[B, 128, N]`,
+    where both softmaxes are fast.
+    """
+
+    heads = 4
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        inner = self.heads * HEAD_WIDTH
+        self.to_qkv = nn.Conv2d(channels, 3 * inner, 1, bias=False)
+        self.to_out = nn.Conv2d(inner, channels, 1)
+        self.norm = ChannelNorm(channels)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Map `[B, C, H, W]` to the same shape; `context` is ignored."""
+        height, width = x.shape[-2:]
+        tokens = to_tokens(x)
+        w_q, w_k, w_v = self.to_qkv.weight.flatten(1).expand(len(x), -1, -1).chunk(3, dim=1)
+        q = torch.bmm(w_q, tokens.transpose(1, 2)).unflatten(1, (self.heads, HEAD_WIDTH))
+        q = q.softmax(2).flatten(1, 2)
+        k = torch.bmm(w_k, tokens.transpose(1, 2)).softmax(-1)
+        # All pairs of channels in one product; each head keeps its diagonal block.
+        pairs = torch.bmm(torch.bmm(k, tokens), w_v.transpose(1, 2))
+        own = torch.block_diag(*[pairs.new_ones(HEAD_WIDTH, HEAD_WIDTH)] * self.heads)
+        pairs = pairs * (own * (HEAD_WIDTH**-0.5 / (height * width)))
+        out = torch.bmm(self.to_out.weight.flatten(1) @ pairs.transpose(1, 2), q).transpose(1, 2)
+        assert self.to_out.bias is not None
+        # The sum is float32 under autocast too: `out`, of the order 1/(H·W), would drown in a bfloat16 bias.
+        return self.norm(to_image(out + self.to_out.bias, height, width))
+
+
+class SelfAttention(nn.Module):
+    """Softmax attention among tokens `[B, N, C]`, heads of 32 channels, no quadratic memory."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.to_q = nn.Linear(channels, channels, bias=False)
+        self.to_k = nn.Linear(channels, channels, bias=False)
+        self.to_v = nn.Linear(channels, channels, bias=False)
+        self.to_out = nn.Linear(channels, channels)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Attend."""
+        return self.to_out(_attend(self.to_q(tokens), self.to_k(tokens), self.to_v(tokens)))
+
+
+class CrossAttention(nn.Module):
+    """Attention from tokens `[B, N, C]` to one context token `[B, D]`.
+
+    A softmax over a single key is 1, so the result is `to_out(to_v(context))`, the same at every position.
+    `to_q` and `to_k` have no effect on it; they exist so that official weights load, and are frozen, since
+    parameters that never get a gradient make distributed training wait for them.
+    """
+
+    def __init__(self, channels: int, context_width: int) -> None:
+        super().__init__()
+        self.to_q = nn.Linear(channels, channels, bias=False).requires_grad_(False)
+        self.to_k = nn.Linear(context_width, channels, bias=False).requires_grad_(False)
+        self.to_v = nn.Linear(context_width, channels, bias=False)
+        self.to_out = nn.Linear(channels, channels)
+
+    def forward(self, context: Tensor) -> Tensor:
+        """The vector `[B, 1, C]` that every position receives."""
+        return self.to_out(self.to_v(context))[:, None]
+
+    def self_attend(self, tokens: Tensor) -> Tensor:
+        """Attend to the tokens themselves, as the reference does without a context; needs D = C."""
+        return self.to_out(_attend(self.to_q(tokens), self.to_k(tokens), self.to_v(tokens)))
+
+
+class FeedForward(nn.Module):
+    """GEGLU (Shazeer 2020): contract(a · GELU(b)) with a, b the halves of expand(x), inner width 4C."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.expand = nn.Linear(channels, 8 * channels)
+        self.contract = nn.Linear(4 * channels, channels)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map `[B, N, C]` to the same shape."""
+        value, gate = self.expand(tokens).chunk(2, dim=-1)
+        return self.contract(value * F.gelu(gate))
+
+
+class SpatialTransformer(nn.Module):
+    """One pre-norm transformer block on the positions of a feature map, plus the input.
+
+    Args:
+        channels: C, a multiple of 32.
+        context_width: D of the content embedding; None builds no cross-attention.
+        self_attend_without_content: Without a content embedding the cross-attention attends to the features
+            themselves, as in the reference, instead of being skipped. Only where D = C.
+    """
+
+    def __init__(self, channels: int, context_width: int | None, self_attend_without_content: bool = False) -> None:
+        super().__init__()
+        if self_attend_without_content and context_width != channels:
+            raise DaclipError(
+                f"self_attend_without_content needs context_dim = width = {channels}, got {context_width}"
+            )
+        self.self_attend_without_content = self_attend_without_content
+        self.norm = nn.GroupNorm(32, channels, eps=1e-6)
+        self.proj_in = nn.Conv2d(channels, channels, 1)
+        self.norm1 = nn.LayerNorm(channels)
+        self.self_attention = SelfAttention(channels)
+        self.cross_attention: CrossAttention | None = None
+        if context_width is not None:
+            # Like to_q and to_k of the cross-attention: without effect, there for the official weights.
+            self.norm2 = nn.LayerNorm(channels).requires_grad_(False)
+            self.cross_attention = CrossAttention(channels, context_width)
+        self.norm3 = nn.LayerNorm(channels)
+        self.feed_forward = FeedForward(channels)
+        self.proj_out = nn.Conv2d(channels, channels, 1)
+        nn.init.zeros_(self.proj_out.weight)
+        if self.proj_out.bias is not None:
+            nn.init.zeros_(self.proj_out.bias)
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Map `[B, C, H, W]` to the same shape; `context` is `[B, D]`, None skips the cross-attention."""
+        tokens = to_tokens(self.proj_in(self.norm(x)))
+        tokens = tokens + self.self_attention(self.norm1(tokens))
+        if self.cross_attention is not None:
+            if context is not None:
+                tokens = tokens + self.cross_attention(context)
+            elif self.self_attend_without_content:
+                tokens = tokens + self.cross_attention.self_attend(self.norm2(tokens))
+        tokens = tokens + self.feed_forward(self.norm3(tokens))
+        return x + self.proj_out(to_image(tokens, *x.shape[-2:]))
+
+
+class NormedResidual(nn.Module):
+    """x + body(norm(x)) for a body that is told the context."""
+
+    def __init__(self, channels: int, body: LinearAttention | SpatialTransformer) -> None:
+        super().__init__()
+        self.norm = ChannelNorm(channels)
+        self.body = body
+
+    def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
+        """Map `[B, C, H, W]` to the same shape."""
+        # Float32 ends at the last norm: what follows would only move twice the bytes.
+        return x + self.body(self.norm(x), context).to(x.dtype)
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Multi-head attention of projected tokens `[B, N, C]`, scale 1/√32."""
+    q, k, v = (z.unflatten(-1, (-1, HEAD_WIDTH)).transpose(1, 2) for z in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)

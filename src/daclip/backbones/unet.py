@@ -1,0 +1,203 @@
+"""The restoration U-Net of DA-CLIP."""
+
+from collections.abc import Iterable, Sequence
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from daclip.backbones.layers import (
+    LinearAttention,
+    NormedResidual,
+    ResidualBlock,
+    SinusoidalEmbedding,
+    SpatialTransformer,
+)
+from daclip.errors import DaclipError
+from daclip.types import Conditioning
+
+__all__ = ["ConditionalUNet"]
+
+
+class ConditionalUNet(nn.Module):
+    """U-Net `(x_t, lq, t, conditioning) → output` of DA-CLIP (Luo et al., ICLR 2024, section 3).
+
+    The degradation embedding gates a learned prompt that joins the time embedding; the content embedding
+    enters by cross-attention in the transformer levels. With the same weights the output equals that of the
+    official network (`daclip.backbones.official` renames its keys).
+
+    Runs fastest with weights in channels_last: `unet.to(memory_format=torch.channels_last)`.
+
+    Args:
+        context_dim: D, width of both embeddings.
+        in_channels: Channels C of an image.
+        width: Channels of the first level, a multiple of 32.
+        multipliers: One level an entry; below level i there are `width * multipliers[i]` channels.
+        degradation_context: Use the degradation embedding.
+        content_context: Use the content embedding. With either flag, a call that brings no such embedding
+            skips the part.
+        transformer_levels: Indices of the levels with transformer blocks in place of linear attention;
+            negative ones count from the last level. None is every level from index 3 (the official
+            `daclip-sde`), `[-1]` the official `wild-ir`. The middle always has one.
+        scale: 1.0, or 0.5 to run all levels at half the resolution (the official `wild-ir`).
+        checkpoint: Recompute activations in the backward pass: less memory, about a third more time.
+        self_attend_without_content: Without a content embedding let the cross-attention attend to the
+            features instead of skipping it, as the reference does where `context_dim` equals the widths (it
+            stops with an error elsewhere, so at its published sizes).
+    """
+
+    def __init__(
+        self,
+        context_dim: int,
+        in_channels: int = 3,
+        width: int = 64,
+        multipliers: Sequence[int] = (1, 2, 4, 8),
+        degradation_context: bool = True,
+        content_context: bool = True,
+        transformer_levels: Sequence[int] | None = None,
+        scale: float = 1.0,
+        checkpoint: bool = False,
+        self_attend_without_content: bool = False,
+    ) -> None:
+        super().__init__()
+        if width < 32 or width % 32:
+            raise DaclipError(f"the U-Net needs a width that is a multiple of 32, got {width}")
+        if scale not in (0.5, 1.0):
+            raise DaclipError(f"the U-Net needs scale 1.0 or 0.5, got {scale}")
+        levels = len(multipliers)
+        with_transformer = _transformer_levels(transformer_levels, levels)
+        self.degradation_context = degradation_context
+        self.content_context = content_context
+        self.checkpoint = checkpoint
+        self.factor = 2**levels
+
+        emb = 4 * width
+        self.time_mlp = nn.Sequential(SinusoidalEmbedding(width), nn.Linear(width, emb), nn.GELU(), nn.Linear(emb, emb))
+        if degradation_context:
+            self.prompt = nn.Parameter(torch.rand(1, emb))
+            self.degradation_mlp = nn.Sequential(nn.Linear(context_dim, emb), nn.SiLU(), nn.Linear(emb, emb))
+            self.prompt_mlp = nn.Linear(emb, emb)
+
+        def attention(channels: int, transformer: bool) -> NormedResidual:
+            if not transformer:
+                return NormedResidual(channels, LinearAttention(channels))
+            content_width = context_dim if content_context else None
+            body = SpatialTransformer(channels, content_width, self_attend_without_content)
+            return NormedResidual(channels, body)
+
+        self.init_conv = nn.Conv2d(2 * in_channels, width, 7, padding=3, bias=False)
+        self.downsample = nn.Conv2d(width, width, 4, 2, 1) if scale == 0.5 else nn.Identity()
+        self.downs = nn.ModuleList()
+        self.ups = nn.ModuleList()
+        widths = [width, *(width * m for m in multipliers)]
+        for i in range(levels):
+            narrow, wide, last = widths[i], widths[i + 1], i == levels - 1
+            down = _conv3(narrow, wide) if last else nn.Conv2d(narrow, wide, 4, 2, 1)
+            self.downs.append(_Level(narrow, narrow, emb, attention(narrow, i in with_transformer), down))
+            up = _conv3(wide, narrow) if i == 0 else _upsample(wide, narrow)
+            level = _Level(wide + narrow, wide, emb, attention(wide, i in with_transformer), up)
+            self.ups.insert(0, level)
+        self.mid_block1 = ResidualBlock(widths[-1], widths[-1], emb)
+        self.mid_attention = attention(widths[-1], True)
+        self.mid_block2 = ResidualBlock(widths[-1], widths[-1], emb)
+        self.upsample = _upsample(width, width) if scale == 0.5 else nn.Identity()
+        self.final_block = ResidualBlock(2 * width, width, emb)
+        self.final_conv = nn.Conv2d(width, in_channels, 3, padding=1)
+
+    def forward(self, x_t: Tensor, lq: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        """Run the network.
+
+        Args:
+            x_t: State, `[B, C, H, W]`, any H and W.
+            lq: Degraded image in [0, 1], same shape.
+            t: Times, float32 `[B]`.
+            conditioning: Embeddings `[B, D]`; each may be None.
+
+        Returns:
+            `[B, C, H, W]` in the precision of the last convolution.
+        """
+        height, width = x_t.shape[-2:]
+        content = conditioning.content if self.content_context else None
+        # Every use of the embedding begins with a SiLU; one is enough.
+        emb = F.silu(self._embedding(t, conditioning))
+
+        full = self.init_conv(_pad(torch.cat([x_t - lq, lq], dim=1), self.factor))
+        x = self.downsample(full)
+        skips: list[Tensor] = []
+        for level in cast(Iterable[_Level], self.downs):
+            x = self._run(level.block1, x, emb)
+            skips.append(x)
+            x = self._run(level.block2, x, emb)
+            x = self._run(level.attention, x, content)
+            skips.append(x)
+            x = level.resample(x)
+
+        x = self._run(self.mid_block1, x, emb)
+        x = self._run(self.mid_attention, x, content)
+        x = self._run(self.mid_block2, x, emb)
+
+        for level in cast(Iterable[_Level], self.ups):
+            x = self._run(level.block1, torch.cat([x, skips.pop()], dim=1), emb)
+            x = self._run(level.block2, torch.cat([x, skips.pop()], dim=1), emb)
+            x = self._run(level.attention, x, content)
+            x = level.resample(x)
+
+        x = self._run(self.final_block, torch.cat([self.upsample(x), full], dim=1), emb)
+        return self.final_conv(x)[..., :height, :width]
+
+    def _embedding(self, t: Tensor, conditioning: Conditioning) -> Tensor:
+        """Time embedding plus gated prompt, `[B, 4·width]`."""
+        embedding: Tensor = self.time_mlp(t)
+        if self.degradation_context and conditioning.degradation is not None:
+            gate = self.degradation_mlp(conditioning.degradation).softmax(dim=-1)
+            embedding = embedding + self.prompt_mlp(gate * self.prompt)
+        return embedding
+
+    def _run(self, module: nn.Module, x: Tensor, extra: Tensor | None) -> Tensor:
+        if self.checkpoint and self.training and torch.is_grad_enabled():
+            return checkpoint(module, x, extra, use_reentrant=False)
+        return module(x, extra)
+
+
+class _Level(nn.Module):
+    """Parts of one resolution, on the way down (both blocks of equal width) or up (both take a skip)."""
+
+    def __init__(
+        self, in_channels: int, channels: int, emb: int, attention: NormedResidual, resample: nn.Module
+    ) -> None:
+        super().__init__()
+        self.block1 = ResidualBlock(in_channels, channels, emb)
+        self.block2 = ResidualBlock(in_channels, channels, emb)
+        self.attention = attention
+        self.resample = resample
+
+
+def _conv3(in_channels: int, out_channels: int) -> nn.Module:
+    return nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
+
+
+def _upsample(in_channels: int, out_channels: int) -> nn.Module:
+    return nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(in_channels, out_channels, 3, padding=1))
+
+
+def _transformer_levels(chosen: Sequence[int] | None, levels: int) -> set[int]:
+    """Non-negative indices of the levels with transformer blocks."""
+    if chosen is None:
+        return set(range(3, levels))
+    wrong = [i for i in chosen if not -levels <= i < levels]
+    if wrong:
+        raise DaclipError(f"transformer_levels {wrong} do not exist in a U-Net of {levels} levels")
+    return {i % levels for i in chosen}
+
+
+def _pad(x: Tensor, multiple: int) -> Tensor:
+    """Pad `[B, C, H, W]` on the right and at the bottom to multiples, by reflection where possible."""
+    height, width = x.shape[-2:]
+    right, bottom = -width % multiple, -height % multiple
+    if right == bottom == 0:
+        return x
+    # A reflection cannot be longer than the image; tiny images repeat their border instead.
+    mode = "reflect" if right < width and bottom < height else "replicate"
+    return F.pad(x, (0, right, 0, bottom), mode=mode)

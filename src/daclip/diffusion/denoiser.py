@@ -1,0 +1,91 @@
+"""What the output of a backbone means."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from daclip.diffusion.process import MeanRevertingSDE
+from daclip.errors import DaclipError
+from daclip.types import Conditioning
+
+__all__ = ["Denoiser", "Parameterization", "Prediction"]
+
+Parameterization = Literal["data", "epsilon", "v"]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Two views of one estimate; each follows from the other and the state.
+
+    Attributes:
+        x0: Estimate of the clean image, float32 `[B, C, H, W]`, not clamped.
+        epsilon: The noise that leads from `x0` to the state, same shape, of unit order.
+    """
+
+    x0: Tensor
+    epsilon: Tensor
+
+
+class Denoiser(nn.Module):
+    """A backbone together with the meaning of its output F: one object for losses and samplers.
+
+    * `data`: x̂_0 = μ + F, a residual on the LQ image. An error of F is an error of x̂_0, at every t.
+    * `epsilon`: ε̂ = F, as in the official weights. An error of F is multiplied by λ s_t/α_t (up to 200 λ
+      at T) on its way to x̂_0.
+    * `v`: F = α_t ε − s_t y_0 in y = (x − μ)/λ (Salimans and Ho 2022, appendix D), hence
+      ŷ_0 = α_t y − s_t F and ε̂ = s_t y + α_t F.
+
+    Args:
+        backbone: Called as `backbone(x_t, lq, t, conditioning)` with `t` float32 `[B]`; gives `[B, C, H, W]`.
+        process: The diffusion whose state the backbone sees; μ is the LQ image.
+        parameterization: Meaning of the output.
+        correct_epsilon_shift: For `epsilon` networks trained by `PosteriorMatching` (the official weights
+            included): undo the shift that this objective leaves, see `MeanRevertingSDE.shift_epsilon`.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        process: MeanRevertingSDE,
+        parameterization: Parameterization = "data",
+        correct_epsilon_shift: bool = False,
+    ) -> None:
+        super().__init__()
+        if parameterization not in ("data", "epsilon", "v"):
+            raise DaclipError(f"unknown parameterization {parameterization!r}; choose data, epsilon or v")
+        if correct_epsilon_shift and parameterization != "epsilon":
+            raise DaclipError(f"correct_epsilon_shift needs parameterization epsilon, got {parameterization!r}")
+        self.backbone = backbone
+        self.process = process
+        self.parameterization = parameterization
+        self.correct_epsilon_shift = correct_epsilon_shift
+
+    def forward(self, x_t: Tensor, lq: Tensor, t: Tensor, conditioning: Conditioning) -> Prediction:
+        """Estimate the clean image.
+
+        Args:
+            x_t: State, float32 `[B, C, H, W]`.
+            lq: Degraded image μ in [0, 1], same shape.
+            t: Grid indices, long `[B]`, in 1..T.
+            conditioning: Embeddings of the degraded image.
+        """
+        output = self.backbone(x_t, lq, t.to(torch.float32), conditioning)
+        # The one cast: with α_t down to 0.005 there is no room for bfloat16 from here on.
+        with torch.autocast(x_t.device.type, enabled=False):
+            return self._interpret(output.to(torch.float32), x_t, lq, t)
+
+    def _interpret(self, output: Tensor, x_t: Tensor, lq: Tensor, t: Tensor) -> Prediction:
+        process = self.process
+        if self.parameterization == "data":
+            x0 = lq + output
+            return Prediction(x0, process.epsilon_from_data(x_t, lq, x0, t))
+        if self.parameterization == "epsilon":
+            epsilon = output
+            if self.correct_epsilon_shift:
+                epsilon = process.unshift_epsilon(epsilon, x_t, lq, t)
+            return Prediction(process.data_from_epsilon(x_t, lq, epsilon, t), epsilon)
+        alpha, std = process.alpha(t), process.relative_std(t)
+        y = (x_t - lq) / process.lambda_
+        return Prediction(lq + process.lambda_ * (alpha * y - std * output), std * y + alpha * output)

@@ -1,0 +1,164 @@
+"""Training objectives: what the estimate of a denoiser is compared with."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from daclip.diffusion.denoiser import Denoiser
+from daclip.diffusion.process import MeanRevertingSDE
+from daclip.errors import DaclipError
+from daclip.types import Conditioning
+
+__all__ = [
+    "DataMatching",
+    "NoiseMatching",
+    "Objective",
+    "PosteriorMatching",
+    "Weighting",
+    "clipped_snr",
+    "draw_training_state",
+]
+
+Weighting = Callable[[MeanRevertingSDE, Tensor], Tensor]
+"""Weights `[B]` of samples at grid indices `t` `[B]`."""
+
+
+def draw_training_state(
+    process: MeanRevertingSDE,
+    shape: Sequence[int],
+    generator: torch.Generator,
+    device: torch.device | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Draw t uniformly over 1..T, one a sample, and unit normal noise.
+
+    Args:
+        process: Gives T.
+        shape: Shape `(B, C, H, W)` of the images.
+        generator: Source of randomness; the draws happen on its device.
+        device: Where the result shall live; by default the generator's device.
+
+    Returns:
+        t, long `[B]`, and the noise, float32 `[B, C, H, W]`.
+    """
+    t = torch.randint(1, process.horizon + 1, (shape[0],), generator=generator, device=generator.device)
+    noise = torch.randn(tuple(shape), generator=generator, device=generator.device)
+    return t.to(device), noise.to(device)
+
+
+def clipped_snr(process: MeanRevertingSDE, t: Tensor, limit: float = 5.0) -> Tensor:
+    """Weights min(α_t²/s_t², limit) `[B]` for the error of x̂_0 (min-SNR, Hang et al. 2023)."""
+    snr = (process.alpha(t) / process.relative_std(t)).square().flatten()
+    return snr.clamp_max(limit)
+
+
+class Objective(ABC):
+    """Mean over the batch of one loss a sample.
+
+    Args:
+        weighting: Weight of a sample by its t; None weighs all alike.
+    """
+
+    def __init__(self, weighting: Weighting | None = None) -> None:
+        self.weighting = weighting
+
+    def __call__(
+        self, denoiser: Denoiser, lq: Tensor, hq: Tensor, conditioning: Conditioning, t: Tensor, noise: Tensor
+    ) -> Tensor:
+        """Scalar loss; the arguments are those of `per_sample`."""
+        return self.per_sample(denoiser, lq, hq, conditioning, t, noise).mean()
+
+    def per_sample(
+        self, denoiser: Denoiser, lq: Tensor, hq: Tensor, conditioning: Conditioning, t: Tensor, noise: Tensor
+    ) -> Tensor:
+        """Weighted loss of each sample, float32 `[B]`.
+
+        Args:
+            denoiser: What is trained.
+            lq: Degraded images μ, `[B, C, H, W]` in [0, 1].
+            hq: Clean images x_0, same shape and range.
+            conditioning: Embeddings of the degraded images.
+            t: Grid indices, long `[B]`, in 1..T.
+            noise: Unit normal, shape of the images.
+        """
+        x_t = denoiser.process.perturb(hq, lq, t, noise)
+        loss = self.error(denoiser, x_t, lq, hq, conditioning, t, noise).abs().flatten(1).mean(1)
+        return loss if self.weighting is None else loss * self.weighting(denoiser.process, t)
+
+    @abstractmethod
+    def error(
+        self,
+        denoiser: Denoiser,
+        x_t: Tensor,
+        lq: Tensor,
+        hq: Tensor,
+        conditioning: Conditioning,
+        t: Tensor,
+        noise: Tensor,
+    ) -> Tensor:
+        """Difference `[B, C, H, W]` between what is predicted and what is asked for at the state `x_t`."""
+
+
+class DataMatching(Objective):
+    """|x̂_0 − x_0|: the loss is the error that one sees."""
+
+    def error(
+        self,
+        denoiser: Denoiser,
+        x_t: Tensor,
+        lq: Tensor,
+        hq: Tensor,
+        conditioning: Conditioning,
+        t: Tensor,
+        noise: Tensor,
+    ) -> Tensor:
+        """x̂_0 − x_0."""
+        return denoiser(x_t, lq, t, conditioning).x0 - hq
+
+
+class NoiseMatching(Objective):
+    """|ε̂ − ε|: the simple loss of DDPM (Ho et al. 2020, eq. 14) in L1."""
+
+    def error(
+        self,
+        denoiser: Denoiser,
+        x_t: Tensor,
+        lq: Tensor,
+        hq: Tensor,
+        conditioning: Conditioning,
+        t: Tensor,
+        noise: Tensor,
+    ) -> Tensor:
+        """ε̂ − ε."""
+        return denoiser(x_t, lq, t, conditioning).epsilon - noise
+
+
+class PosteriorMatching(Objective):
+    """|Euler mean of the reverse SDE from ε̂ − posterior mean from x_0|, over the one grid step t → t − 1.
+
+    The maximum likelihood objective of IR-SDE (section 3.3) and of the official weights. Only for denoisers
+    with `parameterization: epsilon`: its optimum is a *shifted* ε (see `MeanRevertingSDE.shift_epsilon`),
+    which an output that must also be a clean image cannot be. A denoiser that undoes the shift is trained
+    on the output before the correction, so one network serves both.
+    """
+
+    def error(
+        self,
+        denoiser: Denoiser,
+        x_t: Tensor,
+        lq: Tensor,
+        hq: Tensor,
+        conditioning: Conditioning,
+        t: Tensor,
+        noise: Tensor,
+    ) -> Tensor:
+        """Euler mean − posterior mean, both at t − 1."""
+        if denoiser.parameterization != "epsilon":
+            raise DaclipError(f"PosteriorMatching trains epsilon, not {denoiser.parameterization!r}; use DataMatching")
+        process = denoiser.process
+        epsilon = denoiser(x_t, lq, t, conditioning).epsilon
+        if denoiser.correct_epsilon_shift:
+            epsilon = process.shift_epsilon(epsilon, x_t, lq, t)
+        reverse_mean = process.reverse_sde_mean(x_t, lq, process.score(epsilon, t), t, t - 1)
+        return reverse_mean - process.posterior_mean(x_t, lq, hq, t, t - 1)

@@ -1,0 +1,200 @@
+"""The mean-reverting SDE of IR-SDE in closed form."""
+
+import torch
+from torch import Tensor, nn
+
+from daclip.diffusion.schedules import ThetaSchedule
+from daclip.errors import DaclipError
+
+__all__ = ["MeanRevertingSDE"]
+
+
+class MeanRevertingSDE(nn.Module):
+    """dx = θ_t (μ − x) dt + σ_t dw with σ_t² = 2 λ² θ_t: from the clean image x_0 to the noisy LQ image μ.
+
+    Luo et al., "Image Restoration with Mean-Reverting Stochastic Differential Equations" (IR-SDE, 2023),
+    section 3.1. With θ̄_t = ∫_0^t θ the law of x_t given x_0 is Gaussian (proposition 3.1):
+
+        x_t = μ + (x_0 − μ) α_t + λ s_t ε,    α_t = e^{−θ̄_t},    s_t = √(1 − α_t²).
+
+    In y = (x − μ)/λ this is the variance preserving diffusion with signal α_t and noise s_t.
+
+    Everything here is a pure function in float32: μ is an argument, `t` and `s` are long tensors `[B]` of
+    grid indices 0..T (0 = clean), images are `[B, C, H, W]`, coefficients come back as `[B, 1, 1, 1]`.
+
+    Args:
+        schedule: θ_t on the grid.
+        max_sigma: λ, the stationary standard deviation; in units of 1/255 if it is at least 1.
+    """
+
+    def __init__(self, schedule: ThetaSchedule, max_sigma: float = 50.0) -> None:
+        super().__init__()
+        if max_sigma <= 0:
+            raise DaclipError(f"the process needs max_sigma > 0, got {max_sigma}")
+        self.schedule = schedule
+        self.lambda_ = max_sigma / 255 if max_sigma >= 1 else max_sigma
+
+    @property
+    def horizon(self) -> int:
+        """T, the last grid index."""
+        return self.schedule.horizon
+
+    # Coefficients
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """α_t = e^{−θ̄_t} in [δ, 1], `[B, 1, 1, 1]`: the share of x_0 − μ that is left at t."""
+        return torch.exp(-self._integral(t))
+
+    def relative_std(self, t: Tensor) -> Tensor:
+        """s_t = √(1 − α_t²) in [0, 1), `[B, 1, 1, 1]`."""
+        return _one_minus_square(self._integral(t)).sqrt()
+
+    def marginal_std(self, t: Tensor) -> Tensor:
+        """Standard deviation λ s_t of x_t given x_0, `[B, 1, 1, 1]`."""
+        return self.lambda_ * self.relative_std(t)
+
+    def marginal_mean(self, x0: Tensor, mu: Tensor, t: Tensor) -> Tensor:
+        """Mean μ + (x_0 − μ) α_t of x_t given x_0, `[B, C, H, W]`."""
+        return mu + (x0 - mu) * self.alpha(t)
+
+    # Between clean image, state and noise
+
+    def perturb(self, x0: Tensor, mu: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """x_t = μ + (x_0 − μ) α_t + λ s_t ε for unit normal `noise` ε, `[B, C, H, W]`."""
+        return self.marginal_mean(x0, mu, t) + self.marginal_std(t) * noise
+
+    def terminal(self, mu: Tensor, noise: Tensor) -> Tensor:
+        """Start state of sampling, μ + λ ε: the stationary law, `[B, C, H, W]`.
+
+        It differs from the law at T (mean and variance off by δ and δ²) because x_0 is unknown.
+        """
+        return mu + self.lambda_ * noise
+
+    def epsilon_from_data(self, x_t: Tensor, mu: Tensor, x0: Tensor, t: Tensor) -> Tensor:
+        """The ε that `perturb` must have drawn to come from x_0 to x_t; t in 1..T."""
+        return (x_t - self.marginal_mean(x0, mu, t)) / self.marginal_std(t)
+
+    def data_from_epsilon(self, x_t: Tensor, mu: Tensor, epsilon: Tensor, t: Tensor) -> Tensor:
+        """The x_0 from which `perturb` comes to x_t with ε: μ + (x_t − μ − λ s_t ε) / α_t."""
+        return mu + (x_t - mu - self.marginal_std(t) * epsilon) / self.alpha(t)
+
+    def score(self, epsilon: Tensor, t: Tensor) -> Tensor:
+        """∇ log p_t(x_t | x_0) = −ε / (λ s_t); t in 1..T."""
+        return -epsilon / self.marginal_std(t)
+
+    # One step of the equations, by Euler
+
+    def drift(self, x: Tensor, mu: Tensor, t: Tensor) -> Tensor:
+        """θ_t (μ − x), `[B, C, H, W]`."""
+        return self._at(self.schedule.thetas, t) * (mu - x)
+
+    def diffusion(self, t: Tensor) -> Tensor:
+        """σ_t = λ √(2 θ_t), `[B, 1, 1, 1]`."""
+        return self.lambda_ * (2 * self._at(self.schedule.thetas, t)).sqrt()
+
+    def forward_step_mean(self, x: Tensor, mu: Tensor, t: Tensor) -> Tensor:
+        """x + θ_t (μ − x) dt: Euler mean of the step from t − 1 to t."""
+        return x + self.drift(x, mu, t) * self.schedule.dt
+
+    def forward_step_std(self, t: Tensor) -> Tensor:
+        """σ_t √dt: Euler standard deviation of the step from t − 1 to t, `[B, 1, 1, 1]`."""
+        return self.diffusion(t) * self.schedule.dt.sqrt()
+
+    def reverse_sde_mean(self, x_t: Tensor, mu: Tensor, score: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """Euler mean of the reverse SDE from t to an earlier s (IR-SDE, section 3.2):
+
+            x_t − [(μ − x_t) − 2 λ² score] Δ,    Δ = θ̄_t − θ̄_s.
+
+        Δ is θ_t dt for s = t − 1, and over a longer stride the integral of θ, which is what the exact
+        solution of the linear part depends on.
+        """
+        delta = self.stride(t, s)
+        return x_t - ((mu - x_t) - 2 * self.lambda_**2 * score) * delta
+
+    def reverse_sde_std(self, t: Tensor, s: Tensor) -> Tensor:
+        """Euler standard deviation λ √(2 Δ) of the reverse SDE from t to s, `[B, 1, 1, 1]`."""
+        return self.lambda_ * (2 * self.stride(t, s)).sqrt()
+
+    def reverse_ode_mean(self, x_t: Tensor, mu: Tensor, score: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """Euler step of the probability flow ODE from t to an earlier s: x_t − [(μ − x_t) − λ² score] Δ."""
+        delta = self.stride(t, s)
+        return x_t - ((mu - x_t) - self.lambda_**2 * score) * delta
+
+    # The exact posterior
+
+    def posterior_mean(self, x_t: Tensor, mu: Tensor, x0: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """Mean of x_s given x_t and x_0 for any s < t (IR-SDE, proposition 3.2, for a stride).
+
+        With A = e^{−(θ̄_t − θ̄_s)}:
+
+            μ + A s_s²/s_t² (x_t − μ) + α_s (1 − A²)/s_t² (x_0 − μ).
+
+        The ratios are those of the whole stride, so jumps compose: t → r → s has the law of t → s.
+        For s = 0 this is x_0.
+        """
+        delta = self.stride(t, s)
+        variance_t = _one_minus_square(self._integral(t))
+        variance_s = _one_minus_square(self._integral(s))
+        from_state = torch.exp(-delta) * variance_s / variance_t
+        from_data = self.alpha(s) * _one_minus_square(delta) / variance_t
+        return mu + from_state * (x_t - mu) + from_data * (x0 - mu)
+
+    def posterior_std(self, t: Tensor, s: Tensor) -> Tensor:
+        """Standard deviation λ √((1 − A²) s_s²/s_t²) of that law, `[B, 1, 1, 1]`; 0 for s = 0."""
+        variance_t = _one_minus_square(self._integral(t))
+        variance_s = _one_minus_square(self._integral(s))
+        return self.lambda_ * (_one_minus_square(self.stride(t, s)) * variance_s / variance_t).sqrt()
+
+    # The shift of the official objective
+
+    def shift_epsilon(self, epsilon: Tensor, x_t: Tensor, mu: Tensor, t: Tensor) -> Tensor:
+        """What a network trained by `PosteriorMatching` puts out where the noise is ε.
+
+        That objective asks the *Euler* mean built from the output ε_net to equal the *exact* posterior
+        mean. In y = (x_t − μ)/λ and with u = θ_t dt the Euler mean of the step to t − 1 is
+
+            (1 + u) y − 2 u ε_net / s_t.
+
+        The posterior mean takes y_0 = (y − s_t ε)/α_t. With A = e^{−u} and α_{t−1} = α_t e^u its factor of
+        y is [e^{−u} (1 − α_t² e^{2u}) + e^u (1 − e^{−2u})] / s_t² = e^u, that of ε −e^u (1 − e^{−2u}) / s_t:
+
+            e^u y − 2 sinh(u) ε / s_t.
+
+        Both agree for
+
+            ε_net = (sinh u / u) ε + s_t (1 + u − e^u) / (2u) y.
+
+        Both sides are affine in ε, so the relation holds for conditional expectations too.
+        """
+        u, gain, offset = self._shift_terms(x_t, mu, t)
+        return gain / u * epsilon + offset / (2 * u)
+
+    def unshift_epsilon(self, epsilon_net: Tensor, x_t: Tensor, mu: Tensor, t: Tensor) -> Tensor:
+        """Exact inverse of `shift_epsilon`: ε = [2u ε_net − s_t (1 + u − e^u) y] / (2 sinh u); t in 1..T."""
+        u, gain, offset = self._shift_terms(x_t, mu, t)
+        return (2 * u * epsilon_net - offset) / (2 * gain)
+
+    def _shift_terms(self, x_t: Tensor, mu: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """u, sinh u and s_t (1 + u − e^u) y."""
+        u = self._at(self.schedule.thetas, t) * self.schedule.dt
+        y = (x_t - mu) / self.lambda_
+        # u − expm1(u) instead of 1 + u − e^u: at small t u is about 1e-4 and the terms nearly cancel.
+        return u, torch.sinh(u), self.relative_std(t) * (u - torch.expm1(u)) * y
+
+    # Tables
+
+    def stride(self, t: Tensor, s: Tensor) -> Tensor:
+        """Δ = θ̄_t − θ̄_s, `[B, 1, 1, 1]`: positive for s < t."""
+        return self._integral(t) - self._integral(s)
+
+    def _integral(self, t: Tensor) -> Tensor:
+        return self._at(self.schedule.integral, t)
+
+    @staticmethod
+    def _at(table: Tensor, t: Tensor) -> Tensor:
+        return table[t].view(-1, 1, 1, 1)
+
+
+def _one_minus_square(exponent: Tensor) -> Tensor:
+    """1 − e^{−2·exponent} without cancellation near 0."""
+    return -torch.expm1(-2 * exponent)

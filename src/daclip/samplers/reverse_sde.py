@@ -1,0 +1,39 @@
+"""Euler–Maruyama on the reverse SDE."""
+
+from torch import Tensor
+
+from daclip.samplers.base import Sampler, Step, TimeGrid, uniform_grid
+
+__all__ = ["ReverseSdeSampler"]
+
+
+class ReverseSdeSampler(Sampler):
+    """Euler–Maruyama on the reverse SDE (IR-SDE, section 3.2), θ integrated over the stride.
+
+    First order in the stride: it needs many steps (the reference takes all T).
+
+    Args:
+        steps: Number of steps.
+        clamp: Clamp the clean estimate and the result.
+        grid: Which grid indices are visited.
+        final_noise: Add noise in the last step too, as the reference does. Off by default: nothing
+            removes that noise any more, and over a long stride it is visible.
+    """
+
+    def __init__(
+        self, steps: int = 100, clamp: bool = True, grid: TimeGrid = uniform_grid, final_noise: bool = False
+    ) -> None:
+        super().__init__(steps, clamp, grid)
+        self.final_noise = final_noise
+
+    def step(self, step: Step) -> Tensor:
+        """Euler mean minus noise, `[B, C, H, W]`."""
+        assert step.noise is not None
+        process = step.process
+        score = process.score(step.prediction.epsilon, step.t)
+        mean = process.reverse_sde_mean(step.x_t, step.lq, score, step.t, step.s)
+        std = process.reverse_sde_std(step.t, step.s)
+        if not self.final_noise:
+            std = std * (step.s > 0).view(-1, 1, 1, 1)
+        # The sign is that of the reference, so that its recorded draws give its trajectories.
+        return mean - std * step.noise

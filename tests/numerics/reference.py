@@ -1,0 +1,81 @@
+"""Recorded numbers of the reference implementation, and where to find them."""
+
+import json
+import os
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from daclip.backbones.official import from_official
+from daclip.backbones.unet import ConditionalUNet
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One recording: tensors by name and facts that are no tensors."""
+
+    tensors: dict[str, Tensor]
+    facts: dict[str, Any]
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[name]
+
+    def under(self, prefix: str) -> dict[str, Tensor]:
+        """Tensors below `prefix/`, the prefix removed."""
+        return {k.removeprefix(f"{prefix}/"): v for k, v in self.tensors.items() if k.startswith(f"{prefix}/")}
+
+
+def reference_folder() -> Path:
+    """`$DACLIP_REFERENCE`, or `../shared/reference` seen from the repository."""
+    default = Path(__file__).parents[2].parent / "shared" / "reference"
+    return Path(os.environ.get("DACLIP_REFERENCE", default))
+
+
+@cache
+def facts(name: str) -> dict[str, Any]:
+    """The json `name`; the test is skipped where it is absent."""
+    path = reference_folder() / f"{name}.json"
+    if not path.exists():
+        pytest.skip(f"no reference recording {path} (set DACLIP_REFERENCE)")
+    return json.loads(path.read_text())
+
+
+@cache
+def recording(name: str) -> Recording:
+    """The recording `name`; the test is skipped where it is absent."""
+    known = facts(name)
+    return Recording(load_file(reference_folder() / f"{name}.safetensors"), known)
+
+
+def unet_settings(known: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of `ConditionalUNet` for a recording's network."""
+    setting = known["setting"]
+    wild = known["variant"] == "wild-ir"
+    return {
+        "context_dim": setting["context_dim"],
+        "width": setting["nf"],
+        "multipliers": setting["ch_mult"],
+        "degradation_context": setting["use_degra_context"],
+        "content_context": setting["use_image_context"],
+        "transformer_levels": [-1] if wild else None,
+        "scale": setting.get("scale", 1.0),
+    }
+
+
+def recorded_unet(name: str) -> ConditionalUNet:
+    """The network of a recording with its weights, behaving as the reference does without a content."""
+    known = recording(name)
+    unet = ConditionalUNet(**unet_settings(known.facts), self_attend_without_content=True)
+    unet.load_state_dict(from_official(known.under("weights")))
+    return unet
+
+
+def assert_near(actual: Tensor, expected: Tensor, rtol: float = 1e-4, atol: float = 1e-5, what: str = "") -> None:
+    """Equal up to the order of summation, for which the notes of the recordings give the default room."""
+    torch.testing.assert_close(actual, expected, rtol=rtol, atol=atol, msg=lambda m: f"{what}: {m}")
