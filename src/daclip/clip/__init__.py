@@ -1,0 +1,1 @@
+"""Stage 1: the frozen CLIP model, its controller and their training."""

@@ -1,0 +1,1 @@
+"""Photos, captions and LQ/HQ pairs."""

@@ -1,0 +1,54 @@
+"""Fidelity scores against scikit-image and the recorded numbers of the original."""
+
+import numpy as np
+import pytest
+import torch
+from reference import recording
+from skimage import data
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from daclip.metrics.image import psnr, quantise, ssim
+
+
+def noisy_pair() -> tuple[torch.Tensor, torch.Tensor]:
+    clean = torch.from_numpy(data.coffee()[:120, :160]).permute(2, 0, 1).float() / 255
+    noise = torch.randn(2, *clean.shape, generator=torch.Generator().manual_seed(0))
+    return quantise(clean + 0.1 * noise), clean.expand(2, -1, -1, -1)
+
+
+def test_psnr_agrees_with_scikit_image() -> None:
+    image, clean = noisy_pair()
+    for i, value in enumerate(psnr(image, clean).tolist()):
+        expected = peak_signal_noise_ratio(clean[i].numpy(), image[i].numpy(), data_range=1.0)
+        assert value == pytest.approx(expected, abs=1e-4)
+    assert psnr(clean, clean).isinf().all()
+
+
+def test_ssim_agrees_with_scikit_image() -> None:
+    image, clean = noisy_pair()
+    for i, value in enumerate(ssim(image, clean).tolist()):
+        _, full = structural_similarity(
+            clean[i].permute(1, 2, 0).numpy().astype(np.float64),
+            image[i].permute(1, 2, 0).numpy().astype(np.float64),
+            channel_axis=2,
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+            data_range=1.0,
+            full=True,
+        )
+        assert value == pytest.approx(full[5:-5, 5:-5].mean(), abs=1e-4)
+
+
+@pytest.mark.parametrize("case", ["0", "1"])
+def test_scores_of_the_original_are_reproduced(case: str) -> None:
+    golden = recording("metrics")
+    image, clean = (quantise(golden[f"{case}/in_{name}"]) for name in ("output", "target"))
+    expected = golden.facts["values"][case]
+    assert psnr(image, clean).item() == pytest.approx(expected["psnr"], abs=1e-4)
+    assert ssim(image, clean).item() == pytest.approx(expected["ssim"], abs=1e-4)
+
+
+def test_quantise_is_what_a_saved_picture_holds() -> None:
+    values = torch.tensor([[[[-0.2, 0.4999 / 255, 0.5001 / 255, 1.7]]]])
+    torch.testing.assert_close(quantise(values), torch.tensor([[[[0.0, 0.0, 1 / 255, 1.0]]]]))

@@ -1,0 +1,113 @@
+"""Pairs made on the fly, and how ranks share them."""
+
+import pytest
+import torch
+
+from daclip.data.module import MixedDegradationData, StreamSampler
+from daclip.data.pairs import Augmentation, HeldOutPairs, SyntheticPairs, collate
+from daclip.data.photos import EmbeddedPhotos
+from daclip.degradations import Degradation
+from daclip.degradations.mask import Inpainting
+from daclip.degradations.noise import GaussianNoise
+from daclip.errors import DaclipError
+
+SOURCE = EmbeddedPhotos(["chelsea.png", "coffee.png"])
+
+
+def degradations() -> dict[str, Degradation]:
+    return {
+        "noisy": GaussianNoise(sigma=[10, 50]),
+        "uncompleted": Inpainting(coverage=[0.1, 0.4], brush=[3, 12], blocks=0.25, fill=1.0),
+    }
+
+
+def pairs(seed: int = 0, **changes: float | tuple[float, float] | bool) -> SyntheticPairs:
+    augmentation = Augmentation(**{"zoom": (0.5, 1.0), "colour": 0.2, "flip": True, **changes})  # type: ignore[arg-type]
+    return SyntheticPairs(SOURCE.train(), degradations(), 48, augmentation, 100, seed)
+
+
+def test_a_sample_depends_on_seed_and_index_alone() -> None:
+    first, again, other = pairs(0), pairs(0), pairs(1)
+    a, b = first[7], again[7]
+    _ = again[3]
+    assert torch.equal(a.lq, b.lq)
+    assert torch.equal(again[7].hq, a.hq)
+    assert not torch.equal(a.hq, other[7].hq)
+    assert not torch.equal(a.hq, first[9].hq)
+    assert (a.lq.shape, a.lq.dtype) == ((3, 48, 48), torch.float32)
+    assert 0 <= a.lq.min() <= a.lq.max() <= 1
+
+
+def test_words_are_balanced_in_every_batch() -> None:
+    source = pairs()
+    batch = collate([source[i] for i in range(10, 18)])
+    assert batch.degradation.count("noisy") == batch.degradation.count("uncompleted") == 4
+    assert len(batch) == 8
+    assert all(batch.caption)
+
+
+def test_without_augmentation_a_crop_is_a_piece_of_the_photo() -> None:
+    sample = pairs(zoom=(1.0, 1.0), colour=0.0, flip=False)[5]
+    levels = sample.hq * 255
+    torch.testing.assert_close(levels, levels.round(), rtol=0, atol=1e-4)
+
+
+def test_training_never_sees_a_held_out_photo() -> None:
+    seen = {pairs()[i].name for i in range(60)}
+    assert seen
+    assert seen <= {photo.name for photo in SOURCE.train()}
+    assert not seen & {photo.name for photo in SOURCE.held_out()}
+
+
+def test_held_out_set_is_fixed_and_shows_every_word_on_the_same_crop() -> None:
+    held = HeldOutPairs(SOURCE.held_out(), degradations(), 64, 3, 0)
+    assert len(held) == 2 * 3 * 2
+    assert torch.equal(held[4].lq, HeldOutPairs(SOURCE.held_out(), degradations(), 64, 3, 0)[4].lq)
+    assert torch.equal(held[0].hq, held[1].hq)
+    assert not torch.equal(held[0].hq, held[2].hq)
+    assert [held[i].degradation for i in range(2)] == ["noisy", "uncompleted"]
+    with pytest.raises(IndexError):
+        held[len(held)]
+    # A crop larger than the smallest photo is cut to it: chelsea has 300 rows.
+    assert HeldOutPairs(SOURCE.held_out(), degradations(), 999, 1, 0)[0].hq.shape == (3, 300, 300)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_ranks_share_the_stream_without_overlap_or_loss(world_size: int) -> None:
+    def epoch(number: int) -> list[list[int]]:
+        shares = []
+        for rank in range(world_size):
+            sampler = StreamSampler(48, 8 // world_size, rank, world_size)
+            sampler.set_epoch(number)
+            shares.append(list(sampler))
+        return shares
+
+    for number in (0, 3):
+        shares = epoch(number)
+        assert sorted(sum(shares, [])) == list(range(48 * number, 48 * (number + 1)))
+        # Step by step the union is the batch of a single process.
+        size = 8 // world_size
+        step = [index for share in shares for index in share[size : 2 * size]]
+        assert sorted(step) == list(range(48 * number + 8, 48 * number + 16))
+
+
+def test_contradictory_sizes_are_refused() -> None:
+    def build(**changes: int) -> MixedDegradationData:
+        settings = {
+            "crop_size": 48,
+            "batch_size": 4,
+            "samples_per_epoch": 8,
+            "held_out_size": 64,
+            "held_out_crops": 1,
+            "held_out_batch_size": 2,
+            "workers": 0,
+            "seed": 0,
+            **changes,
+        }
+        return MixedDegradationData(SOURCE, degradations(), augmentation=Augmentation((1, 1), 0, False), **settings)
+
+    assert len(next(iter(build().train_dataloader()))) == 4
+    with pytest.raises(DaclipError, match="larger than the data"):
+        build(batch_size=9)
+    with pytest.raises(DaclipError, match="at least 1"):
+        build(batch_size=0)
