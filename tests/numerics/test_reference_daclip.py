@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from reference import Recording, assert_near, recording
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -10,10 +11,6 @@ from daclip.clip.controller import MAX_LOGIT_SCALE, DaClip
 from daclip.clip.losses import contrastive_loss
 from daclip.clip.official import from_official
 from daclip.optimization import decay_groups
-
-from reference import Recording, recording
-
-CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 
 
 @pytest.fixture(scope="module")
@@ -42,13 +39,13 @@ def losses(model: DaClip, golden: Recording) -> tuple[Tensor, Tensor]:
 def test_every_feature_agrees(daclip: DaClip, golden: Recording) -> None:
     views = golden["in/images"]
     content, degradation = daclip.encode_views(views)
-    torch.testing.assert_close(content, golden["out/image_features"], **CLOSE)
-    torch.testing.assert_close(degradation, golden["out/degradation_features"], **CLOSE)
+    assert_near(content, golden["out/image_features"])
+    assert_near(degradation, golden["out/degradation_features"])
     plain = daclip.clip.tower(views)
-    torch.testing.assert_close(plain, golden["out/image_features_no_control"], **CLOSE)
+    assert_near(plain, golden["out/image_features_no_control"])
     for text, out in (("caption", "caption"), ("degradation", "degradation_text")):
         embedded = daclip.clip.encode_tokens(golden[f"in/{text}"])
-        torch.testing.assert_close(embedded, golden[f"out/{out}_features"], **CLOSE)
+        assert_near(embedded, golden[f"out/{out}_features"])
 
 
 def test_every_hidden_state_agrees(daclip: DaClip, golden: Recording) -> None:
@@ -56,21 +53,21 @@ def test_every_hidden_state_agrees(daclip: DaClip, golden: Recording) -> None:
     for number, hidden in enumerate(hiddens):
         # The reference keeps tokens first.
         expected = golden[f"out/controller_hidden_{number}"].transpose(0, 1)
-        torch.testing.assert_close(hidden, expected, **CLOSE)
+        assert_near(hidden, expected)
 
 
 def test_losses_and_gradients_agree(daclip: DaClip, golden: Recording) -> None:
     by_caption, by_word = losses(daclip, golden)
-    torch.testing.assert_close(by_caption, golden["out/contrastive_loss"], **CLOSE)
-    torch.testing.assert_close(by_word, golden["out/degra_loss"], **CLOSE)
+    assert_near(by_caption, golden["out/contrastive_loss"])
+    assert_near(by_word, golden["out/degra_loss"])
     (by_caption + by_word).backward()
     gradients = {name: p.grad for name, p in daclip.named_parameters() if p.grad is not None}
     expected = from_official(golden.under("grad"))
     assert expected.keys() <= gradients.keys()
     for name, gradient in expected.items():
-        torch.testing.assert_close(gradients[name], gradient, rtol=1e-3, atol=1e-5, msg=lambda m: f"{name}: {m}")
+        assert_near(gradients[name], gradient, rtol=1e-3, what=name)
     norms = {name: torch.tensor(v) for name, v in golden.facts["gradient_l2_norms_of_total_loss"].items()}
-    assert {name for name in gradients} == set(from_official(norms))
+    assert set(gradients) == set(from_official(norms))
     for name, norm in from_official(norms).items():
         assert gradients[name].norm().item() == pytest.approx(norm.item(), rel=1e-3, abs=1e-6)
 

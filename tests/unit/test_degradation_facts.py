@@ -96,14 +96,26 @@ def test_jpeg_is_what_the_codec_gives(mode: str) -> None:
     pixels = (PHOTO[0] * 255).round().byte().permute(1, 2, 0).numpy()
     Image.fromarray(pixels).save(file, "JPEG", quality=20, subsampling=mode)
     expected = torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)
-    result = JpegCompression(quality=20, subsampling=[mode])(PHOTO, [seeded(0)], 0.5)
+    result = JpegCompression(quality=20, subsampling=[mode], grid_shift=0)(PHOTO, [seeded(0)], 0.5)
     assert torch.equal((result[0] * 255).round().byte(), expected)
 
 
 def test_jpeg_reaches_both_ends_of_its_quality() -> None:
-    degradation = JpegCompression(quality=[50, 8], subsampling=["4:2:0"])
+    degradation = JpegCompression(quality=[50, 8], subsampling=["4:2:0"], grid_shift=0)
     qualities = [int(degradation.draw(64, 64, s, seeded(0))["settings"][0, 0]) for s in (0.0, 0.5, 1.0)]
     assert qualities == [50, 20, 8]
+
+
+@pytest.mark.parametrize("left", [0, 3, 7])
+def test_jpeg_blocks_lie_where_the_grid_was_drawn(left: int) -> None:
+    degradation = JpegCompression(quality=8, subsampling=["4:4:4"], grid_shift=7)
+    result = degradation.apply(PHOTO, {"settings": torch.tensor([[8, 0, 0, left]])})
+    steps = (result[0, :, :, 1:] - result[0, :, :, :-1]).abs().mean((0, 1))
+    by_phase = torch.stack([steps[phase::8].mean() for phase in range(8)])
+    # Between columns c − 1 and c lies a block edge where c + left is a multiple of 8.
+    assert int(by_phase.argmax()) == (-left - 1) % 8
+    offsets = {tuple(degradation.draw(64, 64, 0.5, seeded(i))["settings"][0, 2:].tolist()) for i in range(400)}
+    assert len(offsets) == 64
 
 
 def test_haze_lies_between_the_scene_and_the_airlight() -> None:
@@ -235,7 +247,7 @@ def test_span_refuses_what_is_no_range(value: float | list[float]) -> None:
 
 def test_jpeg_refuses_an_unknown_subsampling() -> None:
     with pytest.raises(DaclipError, match="4:1:0"):
-        JpegCompression(quality=20, subsampling=["4:1:0"])
+        JpegCompression(quality=20, subsampling=["4:1:0"], grid_shift=0)
 
 
 def test_contact_sheet_holds_every_cell() -> None:

@@ -84,7 +84,7 @@ def test_ranks_share_the_stream_without_overlap_or_loss(world_size: int) -> None
 
     for number in (0, 3):
         shares = epoch(number)
-        assert sorted(sum(shares, [])) == list(range(48 * number, 48 * (number + 1)))
+        assert sorted(index for share in shares for index in share) == list(range(48 * number, 48 * (number + 1)))
         # Step by step the union is the batch of a single process.
         size = 8 // world_size
         step = [index for share in shares for index in share[size : 2 * size]]

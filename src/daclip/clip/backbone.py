@@ -95,6 +95,7 @@ class FrozenClip(nn.Module):
         DaclipError: Unknown name, weights that cannot be loaded, or an image tower that is no plain ViT.
     """
 
+    model: Any  # open_clip has no type hints
     mean: Tensor
     std: Tensor
 

@@ -120,7 +120,9 @@ class DaClip(nn.Module):
             `[B, K]`, rows sum to 1.
         """
         texts = self.clip.encode_text(words)
-        return (self.scale() * F.normalize(degradation.float(), dim=-1) @ texts.T).softmax(-1)
+        # Float32: a scale of up to 100 would blow bfloat16's rounding of cosines up to visible shares.
+        with torch.autocast(degradation.device.type, enabled=False):
+            return (self.scale() * F.normalize(degradation.float(), dim=-1) @ texts.T).softmax(-1)
 
     def scale(self) -> Tensor:
         """The factor of cosine similarities, between 1 and 100."""

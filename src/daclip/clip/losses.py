@@ -130,14 +130,16 @@ class DaClipLoss(nn.Module):
             words: One degradation text a sample.
             clean: Frozen CLIP embeddings of the clean photos `[B, D]`; needed for distillation only.
         """
-        by_word = self._match(degradation, words, clip, scale)
-        total = self.degradation_weight * by_word
-        by_caption = distilled = None
-        captioned = [i for i, caption in enumerate(captions) if caption]
-        if self.caption_weight and captioned:
-            by_caption = self._match(content[captioned], [captions[i] for i in captioned], clip, scale)
-            total = total + self.caption_weight * by_caption
-        if self.distillation_weight and clean is not None:
-            distilled = distillation_loss(content.float(), clean.float())
-            total = total + self.distillation_weight * distilled
+        # Float32: a scale of up to 100 would blow bfloat16's rounding of cosines up to noise in the loss.
+        with torch.autocast(content.device.type, enabled=False):
+            by_word = self._match(degradation, words, clip, scale)
+            total = self.degradation_weight * by_word
+            by_caption = distilled = None
+            captioned = [i for i, caption in enumerate(captions) if caption]
+            if self.caption_weight and captioned:
+                by_caption = self._match(content[captioned], [captions[i] for i in captioned], clip, scale)
+                total = total + self.caption_weight * by_caption
+            if self.distillation_weight and clean is not None:
+                distilled = distillation_loss(content.float(), clean.float())
+                total = total + self.distillation_weight * distilled
         return LossTerms(total, by_word, by_caption, distilled)

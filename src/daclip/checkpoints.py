@@ -1,0 +1,225 @@
+"""Artifact folders: resolved configuration, safetensors, scores and provenance of a finished stage."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.utils import instantiate
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from daclip.clip.controller import DaClip
+from daclip.diffusion.denoiser import Denoiser
+from daclip.errors import DaclipError
+from daclip.records import write_json
+
+__all__ = [
+    "Artifact",
+    "find_artifact",
+    "load_daclip",
+    "load_denoiser",
+    "point_latest",
+    "read_metrics",
+    "read_record",
+    "save_artifact",
+]
+
+CONFIG, WEIGHTS, METRICS, RECORD = "config.yaml", "weights.safetensors", "metrics.json", "record.json"
+
+# An artifact's configuration is a stranger's data: it may only name parts of this framework.
+ALLOWED_TARGETS = ("daclip.",)
+
+
+class Artifact:
+    """An artifact folder on disk.
+
+    Args:
+        folder: Holds `config.yaml` and `weights.safetensors`.
+
+    Attributes:
+        config: The resolved configuration of the run that made it.
+
+    Raises:
+        DaclipError: The folder is missing or is no artifact.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise DaclipError(f"{folder}: no such artifact folder; check the path")
+        for name in (CONFIG, WEIGHTS):
+            if not (self.folder / name).is_file():
+                raise DaclipError(
+                    f"{folder}: not an artifact, {name} is missing; give the folder a training run ended with"
+                )
+        try:
+            config = yaml.safe_load((self.folder / CONFIG).read_text(encoding="utf-8"))
+        except yaml.YAMLError:
+            raise DaclipError(f"{self.folder / CONFIG}: damaged; train or copy the artifact again") from None
+        if not isinstance(config, dict) or config.get("kind") not in ("daclip", "restorer"):
+            raise DaclipError(f"{self.folder / CONFIG}: not the configuration of a daclip artifact")
+        self.config: dict[str, Any] = config
+
+    def require(self, kind: str) -> None:
+        """Refuse an artifact of the other stage."""
+        if self.config["kind"] != kind:
+            raise DaclipError(
+                f"{self.folder}: an artifact of kind '{self.config['kind']}', but a '{kind}' one is needed "
+                f"(make train-{kind})"
+            )
+
+    def build(self, section: str) -> Any:
+        """Make the object that a section of the configuration describes."""
+        node = self.config[section]
+        for target in _targets(node):
+            if not target.startswith(ALLOWED_TARGETS):
+                raise DaclipError(
+                    f"{self.folder / CONFIG}: refuses to make {target}; only parts of daclip may be named"
+                )
+        return instantiate(node, _convert_="object")
+
+    def load_into(self, module: nn.Module) -> None:
+        """Read the weights into a module of the same layout."""
+        try:
+            state = load_file(self.folder / WEIGHTS)
+        except (SafetensorError, OSError) as error:
+            raise DaclipError(f"{self.folder / WEIGHTS}: damaged ({error}); train or copy it again") from None
+        present = module.state_dict()
+        wrong = sorted(
+            {name for name in present.keys() | state.keys() if name not in present or name not in state}
+            | {name for name in present.keys() & state.keys() if present[name].shape != state[name].shape}
+        )
+        if wrong:
+            raise DaclipError(f"{self.folder / WEIGHTS}: does not fit its configuration at {', '.join(wrong[:5])}")
+        module.load_state_dict(state)
+
+
+def _targets(node: Any) -> list[str]:
+    if isinstance(node, Mapping):
+        own = [str(node["_target_"])] if "_target_" in node else []
+        return own + [target for value in node.values() for target in _targets(value)]
+    if isinstance(node, (list, tuple)):
+        return [target for value in node for target in _targets(value)]
+    return []
+
+
+def save_artifact(
+    folder: str | Path,
+    kind: str,
+    config: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    metrics: Mapping[str, Any],
+    record: Mapping[str, Any],
+    parts: Mapping[str, Path] | None = None,
+) -> Path:
+    """Write an artifact folder; it appears under its name only when complete.
+
+    Args:
+        folder: The new folder; one that exists is replaced.
+        kind: `daclip` or `restorer`.
+        config: Resolved configuration.
+        weights: State dict.
+        metrics: Scores, written as `metrics.json`.
+        record: Provenance: versions, commit, hardware, seed, timings.
+        parts: Folders copied into it, by name.
+    """
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=".artifact-", dir=folder.parent))
+    try:
+        document = yaml.safe_dump({"kind": kind, **config}, sort_keys=False, allow_unicode=True)
+        (temporary / CONFIG).write_text(document, encoding="utf-8")
+        save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, temporary / WEIGHTS)
+        write_json(temporary / METRICS, metrics)
+        write_json(temporary / RECORD, record)
+        for name, source in (parts or {}).items():
+            shutil.copytree(source, temporary / name)
+        temporary.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.replace(folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return folder
+
+
+def point_latest(artifact: Path, root: str | Path) -> None:
+    """Let `root/latest` point at the artifact; the link is replaced in one step."""
+    root = Path(root)
+    link = root / "latest"
+    temporary = root / f".latest-{os.getpid()}"
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(os.path.relpath(artifact, root), target_is_directory=True)
+    temporary.replace(link)
+
+
+def find_artifact(path: str | Path | None, root: str | Path, make: str) -> Path:
+    """The artifact the user named, else the newest below `root`.
+
+    Args:
+        path: What the user gave; None takes the newest.
+        root: Output folder of the stage.
+        make: Command that makes one, for the message.
+    """
+    if path is not None:
+        return Path(path)
+    latest = Path(root) / "latest"
+    if not latest.is_dir():
+        raise DaclipError(f"there is no artifact at {latest} yet; run `{make}` first or give a path")
+    return latest.resolve()
+
+
+def load_daclip(folder: str | Path) -> DaClip:
+    """DA-CLIP from a stage-1 artifact, in evaluation mode without gradients."""
+    artifact = Artifact(folder)
+    artifact.require("daclip")
+    # The artifact holds all weights, the frozen ones too: nothing is downloaded.
+    artifact.config["clip"]["pretrained"] = None
+    daclip: DaClip = artifact.build("clip")
+    artifact.load_into(daclip)
+    daclip.clip.forget_texts()
+    return daclip.eval().requires_grad_(False)
+
+
+def load_denoiser(artifact: Artifact, context_dim: int) -> Denoiser:
+    """The trained network of a stage-2 artifact with the meaning of its output, in evaluation mode.
+
+    Args:
+        artifact: A stage-2 artifact.
+        context_dim: Length of DA-CLIP's embeddings.
+    """
+    artifact.require("restorer")
+    stage = artifact.config["stage"]
+    denoiser = Denoiser(
+        artifact.build("backbone")(context_dim=context_dim),
+        artifact.build("process"),
+        stage["parameterization"],
+        stage["correct_epsilon_shift"],
+    )
+    artifact.load_into(denoiser.backbone)
+    return denoiser.eval().requires_grad_(False)
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError):
+        raise DaclipError(f"{path}: missing or damaged; train or copy the artifact again") from None
+    return content
+
+
+def read_metrics(folder: str | Path) -> dict[str, Any]:
+    """The scores in an artifact folder."""
+    return _read_json(Path(folder) / METRICS)
+
+
+def read_record(folder: str | Path) -> dict[str, Any]:
+    """Provenance in an artifact folder."""
+    return _read_json(Path(folder) / RECORD)

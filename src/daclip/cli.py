@@ -1,0 +1,88 @@
+"""The console script `daclip`: the same commands as the Makefile, with Hydra overrides after them."""
+
+import runpy
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from daclip.checkpoints import Artifact, read_metrics, read_record
+from daclip.errors import DaclipError
+
+__all__ = ["info", "main"]
+
+# Command → module and leading arguments. Modules run as `python -m` would run them, which is the form that
+# Lightning starts its other ranks in.
+COMMANDS: dict[str, tuple[str, list[str]]] = {
+    "train daclip": ("daclip.train", []),
+    "train restorer": ("daclip.train", ["--config-name", "train_restorer"]),
+    "evaluate": ("daclip.evaluate", []),
+    "restore": ("daclip.restore", []),
+    "degradations": ("daclip.sheet", []),
+    "benchmark": ("daclip.benchmark", []),
+}
+
+USAGE = """usage: daclip COMMAND [hydra overrides]
+
+  daclip train daclip        stage 1: the controller
+  daclip train restorer      stage 2: the restorer
+  daclip evaluate            score a restorer on held-out photos
+  daclip restore input=PATH output=FOLDER
+                             restore a photo or a folder
+  daclip info ARTIFACT       what an artifact folder holds
+  daclip degradations        contact sheet of the corruptions
+  daclip benchmark           speed ratios against a plain baseline
+
+COMMAND --help lists a command's options."""
+
+
+def info(folder: str) -> None:
+    """Print what an artifact holds: kind, scores, provenance."""
+    artifact = Artifact(folder)
+    table = Table(title=folder, show_header=False)
+
+    def add(name: str, value: Any) -> None:
+        if isinstance(value, Mapping):
+            for key, item in value.items():
+                add(f"{name}.{key}" if name else str(key), item)
+        elif value is not None:
+            table.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value))
+
+    add("kind", artifact.config["kind"])
+    metrics = read_metrics(folder)
+    metrics.pop("confusion", None)
+    add("metrics", metrics)
+    add("", read_record(folder))
+    Console().print(table)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        Console().print(USAGE, markup=False, highlight=False)
+        return
+    if arguments[0] == "info":
+        if len(arguments) != 2:
+            sys.exit("error: give one artifact folder, as in `daclip info outputs/restorer/latest`")
+        try:
+            info(arguments[1])
+        except DaclipError as error:
+            sys.exit(f"error: {error}")
+        return
+    for length in (2, 1):
+        command = " ".join(arguments[:length])
+        if command in COMMANDS:
+            module, leading = COMMANDS[command]
+            sys.argv = [command, *leading, *arguments[length:]]
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+            return
+    if arguments[0] == "train":
+        sys.exit("error: say which stage: `daclip train daclip` or `daclip train restorer`")
+    sys.exit(f"error: there is no command '{arguments[0]}'; `daclip --help` lists them")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,208 @@
+"""Where the configuration lives, what its top level may hold, and how entry points run."""
+
+import difflib
+import os
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.errors import HydraException
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from daclip.errors import DaclipError
+
+__all__ = [
+    "BenchmarkConfig",
+    "EvaluateConfig",
+    "RestoreConfig",
+    "SheetConfig",
+    "TrainConfig",
+    "config_dir",
+    "run_entry",
+    "validated",
+]
+
+
+def config_dir() -> str:
+    """Absolute path of `conf/`: beside the package in a wheel, else at the root of the checkout."""
+    package = Path(__file__).resolve().parent
+    for root in (package, package.parents[1]):
+        if (root / "conf" / "train_daclip.yaml").is_file():
+            return str(root / "conf")
+    raise DaclipError(f"{package}: the folder conf/ is missing; install the package again")
+
+
+# Recipes live beside conf/ in experiments/; primaries put this folder on Hydra's search path.
+OmegaConf.register_new_resolver("daclip_root", lambda: str(Path(config_dir()).parent), replace=True)
+
+
+@dataclass
+class TrainConfig:
+    """Top level of `train_daclip.yaml` and `train_restorer.yaml`; a key that is not here is refused."""
+
+    seed: int = MISSING
+    output: str = MISSING
+    resume: str | None = None
+    daclip: str | None = None
+    stage: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    degradation: dict[str, Any] = field(default_factory=dict)
+    clip: dict[str, Any] = field(default_factory=dict)
+    backbone: dict[str, Any] = field(default_factory=dict)
+    process: dict[str, Any] = field(default_factory=dict)
+    sampler: dict[str, Any] = field(default_factory=dict)
+    trainer: dict[str, Any] = field(default_factory=dict)
+    callbacks: dict[str, Any] = field(default_factory=dict)
+    logger: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class EvaluateConfig:
+    """Top level of `evaluate.yaml`."""
+
+    artifact: str | None = None
+    output: str = MISSING
+    data: dict[str, Any] | None = None
+    degradation: dict[str, Any] | None = None
+    sampler: dict[str, Any] | None = None
+    batch_size: int = MISSING
+    precision: str = MISSING
+    device: str = MISSING
+    seed: int = MISSING
+
+
+@dataclass
+class RestoreConfig:
+    """Top level of `restore.yaml`."""
+
+    input: str | None = None
+    output: str = MISSING
+    artifact: str | None = None
+    sampler: dict[str, Any] | None = None
+    precision: str = MISSING
+    device: str = MISSING
+    seed: int = MISSING
+
+
+@dataclass
+class SheetConfig:
+    """Top level of `degradations.yaml`."""
+
+    output: str = MISSING
+    size: int = MISSING
+    severities: list[float] = MISSING
+    photos: dict[str, Any] = field(default_factory=dict)
+    degradation: dict[str, Any] = field(default_factory=dict)
+    seed: int = MISSING
+
+
+@dataclass
+class BenchmarkConfig:
+    """Top level of `benchmark.yaml`."""
+
+    output: str = MISSING
+    repeats: int = MISSING
+    stage_1: list[str] = field(default_factory=list)
+    stage_2: list[str] = field(default_factory=list)
+
+
+def validated(cfg: DictConfig, schema: type) -> DictConfig:
+    """The composed configuration, checked against the schema's top level and read-only.
+
+    Raises:
+        DaclipError: A top-level key that the schema lacks, or a value of the wrong type.
+    """
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(schema), cfg)
+    except OmegaConfBaseException as error:
+        raise DaclipError(_one_line(str(error))) from error
+    assert isinstance(merged, DictConfig)
+    OmegaConf.set_readonly(merged, True)
+    return merged
+
+
+def _one_line(message: str) -> str:
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    kept = [line for line in lines if not line.startswith(("full_key:", "object_type=", "reference_type="))]
+    return "; ".join(kept[:3]).replace(".;", ";")
+
+
+def _all_keys(config_name: str) -> set[str]:
+    """Dotted names of all options of a primary, for suggestions."""
+
+    def walk(node: Any, prefix: str) -> set[str]:
+        if not OmegaConf.is_dict(node):
+            return {prefix}
+        children = [walk(node._get_node(key), f"{prefix}.{key}" if prefix else str(key)) for key in node]
+        return {prefix}.union(*children)
+
+    with hydra.initialize_config_dir(config_dir(), version_base="1.3"):
+        return walk(hydra.compose(config_name), "")
+
+
+def _explain(error: Exception, config_name: str) -> str:
+    message = _one_line(str(error))
+    missing = re.search(r"Could not override '([^']+)'", message)
+    if not missing:
+        return message
+    key = missing.group(1)
+    try:
+        close = difflib.get_close_matches(key, _all_keys(config_name), n=1)
+    except (HydraException, OmegaConfBaseException):
+        close = []
+    return f"there is no option '{key}'" + (f"; did you mean '{close[0]}'?" if close else "; see --cfg job")
+
+
+def user_error(error: BaseException) -> DaclipError | None:
+    """The user's mistake behind an exception, which instantiation may have wrapped several times."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, DaclipError):
+            return seen
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+def run_entry(task: Callable[[DictConfig], Any], config_name: str) -> None:
+    """Compose a primary from the command line and run a task on it.
+
+    A user's mistake ends with one line on standard error and exit status 1; anything else is a bug and
+    keeps its traceback. `--config-name` chooses another primary.
+    """
+    # Hydra then raises instead of printing several lines and leaving by itself.
+    os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+
+    def with_one_line_errors(cfg: DictConfig) -> Any:
+        try:
+            return task(cfg)
+        except Exception as error:
+            mistake = user_error(error)
+            if mistake is None:
+                raise
+            raise SystemExit(f"error: {mistake}") from None
+
+    # Hydra names the job after the function's module.
+    with_one_line_errors.__module__ = "__main__"
+    try:
+        hydra.main(version_base="1.3", config_path=config_dir(), config_name=config_name)(with_one_line_errors)()
+    except DaclipError as error:
+        sys.exit(f"error: {error}")
+    except (HydraException, OmegaConfBaseException) as error:
+        if user_error(error) is None and error.__traceback__ and _from_task(error, task):
+            raise
+        sys.exit(f"error: {_explain(error, config_name)}")
+
+
+def _from_task(error: BaseException, task: Callable[[DictConfig], Any]) -> bool:
+    """Whether the exception passed through the task itself, so that it is no mistake on the command line."""
+    frame = error.__traceback__
+    while frame is not None:
+        if frame.tb_frame.f_code is task.__code__:
+            return True
+        frame = frame.tb_next
+    return False

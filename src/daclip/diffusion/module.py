@@ -1,0 +1,166 @@
+"""Stage 2: training of the restorer."""
+
+from collections import defaultdict
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from daclip.clip.controller import DaClip
+from daclip.data.pairs import generator_for
+from daclip.diffusion.denoiser import Denoiser, Parameterization
+from daclip.diffusion.objective import Objective, draw_training_state
+from daclip.diffusion.process import MeanRevertingSDE
+from daclip.metrics.image import psnr, quantise
+from daclip.optimization import OptimizerFactory, clip_gradients, decay_groups, lightning_optimizers
+from daclip.samplers.base import Sampler
+from daclip.types import Conditioning, RestorationBatch
+
+__all__ = ["FrozenGuide", "RestorationDiffusion"]
+
+
+class FrozenGuide:
+    """DA-CLIP as stage 2 uses it: outside the module tree and never copied.
+
+    A weight average deep-copies the LightningModule and a checkpoint stores its state; neither has any use
+    for a frozen model, which for ViT-L/14 is fifteen times as large as the network that learns.
+    """
+
+    def __init__(self, daclip: DaClip):
+        self.daclip = daclip.eval().requires_grad_(False)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "FrozenGuide":
+        """The same object: frozen things are shared."""
+        return self
+
+    @torch.no_grad()
+    def __call__(self, lq: Tensor) -> Conditioning:
+        """Embeddings of degraded photos `[B, 3, H, W]`, computed once per batch."""
+        return self.daclip(lq)
+
+
+class RestorationDiffusion(L.LightningModule):
+    """Train a network to reverse the mean-reverting SDE, guided by DA-CLIP.
+
+    Logged on held-out photos: `val/psnr` and `val/gain` (dB above the degraded input), overall and per word.
+
+    Args:
+        daclip: Frozen stage 1.
+        backbone: Network `(x_t, lq, t, conditioning) → [B, 3, H, W]`.
+        process: The SDE.
+        sampler: Restores held-out photos.
+        parameterization: Meaning of the network's output.
+        correct_epsilon_shift: See `Denoiser`.
+        objective: What is minimised.
+        optimizer: Makes the optimiser from parameter groups.
+        warmup_steps: Linear warm-up of the learning rate.
+        final_lr: Factor of the learning rate at the end of its cosine.
+        seed: Seed of times and noise; drawn anew for each step and rank.
+    """
+
+    def __init__(
+        self,
+        daclip: DaClip,
+        backbone: torch.nn.Module,
+        process: MeanRevertingSDE,
+        sampler: Sampler,
+        parameterization: Parameterization,
+        correct_epsilon_shift: bool,
+        objective: Objective,
+        optimizer: OptimizerFactory,
+        warmup_steps: int,
+        final_lr: float,
+        seed: int,
+    ):
+        super().__init__()
+        self.guide = FrozenGuide(daclip)
+        self.denoiser = Denoiser(
+            backbone.to(memory_format=torch.channels_last), process, parameterization, correct_epsilon_shift
+        )
+        self.sampler = sampler
+        self.objective = objective
+        self.optimizer = optimizer
+        self.warmup_steps = warmup_steps
+        self.final_lr = final_lr
+        self.seed = seed
+        self._scores: dict[str, list[tuple[float, float]]] = defaultdict(list)
+
+    def setup(self, stage: str) -> None:
+        """Move the frozen guide along; it is not part of the module tree."""
+        self.guide.daclip.to(self.device)
+
+    def on_fit_start(self) -> None:
+        """The device is final only now."""
+        self.guide.daclip.to(self.device)
+
+    def training_step(self, batch: RestorationBatch, batch_index: int) -> Tensor:
+        """One step on a batch of pairs."""
+        lq = batch.lq.contiguous(memory_format=torch.channels_last)
+        hq = batch.hq.contiguous(memory_format=torch.channels_last)
+        generator = generator_for(self.seed, self.global_rank, self.trainer.fit_loop.total_batch_idx)
+        t, noise = draw_training_state(self.denoiser.process, lq.shape, generator, lq.device)
+        noise = noise.contiguous(memory_format=torch.channels_last)
+        loss = self.objective(self.denoiser, lq, hq, self.guide(lq), t, noise)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
+        return loss
+
+    def restore(self, lq: Tensor, first: int = 0) -> Tensor:
+        """Restore a batch; image i uses the generator of number `first + i`."""
+        generators = [generator_for(self.seed, first + i) for i in range(len(lq))]
+        return self.sampler.sample(self.denoiser, lq, self.guide(lq), generators)
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the previous held-out pass."""
+        self._scores.clear()
+
+    def validation_step(self, batch: RestorationBatch, batch_index: int) -> Tensor:
+        """Restore held-out photos; returns the restored batch `[B, 3, H, W]` for the sample grid."""
+        restored = self.restore(batch.lq, batch_index * len(batch))
+        reference = quantise(batch.hq)
+        before = psnr(quantise(batch.lq), reference).tolist()
+        after = psnr(quantise(restored), reference).tolist()
+        for word, low, high in zip(batch.degradation, before, after, strict=True):
+            self._scores[word].append((low, high))
+        return restored
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the scores of the held-out pass."""
+        results = self.results()
+        self.log("val/psnr", results["mean"]["psnr"], prog_bar=True)
+        self.log("val/gain", results["mean"]["psnr"] - results["mean"]["psnr_lq"], prog_bar=True)
+        for word, row in results["per_degradation"].items():
+            self.log(f"val/psnr/{word}", row["psnr"])
+            self.log(f"val/gain/{word}", row["psnr"] - row["psnr_lq"])
+
+    def results(self) -> dict[str, Any]:
+        """Scores of the last held-out pass for the artifact's `metrics.json`."""
+        rows = {
+            word: {
+                "psnr_lq": sum(low for low, _ in pairs) / len(pairs),
+                "psnr": sum(high for _, high in pairs) / len(pairs),
+                "count": len(pairs),
+            }
+            for word, pairs in self._scores.items()
+        }
+        mean = {key: sum(row[key] for row in rows.values()) / len(rows) for key in ("psnr_lq", "psnr")}
+        return {"per_degradation": rows, "mean": mean}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Any,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip and log the gradient norm; works with fused optimisers."""
+        clip_gradients(self, gradient_clip_val)
+
+    def configure_optimizers(self) -> Any:
+        """Cosine learning rate with warm-up."""
+        return lightning_optimizers(
+            decay_groups(self.denoiser),
+            self.optimizer,
+            self.warmup_steps,
+            int(self.trainer.estimated_stepping_batches),
+            self.final_lr,
+        )

@@ -1,0 +1,1 @@
+"""Scores: image fidelity and degradation recognition."""

@@ -1,0 +1,72 @@
+"""Optimiser parameter groups and the learning-rate schedule that both stages share."""
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import lightning as L
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from daclip.errors import DaclipError
+
+__all__ = ["OptimizerFactory", "clip_gradients", "decay_groups", "lightning_optimizers", "warmup_cosine"]
+
+OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
+
+
+def decay_groups(module: nn.Module) -> list[dict[str, Any]]:
+    """Trainable parameters in two groups: with the optimiser's weight decay and without.
+
+    Vectors and scalars (biases, gains, the logit scale) never decay.
+    """
+    decayed: list[Tensor] = []
+    free: list[Tensor] = []
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            (free if parameter.ndim < 2 else decayed).append(parameter)
+    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": free, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def warmup_cosine(step: int, warmup: int, total: int, final: float) -> float:
+    """Factor of the learning rate: linear warm-up, then half a cosine down to `final`.
+
+    Args:
+        step: Number of finished optimiser steps.
+        warmup: Steps of the warm-up.
+        total: Steps of the whole run.
+        final: Factor at the end.
+
+    >>> warmup_cosine(0, 10, 100, 0.0), warmup_cosine(9, 10, 100, 0.0), warmup_cosine(100, 10, 100, 0.1)
+    (0.1, 1.0, 0.1)
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = min((step - warmup) / max(total - warmup, 1), 1.0)
+    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def lightning_optimizers(
+    groups: Iterable[Any], factory: OptimizerFactory, warmup: int, total: int, final: float
+) -> dict[str, Any]:
+    """What `configure_optimizers` returns: the optimiser with its per-step schedule."""
+    optimizer = factory(groups)
+    scheduler = LambdaLR(optimizer, lambda step: warmup_cosine(step, warmup, total, final))
+    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+
+def clip_gradients(module: L.LightningModule, limit: int | float | None) -> None:
+    """Clip the gradient norm to `limit` (None: no limit) and log it as `train/grad_norm`.
+
+    Lightning refuses to clip for fused optimisers because those unscale float16 gradients inside; bfloat16
+    gradients are not scaled, so clipping them here is sound.
+
+    Raises:
+        DaclipError: Under float16 with gradient scaling.
+    """
+    if getattr(module.trainer.precision_plugin, "scaler", None) is not None:
+        raise DaclipError("trainer.precision=16-mixed scales gradients; use bf16-mixed or 32-true")
+    norm = nn.utils.clip_grad_norm_(module.parameters(), math.inf if limit is None else limit)
+    module.log("train/grad_norm", norm)

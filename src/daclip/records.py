@@ -1,0 +1,90 @@
+"""What a run writes about itself."""
+
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+__all__ = ["provenance", "write_json"]
+
+PACKAGES = (
+    "daclip",
+    "torch",
+    "torchvision",
+    "lightning",
+    "hydra-core",
+    "open_clip_torch",
+    "kornia",
+    "torchmetrics",
+)
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write JSON so that a reader sees the whole file or the old one."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Before the file is made: content that is no JSON then leaves nothing behind.
+    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+    temporary = path.with_name(f".{path.name}-{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    temporary.replace(path)
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", *arguments],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def provenance(seed: int, command: list[str], seconds: Mapping[str, float]) -> dict[str, Any]:
+    """Versions, commit, hardware, seed and timings of a run.
+
+    Args:
+        seed: The run's seed.
+        command: The command line.
+        seconds: Named durations.
+    """
+    status = _git("status", "--porcelain")
+    return {
+        "command": command,
+        "seed": seed,
+        "seconds": dict(seconds),
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": None if status is None else bool(status),
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+        "hardware": {
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        },
+    }

@@ -1,0 +1,123 @@
+"""Train a stage: `python -m daclip.train [overrides]`, stage 2 with `--config-name train_restorer`."""
+
+import logging
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from daclip.build import (
+    build_controller_pretraining,
+    build_data,
+    build_restoration,
+    build_trainer,
+    make,
+    resolved,
+)
+from daclip.checkpoints import Artifact, find_artifact, load_daclip, point_latest, save_artifact
+from daclip.clip.controller import DaClip
+from daclip.config import TrainConfig, run_entry, validated
+from daclip.errors import DaclipError
+from daclip.records import provenance
+
+__all__ = ["main", "train"]
+
+log = logging.getLogger(__name__)
+
+STAGE_1_OUTPUT = Path("outputs/daclip")
+
+
+def _resume_from(cfg: DictConfig) -> Path | None:
+    """The checkpoint to go on from; `last` is the newest run's."""
+    if cfg.resume is None:
+        return None
+    if cfg.resume != "last":
+        path = Path(cfg.resume)
+        if not path.is_file():
+            raise DaclipError(f"resume={path}: no such checkpoint file")
+        return path
+    found = sorted(Path(cfg.output).glob("*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise DaclipError(f"resume=last: no run below {cfg.output} has a checkpoint yet")
+    return found[-1]
+
+
+def _stage_1(cfg: DictConfig) -> tuple[DaClip, Path]:
+    """The guide of stage 2 and where it comes from; trains one where there is none yet."""
+    if cfg.daclip is None and not (STAGE_1_OUTPUT / "latest").is_dir():
+        log.info("no stage-1 artifact below %s yet: training one first", STAGE_1_OUTPUT)
+        if subprocess.run([sys.executable, "-m", "daclip.train"], check=False).returncode:
+            raise DaclipError("stage 1 failed, see above; train it by itself with `make train-daclip`")
+    folder = find_artifact(cfg.daclip, STAGE_1_OUTPUT, "make train-daclip")
+    return load_daclip(folder), folder
+
+
+def train(cfg: DictConfig, run_folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Train one stage and write its artifact.
+
+    Args:
+        cfg: Validated configuration of `train_daclip` or `train_restorer`.
+        run_folder: Gets logs, checkpoints, pictures and the artifact.
+
+    Returns:
+        Scores on held-out photos, and the objects: `trainer`, `module`, `data`, `artifact`.
+    """
+    started = time.monotonic()
+    L.seed_everything(cfg.seed, workers=True, verbose=False)
+    checkpoint = _resume_from(cfg)
+    data = build_data(cfg)
+    parts: dict[str, Path] = {}
+    is_stage_1 = bool(cfg.clip)
+    module: Any
+    if is_stage_1:
+        daclip: DaClip = make(cfg.clip)
+        if cfg.daclip is not None:
+            artifact = Artifact(cfg.daclip)
+            artifact.require("daclip")
+            artifact.load_into(daclip)
+        module = build_controller_pretraining(cfg, daclip, data.words)
+    else:
+        daclip, parts["daclip"] = _stage_1(cfg)
+        module = build_restoration(cfg, daclip)
+    trainer = build_trainer(cfg)
+    trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+    if trainer.interrupted:
+        raise DaclipError(f"interrupted at step {trainer.global_step}; go on with resume=last")
+    fitted = time.monotonic()
+    trainer.validate(module, data, verbose=False)
+    metrics = {"steps": trainer.global_step, **module.results()}
+    if trainer.is_global_zero:
+        record = provenance(
+            cfg.seed,
+            ["python", "-m", "daclip.train", *sys.argv[1:]],
+            {"fit": fitted - started, "total": time.monotonic() - started},
+        )
+        weights = daclip.state_dict() if is_stage_1 else module.denoiser.backbone.state_dict()
+        kind = "daclip" if is_stage_1 else "restorer"
+        folder = save_artifact(run_folder / "artifact", kind, resolved(cfg), weights, metrics, record, parts)
+        point_latest(folder, cfg.output)
+        log.info("artifact: %s (also %s/latest)", folder, cfg.output)
+    return metrics, {"trainer": trainer, "module": module, "data": data, "artifact": run_folder / "artifact"}
+
+
+def _task(cfg: DictConfig) -> float:
+    torch.set_float32_matmul_precision("high")
+    run_folder = Path(HydraConfig.get().runtime.output_dir)
+    metrics, _ = train(validated(cfg, TrainConfig), run_folder)
+    # What a sweeper maximises.
+    return float(metrics["degradation_accuracy"] if "degradation_accuracy" in metrics else metrics["mean"]["psnr"])
+
+
+def main() -> None:
+    """Entry point."""
+    run_entry(_task, "train_daclip")
+
+
+if __name__ == "__main__":
+    main()

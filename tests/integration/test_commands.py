@@ -1,0 +1,276 @@
+"""Every command from end to end, on real photos, as a user runs it."""
+
+import importlib
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from skimage import data
+
+WORDS = {
+    "motion-blurry",
+    "hazy",
+    "jpeg-compressed",
+    "low-light",
+    "noisy",
+    "raindrop",
+    "rainy",
+    "shadowed",
+    "snowy",
+    "uncompleted",
+}
+
+
+def run(*command: str, cwd: Path, ok: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run `python -m …` in a folder and check its exit status."""
+    done = subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"},
+    )
+    assert (done.returncode == 0) is ok, done.stdout + done.stderr
+    return done
+
+
+def invoke(*command: str) -> str | None:
+    """The same in this process, which saves seconds of imports: the error line, None if all went well."""
+    module, *arguments = command
+    before = sys.argv
+    sys.argv = [module, *arguments]
+    try:
+        importlib.import_module(module).main()
+    except SystemExit as stop:
+        return None if stop.code in (None, 0) else str(stop.code)
+    finally:
+        sys.argv = before
+    return None
+
+
+def read(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder in which both stages have been trained for two steps, stage 1 by stage 2's command."""
+    folder = tmp_path_factory.mktemp("place")
+    run("daclip.train", "experiments=smoke_daclip", cwd=folder)
+    run("daclip.cli", "train", "restorer", "experiments=smoke_restorer", cwd=folder)
+    return folder
+
+
+def assert_one_line(error: str | None, *parts: str) -> None:
+    assert error is not None
+    assert error.startswith("error: ")
+    assert "\n" not in error
+    for part in parts:
+        assert part in error
+
+
+def test_stage_1_leaves_an_artifact(place: Path) -> None:
+    artifact = place / "outputs" / "daclip" / "latest"
+    assert artifact.is_symlink()
+    metrics = read(artifact / "metrics.json")
+    assert 0 <= metrics["degradation_accuracy"] <= 1
+    assert set(metrics["per_degradation_accuracy"]) == WORDS
+    record = read(artifact / "record.json")
+    assert record["seed"] == 0
+    assert record["versions"]["torch"]
+    assert (artifact / "weights.safetensors").is_file()
+    logs = (artifact.resolve().parent / "logs" / "metrics.csv").read_text(encoding="utf-8")
+    for column in (
+        "train/degradation_loss",
+        "train/grad_norm",
+        "val/degradation_accuracy/rainy",
+        "val/content_cosine",
+    ):
+        assert column in logs
+
+
+def test_stage_2_leaves_an_artifact_with_both_stages_and_pictures(place: Path) -> None:
+    artifact = place / "outputs" / "restorer" / "latest"
+    metrics = read(artifact / "metrics.json")
+    assert set(metrics["per_degradation"]) == WORDS
+    assert metrics["steps"] == 2
+    assert (artifact / "daclip" / "weights.safetensors").is_file()
+    grids = list((artifact.resolve().parent / "samples").glob("*.png"))
+    assert grids
+    assert Image.open(grids[0]).size == (3 * 52 + 4, 10 * 52 + 4)
+
+
+def test_evaluate_writes_scores_of_every_word(place: Path) -> None:
+    done = run("daclip.evaluate", cwd=place)
+    metrics = read(place / "outputs" / "evaluation" / "metrics.json")
+    assert set(metrics["per_degradation"]) == WORDS
+    for row in [*metrics["per_degradation"].values(), metrics["mean"]]:
+        assert {"psnr_lq", "psnr", "ssim_lq", "ssim", "count"} == set(row)
+    assert metrics["mean"]["psnr"] == pytest.approx(
+        np.mean([row["psnr"] for row in metrics["per_degradation"].values()])
+    )
+    assert 0 <= metrics["degradation_accuracy"] <= 1
+    assert (place / "outputs" / "evaluation" / "grid.png").is_file()
+    for word in WORDS:
+        assert word in done.stdout
+    # Another sampler is one option; the artifact's data stays.
+    run("daclip.evaluate", "sampler=flow_ode", "sampler.steps=1", "output=other", cwd=place)
+    again = read(place / "other" / "metrics.json")
+    assert again["nfe"] == 1
+    assert again["mean"]["psnr_lq"] == metrics["mean"]["psnr_lq"]
+
+
+def test_restore_keeps_names_and_sizes_and_names_the_degradation(place: Path) -> None:
+    photos = place / "my photos"
+    (photos / "trip").mkdir(parents=True)
+    Image.fromarray(data.coffee()[:45, :70]).save(photos / "a b.png")
+    Image.fromarray(data.chelsea()[:33, :50]).convert("L").save(photos / "trip" / "cat.jpg")
+    done = run("daclip.cli", "restore", f"input='{photos}'", "output=clean", cwd=place)
+    assert Image.open(place / "clean" / "a b.png").size == (70, 45)
+    assert Image.open(place / "clean" / "trip" / "cat.jpg").size == (50, 33)
+    lines = [line for line in done.stdout.splitlines() if "→" in line]
+    assert len(lines) == 2
+    assert all(any(word in line for word in WORDS) for line in lines)
+    first = (place / "clean" / "a b.png").read_bytes()
+    run("daclip.restore", f"input='{photos / 'a b.png'}'", "output=clean2", cwd=place)
+    assert (place / "clean2" / "a b.png").read_bytes() == first
+
+
+def test_restore_goes_on_after_a_damaged_photo_and_says_so(place: Path) -> None:
+    photos = place / "mixed"
+    photos.mkdir()
+    Image.fromarray(data.coffee()[:40, :40]).save(photos / "good.png")
+    (photos / "bad.png").write_bytes((photos / "good.png").read_bytes()[:500])
+    done = run("daclip.restore", "input=mixed", "output=mixed_clean", cwd=place, ok=False)
+    assert_one_line(done.stderr.strip().splitlines()[-1], "1 of 2")
+    assert "Traceback" not in done.stderr
+    assert "bad.png" in done.stdout
+    assert [path.name for path in (place / "mixed_clean").iterdir()] == ["good.png"]
+
+
+def test_info_shows_scores_and_provenance(place: Path) -> None:
+    done = run("daclip.cli", "info", "outputs/restorer/latest", cwd=place)
+    for part in ("restorer", "metrics.mean.psnr", "versions.torch", "seed"):
+        assert part in done.stdout
+
+
+def test_resume_continues_the_count(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    arguments = ["experiments=smoke_daclip", "trainer.max_steps=4", "output=outputs/resumed"]
+    assert invoke("daclip.train", *arguments, "trainer.max_steps=2") is None
+    assert invoke("daclip.train", *arguments, "resume=last") is None
+    resumed = read(place / "outputs" / "resumed" / "latest" / "metrics.json")
+    assert resumed["steps"] == 4
+    logs = sorted((place / "outputs" / "resumed").glob("*/logs/metrics.csv"))[-1].read_text(encoding="utf-8")
+    # The second run did steps 2 and 3 only.
+    rows = [line.split(",") for line in logs.splitlines()]
+    steps = {int(row[rows[0].index("step")]) for row in rows[1:]}
+    assert min(steps) >= 2
+
+
+def test_offline_wandb_needs_no_account(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    assert invoke("daclip.train", "experiments=smoke_daclip", "logger=wandb", "output=outputs/wandb_try") is None
+    assert list((place / "outputs" / "wandb_try").glob("*/wandb/offline-run-*/*.wandb"))
+
+
+def test_multirun_trains_each_job_by_itself(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    assert invoke("daclip.train", "-m", "experiments=smoke_daclip", "seed=0,1", "output=outputs/sweep") is None
+    found = sorted((place / "outputs" / "sweep").glob("sweep_*/*/artifact/record.json"))
+    assert [read(path)["seed"] for path in found] == [0, 1]
+
+
+def test_contact_sheet(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    assert invoke("daclip.cli", "degradations", "size=48", "severities=[0.5]") is None
+    assert Image.open(place / "outputs" / "degradations.png").size[0] > 4 * 48
+
+
+def test_benchmark_writes_rows(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    assert (
+        invoke(
+            "daclip.benchmark",
+            "repeats=1",
+            "stage_1=[experiments=smoke_daclip]",
+            "stage_2=[experiments=smoke_restorer]",
+        )
+        is None
+    )
+    rows = read(place / "outputs" / "benchmark.json")
+    assert {row["name"] for row in rows} == {
+        "daclip_train_step",
+        "loader",
+        "restorer_train_step",
+        "restore_256",
+    }
+    for row in rows:
+        assert set(row) == {"name", "unit", "baseline", "ours", "ratio", "note"}
+        assert row["ratio"] > 0
+
+
+@pytest.mark.parametrize(
+    ("command", "parts"),
+    [
+        (["daclip.train", "data.bath_size=2"], ["data.bath_size", "data.batch_size"]),
+        (["daclip.train", "+bogus=1"], ["bogus"]),
+        (["daclip.train", "clip=huge"], ["huge"]),
+        (["daclip.train", "experiments=nothing"], ["nothing"]),
+        (
+            ["daclip.train", "experiments=smoke_daclip", "data.batch_size=21"],
+            ["batch_size=21", "larger than the data"],
+        ),
+        (
+            ["daclip.train", "experiments=smoke_daclip", "data=folder", "data.root=empty"],
+            ["empty", "no images"],
+        ),
+        (["daclip.train", "experiments=smoke_daclip", "data=folder"], ["data.root"]),
+        (["daclip.train", "experiments=smoke_daclip", "data=folder", "data.root=broken"], ["damaged"]),
+        (["daclip.train", "experiments=smoke_daclip", "resume=gone.ckpt"], ["gone.ckpt"]),
+        (["daclip.train", "experiments=smoke_daclip", "degradation.noisy.sigma=[1,2,3]"], ["sigma"]),
+        (["daclip.train", "experiments=smoke_daclip", "trainer.max_steps=abc"], ["max_steps"]),
+        (["daclip.train", "--config-name", "train_restorer", "daclip=empty"], ["not an artifact"]),
+        (
+            ["daclip.train", "--config-name", "train_restorer", "daclip=outputs/restorer/latest"],
+            ["train-daclip"],
+        ),
+        (["daclip.evaluate", "artifact=empty"], ["not an artifact"]),
+        (["daclip.evaluate", "artifact=nowhere"], ["no such artifact"]),
+        (["daclip.evaluate", "artifact=outputs/daclip/latest"], ["train-restorer"]),
+        (["daclip.evaluate", "sampler=posterior", "sampler.steps=101"], ["101"]),
+        (["daclip.evaluate", "device=tpu"], ["device=tpu"]),
+        (["daclip.restore"], ["INPUT"]),
+        (["daclip.restore", "input=gone.png"], ["gone.png"]),
+        (["daclip.restore", "input=empty"], ["no images"]),
+        (["daclip.restore", "input=broken", "output=broken"], ["would be lost"]),
+        (["daclip.restore", "input=broken/bad.png"], ["damaged"]),
+        (["daclip.cli", "info", "empty"], ["not an artifact"]),
+        (["daclip.cli", "paint"], ["paint"]),
+        (["daclip.cli", "train"], ["which stage"]),
+    ],
+    ids=lambda value: "_".join(value)[7:60] if isinstance(value, list) else None,
+)
+def test_a_mistake_ends_in_one_line(
+    place: Path, command: list[str], parts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    (place / "empty").mkdir(exist_ok=True)
+    (place / "broken").mkdir(exist_ok=True)
+    if not list((place / "broken").iterdir()):
+        for name in ("bad.png", "worse.png"):
+            Image.fromarray(data.coffee()).save(place / "broken" / name)
+            content = (place / "broken" / name).read_bytes()
+            (place / "broken" / name).write_bytes(content[: len(content) // 2])
+    before = (place / "outputs" / "daclip" / "latest").readlink()
+    assert_one_line(invoke(*command), *parts)
+    assert (place / "outputs" / "daclip" / "latest").readlink() == before

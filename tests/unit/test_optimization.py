@@ -1,0 +1,28 @@
+"""Learning-rate schedule and parameter groups."""
+
+import math
+
+import pytest
+from torch import nn
+
+from daclip.optimization import decay_groups, warmup_cosine
+
+
+def test_schedule_is_that_of_the_paper() -> None:
+    # lr (s+1)/W while s < W, then half a cosine over the remaining steps.
+    assert warmup_cosine(0, 100, 1000, 0.0) == pytest.approx(0.01)
+    assert warmup_cosine(99, 100, 1000, 0.0) == pytest.approx(1.0)
+    for step in (100, 321, 999):
+        expected = 0.5 * (1 + math.cos(math.pi * (step - 100) / 900))
+        assert warmup_cosine(step, 100, 1000, 0.0) == pytest.approx(expected)
+    assert warmup_cosine(5000, 100, 1000, 0.005) == pytest.approx(0.005)
+    assert warmup_cosine(0, 0, 10, 0.0) == 1.0
+
+
+def test_vectors_do_not_decay_and_frozen_parameters_are_left_out() -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 2).requires_grad_(False))
+    decayed, free = decay_groups(model)
+    assert [tuple(p.shape) for p in decayed["params"]] == [(4, 3)]
+    assert [tuple(p.shape) for p in free["params"]] == [(4,), (4,), (4,)]
+    assert "weight_decay" not in decayed
+    assert free["weight_decay"] == 0
