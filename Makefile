@@ -8,9 +8,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 RECIPE := $(if $(EXPERIMENT),experiments=$(EXPERIMENT))
 
-# Threads that wait must sleep: training, loader and BLAS share few cores. The C library keeps freed memory,
-# because returning and faulting in hundreds of MB every step costs a quarter of the time on a CPU.
-export OMP_WAIT_POLICY ?= passive
+# The C library keeps freed memory:
+# returning and faulting in hundreds of MB every step costs a quarter of the time on a CPU.
 export MALLOC_MMAP_THRESHOLD_ ?= 4294967296
 export MALLOC_TRIM_THRESHOLD_ ?= 8589934592
 export MALLOC_TOP_PAD_ ?= 268435456

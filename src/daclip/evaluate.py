@@ -32,8 +32,10 @@ COLUMNS = ("psnr_lq", "psnr", "ssim_lq", "ssim")
 def _data(cfg: DictConfig, restorer: Restorer) -> MixedDegradationData:
     """The data of the command line; what it leaves out is as in the artifact's training."""
     trained = restorer.artifact.config
-    chosen = {"data": cfg.data or trained["data"], "degradation": cfg.degradation or trained["degradation"]}
-    return build_data(OmegaConf.create({"seed": cfg.seed, **chosen}))
+    data = OmegaConf.create({"data": cfg.data or trained["data"]})
+    data.data.degradations = cfg.degradation or trained["degradation"]
+    data.data.seed = cfg.seed
+    return build_data(data)
 
 
 def score(restorer: Restorer, pairs: HeldOutPairs, batch_size: int) -> tuple[dict[str, Any], torch.Tensor]:

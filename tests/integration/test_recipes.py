@@ -19,6 +19,7 @@ SMALL = [
     "trainer=smoke",
     "trainer.max_steps=1",
     "data.crop_size=32",
+    "data.context_size=32",
     "data.batch_size=4",
     "data.samples_per_epoch=4",
     "data.held_out_size=48",
@@ -31,7 +32,7 @@ SMALL_CLIP = [
     "clip=tiny",
     "clip.architecture.vision_cfg={image_size: 32, patch_size: 8, width: 64, layers: 2, head_width: 32}",
 ]
-SMALL_BACKBONE = ["backbone.width=32", "backbone.multipliers=[1,1]", "sampler.steps=2"]
+SMALL_BACKBONE = ["backbone.width=32", "sampler.steps=2"]
 
 
 def run_one_step(recipe: str, folder: Path, *overrides: str) -> Path:

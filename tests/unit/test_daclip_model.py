@@ -58,6 +58,13 @@ def test_only_controller_and_scale_learn(daclip: DaClip) -> None:
     assert daclip.controller.training
 
 
+def test_the_logit_scale_starts_at_clips_own() -> None:
+    model = create_daclip({**TINY, "init_logit_scale": 3.0}, None, "resize", "reversed", 0)
+    assert model.logit_scale.item() == pytest.approx(3.0)
+    assert model.logit_scale is not model.clip.model.logit_scale
+    assert model.scale().item() == pytest.approx(20.0855, rel=1e-4)
+
+
 def test_a_cut_text_has_the_embedding_of_the_whole(daclip: DaClip) -> None:
     tokens = daclip.clip.tokenizer(["rainy", "a cup of espresso with a spoon: on a wooden table"])
     whole = daclip.clip.model.encode_text(tokens)

@@ -23,7 +23,7 @@ def degradations() -> dict[str, Degradation]:
 
 def pairs(seed: int = 0, **changes: float | tuple[float, float] | bool) -> SyntheticPairs:
     augmentation = Augmentation(**{"zoom": (0.5, 1.0), "colour": 0.2, "flip": True, **changes})  # type: ignore[arg-type]
-    return SyntheticPairs(SOURCE.train(), degradations(), 48, augmentation, 100, seed)
+    return SyntheticPairs(SOURCE.train(), degradations(), 48, 64, augmentation, 100, seed)
 
 
 def test_a_sample_depends_on_seed_and_index_alone() -> None:
@@ -95,6 +95,7 @@ def test_contradictory_sizes_are_refused() -> None:
     def build(**changes: int) -> MixedDegradationData:
         settings = {
             "crop_size": 48,
+            "context_size": 48,
             "batch_size": 4,
             "samples_per_epoch": 8,
             "held_out_size": 64,
@@ -109,5 +110,7 @@ def test_contradictory_sizes_are_refused() -> None:
     assert len(next(iter(build().train_dataloader()))) == 4
     with pytest.raises(DaclipError, match="larger than the data"):
         build(batch_size=9)
+    with pytest.raises(DaclipError, match=r"context_size=40 is smaller than data\.crop_size=48"):
+        build(context_size=40)
     with pytest.raises(DaclipError, match="at least 1"):
         build(batch_size=0)

@@ -14,6 +14,7 @@ from daclip.errors import DaclipError
 
 __all__ = [
     "ChannelNorm",
+    "ConditionEmbedding",
     "CrossAttention",
     "FeedForward",
     "LinearAttention",
@@ -22,6 +23,7 @@ __all__ = [
     "SelfAttention",
     "SinusoidalEmbedding",
     "SpatialTransformer",
+    "pad_to_multiple",
     "to_image",
     "to_tokens",
 ]
@@ -73,6 +75,45 @@ class ChannelNorm(nn.Module):
         gain = self.gain.flatten()
         normed = F.layer_norm(x.permute(0, 2, 3, 1), gain.shape, weight=gain, eps=1e-5)
         return normed.permute(0, 3, 1, 2)
+
+
+class ConditionEmbedding(nn.Module):
+    """Time embedding plus a learned prompt that the degradation embedding gates (DA-CLIP, section 3.2).
+
+    Args:
+        context_dim: D, width of the degradation embedding.
+        width: Width of the sinusoidal embedding; the result has `4 * width`.
+        degradation_context: Build the prompt.
+    """
+
+    def __init__(self, context_dim: int, width: int, degradation_context: bool) -> None:
+        super().__init__()
+        emb = 4 * width
+        self.degradation_context = degradation_context
+        self.time_mlp = nn.Sequential(SinusoidalEmbedding(width), nn.Linear(width, emb), nn.GELU(), nn.Linear(emb, emb))
+        if degradation_context:
+            self.prompt = nn.Parameter(torch.rand(1, emb))
+            self.degradation_mlp = nn.Sequential(nn.Linear(context_dim, emb), nn.SiLU(), nn.Linear(emb, emb))
+            self.prompt_mlp = nn.Linear(emb, emb)
+
+    def forward(self, t: Tensor, degradation: Tensor | None) -> Tensor:
+        """Map times `[B]` and degradation embeddings `[B, D]` (None adds nothing) to `[B, 4·width]`."""
+        embedding: Tensor = self.time_mlp(t)
+        if self.degradation_context and degradation is not None:
+            gate = self.degradation_mlp(degradation).softmax(dim=-1)
+            embedding = embedding + self.prompt_mlp(gate * self.prompt)
+        return embedding
+
+
+def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
+    """Pad `[B, C, H, W]` on the right and at the bottom to multiples, by reflection where possible."""
+    height, width = x.shape[-2:]
+    right, bottom = -width % multiple, -height % multiple
+    if right == bottom == 0:
+        return x
+    # A reflection cannot be longer than the image; tiny images repeat their border instead.
+    mode = "reflect" if right < width and bottom < height else "replicate"
+    return F.pad(x, (0, right, 0, bottom), mode=mode)
 
 
 class ResidualBlock(nn.Module):

@@ -17,6 +17,7 @@ _RULES = [
     (r"^(downs|ups)\.(\d+)\.3\.", r"\1.\2.resample."),
     (r"^mid_attn\.", "mid_attention."),
     (r"^text_mlp\.", "degradation_mlp."),
+    (r"^(time_mlp|degradation_mlp|prompt_mlp|prompt)(\.|$)", r"embedding.\1\2"),
     (r"^final_res_block\.", "final_block."),
     (r"\.mlp\.1\.", ".modulation."),
     (r"\.block([12])\.proj\.", r".conv\1."),

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from daclip.backbones.layers import (
+    ConditionEmbedding,
     LinearAttention,
     NormedResidual,
     ResidualBlock,
-    SinusoidalEmbedding,
     SpatialTransformer,
+    pad_to_multiple,
 )
 from daclip.errors import DaclipError
 from daclip.types import Conditioning
@@ -68,17 +69,12 @@ class ConditionalUNet(nn.Module):
             raise DaclipError(f"the U-Net needs scale 1.0 or 0.5, got {scale}")
         levels = len(multipliers)
         with_transformer = _transformer_levels(transformer_levels, levels)
-        self.degradation_context = degradation_context
         self.content_context = content_context
         self.checkpoint = checkpoint
         self.factor = 2**levels
 
         emb = 4 * width
-        self.time_mlp = nn.Sequential(SinusoidalEmbedding(width), nn.Linear(width, emb), nn.GELU(), nn.Linear(emb, emb))
-        if degradation_context:
-            self.prompt = nn.Parameter(torch.rand(1, emb))
-            self.degradation_mlp = nn.Sequential(nn.Linear(context_dim, emb), nn.SiLU(), nn.Linear(emb, emb))
-            self.prompt_mlp = nn.Linear(emb, emb)
+        self.embedding = ConditionEmbedding(context_dim, width, degradation_context)
 
         def attention(channels: int, transformer: bool) -> NormedResidual:
             if not transformer:
@@ -121,9 +117,9 @@ class ConditionalUNet(nn.Module):
         height, width = x_t.shape[-2:]
         content = conditioning.content if self.content_context else None
         # Every use of the embedding begins with a SiLU; one is enough.
-        emb = F.silu(self._embedding(t, conditioning))
+        emb = F.silu(self.embedding(t, conditioning.degradation))
 
-        full = self.init_conv(_pad(torch.cat([x_t - lq, lq], dim=1), self.factor))
+        full = self.init_conv(pad_to_multiple(torch.cat([x_t - lq, lq], dim=1), self.factor))
         x = self.downsample(full)
         skips: list[Tensor] = []
         for level in cast(Iterable[_Level], self.downs):
@@ -146,14 +142,6 @@ class ConditionalUNet(nn.Module):
 
         x = self._run(self.final_block, torch.cat([self.upsample(x), full], dim=1), emb)
         return self.final_conv(x)[..., :height, :width]
-
-    def _embedding(self, t: Tensor, conditioning: Conditioning) -> Tensor:
-        """Time embedding plus gated prompt, `[B, 4·width]`."""
-        embedding: Tensor = self.time_mlp(t)
-        if self.degradation_context and conditioning.degradation is not None:
-            gate = self.degradation_mlp(conditioning.degradation).softmax(dim=-1)
-            embedding = embedding + self.prompt_mlp(gate * self.prompt)
-        return embedding
 
     def _run(self, module: nn.Module, x: Tensor, extra: Tensor | None) -> Tensor:
         if self.checkpoint and self.training and torch.is_grad_enabled():
@@ -190,14 +178,3 @@ def _transformer_levels(chosen: Sequence[int] | None, levels: int) -> set[int]:
     if wrong:
         raise DaclipError(f"transformer_levels {wrong} do not exist in a U-Net of {levels} levels")
     return {i % levels for i in chosen}
-
-
-def _pad(x: Tensor, multiple: int) -> Tensor:
-    """Pad `[B, C, H, W]` on the right and at the bottom to multiples, by reflection where possible."""
-    height, width = x.shape[-2:]
-    right, bottom = -width % multiple, -height % multiple
-    if right == bottom == 0:
-        return x
-    # A reflection cannot be longer than the image; tiny images repeat their border instead.
-    mode = "reflect" if right < width and bottom < height else "replicate"
-    return F.pad(x, (0, right, 0, bottom), mode=mode)

@@ -19,17 +19,18 @@ __all__ = ["FrozenClip", "attention_arithmetic", "embed_patches", "pool_tokens"]
 
 @contextlib.contextmanager
 def attention_arithmetic(device: torch.device) -> Iterator[None]:
-    """One way to compute attention, whether gradients flow or not.
+    """The way to compute attention, the same for the plain and the steered tower.
 
     PyTorch's inference shortcut of multi-head attention rounds differently from its training path; without it
-    the steered tower equals the plain one bit for bit while the links are zero. On a CPU the plain matrix
-    products are chosen: the fused kernel's backward pass takes four times as long in bfloat16, and CLIP's few
+    the steered tower equals the plain one bit for bit while the links are zero. On a CPU training takes plain
+    matrix products: the fused kernel's backward pass needs four times as long in bfloat16, and CLIP's few
     tokens (at most 577) leave the N×N matrix small.
     """
     shortcut = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        with sdpa_kernel(SDPBackend.MATH) if device.type == "cpu" else contextlib.nullcontext():
+        plain = device.type == "cpu" and torch.is_grad_enabled()
+        with sdpa_kernel(SDPBackend.MATH) if plain else contextlib.nullcontext():
             yield
     finally:
         torch.backends.mha.set_fastpath_enabled(shortcut)

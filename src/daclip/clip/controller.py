@@ -64,7 +64,7 @@ class DaClip(nn.Module):
             state of controller block L−1−i, which the published weights need; `aligned` that of block i.
 
     Attributes:
-        logit_scale: Logarithm of the scale that both losses share; starts at CLIP's usual ln(1/0.07).
+        logit_scale: Logarithm of the scale that both losses share; trained from CLIP's own value.
     """
 
     def __init__(self, clip: FrozenClip, injection: Injection):
@@ -74,7 +74,7 @@ class DaClip(nn.Module):
         self.clip = clip
         self.controller = Controller(clip.tower)
         self.injection = injection
-        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+        self.logit_scale = nn.Parameter(clip.model.logit_scale.detach().clone().reshape(()))
 
     @property
     def embed_dim(self) -> int:

@@ -54,6 +54,7 @@ class MixedDegradationData(L.LightningDataModule):
         photos: Where clean photos come from.
         degradations: Word to corruption; the words are the classes of stage 1.
         crop_size: Side of a training crop in pixels.
+        context_size: Side of the piece that is corrupted before the crop is cut from it.
         augmentation: Changes of clean training crops.
         batch_size: Samples of a training batch on one device.
         samples_per_epoch: Length of an epoch, over all devices.
@@ -72,6 +73,7 @@ class MixedDegradationData(L.LightningDataModule):
         photos: PhotoSource,
         degradations: Mapping[str, Degradation],
         crop_size: int,
+        context_size: int,
         augmentation: Augmentation,
         batch_size: int,
         samples_per_epoch: int,
@@ -95,7 +97,10 @@ class MixedDegradationData(L.LightningDataModule):
         self.photos = photos
         self.degradations = dict(degradations)
         self.words = list(self.degradations)
+        if context_size < crop_size:
+            raise DaclipError(f"data.context_size={context_size} is smaller than data.crop_size={crop_size}")
         self.crop_size = crop_size
+        self.context_size = context_size
         self.augmentation = augmentation
         self.batch_size = batch_size
         self.samples_per_epoch = samples_per_epoch
@@ -111,6 +116,7 @@ class MixedDegradationData(L.LightningDataModule):
             self.photos.train(),
             self.degradations,
             self.crop_size,
+            self.context_size,
             self.augmentation,
             self.samples_per_epoch,
             self.seed,

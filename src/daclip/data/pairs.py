@@ -96,7 +96,7 @@ def _random_crop(pixels: Tensor, side: int, generator: torch.Generator) -> Tenso
     height, width = pixels.shape[-2:]
     top = int(torch.randint(height - side + 1, (), generator=generator))
     left = int(torch.randint(width - side + 1, (), generator=generator))
-    return pixels[:, top : top + side, left : left + side]
+    return pixels[..., top : top + side, left : left + side]
 
 
 def _degrade(hq: Tensor, degradation: Degradation, generator: torch.Generator) -> Tensor:
@@ -114,7 +114,9 @@ class SyntheticPairs(Dataset[Sample]):
         photos: Clean photos.
         degradations: Word to corruption.
         crop_size: Side of the crops in pixels.
-        augmentation: Changes of the clean crop.
+        context_size: Side of the piece that is corrupted before the crop is cut from it. A larger piece shows
+            what a part of a photo shows: the inside of a shadow, glass without drops.
+        augmentation: Changes of the clean piece.
         length: Samples of one epoch.
         seed: Changes every draw.
     """
@@ -124,6 +126,7 @@ class SyntheticPairs(Dataset[Sample]):
         photos: Sequence[Photo],
         degradations: Mapping[str, Degradation],
         crop_size: int,
+        context_size: int,
         augmentation: Augmentation,
         length: int,
         seed: int,
@@ -132,6 +135,7 @@ class SyntheticPairs(Dataset[Sample]):
         self.degradations = dict(degradations)
         self.words = list(self.degradations)
         self.crop_size = crop_size
+        self.context_size = context_size
         self.augmentation = augmentation
         self.length = length
         self.seed = seed
@@ -147,8 +151,9 @@ class SyntheticPairs(Dataset[Sample]):
         generator = generator_for(self.seed, index)
         photo = self.photos[int(torch.multinomial(self.weights, 1, generator=generator))]
         word = self.words[index % len(self.words)]
-        hq = self.augmentation.crop(cached_pixels(photo.path), self.crop_size, generator)
+        hq = self.augmentation.crop(cached_pixels(photo.path), self.context_size, generator)
         lq = _degrade(hq, self.degradations[word], generator)
+        lq, hq = _random_crop(torch.stack([lq, hq]), self.crop_size, generator)
         return Sample(lq, hq, photo.caption, word, photo.name)
 
 

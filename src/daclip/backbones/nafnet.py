@@ -1,0 +1,162 @@
+"""A NAFNet that takes DA-CLIP's conditioning."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from daclip.backbones.layers import ChannelNorm, ConditionEmbedding, pad_to_multiple
+from daclip.errors import DaclipError
+from daclip.types import Conditioning
+
+__all__ = ["ConditionalNAFNet"]
+
+
+class ConditionalNAFNet(nn.Module):
+    """NAFNet (Chen et al., ECCV 2022) `(x_t, lq, t, conditioning) → output`, as DA-CLIP's section 4.4 uses it.
+
+    Its blocks need a third of the arithmetic of the U-Net's, and their norms and zero-initialised gains allow
+    a larger learning rate: the choice where minutes count. Pixels are first folded into channels
+    (`patch`×`patch`), which loses nothing and makes few, wide products of many narrow ones.
+
+    The time embedding with the degradation prompt scales and shifts every block. One content token makes
+    cross-attention a constant vector, so the content embedding simply joins that embedding.
+
+    Args:
+        context_dim: D, width of both embeddings.
+        in_channels: Channels C of an image.
+        width: Channels of the first level; they double with each further one.
+        encoder_blocks: Blocks of each level on the way down.
+        middle_blocks: Blocks at the lowest resolution.
+        decoder_blocks: Blocks of each level on the way up, lowest resolution first.
+        patch: Side of the pixel squares that are folded into channels; 1 folds nothing.
+        degradation_context: Use the degradation embedding.
+        content_context: Use the content embedding. With either flag, a call that brings no such embedding
+            skips the part.
+    """
+
+    def __init__(
+        self,
+        context_dim: int,
+        in_channels: int,
+        width: int,
+        encoder_blocks: Sequence[int],
+        middle_blocks: int,
+        decoder_blocks: Sequence[int],
+        patch: int,
+        degradation_context: bool,
+        content_context: bool,
+    ) -> None:
+        super().__init__()
+        if len(encoder_blocks) != len(decoder_blocks):
+            raise DaclipError(
+                f"the NAFNet needs as many encoder_blocks as decoder_blocks, got {len(encoder_blocks)} "
+                f"and {len(decoder_blocks)}"
+            )
+        self.patch = patch
+        self.factor = patch * 2 ** len(encoder_blocks)
+        emb = 4 * width
+        self.embedding = ConditionEmbedding(context_dim, width, degradation_context)
+        self.content = nn.Linear(context_dim, emb) if content_context else None
+        self.stem = nn.Conv2d(2 * in_channels * patch**2, width, 3, padding=1)
+        self.encoders, self.downs = nn.ModuleList(), nn.ModuleList()
+        self.ups, self.decoders = nn.ModuleList(), nn.ModuleList()
+        channels = width
+        for count in encoder_blocks:
+            self.encoders.append(_blocks(count, channels, emb))
+            self.downs.append(nn.Conv2d(channels, 2 * channels, 2, 2))
+            channels *= 2
+        self.middle = _blocks(middle_blocks, channels, emb)
+        for count in decoder_blocks:
+            # A quarter of the doubled channels is left after they are unfolded: half of the incoming ones.
+            self.ups.append(nn.Sequential(nn.Conv2d(channels, 2 * channels, 1, bias=False), nn.PixelShuffle(2)))
+            channels //= 2
+            self.decoders.append(_blocks(count, channels, emb))
+        self.head = nn.Conv2d(width, in_channels * patch**2, 3, padding=1)
+        # A residual network that starts as the identity: the first estimate is the degraded photo itself.
+        nn.init.zeros_(self.head.weight)
+        if self.head.bias is not None:
+            nn.init.zeros_(self.head.bias)
+
+    def forward(self, x_t: Tensor, lq: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        """Run the network.
+
+        Args:
+            x_t: State, `[B, C, H, W]`, any H and W.
+            lq: Degraded image in [0, 1], same shape.
+            t: Times, float32 `[B]`.
+            conditioning: Embeddings `[B, D]`; each may be None.
+
+        Returns:
+            `[B, C, H, W]` in the precision of the last convolution.
+        """
+        height, width = x_t.shape[-2:]
+        emb = self.embedding(t, conditioning.degradation)
+        if self.content is not None and conditioning.content is not None:
+            emb = emb + self.content(conditioning.content)
+        emb = F.silu(emb)
+
+        padded = pad_to_multiple(torch.cat([x_t - lq, lq], dim=1), self.factor)
+        folded = F.pixel_unshuffle(padded, self.patch).contiguous(memory_format=torch.channels_last)
+        x = self.stem(folded)
+        skips: list[Tensor] = []
+        for encoder, down in zip(self.encoders, self.downs, strict=True):
+            x = _run(encoder, x, emb)
+            skips.append(x)
+            x = down(x)
+        x = _run(self.middle, x, emb)
+        for up, decoder in zip(self.ups, self.decoders, strict=True):
+            # Unfolding leaves the channels-last layout, in which everything else is fast.
+            x = up(x).contiguous(memory_format=torch.channels_last) + skips.pop()
+            x = _run(decoder, x, emb)
+        return F.pixel_shuffle(self.head(x), self.patch)[..., :height, :width]
+
+
+class NAFBlock(nn.Module):
+    """Gated depthwise mixing, then a gated pointwise one; each normed, modulated and added with a gain.
+
+    h = W₂(SCA(gate(dw(W₁ m₁(norm x))))), x ← x + β h;  h = W₄(gate(W₃ m₂(norm x))), x ← x + γ h, where
+    gate(a, b) = a·b, SCA scales channels by their mean over the image, and m modulates by the embedding.
+    """
+
+    def __init__(self, channels: int, embedding_width: int) -> None:
+        super().__init__()
+        self.modulation = nn.Linear(embedding_width, 4 * channels)
+        self.norm1 = ChannelNorm(channels)
+        self.expand1 = nn.Conv2d(channels, 2 * channels, 1)
+        self.depthwise = nn.Conv2d(2 * channels, 2 * channels, 3, padding=1, groups=2 * channels)
+        self.attention = nn.Conv2d(channels, channels, 1)
+        self.contract1 = nn.Conv2d(channels, channels, 1)
+        self.norm2 = ChannelNorm(channels)
+        self.expand2 = nn.Conv2d(channels, 2 * channels, 1)
+        self.contract2 = nn.Conv2d(channels, channels, 1)
+        self.beta = nn.Parameter(torch.zeros(1, channels, 1, 1))
+        self.gamma = nn.Parameter(torch.zeros(1, channels, 1, 1))
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """Map `[B, C, H, W]` to the same shape; `embedding` `[B, E]` has been through SiLU."""
+        scale1, shift1, scale2, shift2 = self.modulation(embedding)[:, :, None, None].chunk(4, dim=1)
+        h = torch.addcmul(shift1, self.norm1(x).to(scale1.dtype), 1 + scale1)
+        h = _gate(self.depthwise(self.expand1(h)))
+        h = self.contract1(h * self.attention(h.mean((2, 3), keepdim=True)))
+        x = x + h * self.beta.to(h.dtype)
+        h = torch.addcmul(shift2, self.norm2(x).to(scale2.dtype), 1 + scale2)
+        h = self.contract2(_gate(self.expand2(h)))
+        return x + h * self.gamma.to(h.dtype)
+
+
+def _gate(x: Tensor) -> Tensor:
+    a, b = x.chunk(2, dim=1)
+    return a * b
+
+
+def _blocks(count: int, channels: int, embedding_width: int) -> nn.ModuleList:
+    return nn.ModuleList(NAFBlock(channels, embedding_width) for _ in range(count))
+
+
+def _run(blocks: nn.Module, x: Tensor, embedding: Tensor) -> Tensor:
+    assert isinstance(blocks, nn.ModuleList)
+    for block in blocks:
+        x = block(x, embedding)
+    return x
