@@ -87,9 +87,9 @@ def score(restorer: Restorer, pairs: HeldOutPairs, batch_size: int) -> tuple[dic
 
 
 def _print(metrics: dict[str, Any]) -> None:
-    table = Table(title="held-out photos: degraded → restored")
-    table.add_column("degradation")
-    for heading in ("PSNR LQ", "PSNR", "gain dB", "SSIM LQ", "SSIM", "named", "count"):
+    table = Table(title="held-out photos: degraded → restored, PSNR in dB")
+    table.add_column("degradation", no_wrap=True)
+    for heading in ("PSNR in", "PSNR", "gain", "SSIM in", "SSIM", "named", "n"):
         table.add_column(heading, justify="right")
     named = {**metrics["per_degradation_accuracy"], "mean": metrics["degradation_accuracy"]}
     for word, row in [*metrics["per_degradation"].items(), ("mean", metrics["mean"])]:

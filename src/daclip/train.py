@@ -28,7 +28,7 @@ from daclip.records import provenance
 
 __all__ = ["main", "train"]
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("daclip.train")  # not __name__: the module runs as __main__
 
 STAGE_1_OUTPUT = Path("outputs/daclip")
 

@@ -41,7 +41,7 @@ def test_links_move_the_content_embedding_in_the_stated_order(daclip: DaClip) ->
     images = photos(1, 32, 32)
     before = daclip(images)
     with torch.no_grad():
-        daclip.controller.links[0].bias.fill_(0.5)
+        daclip.controller.links[0].get_parameter("bias").fill_(0.5)
     after = daclip(images)
     assert not torch.equal(before.content, after.content)
     # Reversed: the first link feeds the last frozen block, so a shift of all channels there is what

@@ -16,8 +16,8 @@ __all__ = ["ConditionalNAFNet"]
 class ConditionalNAFNet(nn.Module):
     """NAFNet (Chen et al., ECCV 2022) `(x_t, lq, t, conditioning) → output`, as DA-CLIP's section 4.4 uses it.
 
-    Its blocks need a third of the arithmetic of the U-Net's, and their norms and zero-initialised gains allow
-    a larger learning rate: the choice where minutes count. Pixels are first folded into channels
+    Its blocks need a third of the arithmetic of the U-Net's, and their norms allow a larger learning rate:
+    the choice where minutes count. Pixels are first folded into channels
     (`patch`×`patch`), which loses nothing and makes few, wide products of many narrow ones.
 
     The time embedding with the degradation prompt scales and shifts every block. One content token makes
@@ -131,8 +131,9 @@ class NAFBlock(nn.Module):
         self.norm2 = ChannelNorm(channels)
         self.expand2 = nn.Conv2d(channels, 2 * channels, 1)
         self.contract2 = nn.Conv2d(channels, channels, 1)
-        self.beta = nn.Parameter(torch.zeros(1, channels, 1, 1))
-        self.gamma = nn.Parameter(torch.zeros(1, channels, 1, 1))
+        # NAFNet starts these gains at zero for very deep stacks; at one, the few blocks here learn sooner.
+        self.beta = nn.Parameter(torch.ones(1, channels, 1, 1))
+        self.gamma = nn.Parameter(torch.ones(1, channels, 1, 1))
 
     def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
         """Map `[B, C, H, W]` to the same shape; `embedding` `[B, E]` has been through SiLU."""
