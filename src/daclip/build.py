@@ -66,8 +66,9 @@ def build_trainer(cfg: DictConfig) -> L.Trainer:
     """The Trainer with callbacks and loggers of the configuration."""
     callbacks = [make(node) for node in cfg.callbacks.values()]
     loggers = [make(node) for node in cfg.logger.values()]
-    if cfg.trainer.max_steps < 1:
-        raise DaclipError(f"trainer.max_steps must be at least 1, got {cfg.trainer.max_steps}")
+    steps = cfg.trainer.max_steps
+    if not isinstance(steps, int) or (steps < 1 and steps != -1):
+        raise DaclipError(f"trainer.max_steps must be a number of at least 1, or -1 for no limit, got {steps}")
     precision = trainer_precision(cfg.trainer.precision, cfg.trainer.accelerator)
     trainer: L.Trainer = instantiate(cfg.trainer, _partial_=True, _convert_="object")(
         callbacks=callbacks, logger=loggers, precision=precision

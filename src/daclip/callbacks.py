@@ -79,6 +79,5 @@ def wandb_logger(project: str, save_dir: str, **options: Any) -> WandbLogger:
     """
     import wandb
 
-    if "WANDB_MODE" not in os.environ and not wandb.api.api_key:
-        os.environ["WANDB_MODE"] = "offline"
-    return WandbLogger(project=project, save_dir=save_dir, offline=os.environ.get("WANDB_MODE") == "offline", **options)
+    mode = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "offline")
+    return WandbLogger(project=project, save_dir=save_dir, mode=mode, **options)

@@ -202,8 +202,8 @@ def test_benchmark_writes_rows(place: Path, monkeypatch: pytest.MonkeyPatch) -> 
         invoke(
             "daclip.benchmark",
             "repeats=1",
-            "stage_1=[experiments=smoke_daclip]",
-            "stage_2=[experiments=smoke_restorer]",
+            "stage_1=['experiments=smoke_daclip']",
+            "stage_2=['experiments=smoke_restorer']",
         )
         is None
     )
