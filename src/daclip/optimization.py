@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from daclip.errors import DaclipError
 
-__all__ = ["OptimizerFactory", "clip_gradients", "decay_groups", "lightning_optimizers", "warmup_cosine"]
+__all__ = ["OptimizerFactory", "StageModule", "decay_groups", "warmup_cosine"]
 
 OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
 
@@ -48,25 +48,43 @@ def warmup_cosine(step: int, warmup: int, total: int, final: float) -> float:
     return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def lightning_optimizers(
-    groups: Iterable[Any], factory: OptimizerFactory, warmup: int, total: int, final: float
-) -> dict[str, Any]:
-    """What `configure_optimizers` returns: the optimiser with its per-step schedule."""
-    optimizer = factory(groups)
-    scheduler = LambdaLR(optimizer, lambda step: warmup_cosine(step, warmup, total, final))
-    return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+class StageModule(L.LightningModule):
+    """What both stages share: parameter groups, learning-rate schedule and gradient clipping.
 
-
-def clip_gradients(module: L.LightningModule, limit: int | float | None) -> None:
-    """Clip the gradient norm to `limit` (None: no limit) and log it as `train/grad_norm`.
-
-    Lightning refuses to clip for fused optimisers because those unscale float16 gradients inside; bfloat16
-    gradients are not scaled, so clipping them here is sound.
-
-    Raises:
-        DaclipError: Under float16 with gradient scaling.
+    Args:
+        optimizer: Makes the optimiser from parameter groups.
+        warmup_steps: Linear warm-up of the learning rate.
+        final_lr: Factor of the learning rate at the end of its cosine.
     """
-    if getattr(module.trainer.precision_plugin, "scaler", None) is not None:
-        raise DaclipError("trainer.precision=16-mixed scales gradients; use bf16-mixed or 32-true")
-    norm = nn.utils.clip_grad_norm_(module.parameters(), math.inf if limit is None else limit)
-    module.log("train/grad_norm", norm)
+
+    def __init__(self, optimizer: OptimizerFactory, warmup_steps: int, final_lr: float):
+        super().__init__()
+        self.optimizer = optimizer
+        self.warmup_steps = warmup_steps
+        self.final_lr = final_lr
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser of all trainable parameters, with its per-step schedule."""
+        optimizer = self.optimizer(decay_groups(self))
+        total = int(self.trainer.estimated_stepping_batches)
+        scheduler = LambdaLR(optimizer, lambda step: warmup_cosine(step, self.warmup_steps, total, self.final_lr))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip the gradient norm and log it as `train/grad_norm`.
+
+        Lightning refuses to clip for fused optimisers because those unscale float16 gradients inside; bfloat16
+        gradients are not scaled, so clipping them here is sound.
+
+        Raises:
+            DaclipError: Under float16 with gradient scaling.
+        """
+        if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
+            raise DaclipError("trainer.precision=16-mixed scales gradients; use bf16-mixed or 32-true")
+        limit = math.inf if gradient_clip_val is None else gradient_clip_val
+        self.log("train/grad_norm", nn.utils.clip_grad_norm_(self.parameters(), limit))

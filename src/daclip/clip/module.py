@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import lightning as L
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -11,13 +10,13 @@ from torch.nn import functional as F
 from daclip.clip.controller import MAX_LOGIT_SCALE, DaClip
 from daclip.clip.losses import DaClipLoss
 from daclip.metrics.degradation import ConfusionMatrix
-from daclip.optimization import OptimizerFactory, clip_gradients, decay_groups, lightning_optimizers
+from daclip.optimization import OptimizerFactory, StageModule
 from daclip.types import RestorationBatch
 
 __all__ = ["ControllerPretraining"]
 
 
-class ControllerPretraining(L.LightningModule):
+class ControllerPretraining(StageModule):
     """Teach the controller to name degradations and to steer CLIP towards the clean photo.
 
     Logged on held-out photos: `degradation_accuracy`, `degradation_accuracy/WORD`, `content_cosine`
@@ -41,13 +40,10 @@ class ControllerPretraining(L.LightningModule):
         warmup_steps: int,
         final_lr: float,
     ):
-        super().__init__()
+        super().__init__(optimizer, warmup_steps, final_lr)
         self.daclip = daclip
         self.loss = loss
         self.words = list(words)
-        self.optimizer = optimizer
-        self.warmup_steps = warmup_steps
-        self.final_lr = final_lr
         self.confusion = ConfusionMatrix(self.words)
         self._cosines: list[tuple[Tensor, Tensor]] = []
 
@@ -122,22 +118,3 @@ class ControllerPretraining(L.LightningModule):
             "content_cosine": steered,
             "content_cosine_plain": plain,
         }
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: Any,
-        gradient_clip_val: int | float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clip and log the gradient norm; works with fused optimisers."""
-        clip_gradients(self, gradient_clip_val)
-
-    def configure_optimizers(self) -> Any:
-        """Decay matrices only; cosine learning rate with warm-up."""
-        return lightning_optimizers(
-            decay_groups(self.daclip),
-            self.optimizer,
-            self.warmup_steps,
-            int(self.trainer.estimated_stepping_batches),
-            self.final_lr,
-        )

@@ -3,7 +3,6 @@
 from collections import defaultdict
 from typing import Any
 
-import lightning as L
 import torch
 from torch import Tensor
 
@@ -13,7 +12,7 @@ from daclip.diffusion.denoiser import Denoiser, Parameterization
 from daclip.diffusion.objective import Objective, draw_training_state
 from daclip.diffusion.process import MeanRevertingSDE
 from daclip.metrics.image import psnr, quantise
-from daclip.optimization import OptimizerFactory, clip_gradients, decay_groups, lightning_optimizers
+from daclip.optimization import OptimizerFactory, StageModule
 from daclip.samplers.base import Sampler
 from daclip.types import Conditioning, RestorationBatch
 
@@ -40,7 +39,7 @@ class FrozenGuide:
         return self.daclip(lq)
 
 
-class RestorationDiffusion(L.LightningModule):
+class RestorationDiffusion(StageModule):
     """Train a network to reverse the mean-reverting SDE, guided by DA-CLIP.
 
     Logged on held-out photos: `val/psnr` and `val/gain` (dB above the degraded input), overall and per word.
@@ -73,16 +72,13 @@ class RestorationDiffusion(L.LightningModule):
         final_lr: float,
         seed: int,
     ):
-        super().__init__()
+        super().__init__(optimizer, warmup_steps, final_lr)
         self.guide = FrozenGuide(daclip)
         self.denoiser = Denoiser(
             backbone.to(memory_format=torch.channels_last), process, parameterization, correct_epsilon_shift
         )
         self.sampler = sampler
         self.objective = objective
-        self.optimizer = optimizer
-        self.warmup_steps = warmup_steps
-        self.final_lr = final_lr
         self.seed = seed
         self._scores: dict[str, list[tuple[float, float]]] = defaultdict(list)
 
@@ -145,22 +141,3 @@ class RestorationDiffusion(L.LightningModule):
         }
         mean = {key: sum(row[key] for row in rows.values()) / len(rows) for key in ("psnr_lq", "psnr")}
         return {"per_degradation": rows, "mean": mean}
-
-    def configure_gradient_clipping(
-        self,
-        optimizer: Any,
-        gradient_clip_val: int | float | None = None,
-        gradient_clip_algorithm: str | None = None,
-    ) -> None:
-        """Clip and log the gradient norm; works with fused optimisers."""
-        clip_gradients(self, gradient_clip_val)
-
-    def configure_optimizers(self) -> Any:
-        """Cosine learning rate with warm-up."""
-        return lightning_optimizers(
-            decay_groups(self.denoiser),
-            self.optimizer,
-            self.warmup_steps,
-            int(self.trainer.estimated_stepping_batches),
-            self.final_lr,
-        )
