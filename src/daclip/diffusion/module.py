@@ -36,7 +36,8 @@ class FrozenGuide:
     @torch.no_grad()
     def __call__(self, lq: Tensor) -> Conditioning:
         """Embeddings of degraded photos `[B, 3, H, W]`, computed once per batch."""
-        return self.daclip(lq)
+        # Not in the module tree, so no Trainer moves it; where it lies already, this does nothing.
+        return self.daclip.to(lq.device)(lq)
 
 
 class RestorationDiffusion(StageModule):
@@ -81,14 +82,6 @@ class RestorationDiffusion(StageModule):
         self.objective = objective
         self.seed = seed
         self._scores: dict[str, list[tuple[float, float]]] = defaultdict(list)
-
-    def setup(self, stage: str) -> None:
-        """Move the frozen guide along; it is not part of the module tree."""
-        self.guide.daclip.to(self.device)
-
-    def on_fit_start(self) -> None:
-        """The device is final only now."""
-        self.guide.daclip.to(self.device)
 
     def training_step(self, batch: RestorationBatch, batch_index: int) -> Tensor:
         """One step on a batch of pairs."""
