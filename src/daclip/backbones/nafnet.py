@@ -1,5 +1,6 @@
 """A NAFNet that takes DA-CLIP's conditioning."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -17,8 +18,8 @@ class ConditionalNAFNet(nn.Module):
     """NAFNet (Chen et al., ECCV 2022) `(x_t, lq, t, conditioning) → output`, as DA-CLIP's section 4.4 uses it.
 
     Its blocks need a third of the arithmetic of the U-Net's, and their norms allow a larger learning rate:
-    the choice where minutes count. Pixels are first folded into channels
-    (`patch`×`patch`), which loses nothing and makes few, wide products of many narrow ones.
+    the choice where minutes count. Squares of pixels are first folded into channels as DCT coefficients
+    (`BlockDct`), which loses nothing and makes few, wide products of many narrow ones.
 
     The time embedding with the degradation prompt scales and shifts every block. One content token makes
     cross-attention a constant vector, so the content embedding simply joins that embedding.
@@ -31,6 +32,7 @@ class ConditionalNAFNet(nn.Module):
         middle_blocks: Blocks at the lowest resolution.
         decoder_blocks: Blocks of each level on the way up, lowest resolution first.
         patch: Side of the pixel squares that are folded into channels; 1 folds nothing.
+        detail_gain: Factor of all but the mean of a square on the way in, about the ratio of both in photos.
         degradation_context: Use the degradation embedding.
         content_context: Use the content embedding. With either flag, a call that brings no such embedding
             skips the part.
@@ -45,6 +47,7 @@ class ConditionalNAFNet(nn.Module):
         middle_blocks: int,
         decoder_blocks: Sequence[int],
         patch: int,
+        detail_gain: float,
         degradation_context: bool,
         content_context: bool,
     ) -> None:
@@ -54,7 +57,11 @@ class ConditionalNAFNet(nn.Module):
                 f"the NAFNet needs as many encoder_blocks as decoder_blocks, got {len(encoder_blocks)} "
                 f"and {len(decoder_blocks)}"
             )
-        self.patch = patch
+        self.dct = BlockDct(patch)
+        gain = torch.full((2 * in_channels, patch**2), float(detail_gain))
+        gain[:, 0] = 1 / patch  # the orthonormal coefficient is `patch` times the mean
+        self.register_buffer("input_gain", gain.view(1, -1, 1, 1), persistent=False)
+        self.input_gain: Tensor
         self.factor = patch * 2 ** len(encoder_blocks)
         emb = 4 * width
         self.embedding = ConditionEmbedding(context_dim, width, degradation_context)
@@ -98,8 +105,8 @@ class ConditionalNAFNet(nn.Module):
         emb = F.silu(emb)
 
         padded = pad_to_multiple(torch.cat([x_t - lq, lq], dim=1), self.factor)
-        folded = F.pixel_unshuffle(padded, self.patch).contiguous(memory_format=torch.channels_last)
-        x = self.stem(folded)
+        folded = self.dct(padded) * self.input_gain
+        x = self.stem(folded.contiguous(memory_format=torch.channels_last))
         skips: list[Tensor] = []
         for encoder, down in zip(self.encoders, self.downs, strict=True):
             x = _run(encoder, x, emb)
@@ -110,7 +117,40 @@ class ConditionalNAFNet(nn.Module):
             # Unfolding leaves the channels-last layout, in which everything else is fast.
             x = up(x).contiguous(memory_format=torch.channels_last) + skips.pop()
             x = _run(decoder, x, emb)
-        return F.pixel_shuffle(self.head(x), self.patch)[..., :height, :width]
+        return self.dct.inverse(self.head(x))[..., :height, :width]
+
+
+class BlockDct(nn.Module):
+    """Orthonormal DCT-II of disjoint p×p squares of pixels, the coefficients as channels.
+
+    Pixels of a square are nearly equal, so as inputs and outputs they make a badly conditioned problem: the
+    large, coherent errors of brightness own every weight, and Adam's steps leave next to nothing for the
+    detail. As coefficients the two have weights, and so step sizes, of their own.
+
+    Args:
+        patch: p.
+    """
+
+    def __init__(self, patch: int) -> None:
+        super().__init__()
+        n = torch.arange(patch, dtype=torch.float64)
+        basis = torch.cos(math.pi / patch * n[:, None] * (n + 0.5)) * math.sqrt(2 / patch)
+        basis[0] /= math.sqrt(2)
+        squares = torch.einsum("ij,kl->ikjl", basis, basis).reshape(patch**2, 1, patch, patch)
+        self.register_buffer("squares", squares.float(), persistent=False)
+        self.squares: Tensor
+        self.patch = patch
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Map `[B, C, H, W]`, sides multiples of p, to `[B, C·p², H/p, W/p]`; a square's channels stay together."""
+        channels = image.shape[1]
+        return F.conv2d(image, self.squares.repeat(channels, 1, 1, 1), stride=self.patch, groups=channels)
+
+    def inverse(self, coefficients: Tensor) -> Tensor:
+        """Map `[B, C·p², h, w]` back to `[B, C, h·p, w·p]`."""
+        channels = coefficients.shape[1] // self.patch**2
+        squares = self.squares.repeat(channels, 1, 1, 1)
+        return F.conv_transpose2d(coefficients, squares, stride=self.patch, groups=channels)
 
 
 class NAFBlock(nn.Module):
