@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from daclip.backbones import ConditionalUNet
+from daclip.backbones.nafnet import BlockDct
 from daclip.errors import DaclipError
 from daclip.types import Conditioning
 
@@ -111,3 +112,15 @@ def test_unet_options() -> None:
         ConditionalUNet(CONTEXT, scale=2.0)
     with pytest.raises(DaclipError, match="context_dim"):
         ConditionalUNet(CONTEXT, width=32, multipliers=[1], self_attend_without_content=True)
+
+
+@pytest.mark.parametrize("patch", [1, 2, 4, 8])
+def test_block_dct_is_orthonormal_and_separates_the_mean(patch: int) -> None:
+    image = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(0))
+    dct = BlockDct(patch)
+    folded = dct(image)
+    assert folded.shape == (2, 3 * patch**2, 16 // patch, 24 // patch)
+    torch.testing.assert_close(dct.inverse(folded), image)
+    torch.testing.assert_close(folded.square().sum(), image.square().sum())
+    mean = torch.nn.functional.avg_pool2d(image, patch)
+    torch.testing.assert_close(folded[:, :: patch**2], mean * patch)

@@ -1,5 +1,7 @@
 """The closed forms of the process against independent numerics."""
 
+import math
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -242,3 +244,21 @@ def test_objectives_measure_the_error() -> None:
     torch.testing.assert_close(weighted, 0.25 * weights)
     with pytest.raises(DaclipError, match="DataMatching"):
         PosteriorMatching()(*arguments)
+
+
+def test_the_spectrum_of_a_uniform_error_is_a_single_coefficient() -> None:
+    process = MeanRevertingSDE(ThetaSchedule("cosine"))
+    x0, lq, noise = _images()
+    t = _times(3, 40, 90)
+
+    def loss(error: Tensor, weight: float) -> Tensor:
+        off = Denoiser(_Oracle("data", process, x0 + error, noise), process, "data")
+        return DataMatching(frequency_weight=weight).per_sample(off, lq, x0, Conditioning(), t, noise)
+
+    uniform = torch.full_like(x0, 0.25)
+    side = math.sqrt(x0.shape[-1] * x0.shape[-2])
+    torch.testing.assert_close(loss(uniform, 3.0), torch.full((3,), 0.25 * (1 + 3 / side)), rtol=1e-4, atol=1e-6)
+    # A single wrong pixel has a flat spectrum: here the Fourier term is the larger one.
+    pixel = torch.zeros_like(x0)
+    pixel[..., 2, 1] = 0.25
+    torch.testing.assert_close(loss(pixel, 1.0), loss(pixel, 0.0) * (1 + side), rtol=1e-4, atol=1e-6)

@@ -50,6 +50,14 @@ def test_links_move_the_content_embedding_in_the_stated_order(daclip: DaClip) ->
     assert torch.equal(before.degradation, after.degradation)
 
 
+def test_the_content_of_a_part_is_that_of_the_whole(daclip: DaClip) -> None:
+    images = photos(3, 40, 70)
+    torch.nn.init.normal_(daclip.controller.links[0].get_parameter("weight"), std=0.1)
+    whole, part = daclip(images), daclip(images, steered=2)
+    torch.testing.assert_close(part.content, whole.content[:2])
+    torch.testing.assert_close(part.degradation, whole.degradation)
+
+
 def test_only_controller_and_scale_learn(daclip: DaClip) -> None:
     trained = {name.split(".")[0] for name, p in daclip.named_parameters() if p.requires_grad}
     assert trained == {"controller", "logit_scale"}

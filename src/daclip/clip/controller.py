@@ -81,32 +81,34 @@ class DaClip(nn.Module):
         """Length D of both embeddings."""
         return self.clip.embed_dim
 
-    def forward(self, images: Tensor) -> Conditioning:
+    def forward(self, images: Tensor, steered: int | None = None) -> Conditioning:
         """Embeddings of degraded photos, averaged over their views.
 
         Args:
             images: `[B, 3, H, W]`, RGB in [0, 1], any size.
+            steered: Content embeddings are made of the first so many photos, by default of all.
 
         Returns:
-            Content and degradation embedding, `[B, D]` each, not normalised.
+            Content embedding, `[steered, D]`, and degradation embedding, `[B, D]`; not normalised.
         """
         views = self.clip.views(images)
-        content, degradation = self.encode_views(views.flatten(0, 1))
+        count = None if steered is None else steered * views.shape[1]
+        content, degradation = self.encode_views(views.flatten(0, 1), count)
         return Conditioning(
-            content=content.unflatten(0, views.shape[:2]).mean(1),
+            content=content.unflatten(0, (-1, views.shape[1])).mean(1),
             degradation=degradation.unflatten(0, views.shape[:2]).mean(1),
         )
 
-    def encode_views(self, views: Tensor) -> tuple[Tensor, Tensor]:
-        """Content and degradation embedding of normalised CLIP inputs `[B, 3, s, s]`."""
+    def encode_views(self, views: Tensor, steered: int | None = None) -> tuple[Tensor, Tensor]:
+        """Content (of the first `steered`) and degradation embedding of normalised CLIP inputs `[B, 3, s, s]`."""
         with attention_arithmetic(views.device):
             degradation, hiddens = self.controller(views)
             if self.injection == "reversed":
                 hiddens = hiddens[::-1]
             tower = self.clip.tower
-            tokens = embed_patches(tower, views)
+            tokens = embed_patches(tower, views[:steered])
             for block, hidden in zip(tower.transformer.resblocks, hiddens, strict=True):
-                tokens = block(tokens) + hidden
+                tokens = block(tokens) + hidden[:steered]
         return pool_tokens(tower, tokens), degradation
 
     def classify(self, degradation: Tensor, words: Sequence[str]) -> Tensor:

@@ -123,12 +123,12 @@ class DaClipLoss(nn.Module):
 
         Args:
             clip: Encodes the texts.
-            content: Content embeddings `[B, D]`.
+            content: Content embeddings `[N, D]` of the batch's first N samples.
             degradation: Degradation embeddings `[B, D]`.
             scale: Factor of the cosine similarities.
-            captions: One text a sample; empty where unknown.
-            words: One degradation text a sample.
-            clean: Frozen CLIP embeddings of the clean photos `[B, D]`; needed for distillation only.
+            captions: One text for each of the N samples; empty where unknown.
+            words: One degradation text for each of the B samples.
+            clean: Frozen CLIP embeddings of the clean photos `[N, D]`; needed for distillation only.
         """
         # Float32: a scale of up to 100 would blow bfloat16's rounding of cosines up to noise in the loss.
         with torch.autocast(content.device.type, enabled=False):

@@ -1,5 +1,6 @@
 """Stage 1: training of the controller."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from torch.nn import functional as F
 
 from daclip.clip.controller import MAX_LOGIT_SCALE, DaClip
 from daclip.clip.losses import DaClipLoss
+from daclip.errors import DaclipError
 from daclip.metrics.degradation import ConfusionMatrix
 from daclip.optimization import OptimizerFactory, StageModule
 from daclip.types import RestorationBatch
@@ -29,6 +31,11 @@ class ControllerPretraining(StageModule):
         optimizer: Makes the optimiser from parameter groups.
         warmup_steps: Linear warm-up of the learning rate.
         final_lr: Factor of the learning rate at the end of its cosine.
+        content_share: Share of each batch that the content losses see. The frozen tower is half of the
+            arithmetic of a step; degradations are learned from the whole batch in any case.
+
+    Raises:
+        DaclipError: `content_share` is not in (0, 1].
     """
 
     def __init__(
@@ -39,8 +46,12 @@ class ControllerPretraining(StageModule):
         optimizer: OptimizerFactory,
         warmup_steps: int,
         final_lr: float,
+        content_share: float,
     ):
         super().__init__(optimizer, warmup_steps, final_lr)
+        if not 0 < content_share <= 1:
+            raise DaclipError(f"stage.content_share must lie in (0, 1], got {content_share}")
+        self.content_share = content_share
         self.daclip = daclip
         self.loss = loss
         self.words = list(words)
@@ -49,17 +60,19 @@ class ControllerPretraining(StageModule):
 
     def training_step(self, batch: RestorationBatch, batch_index: int) -> Tensor:
         """One step on a batch of pairs."""
+        # The words take turns in a batch, so its first part is as mixed as the whole.
+        steered = math.ceil(self.content_share * len(batch))
         clean = None
         if self.loss.distillation_weight:
             with torch.no_grad():
-                clean = self.daclip.clip.encode_image(batch.hq)
-        out = self.daclip(batch.lq)
+                clean = self.daclip.clip.encode_image(batch.hq[:steered])
+        out = self.daclip(batch.lq, steered)
         terms = self.loss(
             self.daclip.clip,
             out.content,
             out.degradation,
             self.daclip.scale(),
-            batch.caption,
+            batch.caption[:steered],
             batch.degradation,
             clean,
         )
