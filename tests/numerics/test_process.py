@@ -262,3 +262,16 @@ def test_the_spectrum_of_a_uniform_error_is_a_single_coefficient() -> None:
     pixel = torch.zeros_like(x0)
     pixel[..., 2, 1] = 0.25
     torch.testing.assert_close(loss(pixel, 1.0), loss(pixel, 0.0) * (1 + side), rtol=1e-4, atol=1e-6)
+
+
+def test_relative_errors_have_the_gradient_of_decibels() -> None:
+    process = MeanRevertingSDE(ThetaSchedule("cosine"))
+    x0, lq, noise = _images()
+    gradients = []
+    for size in (0.05, 0.5):
+        target = (x0 + size).requires_grad_()
+        off = Denoiser(_Oracle("data", process, target, noise), process, "data")
+        loss = DataMatching(relative=True)(off, lq, x0, Conditioning(), _times(3, 40, 90), noise)
+        gradients.append(torch.autograd.grad(loss, target)[0].mean().item())
+    # A tenth of the error has ten times the gradient, but for the floor of 0.01.
+    assert gradients[0] / gradients[1] == pytest.approx(0.51 / 0.06, rel=1e-3)

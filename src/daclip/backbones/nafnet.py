@@ -21,8 +21,9 @@ class ConditionalNAFNet(nn.Module):
     the choice where minutes count. Squares of pixels are first folded into channels as DCT coefficients
     (`BlockDct`), which loses nothing and makes few, wide products of many narrow ones.
 
-    The time embedding with the degradation prompt scales and shifts every block. One content token makes
-    cross-attention a constant vector, so the content embedding simply joins that embedding.
+    The sum of the time embedding and projections of both embeddings scales and shifts every block. The paper's
+    prompt, a softmax over as many entries as the embedding has, starts some hundred times smaller than the
+    time embedding and takes long to be heard; one content token makes cross-attention a constant vector.
 
     Args:
         context_dim: D, width of both embeddings.
@@ -64,7 +65,8 @@ class ConditionalNAFNet(nn.Module):
         self.input_gain: Tensor
         self.factor = patch * 2 ** len(encoder_blocks)
         emb = 4 * width
-        self.embedding = ConditionEmbedding(context_dim, width, degradation_context)
+        self.embedding = ConditionEmbedding(context_dim, width, degradation_context=False)
+        self.degradation = nn.Linear(context_dim, emb) if degradation_context else None
         self.content = nn.Linear(context_dim, emb) if content_context else None
         self.stem = nn.Conv2d(2 * in_channels * patch**2, width, 3, padding=1)
         self.encoders, self.downs = nn.ModuleList(), nn.ModuleList()
@@ -99,9 +101,14 @@ class ConditionalNAFNet(nn.Module):
             `[B, C, H, W]` in the precision of the last convolution.
         """
         height, width = x_t.shape[-2:]
-        emb = self.embedding(t, conditioning.degradation)
-        if self.content is not None and conditioning.content is not None:
-            emb = emb + self.content(conditioning.content)
+        emb = self.embedding(t, None)
+        for project, embedding in (
+            (self.degradation, conditioning.degradation),
+            (self.content, conditioning.content),
+        ):
+            if project is not None and embedding is not None:
+                # Normed: the length of CLIP's embeddings, about 10 for a small ViT and 1 for none, is no news.
+                emb = emb + project(F.layer_norm(embedding, embedding.shape[-1:]))
         emb = F.silu(emb)
 
         padded = pad_to_multiple(torch.cat([x_t - lq, lq], dim=1), self.factor)

@@ -21,6 +21,9 @@ __all__ = [
     "draw_training_state",
 ]
 
+# Errors far below what can be seen shall not attract ever larger gradients.
+RELATIVE_FLOOR = 0.01
+
 Weighting = Callable[[MeanRevertingSDE, Tensor], Tensor]
 """Weights `[B]` of samples at grid indices `t` `[B]`."""
 
@@ -54,7 +57,7 @@ def clipped_snr(process: MeanRevertingSDE, t: Tensor, limit: float = 5.0) -> Ten
 
 
 class Objective(ABC):
-    """Mean over the batch of one loss a sample: mean |e| + w mean |F(e)| of an error e.
+    """Mean over the batch of one loss a sample, ℓ = mean |e| + w mean |F(e)| of an error e, or of log(ℓ + 0.01).
 
     F is the orthonormal Fourier transform (Cho et al., "Rethinking coarse-to-fine approach in single image
     deblurring", 2021, who use w = 26 for crops of 256 px in this normalisation). An unknown exposure errs in
@@ -64,11 +67,17 @@ class Objective(ABC):
     Args:
         weighting: Weight of a sample by its t; None weighs all alike.
         frequency_weight: w.
+        relative: Take the logarithm, so that a change counts by its share of the sample's own error, as it
+            does in decibels. Otherwise the dark and hazy photos with their large errors outweigh the
+            compressed ones, on which the network then does harm.
     """
 
-    def __init__(self, weighting: Weighting | None = None, frequency_weight: float = 0.0) -> None:
+    def __init__(
+        self, weighting: Weighting | None = None, frequency_weight: float = 0.0, relative: bool = False
+    ) -> None:
         self.weighting = weighting
         self.frequency_weight = frequency_weight
+        self.relative = relative
 
     def __call__(
         self, denoiser: Denoiser, lq: Tensor, hq: Tensor, conditioning: Conditioning, t: Tensor, noise: Tensor
@@ -96,6 +105,8 @@ class Objective(ABC):
             # All coefficients: those that the real transform leaves out mirror the others and count as well.
             spectrum = torch.fft.fft2(error.contiguous(), norm="ortho").abs()
             loss = loss + self.frequency_weight * spectrum.flatten(1).mean(1)
+        if self.relative:
+            loss = (loss + RELATIVE_FLOOR).log()
         return loss if self.weighting is None else loss * self.weighting(denoiser.process, t)
 
     @abstractmethod
