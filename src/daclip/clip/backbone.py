@@ -1,6 +1,7 @@
 """The frozen open_clip model: towers, tokeniser, preprocessing on tensors, text-embedding cache."""
 
 import contextlib
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -53,7 +54,10 @@ def _create(architecture: str | Mapping[str, Any], pretrained: str | None, seed:
         # Random weights are part of the experiment: the same seed gives the same frozen model anywhere.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return open_clip.CLIP(**{key: _plain(value) for key, value in architecture.items()})
+            fresh = open_clip.CLIP(**{key: _plain(value) for key, value in architecture.items()})
+        if isinstance(fresh.visual, VisionTransformer):
+            balance_frequencies(fresh.visual.conv1.weight, torch.Generator().manual_seed(seed))
+        return fresh
     hub = architecture.startswith(("hf-hub:", "local-dir:"))
     if not hub and architecture not in open_clip.list_models():
         raise DaclipError(
@@ -72,6 +76,28 @@ def _create(architecture: str | Mapping[str, Any], pretrained: str | None, seed:
             f"the CLIP weights {architecture}/{pretrained} could not be loaded ({reason}); check the tag and "
             "the network, or set clip.pretrained to a weight file on disk"
         ) from error
+
+
+@torch.no_grad()
+def balance_frequencies(weight: Tensor, generator: torch.Generator) -> None:
+    """Draw a patch embedding anew, with gains that grow with the frequency, as amplitudes in photos fall.
+
+    White random weights see little but the brightness of a patch, and what most corruptions change is fine
+    detail. Whitening the first layer is known to speed up training from scratch (Coates and Ng 2012); here
+    with the 1/f spectrum that all photos share instead of one measured on the data.
+
+    Args:
+        weight: `[width, 3, p, p]`; keeps its standard deviation per frequency unit.
+        generator: Source of the draw.
+    """
+    patch = weight.shape[-1]
+    n = torch.arange(patch, dtype=torch.float32)
+    basis = torch.cos(math.pi / patch * n[:, None] * (n + 0.5)) * math.sqrt(2 / patch)
+    basis[0] /= math.sqrt(2)
+    # The mean of a patch keeps a little; beyond the third frequency there is more noise than picture.
+    gain = (torch.hypot(n[:, None], n) + 0.3).clamp(max=3.0)
+    coefficients = torch.randn(weight.shape, generator=generator) * gain
+    weight.copy_(torch.einsum("ki,lj,ockl->ocij", basis, basis, coefficients) * weight.std())
 
 
 def _plain(value: Any) -> Any:
