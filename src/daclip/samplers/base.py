@@ -3,8 +3,9 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
-from typing import ClassVar
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -12,9 +13,10 @@ from torch import Tensor
 from daclip.diffusion.denoiser import Denoiser, Prediction
 from daclip.diffusion.process import MeanRevertingSDE
 from daclip.errors import DaclipError
+from daclip.samplers.grids import TimeGrid, trailing
 from daclip.types import Conditioning
 
-__all__ = ["Sampler", "Step", "StepHook", "TimeGrid", "draw_noise", "uniform_grid"]
+__all__ = ["Sampler", "SamplerOptions", "Step", "StepHook", "draw_noise"]
 
 
 @dataclass(frozen=True)
@@ -24,12 +26,14 @@ class Step:
     Attributes:
         process: The diffusion that is reversed.
         lq: Degraded image μ, `[B, C, H, W]`.
-        x_t: State at t, same shape.
+        x_t: State at t, same shape; after the correction, where a sampler corrects.
         t: Long `[B]`, in 1..T.
         s: Long `[B]`, in 0..t − 1.
-        prediction: The denoiser's estimate at `x_t`, clamped if the sampler clamps.
+        remaining: Steps from t to 0, this one included; 1 means s = 0.
+        prediction: The denoiser's estimate at t, clamped if the sampler clamps.
         noise: Unit normal, shape of the state; None for deterministic samplers.
-        history: Earlier steps, the latest last, at most `order − 1` of them (for multistep solvers).
+        estimate: Maps another state and its long `[B]` times to a prediction; costs one more estimate.
+        history: Earlier steps, the latest last, at most `lookback` of them (for multistep solvers).
     """
 
     process: MeanRevertingSDE
@@ -37,25 +41,15 @@ class Step:
     x_t: Tensor
     t: Tensor
     s: Tensor
+    remaining: int
     prediction: Prediction
     noise: Tensor | None
+    estimate: Callable[[Tensor, Tensor], Prediction]
     history: tuple["Step", ...] = ()
 
 
 StepHook = Callable[[Step, Tensor], None]
 """Called after each step with the step and the new state x_s."""
-
-TimeGrid = Callable[[int, int], list[int]]
-"""Maps (T, number of steps) to strictly falling grid indices from T to 0."""
-
-
-def uniform_grid(horizon: int, steps: int) -> list[int]:
-    """`steps + 1` grid indices from `horizon` to 0, as evenly spaced as integers can be.
-
-    >>> uniform_grid(100, 4)
-    [100, 75, 50, 25, 0]
-    """
-    return [round(horizon * (steps - k) / steps) for k in range(steps + 1)]
 
 
 def draw_noise(generators: Sequence[torch.Generator], like: Tensor) -> Tensor:
@@ -67,32 +61,71 @@ def draw_noise(generators: Sequence[torch.Generator], like: Tensor) -> Tensor:
     return torch.stack(drawn).to(like.device)
 
 
+class SamplerOptions(TypedDict, total=False):
+    """Keyword arguments of every sampler; `Sampler` says what they mean."""
+
+    steps: int
+    clamp: bool
+    grid: TimeGrid
+    start: float
+    guidance: float
+
+
 class Sampler(ABC):
     """Walks from noise around the LQ image at T to a clean image at 0.
 
     This class owns grid, loop, randomness and hook. A variant holds its formula (`step`) and says whether it
-    needs noise and how many earlier steps it looks back to.
+    needs noise (`stochastic`) and how many earlier steps it looks back to (`lookback`).
 
     Args:
-        steps: Number of steps, each one network evaluation; at most T.
+        steps: Number of steps; at most the grid indices there are. Each costs one estimate unless the
+            sampler says otherwise.
         clamp: Clamp the clean estimate to [0, 1] at each step, let ε follow from it, and clamp the result.
         grid: Which grid indices are visited.
+        start: Share of T at which sampling starts, in (0, 1]. Below 1 the LQ image with the noise of that
+            time stands for x_t, so x_0 is taken for μ there (SDEdit, Meng et al. 2022): what the LQ image
+            shows is kept more faithfully and less is repaired.
+        guidance: Weight w of the conditioning (classifier-free guidance, Ho and Salimans 2022):
+            x̂_0 = x̂_0(∅) + w [x̂_0(c) − x̂_0(∅)] before clamping, the same in ε. 1 is the plain network and 0 leaves
+            the conditioning out; other values cost two network evaluations an estimate, and need a network
+            that was trained with conditioning drop-out.
+
+    Raises:
+        DaclipError: A value out of its range.
     """
 
-    stochastic: ClassVar[bool] = True
-    order: ClassVar[int] = 1
+    stochastic: bool = True
+    lookback: int = 0
 
-    def __init__(self, steps: int = 10, clamp: bool = True, grid: TimeGrid = uniform_grid) -> None:
+    def __init__(
+        self,
+        steps: int = 10,
+        clamp: bool = True,
+        grid: TimeGrid = trailing,
+        start: float = 1.0,
+        guidance: float = 1.0,
+    ) -> None:
         if steps < 1:
             raise DaclipError(f"a sampler needs steps >= 1, got {steps}")
+        if not 0 < start <= 1:
+            raise DaclipError(f"sampler.start is a share of the process in (0, 1], got {start}")
+        if guidance < 0:
+            raise DaclipError(f"sampler.guidance must be at least 0 (1 is no guidance), got {guidance}")
         self.steps = steps
         self.clamp = clamp
         self.grid = grid
+        self.start = start
+        self.guidance = guidance
+
+    @property
+    def estimates(self) -> int:
+        """Number of estimates of the clean image for one image."""
+        return self.steps
 
     @property
     def nfe(self) -> int:
         """Number of network evaluations for one image."""
-        return self.steps
+        return self.estimates * (1 if self.guidance in (0, 1) else 2)
 
     @torch.inference_mode()
     def sample(
@@ -119,41 +152,69 @@ class Sampler(ABC):
         if len(generators) != len(lq):
             raise ValueError(f"expected one generator an image, got {len(generators)} for {len(lq)} images")
         process = denoiser.process
-        x = process.terminal(lq, draw_noise(generators, lq))
+        times = self.times(process)
+        estimate = partial(self._estimate, denoiser, lq, conditioning)
+        x = self._first_state(process, lq, times[0], draw_noise(generators, lq))
         history: tuple[Step, ...] = ()
-        for t, s in pairwise(self.times(process.horizon)):
+        for number, (t, s) in enumerate(pairwise(times)):
             t_batch = torch.full((len(lq),), t, device=lq.device)
             s_batch = torch.full((len(lq),), s, device=lq.device)
-            prediction = self._estimate(denoiser, x, lq, t_batch, conditioning)
             noise = draw_noise(generators, lq) if self.stochastic else None
-            step = Step(process, lq, x, t_batch, s_batch, prediction, noise, history)
+            prediction = estimate(x, t_batch)
+            remaining = self.steps - number
+            step = Step(process, lq, x, t_batch, s_batch, remaining, prediction, noise, estimate, history)
+            step = replace(step, x_t=self.correct(step))
             x = self.step(step)
             if on_step is not None:
                 on_step(step, x)
-            if self.order > 1:
+            if self.lookback:
                 # Without its own history, so that old states are let go.
-                history = (*history, replace(step, history=()))[-(self.order - 1) :]
+                history = (*history, replace(step, history=()))[-self.lookback :]
         return x.clamp(0, 1) if self.clamp else x
 
-    def times(self, horizon: int) -> list[int]:
-        """The grid indices visited, from T to 0; a grid that is no such walk is an error."""
-        if self.steps > horizon:
-            raise DaclipError(f"sampler.steps = {self.steps} is more than the {horizon} grid steps of the process")
-        times = self.grid(horizon, self.steps)
+    def times(self, process: MeanRevertingSDE) -> list[int]:
+        """The grid indices visited, from the start to 0; a grid that is no such walk is an error."""
+        start = max(1, round(self.start * process.horizon))
+        if self.steps > start:
+            raise DaclipError(f"sampler.steps = {self.steps} is more than the {start} grid steps of the process")
+        times = self.grid(process, start, self.steps)
         falls = all(t > s for t, s in pairwise(times))
-        if len(times) != self.steps + 1 or times[0] != horizon or times[-1] != 0 or not falls:
-            raise DaclipError(f"the time grid must fall from {horizon} to 0 in {self.steps} steps, got {times}")
+        if len(times) != self.steps + 1 or times[0] != start or times[-1] != 0 or not falls:
+            raise DaclipError(f"the time grid must fall from {start} to 0 in {self.steps} steps, got {times}")
         return times
+
+    def correct(self, step: Step) -> Tensor:
+        """The state x_t once its estimate is known, `[B, C, H, W]`; as it is unless a variant corrects it."""
+        return step.x_t
 
     @abstractmethod
     def step(self, step: Step) -> Tensor:
         """The state x_s, `[B, C, H, W]`."""
 
+    @staticmethod
+    def _first_state(process: MeanRevertingSDE, lq: Tensor, start: int, noise: Tensor) -> Tensor:
+        if start == process.horizon:
+            return process.terminal(lq, noise)
+        return process.perturb(lq, lq, torch.full((len(lq),), start, device=lq.device), noise)
+
     def _estimate(
-        self, denoiser: Denoiser, x_t: Tensor, lq: Tensor, t: Tensor, conditioning: Conditioning
+        self, denoiser: Denoiser, lq: Tensor, conditioning: Conditioning, x_t: Tensor, t: Tensor
     ) -> Prediction:
-        prediction: Prediction = denoiser(x_t, lq, t, conditioning)
+        prediction = self._guided(denoiser, lq, conditioning, x_t, t)
         if not self.clamp:
             return prediction
         x0 = prediction.x0.clamp(0, 1)
         return Prediction(x0, denoiser.process.epsilon_from_data(x_t, lq, x0, t))
+
+    def _guided(self, denoiser: Denoiser, lq: Tensor, conditioning: Conditioning, x_t: Tensor, t: Tensor) -> Prediction:
+        if self.guidance == 1:
+            conditional: Prediction = denoiser(x_t, lq, t, conditioning)
+            return conditional
+        without: Prediction = denoiser(x_t, lq, t, Conditioning())
+        if self.guidance == 0:
+            return without
+        conditional = denoiser(x_t, lq, t, conditioning)
+        return Prediction(
+            torch.lerp(without.x0, conditional.x0, self.guidance),
+            torch.lerp(without.epsilon, conditional.epsilon, self.guidance),
+        )

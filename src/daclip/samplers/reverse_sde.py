@@ -1,8 +1,10 @@
 """Euler–Maruyama on the reverse SDE."""
 
+from typing import Unpack
+
 from torch import Tensor
 
-from daclip.samplers.base import Sampler, Step, TimeGrid, uniform_grid
+from daclip.samplers.base import Sampler, SamplerOptions, Step
 
 __all__ = ["ReverseSdeSampler"]
 
@@ -13,17 +15,13 @@ class ReverseSdeSampler(Sampler):
     First order in the stride: it needs many steps (the reference takes all T).
 
     Args:
-        steps: Number of steps.
-        clamp: Clamp the clean estimate and the result.
-        grid: Which grid indices are visited.
-        final_noise: Add noise in the last step too, as the reference does. Off by default: nothing
-            removes that noise any more, and over a long stride it is visible.
+        final_noise: Add noise in the last step too, as the reference does. Nothing removes that noise any
+            more, and over a long stride it is visible.
+        options: See `Sampler`.
     """
 
-    def __init__(
-        self, steps: int = 100, clamp: bool = True, grid: TimeGrid = uniform_grid, final_noise: bool = False
-    ) -> None:
-        super().__init__(steps, clamp, grid)
+    def __init__(self, final_noise: bool, **options: Unpack[SamplerOptions]) -> None:
+        super().__init__(**options)
         self.final_noise = final_noise
 
     def step(self, step: Step) -> Tensor:
