@@ -15,7 +15,7 @@ export MALLOC_TRIM_THRESHOLD_ ?= 8589934592
 export MALLOC_TOP_PAD_ ?= 268435456
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train-daclip train-restorer evaluate restore degradations benchmark test lint format lock wheel clean
+.PHONY: help setup train-daclip train-restorer evaluate restore degradations benchmark sampler-report test lint format lock wheel clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -48,6 +48,9 @@ degradations: .venv/ready ## contact sheet of the corruptions
 
 benchmark: .venv/ready ## speed ratios against a plain baseline
 	$(BIN)/python -m daclip.benchmark $(ARGS)
+
+sampler-report: .venv/ready ## quality and seconds of every sampler at 1 to 100 network evaluations
+	$(BIN)/python -m daclip.sampler_report $(ARGS)
 
 test: .venv/ready ## all tests
 	$(BIN)/python -m pytest $(ARGS)

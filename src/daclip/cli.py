@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, list[str]]] = {
     "restore": ("daclip.restore", []),
     "degradations": ("daclip.sheet", []),
     "benchmark": ("daclip.benchmark", []),
+    "sampler-report": ("daclip.sampler_report", []),
 }
 
 USAGE = """usage: daclip COMMAND [hydra overrides]
@@ -34,6 +35,7 @@ USAGE = """usage: daclip COMMAND [hydra overrides]
   daclip info ARTIFACT       what an artifact folder holds
   daclip degradations        contact sheet of the corruptions
   daclip benchmark           speed ratios against a plain baseline
+  daclip sampler-report      quality and seconds of the samplers over network evaluations
 
 COMMAND --help lists a command's options."""
 

@@ -20,6 +20,7 @@ __all__ = [
     "BenchmarkConfig",
     "EvaluateConfig",
     "RestoreConfig",
+    "SamplerReportConfig",
     "SheetConfig",
     "TrainConfig",
     "config_dir",
@@ -109,6 +110,29 @@ class BenchmarkConfig:
     repeats: int = MISSING
     stage_1: list[str] = field(default_factory=list)
     stage_2: list[str] = field(default_factory=list)
+
+
+@dataclass
+class SamplerReportConfig:
+    """Top level of `sampler_report.yaml`."""
+
+    artifact: str | None = None
+    output: str = MISSING
+    data: dict[str, Any] | None = None
+    degradation: dict[str, Any] | None = None
+    samplers: list[str] | None = None
+    grids: list[str] = MISSING
+    options: dict[str, Any] = field(default_factory=dict)
+    nfe: list[int] = MISSING
+    reference: dict[str, Any] = field(default_factory=dict)
+    few: int = MISSING
+    margin: dict[str, float] = field(default_factory=dict)
+    correct_epsilon_shift: bool | None = None
+    photos: int | None = None
+    batch_size: int = MISSING
+    precision: str = MISSING
+    device: str = MISSING
+    seed: int = MISSING
 
 
 def validated(cfg: DictConfig, schema: type) -> DictConfig:

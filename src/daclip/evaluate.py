@@ -24,12 +24,12 @@ from daclip.metrics.image import psnr, quantise, ssim
 from daclip.pipeline import Restorer
 from daclip.records import provenance, write_json
 
-__all__ = ["evaluate", "main", "score"]
+__all__ = ["evaluate", "held_out_data", "main", "score"]
 
 COLUMNS = ("psnr_lq", "psnr", "ssim_lq", "ssim")
 
 
-def _data(cfg: DictConfig, restorer: Restorer) -> MixedDegradationData:
+def held_out_data(cfg: DictConfig, restorer: Restorer) -> MixedDegradationData:
     """The data of the command line; what it leaves out is as in the artifact's training."""
     trained = restorer.artifact.config
     data = OmegaConf.create({"data": cfg.data or trained["data"]})
@@ -115,7 +115,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     folder = find_artifact(cfg.artifact, "outputs/restorer", "make train-restorer")
     sampler = make(cfg.sampler) if cfg.sampler else None
     restorer = Restorer(folder, sampler, cfg.device, cfg.precision, cfg.seed)
-    pairs = _data(cfg, restorer).held_out_pairs()
+    pairs = held_out_data(cfg, restorer).held_out_pairs()
     metrics, grid = score(restorer, pairs, cfg.batch_size)
     metrics["artifact"] = str(folder)
     metrics["record"] = provenance(cfg.seed, ["python", "-m", "daclip.evaluate"], {"total": time.monotonic() - started})

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-__all__ = ["provenance", "write_json"]
+__all__ = ["provenance", "write_json", "write_text"]
 
 PACKAGES = (
     "daclip",
@@ -25,15 +25,18 @@ PACKAGES = (
 )
 
 
-def write_json(path: str | Path, content: Any) -> None:
-    """Write JSON so that a reader sees the whole file or the old one."""
+def write_text(path: str | Path, text: str) -> None:
+    """Write a text file so that a reader sees the whole file or the old one."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Before the file is made: content that is no JSON then leaves nothing behind.
-    text = json.dumps(content, indent=2, ensure_ascii=False) + "\n"
     temporary = path.with_name(f".{path.name}-{os.getpid()}")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write JSON; content that is no JSON leaves nothing behind."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
 
 
 def _git(*arguments: str) -> str | None:

@@ -1,0 +1,140 @@
+"""Line charts as SVG text, without a plotting library."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+
+from daclip.errors import DaclipError
+
+__all__ = ["Panel", "line_charts"]
+
+# Okabe and Ito's eight, which colour-blind readers can tell apart; dashes tell further series apart.
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999933")
+DASHES = ("", "6 3", "2 3")
+WIDTH, HEIGHT = 380, 300
+LEFT, RIGHT, TOP, BOTTOM = 56, 12, 30, 44
+LEGEND = 170  # width of the legend's column
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One chart.
+
+    Attributes:
+        title: Above the chart.
+        x_label: Below the horizontal axis, which is logarithmic.
+        y_label: Beside the vertical axis, which is linear.
+        series: Name to points (x, y), x positive; series of one name look alike in all panels.
+        depth: How far below the highest point the vertical axis reaches at most; lines that go deeper leave the
+            chart at its bottom. None shows all.
+    """
+
+    title: str
+    x_label: str
+    y_label: str
+    series: Mapping[str, Sequence[tuple[float, float]]]
+    depth: float | None = None
+
+
+def line_charts(panels: Sequence[Panel]) -> str:
+    """Charts side by side with one legend.
+
+    >>> line_charts([Panel("gain", "NFE", "dB", {"ddim": [(1, 2.0), (10, 2.5)]})]).startswith("<svg")
+    True
+    """
+    names = list(dict.fromkeys(name for panel in panels for name in panel.series))
+    looks = {name: _look(index) for index, name in enumerate(names)}
+    width = WIDTH * len(panels) + LEGEND
+    height = max(HEIGHT, TOP + 18 * len(names) + 10)
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+        'font-family="sans-serif" font-size="11">',
+        f'<rect width="{width}" height="{height}" fill="white"/>',
+    ]
+    for index, panel in enumerate(panels):
+        parts += [f'<g transform="translate({index * WIDTH} 0)">', *_panel(panel, looks, index), "</g>"]
+    for row, name in enumerate(names):
+        x, y = WIDTH * len(panels) + 8, TOP + 9 + 18 * row
+        parts.append(f'<line x1="{x}" y1="{y}" x2="{x + 26}" y2="{y}" {looks[name]}/>')
+        parts.append(_text(x + 32, y + 4, name))
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def _look(index: int) -> str:
+    dash = DASHES[index // len(COLOURS) % len(DASHES)]
+    dashed = f' stroke-dasharray="{dash}"' if dash else ""
+    return f'stroke="{COLOURS[index % len(COLOURS)]}" fill="none" stroke-width="1.8"{dashed}'
+
+
+def _text(x: float, y: float, text: str, more: str = "") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" {more}>{escape(text)}</text>'
+
+
+def _panel(panel: Panel, looks: Mapping[str, str], index: int) -> list[str]:
+    points = [(x, y) for line in panel.series.values() for x, y in line if math.isfinite(y)]
+    if not points or min(x for x, _ in points) <= 0:
+        raise DaclipError(f"the chart '{panel.title}' needs finite points with x > 0")
+    low_x, high_x = min(x for x, _ in points), max(x for x, _ in points)
+    high_y = max(y for _, y in points)
+    low_y = min(y for _, y in points)
+    if panel.depth is not None:
+        low_y = max(low_y, high_y - panel.depth)
+    room = 0.05 * (high_y - low_y) or 0.5
+    low_y, high_y = low_y - room, high_y + room
+    span_x = math.log(high_x / low_x) or 1.0
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        return (
+            LEFT + (WIDTH - LEFT - RIGHT) * math.log(x / low_x) / span_x,
+            TOP + (HEIGHT - TOP - BOTTOM) * (high_y - y) / (high_y - low_y),
+        )
+
+    right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
+    frame = f'x="{LEFT}" y="{TOP}" width="{right - LEFT}" height="{bottom - TOP}"'
+    parts = [
+        f'<clipPath id="frame{index}"><rect {frame}/></clipPath>',
+        _text((LEFT + right) / 2, 18, panel.title, 'text-anchor="middle" font-weight="bold"'),
+        _text((LEFT + right) / 2, HEIGHT - 8, panel.x_label, 'text-anchor="middle"'),
+        _text(14, (TOP + bottom) / 2, panel.y_label, f'text-anchor="middle" transform="rotate(-90 14 {HEIGHT / 2})"'),
+    ]
+    for value in _log_ticks(low_x, high_x):
+        x, _ = place(value, low_y)
+        parts.append(f'<line x1="{x:.1f}" y1="{TOP}" x2="{x:.1f}" y2="{bottom}" stroke="#ddd"/>')
+        parts.append(_text(x, bottom + 14, f"{value:g}", 'text-anchor="middle"'))
+    for value in _linear_ticks(low_y, high_y):
+        _, y = place(low_x, value)
+        parts.append(f'<line x1="{LEFT}" y1="{y:.1f}" x2="{right}" y2="{y:.1f}" stroke="#ddd"/>')
+        parts.append(_text(LEFT - 5, y + 4, f"{value:g}", 'text-anchor="end"'))
+    parts.append(f'<rect {frame} fill="none" stroke="#666"/>')
+    parts.append(f'<g clip-path="url(#frame{index})">')
+    for name, line in panel.series.items():
+        placed = [place(x, y) for x, y in line if math.isfinite(y)]
+        parts.append(f'<polyline points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in placed)}" {looks[name]}/>')
+        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.2" {looks[name]}/>' for x, y in placed]
+    return [*parts, "</g>"]
+
+
+def _linear_ticks(low: float, high: float) -> list[float]:
+    """About five round values between two numbers.
+
+    >>> _linear_ticks(-0.2, 2.6)
+    [0.0, 0.5, 1.0, 1.5, 2.0, 2.5]
+    """
+    rough = (high - low) / 5
+    unit = 10.0 ** math.floor(math.log10(rough))
+    step = min((unit * factor for factor in (1, 2, 5, 10)), key=lambda candidate: abs(candidate - rough))
+    first, last = math.ceil(low / step), math.floor(high / step)
+    return [round(index * step, 10) for index in range(first, last + 1)]
+
+
+def _log_ticks(low: float, high: float) -> list[float]:
+    """1, 2 and 5 times powers of ten between two positive numbers, at most about eight.
+
+    >>> _log_ticks(1, 100)
+    [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0]
+    """
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    factors = (1, 2, 5) if len(powers) <= 4 else (1,)
+    found = [round(10.0**power * factor, 10) for power in powers for factor in factors]
+    return [value for value in found if low * 0.999 <= value <= high * 1.001]
