@@ -4,13 +4,16 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from itertools import pairwise
 
 from daclip.errors import DaclipError
 
 __all__ = ["Panel", "line_charts"]
 
-# Okabe and Ito's eight, which colour-blind readers can tell apart; dashes tell further series apart.
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999933")
+# Okabe and Ito's, which colour-blind readers can tell apart, and three more; dashes tell further series apart.
+COLOURS = (
+    "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#999933", "#882255", "#7f7f7f",
+)  # fmt: skip
 DASHES = ("", "6 3", "2 3")
 WIDTH, HEIGHT = 380, 300
 LEFT, RIGHT, TOP, BOTTOM = 56, 12, 30, 44
@@ -53,7 +56,7 @@ def line_charts(panels: Sequence[Panel]) -> str:
         f'<rect width="{width}" height="{height}" fill="white"/>',
     ]
     for index, panel in enumerate(panels):
-        parts += [f'<g transform="translate({index * WIDTH} 0)">', *_panel(panel, looks, index), "</g>"]
+        parts += [f'<g transform="translate({index * WIDTH} 0)">', *_panel(panel, looks), "</g>"]
     for row, name in enumerate(names):
         x, y = WIDTH * len(panels) + 8, TOP + 9 + 18 * row
         parts.append(f'<line x1="{x}" y1="{y}" x2="{x + 26}" y2="{y}" {looks[name]}/>')
@@ -71,7 +74,7 @@ def _text(x: float, y: float, text: str, more: str = "") -> str:
     return f'<text x="{x:.1f}" y="{y:.1f}" {more}>{escape(text)}</text>'
 
 
-def _panel(panel: Panel, looks: Mapping[str, str], index: int) -> list[str]:
+def _panel(panel: Panel, looks: Mapping[str, str]) -> list[str]:
     points = [(x, y) for line in panel.series.values() for x, y in line if math.isfinite(y)]
     if not points or min(x for x, _ in points) <= 0:
         raise DaclipError(f"the chart '{panel.title}' needs finite points with x > 0")
@@ -91,12 +94,12 @@ def _panel(panel: Panel, looks: Mapping[str, str], index: int) -> list[str]:
         )
 
     right, bottom = WIDTH - RIGHT, HEIGHT - BOTTOM
+    middle = (TOP + bottom) / 2
     frame = f'x="{LEFT}" y="{TOP}" width="{right - LEFT}" height="{bottom - TOP}"'
     parts = [
-        f'<clipPath id="frame{index}"><rect {frame}/></clipPath>',
         _text((LEFT + right) / 2, 18, panel.title, 'text-anchor="middle" font-weight="bold"'),
         _text((LEFT + right) / 2, HEIGHT - 8, panel.x_label, 'text-anchor="middle"'),
-        _text(14, (TOP + bottom) / 2, panel.y_label, f'text-anchor="middle" transform="rotate(-90 14 {HEIGHT / 2})"'),
+        _text(14, middle, panel.y_label, f'text-anchor="middle" transform="rotate(-90 14 {middle})"'),
     ]
     for value in _log_ticks(low_x, high_x):
         x, _ = place(value, low_y)
@@ -107,12 +110,28 @@ def _panel(panel: Panel, looks: Mapping[str, str], index: int) -> list[str]:
         parts.append(f'<line x1="{LEFT}" y1="{y:.1f}" x2="{right}" y2="{y:.1f}" stroke="#ddd"/>')
         parts.append(_text(LEFT - 5, y + 4, f"{value:g}", 'text-anchor="end"'))
     parts.append(f'<rect {frame} fill="none" stroke="#666"/>')
-    parts.append(f'<g clip-path="url(#frame{index})">')
     for name, line in panel.series.items():
         placed = [place(x, y) for x, y in line if math.isfinite(y)]
-        parts.append(f'<polyline points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in placed)}" {looks[name]}/>')
-        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.2" {looks[name]}/>' for x, y in placed]
-    return [*parts, "</g>"]
+        parts.append(f'<path d="{_path_above(placed, bottom)}" {looks[name]}/>')
+        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.2" {looks[name]}/>' for x, y in placed if y <= bottom]
+    return parts
+
+
+def _path_above(points: Sequence[tuple[float, float]], bottom: float) -> str:
+    """The line through the points as SVG path data, without what lies below the chart.
+
+    >>> _path_above([(0, 0), (2, 4), (4, 0)], 2)
+    'M0.0,0.0 L1.0,2.0 M3.0,2.0 L4.0,0.0'
+    """
+    parts = [f"M{x:.1f},{y:.1f}" for x, y in points[:1] if y <= bottom]
+    for (x0, y0), (x1, y1) in pairwise(points):
+        if y0 > bottom and y1 > bottom:
+            continue
+        edge = x0 + (x1 - x0) * (bottom - y0) / (y1 - y0) if max(y0, y1) > bottom else x1
+        if y0 > bottom:
+            parts.append(f"M{edge:.1f},{bottom:.1f}")
+        parts.append(f"L{x1:.1f},{y1:.1f}" if y1 <= bottom else f"L{edge:.1f},{bottom:.1f}")
+    return " ".join(parts)
 
 
 def _linear_ticks(low: float, high: float) -> list[float]:

@@ -49,11 +49,14 @@ def _tables(scores: Sequence[Score]) -> dict[str, list[list[str]]]:
 def _sentence(found: Mapping[str, Any]) -> str:
     """The verdict in one line."""
     reference = found["reference"]
-    goal = f"{reference['sampler']} at {reference['nfe']} evaluations ({reference['gain']:+.2f} dB)"
-    if found["reach_it"]:
-        first = found["reach_it"][0]
-        return f"{first['sampler']} on {first['grid']} reaches {goal} in {first['nfe']} ({first['gain']:+.2f} dB)"
-    return f"no sampler reaches {goal} within {found['few']} evaluations"
+    goal = f"{reference['sampler']} at NFE {reference['nfe']} ({reference['gain']:+.2f} dB)"
+    if not found["reach_it"]:
+        return f"no sampler reaches {goal} within NFE {found['few']}"
+    first, best = found["reach_it"][0], found["best_of_few"]
+    return (
+        f"{goal} is reached at NFE {first['nfe']} by {first['sampler']} on {first['grid']} ({first['gain']:+.2f} dB); "
+        f"best within NFE {found['few']}: {best['sampler']} on {best['grid']} at {best['nfe']} ({best['gain']:+.2f} dB)"
+    )
 
 
 def _markdown(tables: Mapping[str, list[list[str]]], sentence: str) -> str:

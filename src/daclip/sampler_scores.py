@@ -175,7 +175,7 @@ def measure_all(plan: Plan, restorer: Restorer, prepared: Sequence[Prepared], co
         score = Score(name, grid, budget, sampler.nfe, sampler.steps, *done[key])
         scores.append(score)
         console.print(
-            f"{number}/{len(plan)}  {name} on {grid}, {score.nfe} evaluations: {score.gain:+.2f} dB, "
+            f"{number}/{len(plan)}  {name} on {grid}, NFE {score.nfe}: {score.gain:+.2f} dB, "
             f"SSIM {score.ssim:.3f}, {score.seconds:.3f} s"
         )
     return scores
