@@ -54,7 +54,7 @@ def log_snr(process: MeanRevertingSDE, start: int, steps: int) -> list[int]:
 
     >>> from daclip.diffusion import ThetaSchedule
     >>> log_snr(MeanRevertingSDE(ThetaSchedule("constant"), max_sigma=50), 100, 4)
-    [100, 57, 15, 1, 0]
+    [100, 60, 21, 1, 0]
     """
     return _evenly(-_levels(process, start), steps)
 
