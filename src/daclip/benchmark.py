@@ -1,6 +1,7 @@
 """Speed of what we do against the plain way, same networks, same run: `python -m daclip.benchmark`."""
 
 import contextlib
+import itertools
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -19,6 +20,8 @@ from daclip.clip.controller import DaClip
 from daclip.config import BenchmarkConfig, run_entry, validated
 from daclip.data.module import MixedDegradationData
 from daclip.data.pairs import collate, generator_for
+from daclip.data.photos import load_image
+from daclip.degradations import Degradation
 from daclip.diffusion.denoiser import Denoiser
 from daclip.diffusion.objective import draw_training_state
 from daclip.precision import autocast
@@ -47,6 +50,15 @@ def _plain_layout(module: nn.Module) -> Iterator[None]:
     module.to(memory_format=torch.contiguous_format)
     yield
     module.to(memory_format=torch.channels_last)
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """As in a loader process."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def _row(name: str, unit: str, baseline: float, ours: float, higher_is_better: bool, note: str) -> dict[str, Any]:
@@ -92,12 +104,46 @@ def _loader(data: MixedDegradationData, step: dict[str, Any]) -> dict[str, Any]:
     """Samples one loader process makes, against what a stage-1 step consumes."""
     pairs = data.training_pairs()
     count = 100
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    seconds = _seconds(lambda: [pairs[i] for i in range(count)], 3)
-    torch.set_num_threads(threads)
+    with _one_thread():
+        seconds = _seconds(lambda: [pairs[i] for i in range(count)], 3)
     note = "images a training step takes → images one loader process makes; above 1 training never waits"
     return _row("loader", "images/s", step["ours"], count / seconds, True, note)
+
+
+def _loader_processes(cfg: DictConfig, step: dict[str, Any]) -> dict[str, Any]:
+    """The whole mix from two loader processes, against what a stage-1 step consumes."""
+    data = build_data(cfg)
+    batches = itertools.islice(iter(data.train_dataloader()), 40)
+    next(batches)  # the processes have started
+    started = time.perf_counter()
+    count = sum(len(batch) for batch in batches)
+    rate = count / (time.perf_counter() - started)
+    return _row("loader_2_workers", "images/s", step["ours"], rate, True, "as loader, with data.workers=2")
+
+
+def _degradations(cfg: DictConfig, repeats: int) -> list[dict[str, Any]]:
+    """Each degradation on sixteen photos of 256² in one thread: a call a photo, against one call."""
+    side, count = 256, 16
+    crops = [load_image(photo.path)[:, :side, :side] for photo in make(cfg.photos).held_out()]
+    photos = torch.stack([crops[i % len(crops)] for i in range(count)])
+    rows = []
+    with _one_thread():
+        for word, degradation in make(cfg.degradation).items():
+            rows.append(_degradation(word, degradation, photos, repeats))
+    return rows
+
+
+def _degradation(word: str, degradation: Degradation, photos: Tensor, repeats: int) -> dict[str, Any]:
+    def rate(size: int) -> float:
+        def degrade() -> None:
+            for numbers in torch.arange(len(photos)).split(size):
+                degradation(photos[numbers], [generator_for(int(i)) for i in numbers])
+
+        return len(photos) / _seconds(degrade, repeats)
+
+    singly, together = rate(1), rate(len(photos))
+    note = f"256², one thread: a call a photo → one call for {len(photos)}"
+    return _row(f"degrade_{word}", "images/s", singly, together, True, note)
 
 
 def _stage_2(cfg: DictConfig, daclip: DaClip, batch: RestorationBatch, repeats: int) -> list[dict[str, Any]]:
@@ -163,7 +209,14 @@ def benchmark(cfg: DictConfig) -> list[dict[str, Any]]:
     data_2 = build_data(stage_2)
     pairs_2 = data_2.training_pairs()
     batch_2 = collate([pairs_2[i] for i in range(data_2.batch_size)])
-    rows = [first, _loader(data, first), *_stage_2(stage_2, daclip.eval(), batch_2, cfg.repeats)]
+    two_workers = hydra.compose("train_daclip", overrides=[*cfg.stage_1, "data.workers=2"])
+    rows = [
+        first,
+        _loader(data, first),
+        _loader_processes(two_workers, first),
+        *_stage_2(stage_2, daclip.eval(), batch_2, cfg.repeats),
+        *_degradations(hydra.compose("degradations"), cfg.repeats),
+    ]
     table = Table("name", "unit", "baseline", "ours", "ratio", "note")
     for row in rows:
         figures = [f"{row[key]:.2f}" for key in ("baseline", "ours")]

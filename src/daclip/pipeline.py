@@ -9,6 +9,7 @@ from torch import Tensor
 
 from daclip.checkpoints import Artifact, load_daclip, load_denoiser
 from daclip.data.pairs import generator_for
+from daclip.degradations import vocabulary
 from daclip.precision import autocast, device_by_name
 from daclip.samplers.base import Sampler
 
@@ -64,7 +65,7 @@ class Restorer:
         self.denoiser = load_denoiser(self.artifact, self.daclip.embed_dim).to(self.device)
         self.sampler: Sampler = sampler or self.artifact.build("sampler")
         stage_1 = Artifact(self.artifact.folder / "daclip")
-        self.vocabulary: list[str] = list(stage_1.config["degradation"])
+        self.vocabulary = vocabulary(stage_1.build("degradation"))
 
     @torch.inference_mode()
     def restore(self, lq: Tensor, numbers: Sequence[int] | None = None) -> Restored:

@@ -18,7 +18,7 @@ from daclip.errors import DaclipError
 __all__ = ["contact_sheet", "draw", "main"]
 
 GAP = 4
-LABEL = 18  # height of the line of text above each row
+LINE = 18  # height of a line of text
 
 
 def contact_sheet(
@@ -29,6 +29,8 @@ def contact_sheet(
 ) -> Image.Image:
     """Draw one row a degradation; for each photo a clean column (labelled with the word) and one a severity.
 
+    A degradation that labels its samples itself has a second line of text with the label of each photo.
+
     Args:
         photos: Clean photos, float32 `[3, H, W]`, RGB in [0, 1]; sizes may differ.
         degradations: Degradations by their words.
@@ -37,22 +39,25 @@ def contact_sheet(
     """
     height, width = (max(photo.shape[axis] for photo in photos) for axis in (1, 2))
     columns = len(photos) * (1 + len(severities))
-    size = (columns * (width + GAP), len(degradations) * (height + LABEL + GAP))
-    sheet = Image.new("RGB", size, "white")
+    text = [LINE * (2 if degradation.words else 1) for degradation in degradations.values()]
+    sheet = Image.new("RGB", (columns * (width + GAP), sum(text) + len(text) * (height + GAP)), "white")
     pen = ImageDraw.Draw(sheet)
-    font = ImageFont.load_default(LABEL * 0.6)
-    for row, (word, degradation) in enumerate(degradations.items()):
-        top = row * (height + LABEL + GAP)
+    font = ImageFont.load_default(LINE * 0.6)
+    top = 0
+    for (word, degradation), margin in zip(degradations.items(), text, strict=True):
         left = 0
         for index, photo in enumerate(photos):
-            cells = [(word, photo)]
+            cells, label = [(word, photo)], None
             for severity in severities:
-                generator = torch.Generator().manual_seed(seed + index)
-                cells.append((f"{severity:g}", degradation(photo[None], [generator], severity)[0]))
-            for label, cell in cells:
-                pen.text((left, top + 1), label, fill="black", font=font)
-                sheet.paste(to_pil(cell), (left, top + LABEL))
+                done = degradation.degrade(photo[None], [torch.Generator().manual_seed(seed + index)], severity)
+                cells.append((f"{severity:g}", done.images[0]))
+                label = done.words[0]
+            pen.text((left, top + 1 + LINE), label or "", fill="black", font=font)
+            for heading, cell in cells:
+                pen.text((left, top + 1), heading, fill="black", font=font)
+                sheet.paste(to_pil(cell), (left, top + margin))
                 left += width + GAP
+        top += margin + height + GAP
     return sheet
 
 

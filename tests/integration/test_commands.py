@@ -211,8 +211,10 @@ def test_benchmark_writes_rows(place: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert {row["name"] for row in rows} == {
         "daclip_train_step",
         "loader",
+        "loader_2_workers",
         "restorer_train_step",
         "restore_256",
+        *(f"degrade_{word}" for word in (*WORDS, "composite", "wild")),
     }
     for row in rows:
         assert set(row) == {"name", "unit", "baseline", "ours", "ratio", "note"}

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from daclip.degradations.base import Drawn, span
 from daclip.degradations.blur import MotionBlur
+from daclip.degradations.compose import OneOf
 from daclip.degradations.fields import patches, smooth_noise, stamp
 from daclip.degradations.jpeg import JpegCompression
 from daclip.degradations.light import LowLight, Shadow
@@ -71,13 +72,15 @@ def test_blur_kernel_is_a_centred_average(seed: int) -> None:
     assert 0.9 * 19 / 2 <= farthest <= 21 / 2 + math.sqrt(2)
 
 
-def test_blur_equals_a_direct_convolution() -> None:
+@pytest.mark.parametrize("size", [(128, 128), (83, 115), (35, 60)])
+def test_blur_equals_a_direct_convolution(size: tuple[int, int]) -> None:
+    photo = PHOTO[..., : size[0], : size[1]]
     degradation = MotionBlur(extent=[5, 21], turn=120)
-    drawn = degradation.draw(128, 128, 1.0, seeded(0))
+    drawn = degradation.draw(*size, 1.0, seeded(0))
     kernel = drawn["kernel"].flip(-2, -1).expand(3, 1, -1, -1)
-    padded = torch.nn.functional.pad(PHOTO, (kernel.shape[-1] // 2,) * 4, mode="reflect")
+    padded = torch.nn.functional.pad(photo, (kernel.shape[-1] // 2,) * 4, mode="reflect")
     expected = torch.nn.functional.conv2d(padded, kernel, groups=3)
-    torch.testing.assert_close(degradation.apply(PHOTO, drawn), expected, rtol=0, atol=1e-5)
+    torch.testing.assert_close(degradation.apply(photo, drawn), expected, rtol=0, atol=1e-5)
 
 
 def test_blur_without_turning_is_a_straight_line() -> None:
@@ -168,6 +171,39 @@ def test_inpainting_fills_the_mask_and_keeps_the_rest(fill: float) -> None:
     assert 0.36 <= float(mask.float().mean()) <= 0.5
 
 
+def test_inpainting_of_halves_takes_one_side() -> None:
+    degradation = Inpainting(coverage=[0.1, 0.4], brush=[3, 12], blocks=0.25, fill=1.0, halves=1.0)
+    masks = [degradation.draw(96, 128, 1.0, seeded(seed))["mask"][0, 0] for seed in range(24)]
+    sides = set()
+    for mask in masks:
+        assert 0.44 <= float(mask.float().mean()) <= 0.5
+        rows, columns = mask.all(dim=1), mask.all(dim=0)
+        # All or nothing of each row, or of each column.
+        assert torch.equal(mask, rows[:, None].expand_as(mask)) or torch.equal(mask, columns[None].expand_as(mask))
+        sides.add((bool(mask[0, 0]), bool(mask[-1, -1]), bool(mask[0, -1])))
+    assert len(sides) == 4
+    mild = [float(degradation.draw(96, 128, 0.0, seeded(seed))["mask"].float().mean()) for seed in range(8)]
+    assert all(0.08 <= share <= 0.15 for share in mild)
+
+
+def test_halves_take_their_share_of_the_photos() -> None:
+    degradation = Inpainting(coverage=[0.1, 0.4], brush=[3, 12], blocks=0.25, fill=1.0, halves=0.25)
+    masks = [degradation.draw(32, 32, 1.0, seeded(seed))["mask"][0, 0] for seed in range(200)]
+    straight = [bool(mask.all(dim=1).sum() + mask.all(dim=0).sum() >= 13) for mask in masks]
+    assert sum(straight) / 200 == pytest.approx(0.25, abs=0.09)
+
+
+@pytest.mark.parametrize("stretch", [1.01, 6])
+def test_snow_is_drawn_out_along_its_motion(stretch: float) -> None:
+    snow = Snow(coverage=0.1, radii=[[1.5, 2.5]], opacity=1, veil=0, stretch=stretch)
+    rows, columns = 0.0, 0.0
+    for seed in range(6):
+        flakes = snow.draw(128, 128, 0.5, seeded(seed))["flakes"][0, 0]
+        rows, columns = rows + float(flakes.diff(dim=0).abs().mean()), columns + float(flakes.diff(dim=1).abs().mean())
+    # Falling flakes change less along the rows' direction of fall than across it.
+    assert (rows < 0.75 * columns) is (stretch > 2)
+
+
 def test_rain_and_snow_only_brighten_a_dark_scene() -> None:
     dark = torch.full((1, 3, 128, 128), 0.1)
     rain = Rain(coverage=0.3, length=30, opacity=0.8, veil=0.05, tilt=0, layers=3)
@@ -248,6 +284,12 @@ def test_span_refuses_what_is_no_range(value: float | list[float]) -> None:
 def test_jpeg_refuses_an_unknown_subsampling() -> None:
     with pytest.raises(DaclipError, match="4:1:0"):
         JpegCompression(quality=20, subsampling=["4:1:0"], grid_shift=0)
+
+
+def test_contact_sheet_has_a_line_for_labels_that_samples_bring() -> None:
+    plain, labelled = GaussianNoise(10), OneOf({"noisy": GaussianNoise(10)})
+    heights = [contact_sheet([torch.ones(3, 40, 48)], {"x": part}, [0.5], 0).height for part in (plain, labelled)]
+    assert heights[1] > heights[0] + 10
 
 
 def test_contact_sheet_holds_every_cell() -> None:

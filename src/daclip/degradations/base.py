@@ -2,14 +2,27 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from daclip.errors import DaclipError
 
-__all__ = ["Degradation", "Drawn", "Span", "ramp", "span", "uniform"]
+__all__ = [
+    "Degradation",
+    "Degraded",
+    "Drawn",
+    "Span",
+    "fork",
+    "join_words",
+    "ramp",
+    "span",
+    "split_words",
+    "uniform",
+    "vocabulary",
+]
 
 Drawn = dict[str, Tensor]
 """What one call of `draw` decided; every value has a leading dimension of 1, so samples concatenate."""
@@ -18,6 +31,26 @@ Span = float | Sequence[float]
 """A range `[mild, strong]` from the configuration, or one number for a fixed value."""
 
 SMALLEST_SIDE = 32  # below it neither a blur kernel nor a drop fits into the picture
+
+SEPARATOR = ", "  # between the words of a photo that is degraded in several ways
+
+
+@dataclass
+class Degraded:
+    """Degraded photos and how they came about, one entry a sample.
+
+    Attributes:
+        images: Degraded photos, float32 `[B, 3, H, W]`, RGB in [0, 1].
+        severities: Strengths in [0, 1], given or drawn.
+        drawn: All other random decisions; `Degradation.replay` repeats the corruption from them.
+        words: Label of each sample where the degradation itself decides it, such as `"hazy, rainy"`;
+            None means the word that it is configured under.
+    """
+
+    images: Tensor
+    severities: list[float]
+    drawn: list[Drawn]
+    words: list[str | None]
 
 
 class Degradation(ABC):
@@ -54,30 +87,76 @@ class Degradation(ABC):
             Degraded photos, same shape, dtype and range.
         """
 
-    def __call__(self, images: Tensor, generators: Sequence[torch.Generator], severity: float | None = None) -> Tensor:
-        """Draw for each sample, then apply to the batch.
+    @property
+    def words(self) -> tuple[str, ...]:
+        """Every single word that `describe` may use; empty where the configured word is the label."""
+        return ()
+
+    def describe(self, drawn: Drawn) -> str | None:
+        """Label of one sample by its draw, such as `"hazy, rainy"`; None: the configured word."""
+        return None
+
+    def replay(self, images: Tensor, draws: Sequence[Drawn]) -> Tensor:
+        """Corrupt photos by given draws, one a sample.
+
+        Args:
+            images: Clean photos, float32 `[B, 3, H, W]`, RGB in [0, 1], on any device.
+            draws: What `draw` returned for each of them.
+
+        Returns:
+            Degraded photos, same shape, dtype and range.
+        """
+        drawn = {key: torch.cat([sample[key] for sample in draws]).to(images.device) for key in draws[0]}
+        return self.apply(images, drawn)
+
+    def degrade(self, images: Tensor, generators: Sequence[torch.Generator], severity: float | None = None) -> Degraded:
+        """Draw for each sample, then apply to the batch, and tell what was drawn.
 
         Args:
             images: Clean photos, float32 `[B, 3, H, W]`, RGB in [0, 1], on any device.
             generators: One CPU generator a sample.
             severity: Strength of all samples in [0, 1]; None draws each sample's own uniformly.
-
-        Returns:
-            Degraded photos, same shape, dtype and range.
         """
         _check(images, generators, severity)
         height, width = images.shape[-2:]
-        samples = [
-            self.draw(
-                height,
-                width,
-                uniform(0, 1, generator) if severity is None else float(severity),
-                generator,
-            )
-            for generator in generators
-        ]
-        drawn = {key: torch.cat([sample[key] for sample in samples]).to(images.device) for key in samples[0]}
-        return self.apply(images, drawn)
+        severities, draws = [], []
+        for generator in generators:
+            strength = uniform(0, 1, generator) if severity is None else float(severity)
+            severities.append(strength)
+            draws.append(self.draw(height, width, strength, generator))
+        return Degraded(self.replay(images, draws), severities, draws, [self.describe(drawn) for drawn in draws])
+
+    def __call__(self, images: Tensor, generators: Sequence[torch.Generator], severity: float | None = None) -> Tensor:
+        """The pictures of `degrade`: degraded photos, same shape, dtype and range."""
+        return self.degrade(images, generators, severity).images
+
+
+def join_words(words: Iterable[str]) -> str:
+    """One label from several degradation words; each word counts once, in its first place.
+
+    >>> join_words(["hazy", "rainy", "hazy"])
+    'hazy, rainy'
+    """
+    return SEPARATOR.join(dict.fromkeys(words))
+
+
+def split_words(label: str) -> list[str]:
+    """The single words of a label.
+
+    >>> split_words("hazy, rainy"), split_words("noisy")
+    (['hazy', 'rainy'], ['noisy'])
+    """
+    return label.split(SEPARATOR)
+
+
+def vocabulary(degradations: Mapping[str, Degradation]) -> list[str]:
+    """All single words that labels of these degradations consist of: the classes of a classifier.
+
+    Args:
+        degradations: Configured word to degradation; one that labels its samples itself brings its own words
+            instead of the configured one.
+    """
+    return list(dict.fromkeys(word for name, part in degradations.items() for word in part.words or (name,)))
 
 
 def span(value: Span, name: str, least: float = 0.0, most: float = math.inf) -> tuple[float, float]:
@@ -113,6 +192,11 @@ def ramp(ends: tuple[float, float], severity: float, generator: torch.Generator)
     """
     place = min(max(severity + uniform(-0.1, 0.1, generator), 0.0), 1.0)
     return ends[0] + (ends[1] - ends[0]) * place
+
+
+def fork(generator: torch.Generator) -> torch.Generator:
+    """A generator of its own for one part, so that how much the part draws does not change the parts after it."""
+    return torch.Generator().manual_seed(int(torch.randint(2**62, (), generator=generator)))
 
 
 def _check(images: Tensor, generators: Sequence[torch.Generator], severity: float | None) -> None:

@@ -13,10 +13,10 @@ __all__ = ["Inpainting"]
 
 
 class Inpainting(Degradation):
-    """Free-form holes: brush strokes and blocks painted over with one value.
+    """Free-form holes: brush strokes and blocks painted over with one value, or half of the picture missing.
 
     Strokes that wander with a turning heading follow Yu et al., "Free-Form Image Inpainting with Gated
-    Convolution", 2019.
+    Convolution", 2019; halves follow the masks of Lugmayr et al., "RePaint", 2022.
 
     Args:
         coverage: Share of the picture that is missing.
@@ -24,16 +24,21 @@ class Inpainting(Degradation):
             shorter side.
         blocks: Chance that a hole is a block instead of a stroke, in [0, 1].
         fill: Value of the missing pixels in [0, 1]; 1 is white.
+        halves: Chance that the missing part is one side of the picture instead, in [0, 1]. At severity 1 it
+            is half of the picture, at lower severities in proportion less.
     """
 
-    def __init__(self, coverage: Span, brush: Span, blocks: float, fill: float) -> None:
+    def __init__(self, coverage: Span, brush: Span, blocks: float, fill: float, halves: float = 0.0) -> None:
         self.coverage = span(coverage, "coverage", most=0.9)
         self.brush = span(brush, "brush", least=1)
         self.blocks = float(blocks)
         self.fill = float(fill)
+        self.halves = span(halves, "halves", most=1)[0]
 
     def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
         """Mask `[1, 1, H, W]`, bool, true where the picture is missing."""
+        if self.halves and uniform(0, 1, generator) < self.halves:
+            return {"mask": self._side(height, width, severity, generator)[None, None]}
         wanted = ramp(self.coverage, severity, generator) * height * width
         # Pillow's rasteriser is the cheapest there is for thick lines, and deterministic.
         canvas = Image.new("L", (width, height))
@@ -48,6 +53,15 @@ class Inpainting(Degradation):
     def apply(self, images: Tensor, drawn: Drawn) -> Tensor:
         """Overwrite the missing pixels of `[B, 3, H, W]`; all others stay bit for bit."""
         return torch.where(drawn["mask"], self.fill, images)
+
+    def _side(self, height: int, width: int, severity: float, generator: torch.Generator) -> Tensor:
+        """Everything above, below, left or right of a line, bool `[H, W]`."""
+        share = 0.5 * ramp((min(2 * self.coverage[0], 1.0), 1.0), severity, generator)
+        mask = torch.zeros(height, width, dtype=torch.bool)
+        turned, mirrored = torch.randint(2, (2,), generator=generator).tolist()
+        line = mask.T if turned else mask
+        line[: round(share * line.shape[0])] = True
+        return mask.flip(int(turned)) if mirrored else mask
 
     def _stroke(self, pen: ImageDraw.ImageDraw, height: int, width: int, generator: torch.Generator) -> None:
         """One wandering line with round joints and ends."""

@@ -1,11 +1,16 @@
 """Sensor noise."""
 
+import math
+
 import torch
 from torch import Tensor
 
-from daclip.degradations.base import Degradation, Drawn, Span, span
+from daclip.degradations.base import Degradation, Drawn, Span, ramp, span, uniform
 
-__all__ = ["GaussianNoise"]
+__all__ = ["LUMA", "GaussianNoise", "PoissonNoise"]
+
+LUMA = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
+"""Weights of red, green and blue in the brightness of a pixel (ITU-R BT.601)."""
 
 
 class GaussianNoise(Degradation):
@@ -15,17 +20,57 @@ class GaussianNoise(Degradation):
 
     Args:
         sigma: Standard deviation, in 8-bit units.
+        gray: Chance that a sample's noise is the same in all channels, in [0, 1].
     """
 
-    def __init__(self, sigma: Span) -> None:
+    def __init__(self, sigma: Span, gray: float = 0.0) -> None:
         self.sigma = span(sigma, "sigma")
+        self.gray = span(gray, "gray", most=1)[0]
 
     def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
         """Noise `[1, 3, H, W]`, already scaled."""
         low, high = self.sigma
         sigma = low + (high - low) * severity  # no jitter: sigma is the severity
-        return {"noise": torch.randn(1, 3, height, width, generator=generator) * (sigma / 255)}
+        noise, _ = _normal(height, width, self.gray, generator)
+        return {"noise": noise * (sigma / 255)}
 
     def apply(self, images: Tensor, drawn: Drawn) -> Tensor:
         """Add the noise to `[B, 3, H, W]` and clip."""
         return (images + drawn["noise"]).clamp(0, 1)
+
+
+class PoissonNoise(Degradation):
+    """Photon noise, y = Poisson(peak·x) / peak, in its Gaussian approximation of variance x / peak.
+
+    The signal-dependent half of Real-ESRGAN's noise (Wang et al., 2021; their scale s is peak = 256 / s²). The
+    approximation separates the draw from the photo, so that both can be batched.
+
+    Args:
+        peak: Photons that a white pixel counts.
+        gray: Chance that a sample's noise is the same in all channels, as of its luma; in [0, 1].
+    """
+
+    def __init__(self, peak: Span, gray: float = 0.0) -> None:
+        self.peak = span(peak, "peak", least=1)
+        self.gray = span(gray, "gray", most=1)[0]
+
+    def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
+        """Noise of a white pixel `[1, 3, H, W]`, and whether it is gray, bool `[1, 1, 1, 1]`."""
+        # In equal ratios: noise goes with the square root of the peak.
+        logarithm = (math.log(self.peak[0]), math.log(self.peak[1]))
+        deviation = math.exp(-0.5 * ramp(logarithm, severity, generator))
+        noise, is_gray = _normal(height, width, self.gray, generator)
+        return {"noise": noise * deviation, "gray": torch.tensor([is_gray]).view(1, 1, 1, 1)}
+
+    def apply(self, images: Tensor, drawn: Drawn) -> Tensor:
+        """Add the noise that the light of each pixel of `[B, 3, H, W]` has, and clip."""
+        luma = (LUMA.to(images.device) * images).sum(dim=1, keepdim=True)
+        light = torch.where(drawn["gray"], luma, images)
+        return (images + light.sqrt() * drawn["noise"]).clamp(0, 1)
+
+
+def _normal(height: int, width: int, gray: float, generator: torch.Generator) -> tuple[Tensor, bool]:
+    """Unit noise `[1, 3, H, W]`, and whether it has the same values in all channels, by the chance `gray`."""
+    is_gray = gray > 0 and uniform(0, 1, generator) < gray
+    noise = torch.randn(1, 1 if is_gray else 3, height, width, generator=generator)
+    return noise.expand(1, 3, height, width), is_gray

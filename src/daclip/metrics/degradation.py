@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from daclip.degradations import split_words
+
 __all__ = ["ConfusionMatrix"]
 
 
@@ -15,6 +17,13 @@ class ConfusionMatrix:
     >>> confusion.update(torch.tensor([0, 0, 1]), ["rainy", "snowy", "snowy"])
     >>> confusion.accuracy(), confusion.per_word()
     (0.6666666666666666, {'rainy': 1.0, 'snowy': 0.5})
+
+    A photo with several degradations is named correctly by any of its words; a wrong name counts for the first:
+
+    >>> confusion.reset()
+    >>> confusion.update(torch.tensor([1]), ["rainy, snowy"])
+    >>> confusion.per_word()
+    {'snowy': 1.0}
 
     Args:
         words: The K words; a prediction is an index into them.
@@ -29,8 +38,10 @@ class ConfusionMatrix:
         self.counts = torch.zeros(len(self.words), len(self.words), dtype=torch.long)
 
     def update(self, predicted: Tensor, truth: Sequence[str]) -> None:
-        """Count a batch: predicted indices `[B]` and true words."""
-        for index, word in zip(predicted.tolist(), truth, strict=True):
+        """Count a batch: predicted indices `[B]` and labels of one or more true words."""
+        for index, label in zip(predicted.tolist(), truth, strict=True):
+            true = split_words(label)
+            word = self.words[index] if self.words[index] in true else true[0]
             self.counts[self.words.index(word), index] += 1
 
     def accuracy(self) -> float:

@@ -1,0 +1,128 @@
+"""Photos as they are found in the wild: several rounds of blur, scaling, noise and compression."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from daclip.degradations.base import Degradation, Drawn, fork, join_words, span, uniform
+from daclip.degradations.compose import OneByOne, named, steps
+from daclip.degradations.noise import LUMA
+from daclip.degradations.resize import Resize
+from daclip.errors import DaclipError
+
+__all__ = ["WildPipeline"]
+
+BACK = "back"  # name of the step that gives the photo its size again
+GRAY = "gray"
+
+
+class WildPipeline(OneByOne):
+    """Rounds of random parts: each time a photo is taken, edited, scaled and saved, it loses something.
+
+    The high-order degradation of Wang et al., "Real-ESRGAN", 2021, section 3, in random order as in Zhang et
+    al., "Designing a Practical Degradation Model for Deep Blind Image Super-Resolution" (BSRGAN), 2021, and used
+    for DA-CLIP by Luo et al., "Photo-Realistic Image Restoration in the Wild with Controlled Vision-Language
+    Models", 2024. Unlike there, parts are often left out, so that a label says something; the photo's size is
+    that of the input in the end; and severity moves all parameters.
+
+    A sample's label names what was done to it, in the order of the configuration, such as
+    `"blurry, jpeg-compressed"`. Scaling counts if it made the photo smaller, or if nothing else happened.
+
+    Args:
+        parts: Degradation word to degradation or change of size.
+        chances: For each round, the chance in [0, 1] that a part takes place in it. Where all parts of all
+            rounds are left out, the last part of the configuration takes place.
+        shares: For each round, the share of the severity that its parts have.
+        shuffle: Chance that a round's parts come in random order instead of that of the configuration.
+        gray: Chance that the photo loses its colours first.
+    """
+
+    def __init__(
+        self,
+        parts: Mapping[str, Degradation | Resize],
+        chances: Sequence[float],
+        shares: Sequence[float],
+        shuffle: float,
+        gray: float,
+    ) -> None:
+        if not parts or {BACK, GRAY} & set(parts):
+            raise DaclipError(f"parts: expected some, none of them called '{BACK}' or '{GRAY}', got {list(parts)}")
+        if not chances or len(chances) != len(shares):
+            raise DaclipError(f"expected a chance and a share for each round, got {list(chances)} and {list(shares)}")
+        self.parts = dict(parts)
+        scaling = [part for part in self.parts.values() if isinstance(part, Resize)]
+        if len(scaling) != 1:
+            raise DaclipError(f"parts: expected one Resize, got {len(scaling)} among {list(parts)}")
+        self.resize = scaling[0]
+        self.chances = [span(chance, "chances", most=1)[0] for chance in chances]
+        self.shares = [span(share, "shares", most=1)[0] for share in shares]
+        self.shuffle = span(shuffle, "shuffle", most=1)[0]
+        self.gray = span(gray, "gray", most=1)[0]
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        """`gray` and the parts' names."""
+        return (*([GRAY] if self.gray else []), *self.parts)
+
+    def describe(self, drawn: Drawn) -> str:
+        """The words of what happened to the sample, each once."""
+        taken = [(name, settings) for _, part in steps(drawn) for name, settings in steps(part) if name != BACK]
+        lossy = {name for name, settings in taken if not _grew(settings)} or {name for name, _ in taken}
+        return join_words(name for name in self.words if name in lossy)
+
+    def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
+        """What the parts of each round drew, as `ROUND/PART/KEY`, in the order of application."""
+        drawn: Drawn = {}
+        if uniform(0, 1, generator) < self.gray:
+            drawn.update(named("0", named(GRAY, {"luma": LUMA})))
+        size = (height, width)
+        for number, names in enumerate(self._plan(generator), start=1):
+            for name in names:
+                own = fork(generator)
+                settings: Drawn = {}
+                if name != BACK:
+                    settings = self.parts[name].draw(*size, severity * self.shares[number - 1], own)
+                elif size != (height, width):
+                    settings = self.resize.draw_to(size, (height, width), own)
+                size = _size_after(settings, size)
+                drawn.update(named(str(number), named(name, settings)))
+        return drawn
+
+    def apply(self, images: Tensor, drawn: Drawn) -> Tensor:
+        """Do to `[B, 3, H, W]` what was drawn, step by step."""
+        for _, taken in steps(drawn):
+            for name, settings in steps(taken):
+                if name == GRAY:
+                    images = (settings["luma"] * images).sum(dim=1, keepdim=True).expand_as(images)
+                else:
+                    part = self.resize if name == BACK else self.parts[name]
+                    images = part.apply(images, settings)
+        return images
+
+    def _plan(self, generator: torch.Generator) -> list[list[str]]:
+        """For each round the names of its parts in order; with `back` in the last one."""
+        plan = []
+        for chance in self.chances:
+            names = [name for name in self.parts if uniform(0, 1, generator) < chance]
+            if uniform(0, 1, generator) < self.shuffle:
+                names = [names[i] for i in torch.randperm(len(names), generator=generator).tolist()]
+            plan.append(names)
+        last = plan[-1]
+        if not any(plan):
+            last.append(list(self.parts)[-1])
+        # Anywhere after the last change of size: noise and blocks are seen at their own size or enlarged.
+        scaled = [place + 1 for place, name in enumerate(last) if isinstance(self.parts[name], Resize)]
+        first = max(scaled, default=0)
+        last.insert(first + int(torch.randint(len(last) - first + 1, (), generator=generator)), BACK)
+        return plan
+
+
+def _size_after(settings: Drawn, size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of a picture of the given size after a step."""
+    return (settings["rows"].shape[1], settings["columns"].shape[1]) if "rows" in settings else size
+
+
+def _grew(settings: Drawn) -> bool:
+    """Whether the step made the picture larger or kept its size by scaling."""
+    return "rows" in settings and settings["rows"].shape[1] >= settings["rows"].shape[2]
