@@ -39,8 +39,9 @@ def build_data(cfg: DictConfig) -> MixedDegradationData:
     """The data module of `cfg.data`."""
     node = OmegaConf.to_container(cfg.data, resolve=True)
     assert isinstance(node, dict)
-    # `data.root` is the command line's short name for the photo source's root, which refers to it.
-    node.pop("root", None)
+    # The command line's short names for the roots of photo sources, which refer to them.
+    for short_name in ("root", "photos_root"):
+        node.pop(short_name, None)
     data: MixedDegradationData = make(node)
     return data
 

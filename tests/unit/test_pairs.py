@@ -1,10 +1,14 @@
 """Pairs made on the fly, and how ranks share them."""
 
+import itertools
+from typing import Any
+
 import pytest
 import torch
 
-from daclip.data.module import MixedDegradationData, StreamSampler
-from daclip.data.pairs import Augmentation, HeldOutPairs, SyntheticPairs, collate
+from daclip.data.epochs import EpochLoader, StreamSampler
+from daclip.data.module import MixedDegradationData
+from daclip.data.pairs import Augmentation, HeldOutPairs, PairMaker, SyntheticPairs, collate
 from daclip.data.photos import EmbeddedPhotos
 from daclip.degradations import Degradation
 from daclip.degradations.mask import Inpainting
@@ -23,7 +27,7 @@ def degradations() -> dict[str, Degradation]:
 
 def pairs(seed: int = 0, **changes: float | tuple[float, float] | bool) -> SyntheticPairs:
     augmentation = Augmentation(**{"zoom": (0.5, 1.0), "colour": 0.2, "flip": True, **changes})  # type: ignore[arg-type]
-    return SyntheticPairs(SOURCE.train(), degradations(), 48, 64, augmentation, 100, seed)
+    return SyntheticPairs(SOURCE.train(), PairMaker(degradations(), 48, 64, augmentation), 100, seed)
 
 
 def test_a_sample_depends_on_seed_and_index_alone() -> None:
@@ -72,28 +76,35 @@ def test_held_out_set_is_fixed_and_shows_every_word_on_the_same_crop() -> None:
     assert HeldOutPairs(SOURCE.held_out(), degradations(), 999, 1, 0)[0].hq.shape == (3, 300, 300)
 
 
+@pytest.mark.parametrize("first_step", [0, 3])
 @pytest.mark.parametrize("world_size", [1, 2, 4])
-def test_ranks_share_the_stream_without_overlap_or_loss(world_size: int) -> None:
-    def epoch(number: int) -> list[list[int]]:
-        shares = []
-        for rank in range(world_size):
-            sampler = StreamSampler(48, 8 // world_size, rank, world_size)
-            sampler.set_epoch(number)
-            shares.append(list(sampler))
-        return shares
-
-    for number in (0, 3):
-        shares = epoch(number)
-        assert sorted(index for share in shares for index in share) == list(range(48 * number, 48 * (number + 1)))
+def test_ranks_share_the_stream_without_overlap_or_loss(world_size: int, first_step: int) -> None:
+    size = 8 // world_size
+    shares = [iter(StreamSampler(size, rank, world_size, first_step)) for rank in range(world_size)]
+    for step in range(first_step, first_step + 5):
         # Step by step the union is the batch of a single process.
-        size = 8 // world_size
-        step = [index for share in shares for index in share[size : 2 * size]]
-        assert sorted(step) == list(range(48 * number + 8, 48 * number + 16))
+        batch = [next(share) for share in shares for _ in range(size)]
+        assert sorted(batch) == list(range(8 * step, 8 * (step + 1)))
+
+
+def test_epochs_are_cut_from_one_stream_and_resumed_anywhere() -> None:
+    def numbers(step: int) -> Any:
+        return itertools.count(step)
+
+    loader = EpochLoader(numbers, 3, 0)
+    assert len(loader) == 3
+    assert [list(loader), list(loader)] == [[0, 1, 2], [3, 4, 5]]
+    # An epoch that is left before its end goes on; so does a loader that was closed, or made anew.
+    assert next(iter(loader)) == 6
+    assert list(loader) == [7, 8, 9]
+    loader.close()
+    assert list(loader) == [10, 11, 12]
+    assert list(EpochLoader(numbers, 3, loader.position())) == [13, 14, 15]
 
 
 def test_contradictory_sizes_are_refused() -> None:
-    def build(**changes: int) -> MixedDegradationData:
-        settings = {
+    def build(**changes: Any) -> MixedDegradationData:
+        settings: dict[str, Any] = {
             "crop_size": 48,
             "context_size": 48,
             "batch_size": 4,

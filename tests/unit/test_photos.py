@@ -9,6 +9,7 @@ from PIL import Image
 from skimage import data
 
 from daclip.data.captions import embedded_captions
+from daclip.data.images import decode_pixels, encoded_size, image_size
 from daclip.data.photos import EmbeddedPhotos, PhotoFolder, find_images, load_image, save_image
 from daclip.errors import DaclipError
 
@@ -50,6 +51,30 @@ def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     exif[0x0112] = 6  # the camera was held upright: turn by 90°
     picture.save(tmp_path / "a.jpg", exif=exif)
     assert load_image(tmp_path / "a.jpg").shape == (3, 60, 40)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".tif"])
+def test_header_gives_the_size_of_the_decoded_image(tmp_path: Path, suffix: str, orientation: int) -> None:
+    picture = Image.fromarray(data.coffee()[:40, :60])
+    exif = picture.getexif()
+    exif[0x0112] = orientation
+    path = tmp_path / f"a{suffix}"
+    picture.save(path, exif=exif)
+    size = tuple(load_image(path).shape[-2:])
+    assert image_size(path) == size == ((60, 40) if orientation >= 5 else (40, 60))
+    content = path.read_bytes()
+    assert encoded_size(content, "row") == size
+    assert torch.equal(decode_pixels(content, "row").float() / 255, load_image(path))
+
+
+def test_measuring_a_photo_does_not_decode_it(tmp_path: Path) -> None:
+    path = damaged(tmp_path / "a.png", "truncated")
+    assert image_size(path) == data.coffee().shape[:2]
+    with pytest.raises(DaclipError, match="damaged"):
+        load_image(path)
+    with pytest.raises(DaclipError, match="not an image file"):
+        image_size(damaged(tmp_path / "b.png", "text"))
 
 
 def damaged(path: Path, kind: str) -> Path:

@@ -1,58 +1,40 @@
-"""The LightningDataModule: balanced mixing, seeding, rank sharding."""
+"""The LightningDataModule: from a source of photos to loaders, and how far training has read."""
 
-from collections.abc import Iterator, Mapping
+import json
+import logging
+import warnings
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch import distributed
+from torch.utils.data import DataLoader
 
-from daclip.data.pairs import Augmentation, HeldOutPairs, Sample, SyntheticPairs, collate
+from daclip.data.epochs import EpochLoader, StreamSampler
+from daclip.data.mix import Mix, MixedPairs, WordSchedule
+from daclip.data.pairs import Augmentation, HeldOutPairs, PairMaker, Sample, SyntheticPairs, collate
 from daclip.data.photos import PhotoSource
-from daclip.degradations import Degradation
+from daclip.degradations import Degradation, vocabulary
 from daclip.errors import DaclipError
 
-__all__ = ["MixedDegradationData", "StreamSampler"]
+if TYPE_CHECKING:
+    from daclip.data.stream import StreamLoader
 
+__all__ = ["MixedDegradationData"]
 
-class StreamSampler(Sampler[int]):
-    """Indices of an endless stream of samples, cut into epochs and shared among ranks.
-
-    The global batch of step k is `k·world·batch … (k+1)·world·batch − 1` and rank r takes its r-th part,
-    so that the union over ranks is what one process with the large batch would see.
-
-    Args:
-        length: Samples of one epoch over all ranks.
-        batch_size: Samples of a batch on one rank.
-        rank: This process.
-        world_size: Number of processes.
-    """
-
-    def __init__(self, length: int, batch_size: int, rank: int, world_size: int):
-        self.batch_size, self.rank, self.world_size = batch_size, rank, world_size
-        self.steps = length // (batch_size * world_size)
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Lightning calls this at the start of every epoch."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        """Samples of this rank in one epoch."""
-        return self.steps * self.batch_size
-
-    def __iter__(self) -> Iterator[int]:
-        """Indices of this rank in the current epoch."""
-        for step in range(self.epoch * self.steps, (self.epoch + 1) * self.steps):
-            start = (step * self.world_size + self.rank) * self.batch_size
-            yield from range(start, start + self.batch_size)
+log = logging.getLogger(__name__)
 
 
 class MixedDegradationData(L.LightningDataModule):
-    """Mixed-degradation pairs from clean photos.
+    """Mixed-degradation pairs from clean photos, real pairs, or both.
+
+    Attributes:
+        words: Words of synthesis and of real pairs: the classes of stage 1.
 
     Args:
-        photos: Where clean photos come from.
-        degradations: Word to corruption; the words are the classes of stage 1.
+        photos: Where photos come from. A photo with a degraded version of its own is shown with it.
+        degradations: Word to corruption of the other photos.
         crop_size: Side of a training crop in pixels.
         context_size: Side of the piece that is corrupted before the crop is cut from it.
         augmentation: Changes of clean training crops.
@@ -63,6 +45,8 @@ class MixedDegradationData(L.LightningDataModule):
         held_out_batch_size: Samples of a held-out batch.
         workers: Loader processes; 0 loads in the training process.
         seed: Changes every draw.
+        mix: How often each word, and real pairs among them; None gives all words equal turns, with no synthesis
+            for words that have real pairs.
 
     Raises:
         DaclipError: A size is contradictory, such as a batch larger than the epoch.
@@ -82,6 +66,7 @@ class MixedDegradationData(L.LightningDataModule):
         held_out_batch_size: int,
         workers: int,
         seed: int,
+        mix: Mix | None = None,  # artifacts of earlier versions lack it
     ):
         super().__init__()
         for name, value in {"batch_size": batch_size, "crop_size": crop_size}.items():
@@ -96,7 +81,9 @@ class MixedDegradationData(L.LightningDataModule):
             raise DaclipError("no degradation is chosen; give at least one, as in degradation=[noisy]")
         self.photos = photos
         self.degradations = dict(degradations)
-        self.words = list(self.degradations)
+        synthetic = vocabulary(self.degradations) if photos.has_plain else []
+        self.words = list(dict.fromkeys([*synthetic, *photos.words]))
+        self.mix = mix or Mix(weights=None, real_share=1.0)
         if context_size < crop_size:
             raise DaclipError(f"data.context_size={context_size} is smaller than data.crop_size={crop_size}")
         self.crop_size = crop_size
@@ -109,18 +96,24 @@ class MixedDegradationData(L.LightningDataModule):
         self.held_out_batch_size = held_out_batch_size
         self.workers = workers
         self.seed = seed
+        self._loader: EpochLoader | StreamLoader | None = None
+        self._resumed: list[Any] | None = None
 
-    def training_pairs(self) -> SyntheticPairs:
-        """The endless stream of training samples."""
-        return SyntheticPairs(
-            self.photos.train(),
-            self.degradations,
-            self.crop_size,
-            self.context_size,
-            self.augmentation,
-            self.samples_per_epoch,
-            self.seed,
-        )
+    def prepare_data(self) -> None:
+        """What the photos need once, such as captions."""
+        self.photos.prepare()
+
+    def training_pairs(self) -> SyntheticPairs | MixedPairs:
+        """The endless stream of training samples.
+
+        Raises:
+            DaclipError: The photos are streamed, so that samples have no number.
+        """
+        photos = self.photos.train()
+        maker = PairMaker(self.degradations, self.crop_size, self.context_size, self.augmentation)
+        if self.mix.weights is None and not any(photo.word for photo in photos):
+            return SyntheticPairs(photos, maker, self.samples_per_epoch, self.seed)
+        return MixedPairs(photos, maker, self.mix, self.samples_per_epoch, self.seed)
 
     def held_out_pairs(self) -> HeldOutPairs:
         """The fixed set that scores are measured on."""
@@ -132,25 +125,90 @@ class MixedDegradationData(L.LightningDataModule):
             self.seed,
         )
 
-    def train_dataloader(self) -> DataLoader[Sample]:
+    def train_dataloader(self) -> "EpochLoader | StreamLoader":
         """Balanced training batches of this rank."""
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        sampler = StreamSampler(self.samples_per_epoch, self.batch_size, rank, world_size)
-        if len(sampler) == 0:
+        steps = self.samples_per_epoch // (self.batch_size * world_size)
+        if steps == 0:
             raise DaclipError(
                 f"data.batch_size={self.batch_size} on {world_size} devices is larger than an epoch of "
                 f"{self.samples_per_epoch} samples; raise data.samples_per_epoch"
             )
-        return DataLoader(
-            self.training_pairs(),
-            batch_size=self.batch_size,
-            sampler=sampler,
-            num_workers=self.workers,
-            persistent_workers=self.workers > 0,
-            collate_fn=collate,
-            drop_last=True,
-            pin_memory=torch.cuda.is_available(),
+        if self._resumed is not None and len(self._resumed) != world_size:
+            raise DaclipError(
+                f"the checkpoint was written by {len(self._resumed)} devices and this run has {world_size}; "
+                "resume with the same number"
+            )
+        position = self._resumed[rank] if self._resumed else None
+        if self.photos.streaming:
+            self._loader = self._stream_loader(position, steps, rank, world_size)
+        else:
+            self._loader = self._listed_loader(position, steps, rank, world_size)
+        return self._loader
+
+    def _listed_loader(self, position: Any, steps: int, rank: int, world_size: int) -> EpochLoader:
+        pairs = self.training_pairs()
+
+        def loader_from(step: int) -> DataLoader[Any]:
+            return DataLoader(
+                pairs,
+                batch_size=self.batch_size,
+                sampler=StreamSampler(self.batch_size, rank, world_size, step),
+                num_workers=self.workers,
+                collate_fn=collate,
+                pin_memory=torch.cuda.is_available(),
+            )
+
+        return EpochLoader(loader_from, steps, position or 0)
+
+    def _stream_loader(self, position: Any, steps: int, rank: int, world_size: int) -> "StreamLoader":
+        # The library behind streams takes a second to import, which other data need not wait for.
+        from daclip.data.hub import HubPhotos
+        from daclip.data.stream import StreamedPairs, StreamLoader
+
+        assert isinstance(self.photos, HubPhotos)
+        pairs = StreamedPairs(
+            self.photos,
+            PairMaker(self.degradations, self.crop_size, self.context_size, self.augmentation),
+            self.photos.words,
+            WordSchedule(list(self.degradations), self.mix.weights),
+            self.batch_size,
+            self.seed,
+            rank,
+            world_size,
+            self.workers,
         )
+        if pairs.workers < self.workers:
+            log.info("%d of %d loader processes: the dataset has no more pieces", pairs.workers, self.workers)
+        loader = StreamLoader(pairs, steps)
+        if position:
+            loader.resume(position)
+        return loader
+
+    def teardown(self, stage: str) -> None:
+        """End the loader processes of training."""
+        if self._loader is not None:
+            self._loader.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """How far every rank has read; part of the checkpoint.
+
+        All ranks must call it together, as Lightning does when it saves.
+        """
+        if self._loader is None:
+            return {}
+        ranks: list[Any] = [self._loader.position()]
+        if distributed.is_available() and distributed.is_initialized():
+            ranks = [None] * distributed.get_world_size()
+            distributed.all_gather_object(ranks, self._loader.position())
+        # As text: checkpoints are read without unpickling arbitrary objects.
+        return {"positions": json.dumps(ranks)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Where training goes on reading."""
+        # Lightning looks for a state in the loader itself, which would hold that of the first rank only.
+        warnings.filterwarnings("ignore", message=".*your dataloader is not resumable")
+        self._resumed = json.loads(state_dict["positions"])
 
     def val_dataloader(self) -> DataLoader[Sample]:
         """Held-out batches, in their fixed order."""

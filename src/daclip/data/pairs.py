@@ -1,4 +1,4 @@
-"""LQ/HQ pairs synthesised on the fly from clean photos."""
+"""LQ/HQ pairs from photos: synthesised on the fly, or cut from a photo and its own degraded version."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,12 +9,22 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from daclip.data.photos import Photo, cached_pixels
+from daclip.data.photos import CleanPhoto
 from daclip.degradations import Degradation
+from daclip.degradations.base import vocabulary
 from daclip.errors import DaclipError
 from daclip.types import RestorationBatch
 
-__all__ = ["Augmentation", "HeldOutPairs", "Sample", "SyntheticPairs", "collate", "generator_for"]
+__all__ = [
+    "Augmentation",
+    "HeldOutPairs",
+    "PairMaker",
+    "Sample",
+    "SyntheticPairs",
+    "collate",
+    "generator_for",
+    "sampling_weights",
+]
 
 
 @dataclass
@@ -78,18 +88,35 @@ class Augmentation:
         shorter = min(pixels.shape[-2:])
         low, high = np.log(self.zoom[0]), np.log(self.zoom[1])
         side = min(shorter, round(size / float(np.exp(_uniform(low, high, generator)))))
-        image = _random_crop(pixels, side, generator).float().div_(255)
-        if side != size:
-            image = F.interpolate(image[None], (size, size), mode="bilinear", antialias=True)[0].clamp_(0, 1)
-        if self.flip:
-            draw = int(torch.randint(8, (), generator=generator))
-            image = torch.rot90(image, draw % 4, (-2, -1))
-            image = image.flip(-1) if draw >= 4 else image
+        image = self._turned(_resized(_random_crop(pixels, side, generator), size), generator)
         if self.colour:
             gain = 1 + self.colour * (2 * torch.rand(3, 1, 1, generator=generator) - 1)
             gamma = float(np.exp(self.colour * _uniform(-1, 1, generator)))
             image = image.pow(gamma).mul_(gain).clamp_(0, 1)
         return image.contiguous()
+
+    def crop_pair(self, pixels: Tensor, size: int, generator: torch.Generator) -> Tensor:
+        """Cut and turn the same crop of a photo and its own degraded version.
+
+        Neither zoom nor colour: shrinking would remove real grain and change the scale of real rain or blur.
+
+        Args:
+            pixels: uint8 `[6, H, W]`, the two on top of each other.
+            size: Side of the crop; a smaller photo is enlarged.
+            generator: Source of all draws.
+
+        Returns:
+            float32 `[6, size, size]` in [0, 1].
+        """
+        side = min(size, *pixels.shape[-2:])
+        return self._turned(_resized(_random_crop(pixels, side, generator), size), generator).contiguous()
+
+    def _turned(self, image: Tensor, generator: torch.Generator) -> Tensor:
+        if not self.flip:
+            return image
+        draw = int(torch.randint(8, (), generator=generator))
+        image = torch.rot90(image, draw % 4, (-2, -1))
+        return image.flip(-1) if draw >= 4 else image
 
 
 def _random_crop(pixels: Tensor, side: int, generator: torch.Generator) -> Tensor:
@@ -99,48 +126,90 @@ def _random_crop(pixels: Tensor, side: int, generator: torch.Generator) -> Tenso
     return pixels[..., top : top + side, left : left + side]
 
 
-def _degrade(hq: Tensor, degradation: Degradation, generator: torch.Generator) -> Tensor:
-    return degradation(hq[None], [generator])[0]
+def _resized(pixels: Tensor, size: int) -> Tensor:
+    """uint8 `[C, h, w]` as float32 `[C, size, size]` in [0, 1]."""
+    image = pixels.float().div_(255)
+    if image.shape[-1] == size:
+        return image
+    return F.interpolate(image[None], (size, size), mode="bilinear", antialias=True)[0].clamp_(0, 1)
+
+
+def _degrade(hq: Tensor, degradation: Degradation, word: str, generator: torch.Generator) -> tuple[Tensor, str]:
+    """A degraded crop and its label, which a combination of degradations decides itself."""
+    degraded = degradation.degrade(hq[None], [generator])
+    return degraded.images[0], degraded.words[0] or word
+
+
+def _both(photo: CleanPhoto) -> Tensor:
+    """A photo's own degraded version and the photo, uint8 `[6, H, W]`."""
+    lq, hq = photo.degraded_pixels(), photo.pixels()
+    if lq.shape != hq.shape:
+        raise DaclipError(
+            f"{photo.name}: the degraded version is {lq.shape[2]}×{lq.shape[1]} and the clean one "
+            f"{hq.shape[2]}×{hq.shape[1]} pixels; the two must show the same picture"
+        )
+    return torch.cat([lq, hq])
+
+
+def sampling_weights(photos: Sequence[CleanPhoto]) -> Tensor:
+    """How often each photo is drawn, float32 `[N]`: the square root of its area, from the header alone.
+
+    Large photos have more to show, small ones still count.
+    """
+    sizes = [photo.size() for photo in photos]
+    return torch.tensor([float(height * width) for height, width in sizes]).sqrt()
+
+
+@dataclass(frozen=True)
+class PairMaker:
+    """Makes one training sample from one photo.
+
+    Attributes:
+        degradations: Word to corruption.
+        crop_size: Side of the crops in pixels.
+        context_size: Side of the piece that is corrupted before the crop is cut from it. A larger piece shows
+            what a part of a photo shows: the inside of a shadow, glass without drops.
+        augmentation: Changes of the clean piece.
+    """
+
+    degradations: Mapping[str, Degradation]
+    crop_size: int
+    context_size: int
+    augmentation: Augmentation
+
+    def synthesise(self, photo: CleanPhoto, word: str, generator: torch.Generator) -> Sample:
+        """A crop of the photo under a synthetic degradation."""
+        hq = self.augmentation.crop(photo.pixels(), self.context_size, generator)
+        lq, label = _degrade(hq, self.degradations[word], word, generator)
+        lq, hq = _random_crop(torch.stack([lq, hq]), self.crop_size, generator)
+        return Sample(lq, hq, photo.caption, label, photo.name)
+
+    def cut(self, photo: CleanPhoto, generator: torch.Generator) -> Sample:
+        """A crop of the photo and of its own degraded version."""
+        lq, hq = self.augmentation.crop_pair(_both(photo), self.crop_size, generator).split(3)
+        return Sample(lq, hq, photo.caption, photo.word, photo.name)
 
 
 class SyntheticPairs(Dataset[Sample]):
     """Random crops of clean photos, each with a random corruption of a fixed word.
 
     Sample `index` depends on `(seed, index)` alone, whatever worker or rank makes it, and the words take
-    turns, so that every batch is balanced. Photos are drawn in proportion to the square root of their
-    area: large photos have more to show, small ones still count.
+    turns, so that every batch is balanced. Photos are drawn as `sampling_weights` says.
 
     Args:
         photos: Clean photos.
-        degradations: Word to corruption.
-        crop_size: Side of the crops in pixels.
-        context_size: Side of the piece that is corrupted before the crop is cut from it. A larger piece shows
-            what a part of a photo shows: the inside of a shadow, glass without drops.
-        augmentation: Changes of the clean piece.
+        maker: Makes a sample from a photo.
         length: Samples of one epoch.
         seed: Changes every draw.
     """
 
-    def __init__(
-        self,
-        photos: Sequence[Photo],
-        degradations: Mapping[str, Degradation],
-        crop_size: int,
-        context_size: int,
-        augmentation: Augmentation,
-        length: int,
-        seed: int,
-    ):
+    def __init__(self, photos: Sequence[CleanPhoto], maker: PairMaker, length: int, seed: int):
         self.photos = list(photos)
-        self.degradations = dict(degradations)
-        self.words = list(self.degradations)
-        self.crop_size = crop_size
-        self.context_size = context_size
-        self.augmentation = augmentation
+        self.maker = maker
+        self.words = list(maker.degradations)
         self.length = length
         self.seed = seed
-        areas = torch.tensor([float(cached_pixels(photo.path)[0].numel()) for photo in self.photos])
-        self.weights = areas.sqrt()
+        self.weights = sampling_weights(self.photos)
 
     def __len__(self) -> int:
         """Samples of one epoch; larger indices belong to later epochs."""
@@ -148,29 +217,28 @@ class SyntheticPairs(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         """Sample number `index` of the endless stream."""
-        generator = generator_for(self.seed, index)
+        return self.make(self.words[index % len(self.words)], generator_for(self.seed, index))
+
+    def make(self, word: str, generator: torch.Generator) -> Sample:
+        """A sample of a word from a photo that the generator draws."""
         photo = self.photos[int(torch.multinomial(self.weights, 1, generator=generator))]
-        word = self.words[index % len(self.words)]
-        hq = self.augmentation.crop(cached_pixels(photo.path), self.context_size, generator)
-        lq = _degrade(hq, self.degradations[word], generator)
-        lq, hq = _random_crop(torch.stack([lq, hq]), self.crop_size, generator)
-        return Sample(lq, hq, photo.caption, word, photo.name)
+        return self.maker.synthesise(photo, word, generator)
 
 
 class HeldOutPairs(Dataset[Sample]):
-    """A fixed set: the same crops of every held-out photo under every word.
+    """A fixed set: the same crops of every held-out photo, under every word or in its own degraded version.
 
     Args:
         photos: Held-out photos.
-        degradations: Word to corruption.
-        size: Side of the crops in pixels; a smaller photo is cut to its shorter side.
+        degradations: Word to corruption, for photos without a degraded version of their own.
+        size: Side of the crops in pixels; all crops shrink to the shorter side of the smallest photo.
         crops_per_photo: Crops of each photo.
         seed: Changes every draw.
     """
 
     def __init__(
         self,
-        photos: Sequence[Photo],
+        photos: Sequence[CleanPhoto],
         degradations: Mapping[str, Degradation],
         size: int,
         crops_per_photo: int,
@@ -180,24 +248,36 @@ class HeldOutPairs(Dataset[Sample]):
             raise DaclipError("no photo is held out; set data.photos.held_out")
         self.photos = list(photos)
         self.degradations = dict(degradations)
-        self.words = list(self.degradations)
-        shortest = min(min(cached_pixels(photo.path).shape[-2:]) for photo in self.photos)
-        self.size = min(size, shortest)
+        synthetic = vocabulary(self.degradations) if any(not photo.word for photo in self.photos) else []
+        own = sorted({photo.word for photo in self.photos} - {"", *synthetic})
+        self.words = [*synthetic, *own]
+        self.size = min(size, *(min(photo.size()) for photo in self.photos))
         self.crops_per_photo = crops_per_photo
         self.seed = seed
+        # (crop, word's number); -1 is the photo's own degraded version.
+        self._entries = [
+            (number * crops_per_photo + k, which)
+            for number, photo in enumerate(self.photos)
+            for k in range(crops_per_photo)
+            for which in ([-1] if photo.word else range(len(self.degradations)))
+        ]
 
     def __len__(self) -> int:
-        """Photos times crops times words."""
-        return len(self.photos) * self.crops_per_photo * len(self.words)
+        """Photos times crops times words; a photo with its own degraded version counts for one word."""
+        return len(self._entries)
 
     def __getitem__(self, index: int) -> Sample:
         """Pair number `index`; words vary fastest, then crops, then photos."""
         if not 0 <= index < len(self):
             raise IndexError(index)
-        crop, which = divmod(index, len(self.words))
-        photo, word = self.photos[crop // self.crops_per_photo], self.words[which]
+        crop, which = self._entries[index]
+        photo = self.photos[crop // self.crops_per_photo]
         # The crop's own key leaves the word out: every word is shown on the same crop.
-        pixels = _random_crop(cached_pixels(photo.path), self.size, generator_for(self.seed, crop))
-        hq = pixels.float().div_(255)
-        lq = _degrade(hq, self.degradations[word], generator_for(self.seed, crop, which))
-        return Sample(lq, hq, photo.caption, word, photo.name)
+        generator = generator_for(self.seed, crop)
+        if which < 0:
+            lq, hq = _random_crop(_both(photo), self.size, generator).float().div_(255).split(3)
+            return Sample(lq, hq, photo.caption, photo.word, photo.name)
+        word = list(self.degradations)[which]
+        hq = _random_crop(photo.pixels(), self.size, generator).float().div_(255)
+        lq, label = _degrade(hq, self.degradations[word], word, generator_for(self.seed, crop, which))
+        return Sample(lq, hq, photo.caption, label, photo.name)

@@ -1,0 +1,275 @@
+"""Training pairs from rows that pass by once: no listing, disjoint shares for ranks and workers, exact resumption."""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import datasets
+import torch
+from datasets.distributed import split_dataset_by_node
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from daclip.data.hub import HubPhotos
+from daclip.data.mix import WordSchedule
+from daclip.data.pairs import PairMaker, Sample, collate, generator_for
+from daclip.data.photos import name_fraction
+from daclip.errors import DaclipError
+from daclip.types import RestorationBatch
+
+__all__ = ["Position", "RowStream", "StreamLoader", "StreamedPairs"]
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where one loader process stands in its share of the rows.
+
+    Attributes:
+        round: Which time it reads the rows, from 0.
+        window: Which window of the round, from 0.
+        start: State of the source in front of that window, as `datasets` gives it; None is the beginning.
+        taken: Rows of the window that have been handed out.
+        count: Rows handed out since the beginning of training.
+    """
+
+    round: int = 0
+    window: int = 0
+    start: dict[str, Any] | None = None
+    taken: int = 0
+    count: int = 0
+
+
+class RowStream:
+    """One process's share of a dataset's rows, in an order that looks random, with a position to resume from.
+
+    Shards change their order in every round; within a share, rows are shuffled in windows. `datasets` has a shuffle
+    buffer of its own, but loses what it holds when resumed. A window is read again instead, so that resuming loses
+    and repeats nothing. While one window is handed out the next one is read, a row for a row.
+
+    Args:
+        rows: All rows.
+        rank: This process among those that train.
+        world_size: Number of processes that train; each reads its own rows, and inside a loader process `datasets`
+            narrows them further to that process's shards.
+        window: Rows that are shuffled together; twice as many are in memory.
+        seed: Changes the order.
+        keep: Whether a row takes part; None keeps all.
+        rounds: How many times all rows are read; None for ever.
+    """
+
+    def __init__(
+        self,
+        rows: datasets.IterableDataset,
+        rank: int,
+        world_size: int,
+        window: int,
+        seed: int,
+        keep: Callable[[Row], bool] | None,
+        rounds: int | None,
+    ):
+        self.all_rows, self.rank, self.world_size = rows, rank, world_size
+        self.window, self.seed, self.keep, self.rounds = window, seed, keep, rounds
+
+    def _share(self) -> datasets.IterableDataset:
+        """This rank's rows: a new object, because loader processes share the epoch of one made before them."""
+        return split_dataset_by_node(self.all_rows, self.rank, self.world_size)
+
+    @property
+    def num_shards(self) -> int:
+        """Pieces that this rank's loader processes can share."""
+        return int(self._share().num_shards)
+
+    def read(self, position: Position) -> Iterator[tuple[Row, Position]]:
+        """Rows from a position on, each with the position behind it.
+
+        Raises:
+            DaclipError: This process has no row at all, which would make an endless stream wait for ever.
+        """
+        rows = self._share()
+        while self.rounds is None or position.round < self.rounds:
+            reached = position
+            for row, reached in self._read_round(rows, position):
+                yield row, reached
+            if reached == Position(round=position.round, count=position.count) and self.rounds is None:
+                raise DaclipError(
+                    "a loader process has no rows: the dataset has fewer pieces than devices × data.workers, or "
+                    "too few rows; lower data.workers"
+                )
+            position = Position(round=reached.round + 1, count=reached.count)
+
+    def _read_round(self, rows: datasets.IterableDataset, position: Position) -> Iterator[tuple[Row, Position]]:
+        # The number decides the order of the shards and is not 0, which would leave them as they are.
+        rows.set_epoch(1 + int(name_fraction(f"{self.seed}/{position.round}") * 2**31))
+        rows.load_state_dict(position.start)
+        source = iter(rows)
+        window = self._fill(source, [], self.window)
+        while window:
+            # The source now stands exactly behind this window.
+            behind = rows.state_dict()
+            order = torch.randperm(len(window), generator=generator_for(self.seed, position.round, position.window))
+            upcoming: list[Row] = []
+            for number in order[position.taken :].tolist():
+                self._fill(source, upcoming, 1)
+                position = replace(position, taken=position.taken + 1, count=position.count + 1)
+                yield window[number], position
+            # After a resumption in the middle of a window.
+            self._fill(source, upcoming, self.window - len(upcoming))
+            window = upcoming
+            position = replace(position, window=position.window + 1, start=behind, taken=0)
+
+    def _fill(self, source: Iterator[Row], rows: list[Row], count: int) -> list[Row]:
+        """Read up to `count` more rows that take part."""
+        kept = source if self.keep is None else filter(self.keep, source)
+        rows.extend(itertools.islice(kept, count))
+        return rows
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """A batch on its way from a loader process, and where that process then stands."""
+
+    worker: int
+    position: Position
+    batch: RestorationBatch
+
+
+class StreamedPairs(IterableDataset[Delivered | None]):
+    """Batches of pairs from a stream of rows.
+
+    A row with a degradation of its own is shown with its degraded version; from the others the words are
+    synthesised in turns. What is drawn for a row depends on the seed, the row's key, the round and the row's number
+    in its process.
+
+    Args:
+        photos: Where the rows come from.
+        maker: Makes a sample from a photo.
+        words: Words that real pairs may have.
+        schedule: The word of each synthetic sample.
+        batch_size: Samples of a batch.
+        seed: Changes every draw.
+        rank: This process among those that train.
+        world_size: Number of processes that train.
+        workers: Loader processes that are wanted; there are at most as many as the rank has shards.
+        rounds: How many times all rows are read; None for ever.
+    """
+
+    def __init__(
+        self,
+        photos: HubPhotos,
+        maker: PairMaker,
+        words: Sequence[str],
+        schedule: WordSchedule,
+        batch_size: int,
+        seed: int,
+        rank: int,
+        world_size: int,
+        workers: int,
+        rounds: int | None = None,
+    ):
+        super().__init__()
+        rows, self.columns = photos.stream()
+        if rows.num_shards < world_size * max(workers, 1):
+            rows = rows.reshard()  # parquet files fall apart into their row groups
+        self.photos = photos
+        self.maker = maker
+        self.words = frozenset(words)
+        self.schedule = schedule
+        self.batch_size = batch_size
+        self.seed = seed
+        keep = self._takes_part if photos.share else None
+        self.stream = RowStream(rows, rank, world_size, photos.window, seed, keep, rounds)
+        self.workers = min(workers, self.stream.num_shards)
+        self.positions = [Position() for _ in range(max(self.workers, 1))]
+        self.turn = 0
+
+    def _takes_part(self, row: Row) -> bool:
+        return not self.photos.is_held_out(self.columns.key(row))
+
+    def __iter__(self) -> Iterator[Delivered | None]:
+        """Batches of this loader process; None where a resumed stream gives the turn to the next process."""
+        info = get_worker_info()
+        worker = info.id if info else 0
+        if worker < self.turn:
+            yield None
+        samples = []
+        position = self.positions[worker]
+        for row, position in self.stream.read(self.positions[worker]):
+            samples.append(self._sample(row, position))
+            if len(samples) == self.batch_size:
+                yield Delivered(worker, position, collate(samples))
+                samples = []
+        if samples:
+            yield Delivered(worker, position, collate(samples))
+
+    def _sample(self, row: Row, position: Position) -> Sample:
+        photo = self.photos.photo(row, self.columns)
+        key = int(name_fraction(photo.name) * 2**53)
+        generator = generator_for(self.seed, position.round, key, position.count)
+        if not photo.word:
+            return self.maker.synthesise(photo, self.schedule.word(position.count - 1), generator)
+        if photo.word not in self.words:
+            raise DaclipError(f"{photo.name}: the word '{photo.word}' is not among data.photos.words")
+        return self.maker.cut(photo, generator)
+
+
+class StreamLoader:
+    """Batches of a stream, cut into epochs, with a position that a checkpoint can hold.
+
+    The loader processes live as long as the loader and read on from epoch to epoch. Each hands out whole batches,
+    and they take turns. The position counts what was handed out here, not what waits in the processes.
+
+    Args:
+        pairs: The stream.
+        steps: Batches of one epoch; None goes to the end of a stream that has one.
+    """
+
+    def __init__(self, pairs: StreamedPairs, steps: int | None):
+        self.pairs = pairs
+        self.steps = steps
+        self.positions = list(pairs.positions)
+        self.turn = 0
+        self._batches: Iterator[Delivered | None] | None = None
+
+    def __len__(self) -> int:
+        """Batches of one epoch."""
+        if self.steps is None:
+            raise TypeError("a stream read to its end has no known length")
+        return self.steps
+
+    def __iter__(self) -> Iterator[RestorationBatch]:
+        """The next epoch's batches."""
+        if self._batches is None:
+            self.pairs.positions, self.pairs.turn = list(self.positions), self.turn
+            loader = DataLoader(
+                self.pairs, batch_size=None, num_workers=self.pairs.workers, pin_memory=torch.cuda.is_available()
+            )
+            self._batches = iter(loader)
+        delivered = (item for item in self._batches if item is not None)
+        for item in itertools.islice(delivered, self.steps):
+            self.positions[item.worker] = item.position
+            self.turn = (item.worker + 1) % len(self.positions)
+            yield item.batch
+
+    def close(self) -> None:
+        """End the loader processes; the next epoch starts new ones where these stood."""
+        self._batches = None
+
+    def position(self) -> dict[str, Any]:
+        """Where the stream stands behind the last batch, in plain containers."""
+        return {"turn": self.turn, "positions": [asdict(position) for position in self.positions]}
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Go on behind the last batch of a saved `position`, before the first batch is taken.
+
+        Raises:
+            DaclipError: The position is that of another number of loader processes.
+        """
+        positions = [Position(**position) for position in state["positions"]]
+        if len(positions) != len(self.positions):
+            raise DaclipError(
+                f"the checkpoint stands in a stream of {len(positions)} loader processes and this run has "
+                f"{len(self.positions)}; resume with the same data.workers"
+            )
+        self.positions, self.turn = positions, int(state["turn"])
