@@ -15,7 +15,7 @@ export MALLOC_TRIM_THRESHOLD_ ?= 8589934592
 export MALLOC_TOP_PAD_ ?= 268435456
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train-daclip train-restorer evaluate restore degradations benchmark sampler-report test lint format lock wheel clean
+.PHONY: help setup train-daclip train-restorer evaluate restore dataset check-dataset degradations benchmark sampler-report test lint format lock wheel clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -43,6 +43,12 @@ evaluate: .venv/ready ## table, JSON and picture grid on held-out photos
 restore: .venv/ready ## restore INPUT=file-or-folder into OUTPUT=folder
 	@$(BIN)/python -m daclip.restore $(if $(INPUT),'input="$(INPUT)"') $(if $(OUTPUT),'output="$(OUTPUT)"') $(ARGS)
 
+dataset: .venv/ready ## captioned dataset from the photos in SOURCE=folder into OUTPUT=folder
+	@$(BIN)/python -m daclip.dataset $(if $(SOURCE),'source="$(SOURCE)"') $(if $(OUTPUT),'output="$(OUTPUT)"') $(ARGS)
+
+check-dataset: .venv/ready ## what is wrong with SOURCE=folder: photos, pairs or a built dataset
+	@$(BIN)/python -m daclip.check_dataset $(if $(SOURCE),'source="$(SOURCE)"') $(ARGS)
+
 degradations: .venv/ready ## contact sheet of the corruptions
 	$(BIN)/python -m daclip.sheet $(ARGS)
 
@@ -65,7 +71,7 @@ format: .venv/ready ## let ruff mend what it can
 	$(BIN)/ruff format .
 
 lock: .venv/ready ## pin newest versions into requirements.lock
-	$(BIN)/uv pip compile --quiet --universal --generate-hashes --group dev --all-extras --upgrade \
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --group dev --extra heic --extra sweeps --upgrade \
 		--custom-compile-command "make lock" --output-file requirements.lock pyproject.toml
 
 wheel: .venv/ready ## build a wheel into dist/

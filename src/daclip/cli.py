@@ -20,6 +20,8 @@ COMMANDS: dict[str, tuple[str, list[str]]] = {
     "train restorer": ("daclip.train", ["--config-name", "train_restorer"]),
     "evaluate": ("daclip.evaluate", []),
     "restore": ("daclip.restore", []),
+    "dataset build": ("daclip.dataset", []),
+    "dataset check": ("daclip.check_dataset", []),
     "degradations": ("daclip.sheet", []),
     "benchmark": ("daclip.benchmark", []),
     "sampler-report": ("daclip.sampler_report", []),
@@ -33,6 +35,10 @@ USAGE = """usage: daclip COMMAND [hydra overrides]
   daclip restore input=PATH output=FOLDER
                              restore a photo or a folder
   daclip info ARTIFACT       what an artifact folder holds
+  daclip dataset build source=FOLDER output=FOLDER
+                             captioned dataset from photos
+  daclip dataset check source=FOLDER
+                             what is wrong with photos, pairs or a dataset
   daclip degradations        contact sheet of the corruptions
   daclip benchmark           speed ratios against a plain baseline
   daclip sampler-report      quality and seconds of the samplers over network evaluations
@@ -83,6 +89,8 @@ def main() -> None:
             return
     if arguments[0] == "train":
         sys.exit("error: say which stage: `daclip train daclip` or `daclip train restorer`")
+    if arguments[0] == "dataset":
+        sys.exit("error: say what to do: `daclip dataset build` or `daclip dataset check`")
     sys.exit(f"error: there is no command '{arguments[0]}'; `daclip --help` lists them")
 
 

@@ -18,6 +18,8 @@ from daclip.errors import DaclipError
 
 __all__ = [
     "BenchmarkConfig",
+    "CheckDatasetConfig",
+    "DatasetConfig",
     "EvaluateConfig",
     "RestoreConfig",
     "SamplerReportConfig",
@@ -135,6 +137,41 @@ class SamplerReportConfig:
     seed: int = MISSING
 
 
+@dataclass
+class DatasetConfig:
+    """Top level of `dataset.yaml`."""
+
+    source: str | None = None
+    output: str = MISSING
+    overwrite: bool = MISSING
+    captioner: dict[str, Any] = field(default_factory=dict)
+    held_out: float = MISSING
+    source_name: str | None = None
+    license: str = MISSING
+    attribution: str | None = None
+    skip_unreadable: bool = MISSING
+    cache: str = MISSING
+    workers: int = MISSING
+    shard_megabytes: float = MISSING
+    push_to_hub: str | None = None
+    private: bool = MISSING
+
+
+@dataclass
+class CheckDatasetConfig:
+    """Top level of `check_dataset.yaml`."""
+
+    source: str | None = None
+    report: str = MISSING
+    smallest_side: int = MISSING
+    held_out: float = MISSING
+    captions: str = MISSING
+    captioner: dict[str, Any] = field(default_factory=dict)
+    words: list[str] = field(default_factory=list)
+    cache: str = MISSING
+    workers: int = MISSING
+
+
 def validated(cfg: DictConfig, schema: type) -> DictConfig:
     """The composed configuration, checked against the schema's top level and read-only.
 
@@ -187,7 +224,9 @@ def user_error(error: BaseException) -> DaclipError | None:
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, DaclipError):
-            return seen
+            # A loader process sends its error with the whole traceback as the message; the last line is the error.
+            lines = str(seen).strip().splitlines()
+            return seen if len(lines) <= 1 else DaclipError(lines[-1].removeprefix("daclip.errors.DaclipError: "))
         seen = seen.__cause__ or seen.__context__
     return None
 

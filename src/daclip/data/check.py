@@ -1,0 +1,222 @@
+"""Find what is wrong with a folder of photos, of pairs, or with a built dataset, before hours of training do."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+
+from daclip.data.captions import Captioner
+from daclip.data.findings import Item, Problem, Report, count_splits, judge, unknown_words
+from daclip.data.images import decode_pixels, find_images
+from daclip.data.index import Index, Progress, scan
+from daclip.data.paired import TABLES, match_pairs, official_captions
+from daclip.data.photos import Photo, held_out_names
+from daclip.errors import DaclipError
+
+__all__ = ["CheckOptions", "check_dataset"]
+
+SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+"""Folder names that say which split their photos belong to."""
+
+
+@dataclass(frozen=True)
+class CheckOptions:
+    """How strict a check is.
+
+    Attributes:
+        smallest_side: Photos with a shorter side are tiny, in pixels.
+        held_out: Share that training holds out by the hash of the name, where no folder is called train or val.
+        captions: `required`, `ignored`, or `auto`: required as soon as one photo has a caption.
+        captioner: Where a plain folder's captions come from.
+        words: Degradations that are known.
+        cache: Folder that remembers the hashes of files between checks and builds.
+        workers: Threads that read photos.
+    """
+
+    smallest_side: int
+    held_out: float
+    captions: str
+    captioner: Captioner
+    words: Sequence[str]
+    cache: Path
+    workers: int
+
+
+def check_dataset(source: str | Path, options: CheckOptions, progress: Progress | None = None) -> Report:
+    """Read every photo of a data set and judge it.
+
+    Args:
+        source: A folder of photos; a folder of pairs (`TYPE/LQ` and `TYPE/GT`, or those below `train` and `val`);
+            or a dataset built by `daclip dataset build` or saved by `datasets`.
+        options: How strict to be.
+        progress: Told of each step forward, in the stage `reading`.
+
+    Raises:
+        DaclipError: The folder is missing or holds no photos.
+    """
+    root = Path(source)
+    if not root.is_dir():
+        raise DaclipError(f"{root}: no such folder; check the path")
+    if (root / "dataset_dict.json").is_file():
+        layout, (items, problems) = "built", _built(root, options, progress)
+    elif any(_pair_folders(root)):
+        layout, (items, problems) = "pairs", _pairs(root, options, progress)
+    else:
+        layout, (items, problems) = "photos", _photos(root, options, progress)
+    problems += judge(items, options.smallest_side, options.captions)
+    return Report(str(root), layout, count_splits(items), problems)
+
+
+def _unreadable(index: Index, root: Path) -> list[Problem]:
+    return [
+        Problem("unreadable", _name(path, root), reason.removeprefix(f"{path}: "))
+        for path, reason in index.unreadable.items()
+    ]
+
+
+def _name(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix()
+
+
+def _photos(root: Path, options: CheckOptions, progress: Progress | None) -> tuple[list[Item], list[Problem]]:
+    index = scan(find_images(root), options.cache / "files.jsonl", options.workers, progress)
+    names = {_name(path, root): file for path, file in index.files.items()}
+    if any(_split_of(name) for name in names):
+        splits = {name: _split_of(name) or "train" for name in names}
+    else:
+        held_out = held_out_names(names, options.held_out) if len(names) > 1 else set()
+        splits = {name: "test" if name in held_out else "train" for name in names}
+    captions = options.captioner.describe([Photo(name, file.path) for name, file in names.items()])
+    items = [
+        Item(name, splits[name], file.sha256, file.width, file.height, caption)
+        for (name, file), caption in zip(names.items(), captions, strict=True)
+    ]
+    return items, _unreadable(index, root)
+
+
+def _split_of(name: str) -> str | None:
+    top, slash, _ = name.partition("/")
+    return SPLITS.get(top.lower()) if slash else None
+
+
+def _pair_folders(root: Path) -> Iterator[tuple[str, Path]]:
+    """Folders with LQ or GT inside, with their splits; `-` where no folder names the split."""
+    for folder in sorted(path for path in root.iterdir() if path.is_dir()):
+        if (folder / "LQ").is_dir() or (folder / "GT").is_dir():
+            yield "-", folder
+        elif folder.name.lower() in SPLITS:
+            yield from ((SPLITS[folder.name.lower()], path) for _, path in _pair_folders(folder))
+
+
+def _pairs(root: Path, options: CheckOptions, progress: Progress | None) -> tuple[list[Item], list[Problem]]:
+    paths = find_images(root)
+    index = scan(paths, options.cache / "files.jsonl", options.workers, progress)
+    problems = _unreadable(index, root)
+    tables = [root / name for name in TABLES if (root / name).is_file()]
+    captions: dict[str, str] = {}
+    for table in tables:
+        found = official_captions(table)
+        captions = {**found, **captions}
+        for word in sorted({key.partition("/")[0] for key in found}):
+            problems += unknown_words(word, table.name, options.words)
+    matched: list[tuple[str, str, Path, Path]] = []
+    for split, folder in _pair_folders(root):
+        problems += unknown_words(folder.name, _name(folder, root), options.words)
+        sides = [[path for path in paths if folder / part in path.parents] for part in ("LQ", "GT")]
+        couples, lonely = _match(sides[0], sides[1], root)
+        problems += lonely
+        matched += [(split, folder.name, lq, gt) for lq, gt in couples if lq in index.files and gt in index.files]
+    held_out: set[str] = set()
+    stems = {gt.stem for *_, gt in matched}
+    if len(stems) > 1 and all(split == "-" for split, *_ in matched):
+        held_out = held_out_names(stems, options.held_out)
+    items = []
+    for split, word, lq, gt in matched:
+        low, high = index.files[lq], index.files[gt]
+        name = _name(lq, root)
+        if (low.width, low.height) != (high.width, high.height):
+            sizes = f"{low.width}×{low.height}, but {_name(gt, root)} is {high.width}×{high.height}"
+            problems.append(Problem("size mismatch", name, sizes))
+        if low.sha256 == high.sha256:
+            problems.append(Problem("not degraded", name, f"equals {_name(gt, root)}"))
+        if split == "-":
+            split = "val" if gt.stem in held_out else "train"
+        caption = captions.get(f"{word}/{gt.stem}", captions.get(f"{word}/{lq.stem}", ""))
+        items += [
+            Item(name, split, low.sha256, low.width, low.height, group="LQ"),
+            Item(_name(gt, root), split, high.sha256, high.width, high.height, caption, group="GT", repeats=True),
+        ]
+    return items, problems
+
+
+def _match(lq: Sequence[Path], gt: Sequence[Path], root: Path) -> tuple[list[tuple[Path, Path]], list[Problem]]:
+    """Pairs of one type, and the files without a partner."""
+    try:
+        return (match_pairs(lq, gt) if lq or gt else []), []
+    except DaclipError as error:
+        stems = [{path.stem: path for path in side} for side in (lq, gt)]
+        couples = [(stems[0][stem], stems[1][stem]) for stem in sorted(stems[0].keys() & stems[1].keys())]
+        problems = [
+            Problem("missing partner", _name(path, root), f"no {path.stem} in {other}")
+            for side, other, partners in ((lq, "GT", stems[1]), (gt, "LQ", stems[0]))
+            for path in side
+            if path.stem not in partners
+        ]
+        return couples, problems or [Problem("missing partner", _name(lq[0].parent, root), str(error))]
+
+
+def _built(root: Path, options: CheckOptions, progress: Progress | None) -> tuple[list[Item], list[Problem]]:
+    loaded = datasets.load_from_disk(root)
+    assert isinstance(loaded, datasets.DatasetDict)
+    total = sum(loaded.num_rows.values())
+    items: list[Item] = []
+    problems: list[Problem] = []
+    done = 0
+    for split, rows in loaded.items():
+        if "image" not in rows.column_names:
+            raise DaclipError(f"{root}: split {split} has no column image; its columns are {rows.column_names}")
+        images = [column for column in ("image", "lq") if column in rows.column_names]
+        for column in images:
+            rows = rows.cast_column(column, datasets.Image(decode=False))
+        for number, row in enumerate(rows):
+            name = f"{row.get('name') or number} ({split})"
+            item, found = _row(name, str(split), row)
+            problems += found + unknown_words(row.get("degradation") or "", name, options.words)
+            items += [item] if item else []
+            done += 1
+            if progress:
+                progress("reading", done, total)
+    return items, problems
+
+
+def _row(name: str, split: str, row: dict[str, Any]) -> tuple[Item | None, list[Problem]]:
+    """One row of a dataset: its item, and what contradicts what the row says of itself."""
+    try:
+        content = _content(row["image"])
+        height, width = decode_pixels(content, name).shape[-2:]
+        lq_size = tuple(decode_pixels(_content(row["lq"]), name).shape[-2:]) if row.get("lq") else (height, width)
+    except DaclipError as error:
+        return None, [Problem("unreadable", name, str(error))]
+    sha256 = hashlib.sha256(content).hexdigest()
+    problems = []
+    if row.get("sha256") not in (None, sha256):
+        problems.append(Problem("wrong record", name, "the stored sha256 is not the photo's"))
+    stored = (row.get("width", width), row.get("height", height))
+    if stored != (width, height):
+        problems.append(Problem("wrong record", name, f"{width}×{height}, recorded as {stored[0]}×{stored[1]}"))
+    if lq_size != (height, width):
+        problems.append(Problem("size mismatch", name, f"{width}×{height}, lq is {lq_size[1]}×{lq_size[0]}"))
+    return Item(name, split, sha256, width, height, row.get("caption"), repeats="lq" in row), problems
+
+
+def _content(cell: dict[str, Any] | None) -> bytes:
+    """The bytes of a cell of type `datasets.Image`, stored in the dataset or beside it."""
+    if cell and cell.get("bytes"):
+        return bytes(cell["bytes"])
+    path = Path(cell["path"]) if cell and cell.get("path") else None
+    if path is None or not path.is_file():
+        raise DaclipError("the row holds no image")
+    return path.read_bytes()
