@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from daclip.diffusion.process import MeanRevertingSDE
 from daclip.errors import DaclipError
 from daclip.types import Conditioning
 
-__all__ = ["Sampler", "Step", "StepHook", "TimeGrid", "draw_noise", "uniform_grid"]
+__all__ = ["NoiseSource", "Sampler", "Step", "StepHook", "TimeGrid", "draw_noise", "uniform_grid"]
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,25 @@ def uniform_grid(horizon: int, steps: int) -> list[int]:
     return [round(horizon * (steps - k) / steps) for k in range(steps + 1)]
 
 
-def draw_noise(generators: Sequence[torch.Generator], like: Tensor) -> Tensor:
+class NoiseSource(Protocol):
+    """Stands in for an image's generator: its noise may be a window of a larger image's."""
+
+    def normal(self, shape: Sequence[int]) -> Tensor:
+        """The next unit normal draw, `[C, H, W]`."""
+
+
+def draw_noise(generators: Sequence[torch.Generator | NoiseSource], like: Tensor) -> Tensor:
     """Unit normal noise of the shape of `like`, image i from generator i.
 
     It is drawn where the generators live (the CPU), so that the result does not depend on the device.
     """
-    drawn = [torch.randn(like.shape[1:], generator=g, device=g.device) for g in generators]
-    return torch.stack(drawn).to(like.device)
+    return torch.stack([_normal(source, like.shape[1:]) for source in generators]).to(like.device)
+
+
+def _normal(source: torch.Generator | NoiseSource, shape: torch.Size) -> Tensor:
+    if isinstance(source, torch.Generator):
+        return torch.randn(shape, generator=source, device=source.device)
+    return source.normal(shape)
 
 
 class Sampler(ABC):
@@ -100,7 +112,7 @@ class Sampler(ABC):
         denoiser: Denoiser,
         lq: Tensor,
         conditioning: Conditioning,
-        generators: Sequence[torch.Generator],
+        generators: Sequence[torch.Generator | NoiseSource],
         on_step: StepHook | None = None,
     ) -> Tensor:
         """Restore a batch of images.
