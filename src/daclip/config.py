@@ -4,7 +4,7 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ __all__ = [
     "RestoreConfig",
     "SheetConfig",
     "TrainConfig",
+    "composed",
     "config_dir",
     "run_entry",
     "validated",
@@ -39,6 +40,21 @@ def config_dir() -> str:
 
 # Recipes live beside conf/ in experiments/; primaries put this folder on Hydra's search path.
 OmegaConf.register_new_resolver("daclip_root", lambda: str(Path(config_dir()).parent), replace=True)
+
+
+def composed(config_name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """A primary with its groups, resolved to plain containers: for Python users, who have no command line.
+
+    Raises:
+        DaclipError: An override that does not fit.
+    """
+    try:
+        with hydra.initialize_config_dir(config_dir(), version_base="1.3"):
+            plain = OmegaConf.to_container(hydra.compose(config_name, list(overrides)), resolve=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise DaclipError(_explain(error, config_name)) from None
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
 
 
 @dataclass
@@ -80,10 +96,24 @@ class EvaluateConfig:
 class RestoreConfig:
     """Top level of `restore.yaml`."""
 
-    input: str | None = None
+    input: Any = None
     output: str = MISSING
     artifact: str | None = None
     sampler: dict[str, Any] | None = None
+    steps: int | None = None
+    words: Any = None
+    strength: float = MISSING
+    samples: int = MISSING
+    mask: str | None = None
+    dry_run: bool = MISSING
+    overwrite: bool = MISSING
+    recursive: bool = MISSING
+    format: str | None = None
+    summary: str | None = None
+    max_memory: float = MISSING
+    tile: int | None = None
+    overlap: int = MISSING
+    batch_size: int | None = None
     precision: str = MISSING
     device: str = MISSING
     seed: int = MISSING
