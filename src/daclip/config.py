@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -48,11 +49,16 @@ def composed(config_name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
     Raises:
         DaclipError: An override that does not fit.
     """
+    # Hydra has one global state, which a command that is under way holds.
+    held = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
     try:
         with hydra.initialize_config_dir(config_dir(), version_base="1.3"):
             plain = OmegaConf.to_container(hydra.compose(config_name, list(overrides)), resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise DaclipError(_explain(error, config_name)) from None
+    finally:
+        GlobalHydra.instance().hydra = held
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
 
@@ -150,7 +156,9 @@ def validated(cfg: DictConfig, schema: type) -> DictConfig:
     try:
         merged = OmegaConf.merge(OmegaConf.structured(schema), cfg)
     except OmegaConfBaseException as error:
-        raise DaclipError(_one_line(str(error))) from error
+        message = _one_line(str(error))
+        named = error.full_key and error.full_key not in message
+        raise DaclipError(f"{error.full_key}: {message}" if named else message) from error
     assert isinstance(merged, DictConfig)
     OmegaConf.set_readonly(merged, True)
     return merged

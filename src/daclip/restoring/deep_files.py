@@ -62,15 +62,13 @@ def deep_bytes(pixels: Pixels, name: str, exif: bytes | None, icc: bytes | None)
         exif: EXIF block.
         icc: Colour profile.
     """
-    plain_gray = pixels.gray and pixels.alpha is None
-    if name == "TIFF" and (plain_gray or pixels.alpha is None):
-        if plain_gray:
-            buffer = io.BytesIO()
-            to_pil(pixels).save(buffer, format="TIFF", compression="tiff_deflate", **_given(exif=exif, icc_profile=icc))
-            return buffer.getvalue()
+    if name == "TIFF" and pixels.alpha is None:
         buffer = io.BytesIO()
-        colour = np.ascontiguousarray(pixels.colour)
-        tifffile.imwrite(buffer, colour, photometric="rgb", compression="zlib", iccprofile=icc, metadata=None)
+        if pixels.gray:
+            to_pil(pixels).save(buffer, format="TIFF", **_given(exif=exif, icc_profile=icc))
+        else:
+            colour = np.ascontiguousarray(pixels.colour)
+            tifffile.imwrite(buffer, colour, photometric="rgb", compression="zlib", iccprofile=icc, metadata=None)
         return buffer.getvalue()
     if name == "PNG" and pixels.colour.dtype == np.uint16:
         return _png(pixels, exif, icc)

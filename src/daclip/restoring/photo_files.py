@@ -101,10 +101,12 @@ def _read(image: Image.Image, path: Path) -> PhotoFile:
     if frames > 1:
         notes.append(f"the first of {frames} frames is restored")
         image.seek(0)
-    # Before anything that lets go of the file: the decoders below must see a sound one.
+    # Pillow turns a TIFF while it decodes it, and other formats may hold the block behind their pixels.
+    before = _orientation(image)
     image.load()
     icc = image.info.get("icc_profile") or None
-    orientation, exif = _exif(image, notes)
+    orientation = before if before > 1 else _orientation(image)
+    exif = _exif(image, orientation, notes)
     deep = read_deep(image, path, notes)
     if deep is not None:
         return PhotoFile(_upright(deep, orientation), exif, icc, tuple(notes))
@@ -120,11 +122,19 @@ def _read(image: Image.Image, path: Path) -> PhotoFile:
     return PhotoFile(pixels, exif, icc, tuple(notes))
 
 
-def _exif(image: Image.Image, notes: list[str]) -> tuple[int, bytes | None]:
-    """The orientation, and the EXIF block as it will be written."""
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1 where there is none that can be read."""
+    try:
+        value = image.getexif().get(ORIENTATION, 1)
+    except Exception:  # damaged blocks raise anything
+        return 1
+    return value if value in range(1, 9) else 1
+
+
+def _exif(image: Image.Image, orientation: int, notes: list[str]) -> bytes | None:
+    """The EXIF block as it will be written."""
     try:
         exif = image.getexif()
-        orientation = exif.get(ORIENTATION, 1)
         folders = {tag: dict(exif.get_ifd(tag)) for tag in (EXIF_FOLDER, GPS_FOLDER)}
         camera = folders[EXIF_FOLDER]
         if orientation in (5, 6, 7, 8) and WIDTH_TAG in camera and HEIGHT_TAG in camera:
@@ -137,8 +147,8 @@ def _exif(image: Image.Image, notes: list[str]) -> tuple[int, bytes | None]:
     except Exception:
         # As with pixels, a damaged block raises anything; the photo is worth more than its block.
         notes.append("its EXIF block is damaged and is left out")
-        return 1, None
-    return orientation, content
+        return None
+    return content
 
 
 def _upright(pixels: Pixels, orientation: int) -> Pixels:
@@ -235,8 +245,8 @@ def write_photo(photo: PhotoFile, path: str | Path) -> tuple[str, ...]:
 
 def _encoded(photo: PhotoFile, name: str, path: Path) -> tuple[bytes, tuple[str, ...]]:
     pixels, notes = photo.pixels, []
-    if pixels.alpha is not None and name == "JPEG":
-        raise DaclipError(f"{path}: JPEG cannot hold the photo's transparency; use format=png or webp")
+    if pixels.alpha is not None and name in ("JPEG", "BMP"):
+        raise DaclipError(f"{path}: {name} cannot hold the photo's transparency; use format=png or webp")
     metadata = {key: value for key, value in (("exif", photo.exif), ("icc_profile", photo.icc)) if value}
     if name == "BMP" and metadata:
         notes.append("BMP holds no EXIF block and no colour profile")
@@ -248,11 +258,13 @@ def _encoded(photo: PhotoFile, name: str, path: Path) -> tuple[bytes, tuple[str,
         notes.append(f"{name} results have 8 bits a channel here")
         pixels = shallow(pixels)
     picture = to_pil(pixels)
-    if name in ("WEBP", "HEIF", "BMP") and picture.mode == "LA":
+    if name in ("WEBP", "HEIF") and picture.mode == "LA":
         picture = picture.convert("RGBA")
     buffer = io.BytesIO()
+    # Pillow compresses a TIFF through libtiff, which cannot write an EXIF block.
+    options = {} if name == "TIFF" and photo.exif else OPTIONS.get(name, {})
     try:
-        picture.save(buffer, format=name, **OPTIONS.get(name, {}), **metadata)
+        picture.save(buffer, format=name, **options, **metadata)
     except (OSError, ValueError, RuntimeError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DaclipError(f"{path}: {name} cannot hold the result ({reason}); use format=png") from None
