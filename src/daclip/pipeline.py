@@ -1,5 +1,6 @@
 """Photo in, photo out: a trained restorer from its artifact folder."""
 
+import copy
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,12 +21,12 @@ from daclip.restoring.control import Uncertainty, blend_, check_strength, holes_
 from daclip.restoring.memory import Cost, Pieces, choose_pieces, memory_errors, tensor_bytes
 from daclip.restoring.noise import NoiseField
 from daclip.restoring.pixels import Pixels, unpack
-from daclip.restoring.results import Restoration, Restored
+from daclip.restoring.results import Restoration, Restored, Stopped
 from daclip.restoring.sampling import Progress, measured_costs, sample_photos
 from daclip.samplers.base import Sampler
 from daclip.types import Conditioning
 
-__all__ = ["Restoration", "Restored", "Restorer", "from_hub"]
+__all__ = ["Restoration", "Restored", "Restorer", "Stopped", "from_hub"]
 
 # What a hub model is made of; nothing that could run code.
 HUB_FILES = ["*.yaml", "*.json", "*.safetensors"]
@@ -96,13 +97,23 @@ class Restorer:
             options: As for `Restorer`.
         """
         folder = Path(source) if Path(source).is_dir() else from_hub(str(source), revision)
-        artifact = Artifact(folder)
-        artifact.require("restorer")
-        if isinstance(sampler, str):
-            artifact.config["sampler"] = composed("restore", [f"sampler={sampler}"])["sampler"]
-        if steps is not None and not isinstance(sampler, Sampler):
-            artifact.config["sampler"]["steps"] = steps
-        return cls(folder, sampler if isinstance(sampler, Sampler) else artifact.build("sampler"), **options)
+        return cls(folder, _sampler(Artifact(folder), sampler, steps), **options)
+
+    def using(
+        self, *, sampler: str | Sampler | None = None, steps: int | None = None, seed: int | None = None
+    ) -> "Restorer":
+        """The same restorer, sharing its networks, with another sampler or seed.
+
+        Args:
+            sampler: As for `from_pretrained`; None takes the artifact's own.
+            steps: Steps of the sampler; None takes its own number.
+            seed: None keeps this restorer's.
+        """
+        other = copy.copy(self)
+        other.sampler = _sampler(self.artifact, sampler, steps)
+        other.seed = self.seed if seed is None else seed
+        other._costs = None
+        return other
 
     def _set_pieces(self, given: Mapping[str, Any]) -> None:
         names = ("max_memory", "tile", "overlap", "batch_size")
@@ -156,7 +167,7 @@ class Restorer:
             samples: Restorations of each photo; more than one also give the uncertainty.
             mask: For a single photo: true where it is missing, `[H, W]`. The missing part is restored as
                 `uncompleted` unless `degradation` says otherwise, the rest stays as it is.
-            on_progress: Told the finished share; may raise to stop.
+            on_progress: Told the finished share; may raise `Stopped` to end the work.
 
         Returns:
             A `Restoration` for a single photo, else `Restored`, a sequence of them.
@@ -174,7 +185,7 @@ class Restorer:
         holes = None if mask is None else holes_of(mask, unpacked)
         if holes is not None and degradation is None and "uncompleted" in self.vocabulary:
             degradation = "uncompleted"
-        words = None if degradation is None else parse_words(degradation)
+        words = None if degradation is None else parse_words(degradation, self.vocabulary)
         notes = () if words is None else tuple(unknown_words(words, self.vocabulary))
         done: list[Restoration] = []
         chunks = list(_chunks(unpacked, self.batch_size))
@@ -211,10 +222,12 @@ class Restorer:
         pieces = self._pieces(photos, conditioning)
         if len(photos) > 1 and pieces.tile < max(height, width):
             # Large ones one by one, each in the pieces that it gets when it comes alone.
-            return [
-                self._samples([photo], rows(conditioning, [i]), [numbers[i]], strength, samples, holes, on_progress)[0]
-                for i, photo in enumerate(photos)
-            ]
+            found: list[tuple[list[Pixels], np.ndarray | None]] = []
+            for i, photo in enumerate(photos):
+                told = on_progress and _part(on_progress, i, len(photos))
+                given = rows(conditioning, [i])
+                found += self._samples([photo], given, [numbers[i]], strength, samples, holes, told)
+            return found
         images: list[list[Pixels]] = [[] for _ in photos]
         spreads = [Uncertainty() for _ in photos]
         for sample in range(samples):
@@ -279,6 +292,19 @@ class Restorer:
         """The value that missing pixels had in training."""
         trained = Artifact(self.artifact.folder / "daclip").config["degradation"].get("uncompleted") or {}
         return float(trained.get("fill", 1.0))
+
+
+def _sampler(artifact: Artifact, sampler: str | Sampler | None, steps: int | None) -> Sampler:
+    """A sampler by name, or the one the artifact was trained with, with so many steps."""
+    if isinstance(sampler, Sampler):
+        return sampler
+    artifact.require("restorer")
+    own = artifact.config["sampler"]
+    chosen = dict(own if sampler is None else composed("restore", [f"sampler={sampler}"])["sampler"])
+    if steps is not None:
+        chosen["steps"] = steps
+    built: Sampler = artifact.build("sampler", chosen)
+    return built
 
 
 def from_hub(name: str, revision: str | None = None) -> Path:

@@ -344,15 +344,69 @@ def test_naming_what_was_recognised_with_certainty_changes_nothing(restorer_arti
     assert other.norm() == pytest.approx(float(embedding.norm()), rel=1e-5)
 
 
+def varied_photos() -> list[Path]:
+    """Small files of many kinds in the working folder."""
+    small = Image.fromarray(COFFEE[:24, :30])
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    kinds: dict[str, tuple[Image.Image, dict[str, Any]]] = {
+        "rgb.png": (small, {}),
+        "alpha.png": (small.convert("RGBA"), {}),
+        "palette.png": (small.convert("P"), {"transparency": 3}),
+        "deep.png": (Image.fromarray(COFFEE[:24, :30, 0].astype(np.uint16) * 257), {}),
+        "turned.jpg": (small, {"exif": exif}),
+        "gray.jpg": (small.convert("L"), {}),
+        "cmyk.jpg": (small.convert("CMYK"), {}),
+        "lossy.webp": (small, {}),
+        "alpha.webp": (small.convert("RGBA"), {"lossless": True}),
+        "strips.tif": (small, {"compression": "tiff_lzw", "exif": exif}),
+        "pages.tiff": (small, {"save_all": True, "append_images": [small, small]}),
+        "plain.bmp": (small, {}),
+    }
+    for name, (image, options) in kinds.items():
+        image.save(name, **options)
+    return [Path(name) for name in kinds]
+
+
+def odd_files(folder: Path, originals: list[Path]) -> dict[str, str]:
+    """Put what a camera never made into a folder; names of the photos among it, and what must come of each."""
+    good = originals[0].read_bytes()
+    Path(folder, "folder.png").mkdir()
+    Path(folder, "loop.png").symlink_to("loop.png")
+    os.mkfifo(folder / "pipe.png")  # who opens it waits for ever
+    expected = {
+        "-rf.png": good,
+        "new\nline.png": good,
+        "søren 照片 😀.png": good,
+        "${oc.env:HOME}.png": good,
+        "a=b,c [1].png": good,
+        "x" * 200 + ".png": good,
+        "UPPER.PNG": good,
+        "a jpeg.png": Path("turned.jpg").read_bytes(),
+        "appended.png": good + b"tail" * 100,
+        "empty.png": None,
+        "zeros.jpg": bytes(1000),
+        "text.png": b"hello",
+        "vector.png": b'<svg xmlns="http://www.w3.org/2000/svg"/>',
+        "program.png": b"\x7fELF" + bytes(100),
+        "twice cut.png": good[: len(good) // 2],
+    }
+    for name, content in expected.items():
+        Path(folder, name).write_bytes(content or b"")
+    return {
+        name: "restored"
+        if content is not None and content[:2] in (good[:2], b"\xff\xd8") and "cut" not in name
+        else "failed"
+        for name, content in expected.items()
+    }
+
+
 def test_mutated_photos_through_the_command(place: Path) -> None:
     """Every mutated file is restored or named in the summary; nothing else happens."""
     draw = random.Random(0)
-    small = Image.fromarray(COFFEE[:24, :30])
-    originals = []
-    for name in ("a.png", "a.jpg", "a.webp", "a.tif", "a.bmp"):
-        small.save(name)
-        originals.append(Path(name))
+    originals = varied_photos()
     Path("fuzz").mkdir()
+    odd = odd_files(Path("fuzz"), originals)
     for number in range(FUZZ):
         original = draw.choice(originals)
         content = bytearray(original.read_bytes())
@@ -367,8 +421,9 @@ def test_mutated_photos_through_the_command(place: Path) -> None:
         patch.setattr(Image, "MAX_IMAGE_PIXELS", 50_000)
         status = run("restore", "fuzz", "--output", "clean", "--steps", "1")
     recorded = lines(place / "clean" / "summary.jsonl")
-    assert len(recorded) == FUZZ
+    assert len(recorded) == FUZZ + len(odd)
     failed = [line for line in recorded if line["status"] == "failed"]
+    assert {Path(line["photo"]).name: line["status"] for line in recorded if Path(line["photo"]).name in odd} == odd
     assert status == min(len(failed), 125)
     assert 5 < len(failed) < FUZZ - 5
     assert not any("please report" in line["error"] for line in failed)

@@ -302,6 +302,20 @@ def test_pillow_images_come_back_as_they_were(mode: str) -> None:
     assert np.array_equal(np.asarray(back), np.asarray(image))
 
 
+def test_pillow_images_are_turned_upright_and_keep_their_profile(tmp_path: Path) -> None:
+    Image.fromarray(COFFEE).save(tmp_path / "a.png", exif=camera_exif(6), icc_profile=SRGB)
+    (pixels,), (pack,), _ = unpack(Image.open(tmp_path / "a.png"))
+    assert np.array_equal(pixels.colour, np.rot90(COFFEE, -1))
+    result = pack(pixels)
+    assert result.size == (60, 90)
+    assert result.info["icc_profile"] == SRGB
+    assert result.getexif().get(0x0112, 1) == 1
+    printed = Image.fromarray(COFFEE).convert("CMYK")
+    printed.info["icc_profile"] = SRGB
+    (pixels,), (pack,), _ = unpack(printed)
+    assert "icc_profile" not in pack(pixels).info
+
+
 @pytest.mark.parametrize(
     "photo",
     [

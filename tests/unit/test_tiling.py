@@ -2,6 +2,7 @@
 
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,8 @@ from daclip.restoring.memory import GIB, Cost, PeakMemory, Pieces, choose_pieces
 from daclip.restoring.noise import NoiseField
 from daclip.restoring.pixels import Pixels
 from daclip.restoring.pooling import scouts
-from daclip.restoring.sampling import sample_photos
+from daclip.restoring.results import Stopped
+from daclip.restoring.sampling import Progress, sample_photos
 from daclip.restoring.tiling import GRID, TiledDenoiser, spans
 from daclip.samplers import PosteriorSampler
 from daclip.types import Conditioning
@@ -59,7 +61,9 @@ def denoiser_of(network: nn.Module) -> Denoiser:
     return Denoiser(network, MeanRevertingSDE(ThetaSchedule("cosine")), "data").requires_grad_(False)
 
 
-def sampled(network: nn.Module, pieces: Pieces, photo: np.ndarray = PHOTO, seed: int = 0) -> Tensor:
+def sampled(
+    network: nn.Module, pieces: Pieces, photo: np.ndarray = PHOTO, seed: int = 0, on_progress: Progress | None = None
+) -> Tensor:
     pixels = Pixels(photo)
     return sample_photos(
         PosteriorSampler(steps=3),
@@ -70,6 +74,7 @@ def sampled(network: nn.Module, pieces: Pieces, photo: np.ndarray = PHOTO, seed:
         pieces,
         overlap=64,
         precision="fp32",
+        on_progress=on_progress,
     )[0]
 
 
@@ -108,6 +113,30 @@ def test_senseless_pieces_are_refused() -> None:
 def test_a_local_network_gives_the_same_in_pieces(pieces: Pieces) -> None:
     whole = sampled(Blur(), Pieces(448, 448, 1))
     assert torch.allclose(sampled(Blur(), pieces), whole, atol=1e-5)
+
+
+@pytest.mark.parametrize("network", [Blur, Levelled])
+@pytest.mark.parametrize("pieces", [Pieces(448, 448, 1), Pieces(448, 128, 1), Pieces(192, 128, 2)])
+def test_progress_is_told_after_each_call(network: type[nn.Module], pieces: Pieces) -> None:
+    told: list[float] = []
+    calls = 0
+
+    class Counting(network):  # type: ignore[misc, valid-type]
+        def forward(self, *arguments: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            return super().forward(*arguments)
+
+    sampled(Counting(), pieces, on_progress=told.append)
+    assert len(told) == calls
+    assert told == sorted(set(told))
+    assert told[-1] == 1
+
+    def stop(share: float) -> None:
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        sampled(Counting(), pieces, on_progress=stop)
 
 
 def test_global_means_are_those_of_the_photo() -> None:

@@ -13,8 +13,6 @@ __all__ = ["overrides", "quoted"]
 # Hydra's own options that are followed by a value.
 HYDRA_VALUES = {"-c", "--cfg", "-p", "--package", "-cp", "--config-path", "-cn", "--config-name", "-cd", "--config-dir"}
 
-SWITCHES = {"dry_run", "overwrite", "recursive"}
-
 OVERRIDE = re.compile(r"[+~]{0,2}[\w@./-]+=.*", re.DOTALL)
 
 # `degradation` is a group of the configuration, and Hydra would look for a file of that name.
@@ -34,16 +32,22 @@ def quoted(text: str) -> str:
     return '"' + escaped.replace("${", "\\${") + '"'
 
 
-def overrides(arguments: Sequence[str]) -> list[str]:
+def overrides(arguments: Sequence[str], schema: type = RestoreConfig, positional: str = "input") -> list[str]:
     """Turn `PATHS… --option value` into Hydra overrides; overrides and Hydra's own options pass unchanged.
 
+    Args:
+        arguments: The command line.
+        schema: Dataclass of the command's options.
+        positional: The option that arguments without a name belong to; only `input` takes several.
+
     Raises:
-        DaclipError: An option without its value.
+        DaclipError: An option without its value, or too many paths.
 
     >>> overrides(["a b.jpg", "photos", "--dry-run", "--strength", "0.5", "seed=3"])
     ['dry_run=true', 'strength=0.5', 'seed=3', 'input=["a b.jpg","photos"]']
     """
-    options = {field.name for field in fields(RestoreConfig)} | set(RENAMED)
+    kinds = {field.name: field.type for field in fields(schema)}
+    options = kinds.keys() | RENAMED.keys()
     translated: list[str] = []
     paths: list[str] = []
     rest = iter(arguments)
@@ -51,7 +55,9 @@ def overrides(arguments: Sequence[str]) -> list[str]:
         name, equals, value = argument.removeprefix("--").partition("=")
         name = name.replace("-", "_")
         if argument.startswith("--") and name in options:
-            translated.append(_option(name, value if equals else _value(name, rest)))
+            translated.append(
+                _option(name, value if equals else "true" if kinds.get(name) is bool else _value(name, rest))
+            )
         elif argument in HYDRA_VALUES:
             translated += [argument, *([value] if (value := next(rest, "")) else [])]
         elif argument.startswith("-"):
@@ -60,12 +66,14 @@ def overrides(arguments: Sequence[str]) -> list[str]:
             translated.append(_option(name, value) if name in RENAMED else argument)
         else:
             paths.append(quoted(argument))
-    return [*translated, f"input=[{','.join(paths)}]"] if paths else translated
+    if positional != "input" and len(paths) > 1:
+        raise DaclipError(f"give one {positional}, got {', '.join(paths)}")
+    if not paths:
+        return translated
+    return [*translated, f"input=[{','.join(paths)}]" if positional == "input" else f"{positional}={paths[0]}"]
 
 
 def _value(name: str, rest: Iterator[str]) -> str:
-    if name in SWITCHES:
-        return "true"
     value = next(rest, None)
     if value is None:
         raise DaclipError(f"--{name.replace('_', '-')} needs a value")
@@ -74,10 +82,5 @@ def _value(name: str, rest: Iterator[str]) -> str:
 
 def _option(name: str, value: str) -> str:
     # Mappings, lists and what is quoted already are Hydra's to read.
-    literal = name in {"output", "input", "artifact", "mask", "summary", *RENAMED} and value[:1] not in (
-        "{",
-        "[",
-        '"',
-        "'",
-    )
+    literal = name in TEXTS and value[:1] not in ("{", "[", '"', "'")
     return f"{RENAMED.get(name, name)}={quoted(value) if literal and value != 'null' else value}"

@@ -18,11 +18,12 @@ __all__ = ["Uncertainty", "blend_", "check_strength", "holes_of", "parse_words",
 WEIGHTED = re.compile(r"\s*([^:,]+?)\s*:\s*([^:,]+?)\s*")
 
 
-def parse_words(words: Any) -> dict[str, float]:
+def parse_words(words: Any, vocabulary: Sequence[str] = ()) -> dict[str, float]:
     """The mixture of degradations that the user names, with weights that add up to 1.
 
     Args:
         words: A word, any text, a mapping or a text `word:weight,word:weight`, or a sequence of equal words.
+        vocabulary: Words that the restorer knows: a text made of them and commas is several words.
 
     Raises:
         DaclipError: Weights that are no numbers above 0, or no words at all.
@@ -31,13 +32,17 @@ def parse_words(words: Any) -> dict[str, float]:
     {'rainy': 1.0}
     >>> parse_words("rainy:3, hazy:1")
     {'rainy': 0.75, 'hazy': 0.25}
+    >>> parse_words("rainy, hazy", ["rainy", "hazy"])
+    {'rainy': 0.5, 'hazy': 0.5}
     >>> parse_words("rain drops on a window, at night")
     {'rain drops on a window, at night': 1.0}
     """
     if isinstance(words, str):
-        parts = [WEIGHTED.fullmatch(part) for part in words.split(",")]
-        found = {match[1]: match[2] for match in parts if match}
-        words = found if found and all(parts) else [words]
+        parts = [part.strip() for part in words.split(",")]
+        matches = [WEIGHTED.fullmatch(part) for part in parts]
+        found = {match[1]: match[2] for match in matches if match}
+        known = all(part in vocabulary for part in parts)
+        words = found if found and all(matches) else parts if known else [words]
     if isinstance(words, Sequence):
         words = dict.fromkeys((str(word) for word in words), 1.0)
     if not isinstance(words, Mapping) or not words:

@@ -15,7 +15,7 @@ from daclip.errors import DaclipError
 from daclip.restoring.deep_files import deep_bytes, read_deep
 from daclip.restoring.pixels import Pixels, from_pil, shallow, to_pil
 
-__all__ = ["FORMATS", "PhotoFile", "read_photo", "result_suffix", "write_photo"]
+__all__ = ["FORMATS", "PhotoFile", "photo_size", "read_photo", "result_suffix", "write_photo"]
 
 # Suffix → Pillow's format, for results.
 FORMATS = {
@@ -93,6 +93,17 @@ def read_photo(path: str | Path) -> PhotoFile:
         # Decoders of damaged files raise whatever they stumble over: struct.error, IndexError, zlib.error, …
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DaclipError(f"{path}: the image is damaged ({reason}); remove or replace it") from None
+
+
+def photo_size(path: str | Path) -> tuple[int, int] | None:
+    """Width and height as stored, from the header alone; None for what `read_photo` refuses at once."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(path) as image:
+                return image.size
+    except Exception:  # decoders raise anything
+        return None
 
 
 def _read(image: Image.Image, path: Path) -> PhotoFile:

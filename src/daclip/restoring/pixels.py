@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from daclip.errors import DaclipError
@@ -146,7 +146,8 @@ def unpack(photos: Any) -> tuple[list[Pixels], list[Pack], bool]:
     Args:
         photos: One photo or several: a Pillow image; a numpy array `[H, W]`, `[H, W, C]` or `[B, H, W, C]`; a
             tensor `[C, H, W]` or `[B, C, H, W]`; `Pixels`; or a sequence of single ones. C is 1 (gray), 3 or 4
-            (with alpha). Arrays and tensors are uint8, uint16, or float in [0, 1].
+            (with alpha). Arrays and tensors are uint8, uint16, or float in [0, 1]. A Pillow image is turned upright
+            if its EXIF block says so, and keeps block and colour profile in its `info`.
 
     Returns:
         The photos' pixels, for each what turns pixels back into the kind that was given, and whether a single
@@ -165,7 +166,8 @@ def unpack(photos: Any) -> tuple[list[Pixels], list[Pack], bool]:
     if isinstance(photos, Pixels):
         return [photos], [_same], True
     if isinstance(photos, Image.Image):
-        return [from_pil(photos)], [to_pil], True
+        upright = ImageOps.exif_transpose(photos)
+        return [from_pil(upright)], [_image_packer(upright)], True
     if isinstance(photos, Tensor):
         return _unpack_tensor(photos)
     if isinstance(photos, np.ndarray):
@@ -173,6 +175,19 @@ def unpack(photos: Any) -> tuple[list[Pixels], list[Pack], bool]:
         arrays = [photos] if single else list(photos)
         return [_from_array(array) for array in arrays], [_array_packer(array) for array in arrays], single
     raise DaclipError(f"expected a Pillow image, a numpy array or a tensor, got {type(photos).__name__}")
+
+
+def _image_packer(image: Image.Image) -> Pack:
+    # The profile of other colours than RGB and gray does not belong to the result.
+    names = ("exif",) if image.mode in ("CMYK", "LAB", "YCbCr", "HSV") else ("exif", "icc_profile")
+    kept = {name: image.info[name] for name in names if name in image.info}
+
+    def pack(pixels: Pixels) -> Image.Image:
+        result = to_pil(pixels)
+        result.info.update(kept)
+        return result
+
+    return pack
 
 
 def _same(pixels: Pixels) -> Pixels:

@@ -1,6 +1,6 @@
 """One set of global features for all tiles of a photo."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -71,6 +71,7 @@ class ScoutDenoiser(Denoiser):
         denoiser: What looks at a window; shared, not copied.
         batch_size: Windows in one call of the network.
         weights: How much of the photo each window stands for.
+        on_call: Called after each call of the network.
 
     Attributes:
         record: Means for each call so far.
@@ -78,11 +79,12 @@ class ScoutDenoiser(Denoiser):
 
     passes = 2
 
-    def __init__(self, denoiser: Denoiser, batch_size: int, weights: Sequence[float]):
+    def __init__(self, denoiser: Denoiser, batch_size: int, weights: Sequence[float], on_call: Callable[[], None]):
         super().__init__(denoiser.backbone, denoiser.process, denoiser.parameterization, denoiser.correct_epsilon_shift)
         self.train(denoiser.training)
         self.batch_size = batch_size
         self.shares = torch.tensor(weights) / sum(weights)
+        self.on_call = on_call
         self.record: list[Pooled] = []
 
     def forward(self, x_t: Tensor, lq: Tensor, t: Tensor, conditioning: Conditioning) -> Prediction:
@@ -95,6 +97,7 @@ class ScoutDenoiser(Denoiser):
                 for first in range(0, len(lq), self.batch_size):
                     part = list(range(first, min(first + self.batch_size, len(lq))))
                     found.append(super().forward(x_t[part], lq[part], t[part], rows(conditioning, part)).x0)
+                    self.on_call()
             shares = self.shares.to(x_t.device).view(-1, 1, 1, 1)
             given = [(torch.cat(means) * shares).sum(0, keepdim=True) for means in gathered]
         assert given is not None

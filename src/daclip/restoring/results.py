@@ -8,7 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Restoration", "Restored"]
+__all__ = ["Restoration", "Restored", "Stopped"]
+
+
+class Stopped(Exception):  # noqa: N818  it is no error
+    """Raised by a caller's `on_progress` to end the work: nobody waits for the result any more."""
 
 
 @dataclass(frozen=True)

@@ -11,15 +11,15 @@ from daclip.restoring.conditioning import rows
 from daclip.restoring.memory import Cost, Pieces, linear_cost
 from daclip.restoring.noise import NoiseField
 from daclip.restoring.pixels import Pixels
-from daclip.restoring.pooling import Pooled, ScoutDenoiser, has_pools, scouts
-from daclip.restoring.tiling import TiledDenoiser, cover
-from daclip.samplers.base import Sampler, Step
+from daclip.restoring.pooling import Pooled, ScoutDenoiser, Window, has_pools, scouts
+from daclip.restoring.tiling import TiledDenoiser, cover, tile_calls
+from daclip.samplers.base import Sampler
 from daclip.types import Conditioning
 
 __all__ = ["Progress", "measured_costs", "sample_photos"]
 
 Progress = Callable[[float], None]
-"""Told the finished share in [0, 1]; may raise to stop the work."""
+"""Told the finished share in [0, 1] after each call of the network; may raise `Stopped` to end the work."""
 
 
 # Windows that tell the means over a photo: large enough for the network's view, enough of them for an average.
@@ -53,28 +53,37 @@ def sample_photos(
         pieces: Sizes of blocks, tiles and calls.
         overlap: Pixels that neighbouring blocks and tiles share at least.
         precision: `auto`, `bf16` or `fp32`.
-        on_progress: Called after each step of each block.
+        on_progress: Called after each call of the network.
 
     Returns:
         Restored photos, float32 `[B, 3, H, W]` in [0, 1], on the CPU.
     """
     device = next(denoiser.parameters()).device
     height, width = photos[0].height, photos[0].width
-    pooled = None
+    blocks = cover(height, width, pieces.block, overlap)
+    windows: list[Window] = []
     if max(height, width) > pieces.tile and has_pools(denoiser.backbone):
         if len(photos) != 1:
             raise ValueError(f"photos that are cut are restored one by one, got {len(photos)}")
-        pooled = _photo_means(sampler, denoiser, photos[0], conditioning, fields[0], pieces, precision)
+        side = min(pieces.tile, SCOUT)
+        # Together no larger than a block, for which there is memory.
+        windows = scouts(height, width, side, min(pieces.block**2 // side**2, MOST_SCOUTS))
+    calls = sum(len(tile_calls(len(photos), *block.shape, pieces.tile, overlap, pieces.batch_size)) for block in blocks)
+    calls += ScoutDenoiser.passes * -(-len(windows) // pieces.batch_size)
+    ticker = _Ticker(on_progress, calls * sampler.nfe)
+    pooled = None
+    if windows:
+        pooled = _photo_means(
+            sampler, denoiser, photos[0], conditioning, fields[0], windows, pieces.batch_size, precision, ticker.tick
+        )
     out = torch.zeros(len(photos), 3, height, width)
-    blocks = cover(height, width, pieces.block, overlap)
-    for done, block in enumerate(blocks):
+    for block in blocks:
         top, left = block.rows.start, block.columns.start
         lq = torch.stack([photo.crop(top, block.rows.stop, left, block.columns.stop) for photo in photos])
-        hook = _progress_hook(on_progress, done, len(blocks), sampler.steps)
-        windows = [field.window(top, left) for field in fields]
-        tiled = TiledDenoiser(denoiser, pieces.tile, overlap, pieces.batch_size, pooled)
+        noise = [field.window(top, left) for field in fields]
+        tiled = TiledDenoiser(denoiser, pieces.tile, overlap, pieces.batch_size, pooled, ticker.tick)
         with autocast(device, precision):
-            piece = sampler.sample(tiled, lq.to(device), conditioning, windows, hook)
+            piece = sampler.sample(tiled, lq.to(device), conditioning, noise)
         block.add(piece.float().cpu(), out)
     return out.clamp_(0, 1)
 
@@ -85,35 +94,34 @@ def _photo_means(
     photo: Pixels,
     conditioning: Conditioning,
     field: NoiseField,
-    pieces: Pieces,
+    windows: Sequence[Window],
+    batch_size: int,
     precision: str,
+    on_call: Callable[[], None],
 ) -> list[Pooled]:
     """The means over the photo that the network's pools need in each call, from windows of it."""
-    side = min(pieces.tile, SCOUT)
-    # Together no larger than a block, for which there is memory.
-    windows = scouts(photo.height, photo.width, side, min(pieces.block**2 // side**2, MOST_SCOUTS))
     device = next(denoiser.parameters()).device
     lq = torch.stack([photo.crop(*window[:4]) for window in windows])
     noise = [field.window(window.top, window.left) for window in windows]
-    scout = ScoutDenoiser(denoiser, pieces.batch_size, [window.weight for window in windows])
+    scout = ScoutDenoiser(denoiser, batch_size, [window.weight for window in windows], on_call)
     with autocast(device, precision):
         sampler.sample(scout, lq.to(device), rows(conditioning, [0] * len(windows)), noise)
     return scout.record
 
 
-def _progress_hook(
-    on_progress: Progress | None, done: int, blocks: int, steps: int
-) -> Callable[[Step, Tensor], None] | None:
-    if on_progress is None:
-        return None
-    taken = 0
+class _Ticker:
+    """Turns the network's calls into a finished share."""
 
-    def hook(step: Step, state: Tensor) -> None:
-        nonlocal taken
-        taken += 1
-        on_progress((done + min(taken / steps, 1)) / blocks)
+    def __init__(self, on_progress: Progress | None, calls: int):
+        self.on_progress = on_progress
+        self.calls = calls
+        self.done = 0
 
-    return hook
+    def tick(self) -> None:
+        """One call more is done."""
+        self.done += 1
+        if self.on_progress is not None:
+            self.on_progress(min(self.done / self.calls, 1.0))
 
 
 class _Still(Denoiser):

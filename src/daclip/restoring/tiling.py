@@ -1,7 +1,7 @@
 """Large photos in overlapping pieces that are blended without seams."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby, product
 
@@ -14,7 +14,7 @@ from daclip.restoring.conditioning import rows
 from daclip.restoring.pooling import Pooled, pooling
 from daclip.types import Conditioning
 
-__all__ = ["GRID", "Span", "Tile", "TiledDenoiser", "cover", "spans"]
+__all__ = ["GRID", "Span", "Tile", "TiledDenoiser", "cover", "spans", "tile_calls"]
 
 # Pieces begin at multiples of this, so that networks halve them on the grid on which they halve the whole photo.
 # It serves networks of up to six levels.
@@ -117,6 +117,18 @@ def cover(height: int, width: int, size: int, overlap: int) -> list[Tile]:
     return [Tile(row, column) for row, column in product(rows, columns)]
 
 
+def tile_calls(
+    photos: int, height: int, width: int, tile: int, overlap: int, batch_size: int
+) -> list[list[tuple[int, Tile]]]:
+    """The (photo, tile) pairs of each call of the network: equal shapes, at most `batch_size` of them."""
+    jobs = sorted(product(range(photos), cover(height, width, tile, overlap)), key=lambda job: job[1].shape)
+    calls = []
+    for _, group in groupby(jobs, key=lambda job: job[1].shape):
+        same = list(group)
+        calls += [same[first : first + batch_size] for first in range(0, len(same), batch_size)]
+    return calls
+
+
 class TiledDenoiser(Denoiser):
     """A denoiser that looks at an image tile by tile and blends the estimates x̂_0.
 
@@ -134,10 +146,17 @@ class TiledDenoiser(Denoiser):
         batch_size: Tiles in one call of the network.
         pooled: For each call in turn the means over the photo that the network's pools put out; None leaves
             every tile its own.
+        on_call: Called after each call of the network.
     """
 
     def __init__(
-        self, denoiser: Denoiser, tile: int, overlap: int, batch_size: int, pooled: Sequence[Pooled] | None = None
+        self,
+        denoiser: Denoiser,
+        tile: int,
+        overlap: int,
+        batch_size: int,
+        pooled: Sequence[Pooled] | None = None,
+        on_call: Callable[[], None] | None = None,
     ):
         super().__init__(denoiser.backbone, denoiser.process, denoiser.parameterization, denoiser.correct_epsilon_shift)
         self.train(denoiser.training)
@@ -145,34 +164,36 @@ class TiledDenoiser(Denoiser):
         self.overlap = overlap
         self.batch_size = batch_size
         self.pooled = None if pooled is None else iter(pooled)
+        self.on_call = on_call or (lambda: None)
 
     def forward(self, x_t: Tensor, lq: Tensor, t: Tensor, conditioning: Conditioning) -> Prediction:
         """Estimate the clean image; shapes as in `Denoiser.forward`, any height and width."""
-        tiles = cover(lq.shape[-2], lq.shape[-1], self.tile, self.overlap)
-        if len(tiles) == 1 and len(lq) <= self.batch_size and self.pooled is None:
-            return super().forward(x_t, lq, t, conditioning)
+        calls = tile_calls(len(lq), lq.shape[-2], lq.shape[-1], self.tile, self.overlap, self.batch_size)
+        if max(lq.shape[-2:]) <= self.tile and len(calls) == 1 and self.pooled is None:
+            whole = super().forward(x_t, lq, t, conditioning)
+            self.on_call()
+            return whole
         x0 = torch.zeros_like(x_t)
         with pooling(self.backbone, None if self.pooled is None else next(self.pooled)):
-            self._blend(x_t, lq, t, conditioning, tiles, x0)
+            for jobs in calls:
+                self._blend(x_t, lq, t, conditioning, jobs, x0)
+                self.on_call()
         with torch.autocast(x_t.device.type, enabled=False):
             return Prediction(x0, self.process.epsilon_from_data(x_t, lq, x0, t))
 
     def _blend(
-        self, x_t: Tensor, lq: Tensor, t: Tensor, conditioning: Conditioning, tiles: Sequence[Tile], x0: Tensor
+        self,
+        x_t: Tensor,
+        lq: Tensor,
+        t: Tensor,
+        conditioning: Conditioning,
+        jobs: Sequence[tuple[int, Tile]],
+        x0: Tensor,
     ) -> None:
-        """Add the weighted estimates of all tiles to `x0`."""
-        for jobs in self._calls(len(lq), tiles):
-            photos = [photo for photo, _ in jobs]
-            states = torch.stack([tile.of(x_t[photo]) for photo, tile in jobs])
-            given = torch.stack([tile.of(lq[photo]) for photo, tile in jobs])
-            estimates = super().forward(states, given, t[photos], rows(conditioning, photos)).x0
-            for (photo, tile), estimate in zip(jobs, estimates, strict=True):
-                tile.add(estimate, x0[photo])
-
-    def _calls(self, photos: int, tiles: Sequence[Tile]) -> Iterator[list[tuple[int, Tile]]]:
-        """The (photo, tile) pairs of each call: equal shapes, at most `batch_size` of them."""
-        jobs = sorted(product(range(photos), tiles), key=lambda job: job[1].shape)
-        for _, group in groupby(jobs, key=lambda job: job[1].shape):
-            same = list(group)
-            for first in range(0, len(same), self.batch_size):
-                yield same[first : first + self.batch_size]
+        """Add the weighted estimates of one call's tiles to `x0`."""
+        photos = [photo for photo, _ in jobs]
+        states = torch.stack([tile.of(x_t[photo]) for photo, tile in jobs])
+        given = torch.stack([tile.of(lq[photo]) for photo, tile in jobs])
+        estimates = super().forward(states, given, t[photos], rows(conditioning, photos)).x0
+        for (photo, tile), estimate in zip(jobs, estimates, strict=True):
+            tile.add(estimate, x0[photo])

@@ -13,6 +13,7 @@ from daclip.restoring.control import check_strength, parse_words
 from daclip.restoring.jobs import Job, Outcome
 from daclip.restoring.photo_files import PhotoFile, read_photo, write_photo
 from daclip.restoring.pixels import Pixels
+from daclip.restoring.results import Stopped
 from daclip.restoring.sampling import Progress
 
 __all__ = ["Request", "attempt"]
@@ -48,7 +49,7 @@ class Request:
 
 
 def attempt(restorer: Restorer, job: Job, request: Request, on_progress: Progress | None = None) -> Outcome:
-    """Restore a photo file, or say why it could not be: an error never leaves this function."""
+    """Restore a photo file, or say why it could not be: no error leaves this function but `Stopped`."""
     started = time.perf_counter()
     outcome = Outcome(str(job.photo), "failed")
     try:
@@ -59,6 +60,8 @@ def attempt(restorer: Restorer, job: Job, request: Request, on_progress: Progres
             return outcome
         else:
             _restore(restorer, job, request, outcome, on_progress)
+    except Stopped:
+        raise
     except DaclipError as error:
         text = str(error)
         outcome.error = text if str(job.photo) in text else f"{job.photo}: {text}"
