@@ -21,6 +21,8 @@ COMMANDS: dict[str, tuple[str, list[str]]] = {
     "evaluate": ("daclip.evaluate", []),
     "restore": ("daclip.restore", []),
     "classify": ("daclip.restore", ["dry_run=true"]),
+    "app": ("daclip.app", []),
+    "export": ("daclip.export", []),
     "dataset build": ("daclip.dataset", []),
     "dataset check": ("daclip.check_dataset", []),
     "degradations": ("daclip.sheet", []),
@@ -36,6 +38,9 @@ USAGE = """usage: daclip COMMAND [hydra overrides]
   daclip restore PATHS… --output FOLDER [--degradation rainy] [--strength 0.5] …
                              restore photos, folders, patterns
   daclip classify PATHS…     only name what is wrong with them
+  daclip app                 restore photos in a browser
+  daclip export ARTIFACT --format torch|onnx
+                             the networks for other runtimes
   daclip info ARTIFACT       what an artifact folder holds
   daclip dataset build source=FOLDER output=FOLDER
                              captioned dataset from photos

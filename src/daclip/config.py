@@ -18,10 +18,12 @@ from omegaconf.errors import OmegaConfBaseException
 from daclip.errors import DaclipError
 
 __all__ = [
+    "AppConfig",
     "BenchmarkConfig",
     "CheckDatasetConfig",
     "DatasetConfig",
     "EvaluateConfig",
+    "ExportConfig",
     "RestoreConfig",
     "SamplerReportConfig",
     "SheetConfig",
@@ -206,6 +208,37 @@ class CheckDatasetConfig:
     words: list[str] = field(default_factory=list)
     cache: str = MISSING
     workers: int = MISSING
+
+
+@dataclass
+class ExportConfig:
+    """Top level of `export.yaml`."""
+
+    artifact: str | None = None
+    format: str = MISSING
+    output: str = MISSING
+    overwrite: bool = MISSING
+    tolerance: float = MISSING
+
+
+@dataclass
+class AppConfig:
+    """Top level of `app.yaml`."""
+
+    artifact: str | None = None
+    host: str = MISSING
+    port: int = MISSING
+    max_upload_mb: int = MISSING
+    max_megapixels: float = MISSING
+    max_files: int = MISSING
+    max_samples: int = MISSING
+    max_steps: int = MISSING
+    max_words: int = MISSING
+    queue: int = MISSING
+    max_memory: float = MISSING
+    precision: str = MISSING
+    device: str = MISSING
+    seed: int = MISSING
 
 
 def validated(cfg: DictConfig, schema: type) -> DictConfig:
