@@ -194,7 +194,7 @@ class Restorer:
             started = time.perf_counter()
             given = [unpacked[i] for i in chunk]
             lq = given if holes is None else [photo.filled(holes, self._fill) for photo in given]
-            with memory_errors():
+            with torch.inference_mode(), memory_errors():
                 recognised = [self._recognise(photo) for photo in lq]
                 conditioning = stacked([found for found, _ in recognised])
                 if words is not None:

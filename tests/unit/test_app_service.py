@@ -2,7 +2,9 @@
 
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,8 +35,8 @@ def photo(tmp_path: Path) -> Path:
     return tmp_path / "cup.jpg"
 
 
-def changed(**values: object) -> Settings:
-    return Settings(**{**PLAIN.__dict__, **values})  # type: ignore[arg-type]
+def changed(**values: Any) -> Settings:
+    return replace(PLAIN, **values)
 
 
 def test_a_photo_is_looked_at(service: Service, photo: Path) -> None:
