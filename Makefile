@@ -15,7 +15,7 @@ export MALLOC_TRIM_THRESHOLD_ ?= 8589934592
 export MALLOC_TOP_PAD_ ?= 268435456
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train-daclip train-restorer evaluate restore dataset check-dataset degradations benchmark sampler-report test lint format lock wheel clean
+.PHONY: help setup train-daclip train-restorer evaluate restore app dataset check-dataset degradations benchmark sampler-report test lint format lock wheel clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -42,6 +42,9 @@ evaluate: .venv/ready ## table, JSON and picture grid on held-out photos
 
 restore: .venv/ready ## restore INPUT=file-or-folder into OUTPUT=folder
 	@$(BIN)/python -m daclip.restore $(if $(INPUT),'input="$(INPUT)"') $(if $(OUTPUT),'output="$(OUTPUT)"') $(ARGS)
+
+app: .venv/ready ## web page for restoring photos
+	@$(BIN)/python -m daclip.app $(ARGS)
 
 dataset: .venv/ready ## captioned dataset from the photos in SOURCE=folder into OUTPUT=folder
 	@$(BIN)/python -m daclip.dataset $(if $(SOURCE),'source="$(SOURCE)"') $(if $(OUTPUT),'output="$(OUTPUT)"') $(ARGS)
@@ -71,7 +74,7 @@ format: .venv/ready ## let ruff mend what it can
 	$(BIN)/ruff format .
 
 lock: .venv/ready ## pin newest versions into requirements.lock
-	$(BIN)/uv pip compile --quiet --universal --generate-hashes --group dev --extra heic --extra sweeps --upgrade \
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --group dev --extra heic --extra sweeps --extra app --extra export --upgrade \
 		--custom-compile-command "make lock" --output-file requirements.lock pyproject.toml
 
 wheel: .venv/ready ## build a wheel into dist/

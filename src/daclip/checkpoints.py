@@ -74,9 +74,9 @@ class Artifact:
                 f"(make train-{kind})"
             )
 
-    def build(self, section: str) -> Any:
-        """Make the object that a section of the configuration describes."""
-        node = self.config[section]
+    def build(self, section: str, node: Any = None) -> Any:
+        """Make the object that a section of the configuration describes, or another `node` in its place."""
+        node = self.config[section] if node is None else node
         for target in _targets(node):
             if not target.startswith(ALLOWED_TARGETS):
                 raise DaclipError(

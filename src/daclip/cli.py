@@ -20,6 +20,9 @@ COMMANDS: dict[str, tuple[str, list[str]]] = {
     "train restorer": ("daclip.train", ["--config-name", "train_restorer"]),
     "evaluate": ("daclip.evaluate", []),
     "restore": ("daclip.restore", []),
+    "classify": ("daclip.restore", ["dry_run=true"]),
+    "app": ("daclip.app", []),
+    "export": ("daclip.export", []),
     "dataset build": ("daclip.dataset", []),
     "dataset check": ("daclip.check_dataset", []),
     "degradations": ("daclip.sheet", []),
@@ -32,8 +35,12 @@ USAGE = """usage: daclip COMMAND [hydra overrides]
   daclip train daclip        stage 1: the controller
   daclip train restorer      stage 2: the restorer
   daclip evaluate            score a restorer on held-out photos
-  daclip restore input=PATH output=FOLDER
-                             restore a photo or a folder
+  daclip restore PATHS… --output FOLDER [--degradation rainy] [--strength 0.5] …
+                             restore photos, folders, patterns
+  daclip classify PATHS…     only name what is wrong with them
+  daclip app                 restore photos in a browser
+  daclip export ARTIFACT --format torch|onnx
+                             the networks for other runtimes
   daclip info ARTIFACT       what an artifact folder holds
   daclip dataset build source=FOLDER output=FOLDER
                              captioned dataset from photos

@@ -4,12 +4,13 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -17,14 +18,17 @@ from omegaconf.errors import OmegaConfBaseException
 from daclip.errors import DaclipError
 
 __all__ = [
+    "AppConfig",
     "BenchmarkConfig",
     "CheckDatasetConfig",
     "DatasetConfig",
     "EvaluateConfig",
+    "ExportConfig",
     "RestoreConfig",
     "SamplerReportConfig",
     "SheetConfig",
     "TrainConfig",
+    "composed",
     "config_dir",
     "run_entry",
     "validated",
@@ -42,6 +46,26 @@ def config_dir() -> str:
 
 # Recipes live beside conf/ in experiments/; primaries put this folder on Hydra's search path.
 OmegaConf.register_new_resolver("daclip_root", lambda: str(Path(config_dir()).parent), replace=True)
+
+
+def composed(config_name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """A primary with its groups, resolved to plain containers: for Python users, who have no command line.
+
+    Raises:
+        DaclipError: An override that does not fit.
+    """
+    # Hydra has one global state, which a command that is under way holds.
+    held = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(config_dir(), version_base="1.3"):
+            plain = OmegaConf.to_container(hydra.compose(config_name, list(overrides)), resolve=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise DaclipError(_explain(error, config_name)) from None
+    finally:
+        GlobalHydra.instance().hydra = held
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
 
 
 @dataclass
@@ -83,10 +107,24 @@ class EvaluateConfig:
 class RestoreConfig:
     """Top level of `restore.yaml`."""
 
-    input: str | None = None
+    input: Any = None
     output: str = MISSING
     artifact: str | None = None
     sampler: dict[str, Any] | None = None
+    steps: int | None = None
+    words: Any = None
+    strength: float = MISSING
+    samples: int = MISSING
+    mask: str | None = None
+    dry_run: bool = MISSING
+    overwrite: bool = MISSING
+    recursive: bool = MISSING
+    format: str | None = None
+    summary: str | None = None
+    max_memory: float = MISSING
+    tile: int | None = None
+    overlap: int = MISSING
+    batch_size: int | None = None
     precision: str = MISSING
     device: str = MISSING
     seed: int = MISSING
@@ -172,6 +210,37 @@ class CheckDatasetConfig:
     workers: int = MISSING
 
 
+@dataclass
+class ExportConfig:
+    """Top level of `export.yaml`."""
+
+    artifact: str | None = None
+    format: str = MISSING
+    output: str = MISSING
+    overwrite: bool = MISSING
+    tolerance: float = MISSING
+
+
+@dataclass
+class AppConfig:
+    """Top level of `app.yaml`."""
+
+    artifact: str | None = None
+    host: str = MISSING
+    port: int = MISSING
+    max_upload_mb: int = MISSING
+    max_megapixels: float = MISSING
+    max_files: int = MISSING
+    max_samples: int = MISSING
+    max_steps: int = MISSING
+    max_words: int = MISSING
+    queue: int = MISSING
+    max_memory: float = MISSING
+    precision: str = MISSING
+    device: str = MISSING
+    seed: int = MISSING
+
+
 def validated(cfg: DictConfig, schema: type) -> DictConfig:
     """The composed configuration, checked against the schema's top level and read-only.
 
@@ -181,7 +250,9 @@ def validated(cfg: DictConfig, schema: type) -> DictConfig:
     try:
         merged = OmegaConf.merge(OmegaConf.structured(schema), cfg)
     except OmegaConfBaseException as error:
-        raise DaclipError(_one_line(str(error))) from error
+        message = _one_line(str(error))
+        named = error.full_key and error.full_key not in message
+        raise DaclipError(f"{error.full_key}: {message}" if named else message) from error
     assert isinstance(merged, DictConfig)
     OmegaConf.set_readonly(merged, True)
     return merged

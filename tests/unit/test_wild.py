@@ -27,7 +27,7 @@ from daclip.degradations.resize import Resize, resampling
 from daclip.degradations.wild import WildPipeline
 from daclip.errors import DaclipError
 from daclip.evaluate import score
-from daclip.pipeline import Restored
+from daclip.restoring.results import Restoration, Restored
 
 PHOTO = (torch.from_numpy(data.astronaut()).permute(2, 0, 1).float() / 255)[None, :, 20:116, 180:308]
 GREY = torch.full((1, 3, 128, 128), 0.5)
@@ -353,7 +353,7 @@ def test_scores_are_kept_by_label_and_any_of_its_words_is_right(wild: WildPipeli
         sampler = SimpleNamespace(nfe=1)
 
         def restore(self, lq: Tensor, numbers: Sequence[int]) -> Restored:
-            return Restored(lq, [{"noisy": 1.0}] * len(lq))
+            return Restored([Restoration(image, {"noisy": 1.0}, seed=0, seconds=0.0) for image in lq])
 
     photos = EmbeddedPhotos(["chelsea.png", "coffee.png"]).held_out()
     pairs = HeldOutPairs(photos, {"wild": wild}, size=48, crops_per_photo=10, seed=0)

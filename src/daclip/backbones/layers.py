@@ -17,6 +17,7 @@ __all__ = [
     "ConditionEmbedding",
     "CrossAttention",
     "FeedForward",
+    "GlobalPool",
     "LinearAttention",
     "NormedResidual",
     "ResidualBlock",
@@ -75,6 +76,17 @@ class ChannelNorm(nn.Module):
         gain = self.gain.flatten()
         normed = F.layer_norm(x.permute(0, 2, 3, 1), gain.shape, weight=gain, eps=1e-5)
         return normed.permute(0, 3, 1, 2)
+
+
+class GlobalPool(nn.Module):
+    """Mean of a feature map `[B, C, H, W]` over its positions, `[B, C, 1, 1]`.
+
+    A module of its own so that the tiles of a large photo can be given the mean over the whole photo.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Average."""
+        return x.mean((2, 3), keepdim=True)
 
 
 class ConditionEmbedding(nn.Module):
