@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from daclip.clip.backbone import FrozenClip, attention_arithmetic, embed_patches, pool_tokens
+from daclip.clip.backbone import FrozenClip, attention_arithmetic
+from daclip.clip.towers import blocks, embed_patches, pool_tokens, token_width
 from daclip.errors import DaclipError
 from daclip.types import Conditioning
 
@@ -28,11 +28,11 @@ class Controller(nn.Module):
         tower: The frozen tower that is copied.
     """
 
-    def __init__(self, tower: VisionTransformer):
+    def __init__(self, tower: nn.Module):
         super().__init__()
         self.tower = copy.deepcopy(tower).train().requires_grad_(True)
-        width = tower.conv1.out_channels
-        self.links = nn.ModuleList(nn.Linear(width, width) for _ in self.tower.transformer.resblocks)
+        width = token_width(tower)
+        self.links = nn.ModuleList(nn.Linear(width, width) for _ in blocks(tower))
         for parameter in self.links.parameters():
             nn.init.zeros_(parameter)
 
@@ -47,7 +47,7 @@ class Controller(nn.Module):
         """
         tokens = embed_patches(self.tower, views)
         hiddens = []
-        for block, link in zip(self.tower.transformer.resblocks, self.links, strict=True):
+        for block, link in zip(blocks(self.tower), self.links, strict=True):
             tokens = block(tokens)
             hiddens.append(link(tokens))
         return pool_tokens(self.tower, tokens), hiddens
@@ -107,7 +107,7 @@ class DaClip(nn.Module):
                 hiddens = hiddens[::-1]
             tower = self.clip.tower
             tokens = embed_patches(tower, views[:steered])
-            for block, hidden in zip(tower.transformer.resblocks, hiddens, strict=True):
+            for block, hidden in zip(blocks(tower), hiddens, strict=True):
                 tokens = block(tokens) + hidden[:steered]
         return pool_tokens(tower, tokens), degradation
 
@@ -132,7 +132,12 @@ class DaClip(nn.Module):
 
 
 def create_daclip(
-    architecture: str | Mapping[str, Any], pretrained: str | None, view: str, injection: Injection, seed: int
+    architecture: str | Mapping[str, Any],
+    pretrained: str | None,
+    view: str,
+    injection: Injection,
+    seed: int,
+    load_weights: bool = True,
 ) -> DaClip:
     """DA-CLIP from the settings of `conf/clip/`; see `FrozenClip` and `DaClip` for their meaning."""
-    return DaClip(FrozenClip(architecture, pretrained, view, seed), injection)
+    return DaClip(FrozenClip(architecture, pretrained, view, seed, load_weights), injection)
