@@ -69,7 +69,11 @@ def _create(architecture: str | Mapping[str, Any], pretrained: str | None, seed:
         with torch.random.fork_rng(devices=[]), _quiet():
             torch.manual_seed(seed)
             model: nn.Module = open_clip.create_model(
-                architecture, pretrained=pretrained, pretrained_image=False, pretrained_text=False
+                architecture,
+                pretrained=pretrained,
+                device=torch.get_default_device(),
+                pretrained_image=False,
+                pretrained_text=False,
             )
     except Exception as error:
         # open_clip wraps a failed download or a bad file in whatever the hub client or loader raised.
