@@ -21,6 +21,9 @@ __all__ = [
     "CheckDatasetConfig",
     "DatasetConfig",
     "EvaluateConfig",
+    "EvaluateDaclipConfig",
+    "ExportDaclipConfig",
+    "ImportDaclipConfig",
     "RestoreConfig",
     "SamplerReportConfig",
     "SheetConfig",
@@ -170,6 +173,44 @@ class CheckDatasetConfig:
     words: list[str] = field(default_factory=list)
     cache: str = MISSING
     workers: int = MISSING
+
+
+@dataclass
+class ImportDaclipConfig:
+    """Top level of `import_daclip.yaml`."""
+
+    checkpoint: str | None = None
+    output: str = MISSING
+    overwrite: bool = MISSING
+    clip: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    degradation: dict[str, Any] = field(default_factory=dict)
+    seed: int = MISSING
+
+
+@dataclass
+class ExportDaclipConfig:
+    """Top level of `export_daclip.yaml`."""
+
+    artifact: str | None = None
+    output: str | None = None
+    overwrite: bool = MISSING
+
+
+@dataclass
+class EvaluateDaclipConfig:
+    """Top level of `evaluate_daclip.yaml`."""
+
+    artifact: str | None = None
+    output: str = MISSING
+    data: dict[str, Any] | None = None
+    degradation: dict[str, Any] | None = None
+    templates: list[str] = MISSING
+    bins: int = MISSING
+    batch_size: int = MISSING
+    precision: str = MISSING
+    device: str = MISSING
+    seed: int = MISSING
 
 
 def validated(cfg: DictConfig, schema: type) -> DictConfig:
