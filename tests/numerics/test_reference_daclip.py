@@ -163,6 +163,6 @@ def test_the_resize_view_is_the_restoration_datas_preprocessing(number: int) -> 
     mean, std = (torch.tensor(known.facts[key]).view(3, 1, 1) for key in ("mean", "std"))
     ours = (resize(image, int(known[f"{number}/resolution"]))[0, 0] - mean) / std
     difference = (ours - known[f"{number}/out"]).abs() * std
-    # The reference rounds and clips to 8 bits before, between and after its two passes; ours at the end only, to floats.
+    # The reference rounds and clips to 8 bits before, between and after its two passes; ours clips at the end.
     assert difference.max() < 5 / 255
     assert difference.mean() < 0.5 / 255

@@ -1,12 +1,14 @@
 """Several processes together compute what one computes with the whole batch."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, distributed, nn
+from torch.multiprocessing.spawn import start_processes
 from torch.nn import functional as F
 
 from daclip.clip import losses
@@ -15,7 +17,7 @@ from daclip.clip.losses import ContrastiveDistillation, CosineDistillation, DaCl
 WORDS = ["rainy", "hazy", "noisy", "hazy, rainy", "rainy", "noisy", "snowy", "hazy, noisy"]
 CAPTIONS = ["a cat", "", "a dog", "a cat", "", "", "a house, a tree", "a dog"]
 SIZE, DIM = 8, 6
-MATCHINGS = {
+MATCHINGS: dict[str, Callable[[], Matching]] = {
     "official": losses.Official,
     "multi_positive": losses.MultiPositive,
     "multi_label": losses.MultiLabel,
@@ -79,7 +81,7 @@ def gradients(network: nn.Module) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("world", [2, 4])
 def test_loss_and_gradients_are_those_of_one_process(world: int, tmp_path: Path) -> None:
-    torch.multiprocessing.start_processes(step, (world, str(tmp_path)), nprocs=world, start_method="fork")
+    start_processes(step, (world, str(tmp_path)), nprocs=world, start_method="fork")
     x, clean = inputs()
     for name, make in MATCHINGS.items():
         for captions in (CAPTIONS, [""] * SIZE):

@@ -114,17 +114,15 @@ class DaClip(nn.Module):
         count = None if steered is None else steered * views.shape[1]
         content, degradation = self.encode_views(views.flatten(0, 1), count, recompute)
         return Conditioning(
-            content=None if content is None else content.unflatten(0, (-1, views.shape[1])).mean(1),
+            content=None if steered == 0 else content.unflatten(0, (-1, views.shape[1])).mean(1),
             degradation=degradation.unflatten(0, views.shape[:2]).mean(1),
         )
 
-    def encode_views(
-        self, views: Tensor, steered: int | None = None, recompute: bool = False
-    ) -> tuple[Tensor | None, Tensor]:
+    def encode_views(self, views: Tensor, steered: int | None = None, recompute: bool = False) -> tuple[Tensor, Tensor]:
         """Content (of the first `steered`) and degradation embedding of normalised CLIP inputs `[B, 3, s, s]`."""
         degradation, hiddens = self.controller(views, recompute)
         if steered == 0:
-            return None, degradation
+            return degradation[:0], degradation
         if self.injection == "reversed":
             hiddens = hiddens[::-1]
         tower = self.clip.tower

@@ -88,13 +88,15 @@ class ControllerPretraining(StageModule):
     def encode(self, lq: Tensor, steered: int) -> Conditioning:
         """Embeddings of degraded photos `[B, 3, H, W]`, content of the first `steered` only."""
         if self.chunk_size is None or self.chunk_size >= len(lq):
-            return self.daclip(lq, steered, self.checkpoint_blocks)
+            whole: Conditioning = self.daclip(lq, steered, self.checkpoint_blocks)
+            return whole
 
-        def part(piece: Tensor, count: int) -> tuple[Tensor | None, Tensor | None]:
+        def part(piece: Tensor, count: int) -> tuple[Tensor | None, Tensor]:
             out = self.daclip(piece, count, self.checkpoint_blocks)
             return out.content, out.degradation
 
-        contents, degradations = [], []
+        contents: list[Tensor] = []
+        degradations: list[Tensor] = []
         for start in range(0, len(lq), self.chunk_size):
             piece = lq[start : start + self.chunk_size]
             count = min(max(steered - start, 0), len(piece))

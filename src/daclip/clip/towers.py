@@ -3,10 +3,10 @@
 from collections.abc import Iterable
 from typing import Any
 
-import timm.layers
 import torch
 from open_clip.timm_model import TimmModel
 from open_clip.transformer import VisionTransformer
+from timm.layers.patch_embed import PatchEmbed
 from timm.models.vision_transformer import VisionTransformer as TimmTransformer
 from torch import Tensor, nn
 
@@ -41,7 +41,7 @@ def _why_not(tower: nn.Module) -> str | None:
     trunk = tower.trunk
     if not isinstance(trunk, TimmTransformer):
         return f"is timm's {type(trunk).__name__}, no plain ViT"
-    if not isinstance(trunk.patch_embed, timm.layers.PatchEmbed):
+    if not isinstance(trunk.patch_embed, PatchEmbed):
         return f"is a hybrid: convolutions ({type(trunk.patch_embed).__name__}) come before its blocks"
     if len({type(block) for block in trunk.blocks}) > 1:
         return "has blocks of different kinds"
