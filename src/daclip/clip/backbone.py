@@ -12,34 +12,15 @@ import torch
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from daclip.clip.arithmetic import run_block
 from daclip.clip.towers import blocks, check_tower, embed_dim, embed_patches, image_size, pool_tokens
 from daclip.clip.views import view_by_name
 from daclip.errors import DaclipError
 
-__all__ = ["FrozenClip", "attention_arithmetic"]
+__all__ = ["FrozenClip"]
 
 SCHEMES = ("hf-hub:", "local-dir:")  # names of models that open_clip does not list itself
-
-
-@contextlib.contextmanager
-def attention_arithmetic(device: torch.device) -> Iterator[None]:
-    """The way to compute attention, the same for the plain and the steered tower.
-
-    PyTorch's inference shortcut of multi-head attention rounds differently from its training path; without it
-    the steered tower equals the plain one bit for bit while the links are zero. On a CPU training takes plain
-    matrix products: the fused kernel's backward pass needs four times as long in bfloat16, and CLIP's few
-    tokens (at most 577) leave the N×N matrix small.
-    """
-    shortcut = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        plain = device.type == "cpu" and torch.is_grad_enabled()
-        with sdpa_kernel(SDPBackend.MATH) if plain else contextlib.nullcontext():
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(shortcut)
 
 
 @contextlib.contextmanager
@@ -239,10 +220,9 @@ class FrozenClip(nn.Module):
             `[B, D]`, not normalised.
         """
         views = self.views(images)
-        with attention_arithmetic(images.device):
-            tokens = embed_patches(self.tower, views.flatten(0, 1))
-            for block in blocks(self.tower):
-                tokens = block(tokens)
+        tokens = embed_patches(self.tower, views.flatten(0, 1))
+        for block in blocks(self.tower):
+            tokens = run_block(block, tokens)
         return pool_tokens(self.tower, tokens).unflatten(0, views.shape[:2]).mean(1)
 
     def encode_tokens(self, tokens: Tensor) -> Tensor:

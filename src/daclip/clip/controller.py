@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from daclip.clip.backbone import FrozenClip, attention_arithmetic
+from daclip.clip.arithmetic import run_block
+from daclip.clip.backbone import FrozenClip
 from daclip.clip.towers import blocks, embed_patches, pool_tokens, token_width
 from daclip.errors import DaclipError
 from daclip.types import Conditioning
@@ -50,23 +51,16 @@ class Controller(nn.Module):
         tokens = embed_patches(self.tower, views)
         hiddens = []
         for block, link in zip(blocks(self.tower), self.links, strict=True):
-            tokens = run_block(block, tokens, recompute)
+            tokens = _run(block, tokens, recompute)
             hiddens.append(link(tokens))
         return pool_tokens(self.tower, tokens), hiddens
 
 
-def run_block(block: nn.Module, tokens: Tensor, recompute: bool) -> Tensor:
+def _run(block: nn.Module, tokens: Tensor, recompute: bool) -> Tensor:
     """Tokens after a block; with `recompute` its activations are computed again in the backward pass."""
-
-    def run(tokens: Tensor) -> Tensor:
-        # The backward pass runs outside of the caller's context.
-        with attention_arithmetic(tokens.device):
-            done: Tensor = block(tokens)
-            return done
-
     if not (recompute and torch.is_grad_enabled()):
-        return run(tokens)
-    again: Tensor = checkpoint(run, tokens, use_reentrant=False)
+        return run_block(block, tokens)
+    again: Tensor = checkpoint(run_block, block, tokens, use_reentrant=False)
     return again
 
 
@@ -128,7 +122,7 @@ class DaClip(nn.Module):
         tower = self.clip.tower
         tokens = embed_patches(tower, views[:steered])
         for block, hidden in zip(blocks(tower), hiddens, strict=True):
-            tokens = run_block(block, tokens, recompute) + hidden[:steered]
+            tokens = _run(block, tokens, recompute) + hidden[:steered]
         return pool_tokens(tower, tokens), degradation
 
     def compile_blocks(self) -> None:
