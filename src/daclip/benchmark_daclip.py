@@ -23,18 +23,21 @@ LEARNING_RATE = 1e-5
 Step = Callable[[DaClip, RestorationBatch, Mapping[str, Any]], Callable[[], None]]
 
 
-def measure_step(kind: str, cfg: Mapping[str, Any], batch: RestorationBatch, repeats: int) -> tuple[float, float]:
+def measure_step(
+    kind: str, cfg: Mapping[str, Any], batch: RestorationBatch, repeats: int, device: str = "cpu"
+) -> tuple[float, float]:
     """Images per second and peak memory in MiB of a training step in a fresh process.
 
     Args:
         kind: `plain` or `ours`.
-        cfg: Resolved configuration of `train_daclip`.
+        cfg: The sections `clip` and `stage` of `train_daclip`, resolved.
         batch: Pairs that every step trains on.
-        repeats: Steps that are timed, after one that is not; the median counts.
+        repeats: Steps that are timed, after two that are not; the median counts.
+        device: Where; the memory is the process's on a CPU and what was allocated on a GPU.
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(sender, kind, dict(cfg), batch, repeats))
+    process = context.Process(target=_child, args=(sender, kind, dict(cfg), batch, repeats, device))
     process.start()
     sender.close()
     try:
@@ -46,16 +49,22 @@ def measure_step(kind: str, cfg: Mapping[str, Any], batch: RestorationBatch, rep
     return found
 
 
-def _child(sender: Any, kind: str, cfg: Mapping[str, Any], batch: RestorationBatch, repeats: int) -> None:
-    daclip: DaClip = make(cfg["clip"])
+def _child(sender: Any, kind: str, cfg: Mapping[str, Any], batch: RestorationBatch, repeats: int, device: str) -> None:
+    daclip: DaClip = make(cfg["clip"]).to(device)
+    batch.lq, batch.hq = batch.lq.to(device), batch.hq.to(device)
     step = STEPS[kind](daclip, batch, cfg)
     times = []
-    for _ in range(1 + repeats):
+    for _ in range(2 + repeats):
         started = time.perf_counter()
         step()
+        if device != "cpu":
+            torch.cuda.synchronize()
         times.append(time.perf_counter() - started)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    sender.send((len(batch) / statistics.median(times[1:]), peak))
+    if device == "cpu":
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    else:
+        peak = torch.cuda.max_memory_allocated() / 2**20
+    sender.send((len(batch) / statistics.median(times[2:]), peak))
 
 
 def _ours(daclip: DaClip, batch: RestorationBatch, cfg: Mapping[str, Any]) -> Callable[[], None]:
@@ -65,7 +74,7 @@ def _ours(daclip: DaClip, batch: RestorationBatch, cfg: Mapping[str, Any]) -> Ca
     optimizer = module.optimizer(module.parameter_groups())
 
     def step() -> None:
-        with autocast(torch.device("cpu"), "auto"):
+        with autocast(batch.lq.device, "auto"):
             loss = module.training_step(batch, 0)
         loss.backward()
         optimizer.step()
@@ -81,7 +90,8 @@ def _plain(daclip: DaClip, batch: RestorationBatch, cfg: Mapping[str, Any]) -> C
 
     def texts(found: list[str]) -> Tensor:
         with torch.no_grad():
-            return F.normalize(clip.model.encode_text(clip.tokenizer(found)), dim=-1)
+            tokens = clip.tokenizer(found).to(batch.lq.device)
+            return F.normalize(clip.model.encode_text(tokens), dim=-1)
 
     def step() -> None:
         views = clip.views(batch.lq).flatten(0, 1)

@@ -113,6 +113,7 @@ class BenchmarkConfig:
 
     output: str = MISSING
     repeats: int = MISSING
+    vit: list[str] = field(default_factory=list)
     stage_1: list[str] = field(default_factory=list)
     stage_2: list[str] = field(default_factory=list)
 

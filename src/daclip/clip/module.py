@@ -165,12 +165,14 @@ class ControllerPretraining(StageModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores of the held-out pass."""
-        self.log("val/degradation_accuracy", self.confusion.accuracy(), prog_bar=True)
-        for word, accuracy in self.confusion.per_word().items():
-            self.log(f"val/degradation_accuracy/{word}", accuracy)
         steered, plain = (torch.cat(parts).mean() for parts in zip(*self._cosines, strict=True))
-        self.log("val/content_cosine", steered)
-        self.log("val/content_cosine_plain", plain)
+        # Every rank sees all held-out photos, so that the mean over ranks changes nothing.
+        self.log("val/degradation_accuracy", self.confusion.accuracy(), prog_bar=True, sync_dist=True)
+        self.log_dict(
+            {f"val/degradation_accuracy/{word}": share for word, share in self.confusion.per_word().items()},
+            sync_dist=True,
+        )
+        self.log_dict({"val/content_cosine": steered, "val/content_cosine_plain": plain}, sync_dist=True)
 
     def results(self) -> dict[str, Any]:
         """Scores of the last held-out pass for the artifact's `metrics.json`."""
