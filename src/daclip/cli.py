@@ -28,6 +28,9 @@ COMMANDS: dict[str, tuple[str, list[str]]] = {
     "degradations": ("daclip.sheet", []),
     "benchmark": ("daclip.benchmark", []),
     "sampler-report": ("daclip.sampler_report", []),
+    "import daclip": ("daclip.import_daclip", []),
+    "export daclip": ("daclip.export_daclip", []),
+    "evaluate daclip": ("daclip.evaluate_daclip", []),
 }
 
 USAGE = """usage: daclip COMMAND [hydra overrides]
@@ -49,6 +52,11 @@ USAGE = """usage: daclip COMMAND [hydra overrides]
   daclip degradations        contact sheet of the corruptions
   daclip benchmark           speed ratios against a plain baseline
   daclip sampler-report      quality and seconds of the samplers over network evaluations
+  daclip import daclip checkpoint=FILE
+                             official DA-CLIP weights to a stage-1 artifact
+  daclip export daclip output=FILE
+                             a stage-1 artifact to official DA-CLIP weights
+  daclip evaluate daclip     score stage 1 on held-out photos
 
 COMMAND --help lists a command's options."""
 

@@ -23,7 +23,10 @@ __all__ = [
     "CheckDatasetConfig",
     "DatasetConfig",
     "EvaluateConfig",
+    "EvaluateDaclipConfig",
     "ExportConfig",
+    "ExportDaclipConfig",
+    "ImportDaclipConfig",
     "RestoreConfig",
     "SamplerReportConfig",
     "SheetConfig",
@@ -148,6 +151,7 @@ class BenchmarkConfig:
 
     output: str = MISSING
     repeats: int = MISSING
+    vit: list[str] = field(default_factory=list)
     stage_1: list[str] = field(default_factory=list)
     stage_2: list[str] = field(default_factory=list)
 
@@ -236,6 +240,44 @@ class AppConfig:
     max_words: int = MISSING
     queue: int = MISSING
     max_memory: float = MISSING
+    precision: str = MISSING
+    device: str = MISSING
+    seed: int = MISSING
+
+
+@dataclass
+class ImportDaclipConfig:
+    """Top level of `import_daclip.yaml`."""
+
+    checkpoint: str | None = None
+    output: str = MISSING
+    overwrite: bool = MISSING
+    clip: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    degradation: dict[str, Any] = field(default_factory=dict)
+    seed: int = MISSING
+
+
+@dataclass
+class ExportDaclipConfig:
+    """Top level of `export_daclip.yaml`."""
+
+    artifact: str | None = None
+    output: str | None = None
+    overwrite: bool = MISSING
+
+
+@dataclass
+class EvaluateDaclipConfig:
+    """Top level of `evaluate_daclip.yaml`."""
+
+    artifact: str | None = None
+    output: str = MISSING
+    data: dict[str, Any] | None = None
+    degradation: dict[str, Any] | None = None
+    templates: list[str] = MISSING
+    bins: int = MISSING
+    batch_size: int = MISSING
     precision: str = MISSING
     device: str = MISSING
     seed: int = MISSING
