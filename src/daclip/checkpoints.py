@@ -75,8 +75,10 @@ class Artifact:
             )
 
     def build(self, section: str) -> Any:
-        """Make the object that a section of the configuration describes."""
-        node = self.config[section]
+        """Make the object that a section of the configuration describes, such as `process` or `stage.objective`."""
+        node: Any = self.config
+        for key in section.split("."):
+            node = node[key]
         for target in _targets(node):
             if not target.startswith(ALLOWED_TARGETS):
                 raise DaclipError(
@@ -196,11 +198,14 @@ def load_denoiser(artifact: Artifact, context_dim: int) -> Denoiser:
         context_dim: Length of DA-CLIP's embeddings.
     """
     artifact.require("restorer")
-    stage = artifact.config["stage"]
+    stage, network = artifact.config["stage"], artifact.config["backbone"]
+    if "content_context" in network:  # the name and values of the first artifacts
+        network["context"] = "token" if network.pop("content_context") else "none"
+    named = isinstance(stage["parameterization"], str)
     denoiser = Denoiser(
         artifact.build("backbone")(context_dim=context_dim),
         artifact.build("process"),
-        stage["parameterization"],
+        stage["parameterization"] if named else artifact.build("stage.parameterization"),
         stage["correct_epsilon_shift"],
     )
     artifact.load_into(denoiser.backbone)

@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from daclip.clip.views import view_by_name
 from daclip.errors import DaclipError
 
-__all__ = ["FrozenClip", "attention_arithmetic", "embed_patches", "pool_tokens"]
+__all__ = ["FrozenClip", "attention_arithmetic", "embed_patches", "pool_tokens", "project_patches"]
 
 
 @contextlib.contextmanager
@@ -47,6 +47,12 @@ def pool_tokens(tower: VisionTransformer, tokens: Tensor) -> Tensor:
     """Tokens after the last block to the tower's embedding, `[B, D]`."""
     pooled, _ = tower._pool(tokens)
     return pooled if tower.proj is None else pooled @ tower.proj
+
+
+def project_patches(tower: VisionTransformer, tokens: Tensor) -> Tensor:
+    """Patch tokens after the last block in the space of the embedding, `[B, 1 + N, width]` to `[B, N, D]`."""
+    patches: Tensor = tower.ln_post(tokens[:, 1:])
+    return patches if tower.proj is None else patches @ tower.proj
 
 
 def _create(architecture: str | Mapping[str, Any], pretrained: str | None, seed: int) -> nn.Module:

@@ -10,7 +10,7 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from daclip.clip.backbone import FrozenClip, attention_arithmetic, embed_patches, pool_tokens
+from daclip.clip.backbone import FrozenClip, attention_arithmetic, embed_patches, pool_tokens, project_patches
 from daclip.errors import DaclipError
 from daclip.types import Conditioning
 
@@ -89,18 +89,28 @@ class DaClip(nn.Module):
             steered: Content embeddings are made of the first so many photos, by default of all.
 
         Returns:
-            Content embedding, `[steered, D]`, and degradation embedding, `[B, D]`; not normalised.
+            Content embedding, `[steered, D]`, degradation embedding, `[B, D]`, and unless `steered` is given the
+            patch tokens of all views, `[B, N, D]`; not normalised.
         """
         views = self.clip.views(images)
         count = None if steered is None else steered * views.shape[1]
-        content, degradation = self.encode_views(views.flatten(0, 1), count)
+        tokens, degradation = self._run(views.flatten(0, 1), count)
+        per_photo = (-1, views.shape[1])
         return Conditioning(
-            content=content.unflatten(0, (-1, views.shape[1])).mean(1),
-            degradation=degradation.unflatten(0, views.shape[:2]).mean(1),
+            content=pool_tokens(self.clip.tower, tokens).unflatten(0, per_photo).mean(1),
+            degradation=degradation.unflatten(0, per_photo).mean(1),
+            patches=None
+            if steered is not None  # the training of the controller has no use for them
+            else project_patches(self.clip.tower, tokens).unflatten(0, per_photo).flatten(1, 2),
         )
 
     def encode_views(self, views: Tensor, steered: int | None = None) -> tuple[Tensor, Tensor]:
         """Content (of the first `steered`) and degradation embedding of normalised CLIP inputs `[B, 3, s, s]`."""
+        tokens, degradation = self._run(views, steered)
+        return pool_tokens(self.clip.tower, tokens), degradation
+
+    def _run(self, views: Tensor, steered: int | None) -> tuple[Tensor, Tensor]:
+        """Last tokens of the steered tower (for the first `steered`) and degradation embedding of CLIP inputs."""
         with attention_arithmetic(views.device):
             degradation, hiddens = self.controller(views)
             if self.injection == "reversed":
@@ -109,7 +119,7 @@ class DaClip(nn.Module):
             tokens = embed_patches(tower, views[:steered])
             for block, hidden in zip(tower.transformer.resblocks, hiddens, strict=True):
                 tokens = block(tokens) + hidden[:steered]
-        return pool_tokens(tower, tokens), degradation
+        return tokens, degradation
 
     def classify(self, degradation: Tensor, words: Sequence[str]) -> Tensor:
         """Zero-shot probabilities of degradation words.
