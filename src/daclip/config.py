@@ -21,6 +21,8 @@ __all__ = [
     "CheckDatasetConfig",
     "DatasetConfig",
     "EvaluateConfig",
+    "ExportRestorerConfig",
+    "ImportRestorerConfig",
     "RestoreConfig",
     "SamplerReportConfig",
     "SheetConfig",
@@ -52,6 +54,7 @@ class TrainConfig:
     output: str = MISSING
     resume: str | None = None
     daclip: str | None = None
+    init: str | None = None
     stage: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
     degradation: dict[str, Any] = field(default_factory=dict)
@@ -110,6 +113,8 @@ class BenchmarkConfig:
 
     output: str = MISSING
     repeats: int = MISSING
+    steps: int = MISSING
+    sides: list[int] = MISSING
     stage_1: list[str] = field(default_factory=list)
     stage_2: list[str] = field(default_factory=list)
 
@@ -170,6 +175,35 @@ class CheckDatasetConfig:
     words: list[str] = field(default_factory=list)
     cache: str = MISSING
     workers: int = MISSING
+
+
+@dataclass
+class ImportRestorerConfig:
+    """Top level of `import_restorer.yaml`."""
+
+    ckpt: str | None = None
+    daclip: str | None = None
+    variant: str = MISSING
+    output: str = MISSING
+    name: str = MISSING
+    overwrite: bool = MISSING
+    seed: int = MISSING
+    stage: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    degradation: dict[str, Any] = field(default_factory=dict)
+    clip: dict[str, Any] = field(default_factory=dict)
+    backbone: dict[str, Any] = field(default_factory=dict)
+    process: dict[str, Any] = field(default_factory=dict)
+    sampler: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class ExportRestorerConfig:
+    """Top level of `export_restorer.yaml`."""
+
+    artifact: str | None = None
+    output: str | None = None
+    overwrite: bool = MISSING
 
 
 def validated(cfg: DictConfig, schema: type) -> DictConfig:
