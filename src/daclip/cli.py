@@ -25,6 +25,8 @@ COMMANDS: dict[str, tuple[str, list[str]]] = {
     "degradations": ("daclip.sheet", []),
     "benchmark": ("daclip.benchmark", []),
     "sampler-report": ("daclip.sampler_report", []),
+    "import restorer": ("daclip.import_restorer", []),
+    "export restorer": ("daclip.export_restorer", []),
 }
 
 USAGE = """usage: daclip COMMAND [hydra overrides]
@@ -42,6 +44,10 @@ USAGE = """usage: daclip COMMAND [hydra overrides]
   daclip degradations        contact sheet of the corruptions
   daclip benchmark           speed ratios against a plain baseline
   daclip sampler-report      quality and seconds of the samplers over network evaluations
+  daclip import restorer ckpt=FILE daclip=ARTIFACT
+                             official restoration weights to an artifact
+  daclip export restorer artifact=FOLDER output=FILE
+                             an artifact's U-Net as official weights
 
 COMMAND --help lists a command's options."""
 
