@@ -209,7 +209,8 @@ def load_denoiser(artifact: Artifact, context_dim: int) -> Denoiser:
         stage["correct_epsilon_shift"],
     )
     artifact.load_into(denoiser.backbone)
-    return denoiser.eval().requires_grad_(False)
+    # Gradients stay allowed: autocast then keeps its bfloat16 copies of the weights from one evaluation to the next.
+    return denoiser.eval()
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ feature map, and the axis that a channel norm works on, are views of it and cost
 """
 
 import math
+from contextlib import nullcontext
 from typing import Literal
 
 import torch
@@ -102,8 +103,11 @@ class ChannelNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise each position."""
-        gain = self.gain.flatten()
-        normed = F.layer_norm(x.permute(0, 2, 3, 1), gain.shape, weight=gain, eps=1e-5)
+        gain, pixels = self.gain.flatten(), x.permute(0, 2, 3, 1)
+        # Autocast would copy the pixels to float32; on a CPU the kernel itself reads bfloat16 beside a float32 gain.
+        mixed = x.device.type == "cpu" and x.dtype == torch.bfloat16
+        with torch.autocast("cpu", enabled=False) if mixed else nullcontext():
+            normed = F.layer_norm(pixels, gain.shape, weight=gain, eps=1e-5)
         return normed.permute(0, 3, 1, 2)
 
 
