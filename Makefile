@@ -15,7 +15,7 @@ export MALLOC_TRIM_THRESHOLD_ ?= 8589934592
 export MALLOC_TOP_PAD_ ?= 268435456
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train-daclip train-restorer evaluate restore app dataset check-dataset degradations benchmark sampler-report test lint format lock wheel clean import-daclip export-daclip evaluate-daclip
+.PHONY: help setup train-daclip train-restorer evaluate restore app dataset check-dataset degradations benchmark sampler-report test lint format lock wheel clean import-daclip export-daclip evaluate-daclip import-restorer export-restorer
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -69,6 +69,12 @@ export-daclip: .venv/ready ## stage-1 ARTIFACT=folder to official weights OUTPUT
 
 evaluate-daclip: .venv/ready ## stage 1 on held-out photos: words, calibration, content, captions; ARTIFACT=folder
 	$(BIN)/python -m daclip.evaluate_daclip $(if $(ARTIFACT),'artifact="$(ARTIFACT)"') $(ARGS)
+
+import-restorer: .venv/ready ## official weights CKPT=file with DACLIP=artifact-or-file to an artifact, VARIANT=universal|mix|wild
+	@$(BIN)/python -m daclip.import_restorer $(if $(CKPT),'ckpt="$(CKPT)"') $(if $(DACLIP),'daclip="$(DACLIP)"') $(if $(VARIANT),variant=$(VARIANT)) $(ARGS)
+
+export-restorer: .venv/ready ## the U-Net of ARTIFACT=folder as official weights OUTPUT=file
+	@$(BIN)/python -m daclip.export_restorer $(if $(ARTIFACT),'artifact="$(ARTIFACT)"') $(if $(OUTPUT),'output="$(OUTPUT)"') $(ARGS)
 
 test: .venv/ready ## all tests
 	$(BIN)/python -m pytest $(ARGS)

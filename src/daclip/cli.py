@@ -31,6 +31,8 @@ COMMANDS: dict[str, tuple[str, list[str]]] = {
     "import daclip": ("daclip.import_daclip", []),
     "export daclip": ("daclip.export_daclip", []),
     "evaluate daclip": ("daclip.evaluate_daclip", []),
+    "import restorer": ("daclip.import_restorer", []),
+    "export restorer": ("daclip.export_restorer", []),
 }
 
 USAGE = """usage: daclip COMMAND [hydra overrides]
@@ -57,6 +59,10 @@ USAGE = """usage: daclip COMMAND [hydra overrides]
   daclip export daclip output=FILE
                              a stage-1 artifact to official DA-CLIP weights
   daclip evaluate daclip     score stage 1 on held-out photos
+  daclip import restorer ckpt=FILE daclip=ARTIFACT
+                             official restoration weights to an artifact
+  daclip export restorer artifact=FOLDER output=FILE
+                             an artifact's U-Net as official weights
 
 COMMAND --help lists a command's options."""
 

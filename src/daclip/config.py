@@ -26,7 +26,9 @@ __all__ = [
     "EvaluateDaclipConfig",
     "ExportConfig",
     "ExportDaclipConfig",
+    "ExportRestorerConfig",
     "ImportDaclipConfig",
+    "ImportRestorerConfig",
     "RestoreConfig",
     "SamplerReportConfig",
     "SheetConfig",
@@ -89,6 +91,7 @@ class TrainConfig:
     trainer: dict[str, Any] = field(default_factory=dict)
     callbacks: dict[str, Any] = field(default_factory=dict)
     logger: dict[str, Any] = field(default_factory=dict)
+    init: str | None = None
 
 
 @dataclass
@@ -154,6 +157,8 @@ class BenchmarkConfig:
     vit: list[str] = field(default_factory=list)
     stage_1: list[str] = field(default_factory=list)
     stage_2: list[str] = field(default_factory=list)
+    steps: int = MISSING
+    sides: list[int] = MISSING
 
 
 @dataclass
@@ -281,6 +286,35 @@ class EvaluateDaclipConfig:
     precision: str = MISSING
     device: str = MISSING
     seed: int = MISSING
+
+
+@dataclass
+class ImportRestorerConfig:
+    """Top level of `import_restorer.yaml`."""
+
+    ckpt: str | None = None
+    daclip: str | None = None
+    variant: str = MISSING
+    output: str = MISSING
+    name: str = MISSING
+    overwrite: bool = MISSING
+    seed: int = MISSING
+    stage: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    degradation: dict[str, Any] = field(default_factory=dict)
+    clip: dict[str, Any] = field(default_factory=dict)
+    backbone: dict[str, Any] = field(default_factory=dict)
+    process: dict[str, Any] = field(default_factory=dict)
+    sampler: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class ExportRestorerConfig:
+    """Top level of `export_restorer.yaml`."""
+
+    artifact: str | None = None
+    output: str | None = None
+    overwrite: bool = MISSING
 
 
 def validated(cfg: DictConfig, schema: type) -> DictConfig:

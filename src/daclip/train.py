@@ -50,6 +50,10 @@ def _resume_from(cfg: DictConfig) -> Path | None:
 
 def _stage_1(cfg: DictConfig) -> tuple[DaClip, Path]:
     """The guide of stage 2 and where it comes from; trains one where there is none yet."""
+    if cfg.daclip is None and cfg.init is not None:
+        # A network that was trained knows the embeddings of its own stage 1 only.
+        folder = Artifact(cfg.init).folder / "daclip"
+        return load_daclip(folder), folder
     if cfg.daclip is None and not (STAGE_1_OUTPUT / "latest").is_dir():
         log.info("no stage-1 artifact below %s yet: training one first", STAGE_1_OUTPUT)
         if subprocess.run([sys.executable, "-m", "daclip.train"], check=False).returncode:

@@ -204,7 +204,9 @@ def test_benchmark_writes_rows(place: Path, monkeypatch: pytest.MonkeyPatch) -> 
             "repeats=1",
             "vit=['experiments=smoke_daclip']",
             "stage_1=['experiments=smoke_daclip']",
-            "stage_2=['experiments=smoke_restorer']",
+            "stage_2=['experiments=smoke_restorer','data.batch_size=1']",
+            "steps=3",
+            "sides=[32]",
         )
         is None
     )
@@ -216,7 +218,9 @@ def test_benchmark_writes_rows(place: Path, monkeypatch: pytest.MonkeyPatch) -> 
         "loader",
         "loader_2_workers",
         "restorer_train_step",
+        "restorer_loss_curve",
         "restore_256",
+        "evaluation_memory_32",
         *(f"degrade_{word}" for word in (*WORDS, "composite", "wild")),
     }
     for row in rows:
