@@ -19,11 +19,16 @@ from daclip.errors import DaclipError
 __all__ = [
     "BenchmarkConfig",
     "CheckDatasetConfig",
+    "DashboardConfig",
     "DatasetConfig",
     "EvaluateConfig",
+    "RecipesConfig",
+    "ReportConfig",
+    "ReproduceConfig",
     "RestoreConfig",
     "SamplerReportConfig",
     "SheetConfig",
+    "SweepConfig",
     "TrainConfig",
     "config_dir",
     "run_entry",
@@ -69,7 +74,14 @@ class EvaluateConfig:
     """Top level of `evaluate.yaml`."""
 
     artifact: str | None = None
+    pred: str | None = None
+    gt: str | None = None
+    lq: str | None = None
     output: str = MISSING
+    protocol: dict[str, Any] = field(default_factory=dict)
+    metric: dict[str, Any] = field(default_factory=dict)
+    bootstrap: dict[str, Any] = field(default_factory=dict)
+    pictures: int = MISSING
     data: dict[str, Any] | None = None
     degradation: dict[str, Any] | None = None
     sampler: dict[str, Any] | None = None
@@ -170,6 +182,58 @@ class CheckDatasetConfig:
     words: list[str] = field(default_factory=list)
     cache: str = MISSING
     workers: int = MISSING
+
+
+@dataclass
+class SweepConfig:
+    """Top level of `sweep.yaml`."""
+
+    sweep: dict[str, Any] | None = None
+    output: str = MISSING
+    launcher: str | None = None
+    launcher_options: dict[str, Any] = field(default_factory=dict)
+    job: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class ReproduceConfig:
+    """Top level of `reproduce.yaml`."""
+
+    run: str | None = None
+    output: str = MISSING
+    tolerance: float = MISSING
+
+
+@dataclass
+class RecipesConfig:
+    """Top level of `recipes.yaml`."""
+
+    runs: list[str] = field(default_factory=list)
+    folder: str = MISSING
+
+
+@dataclass
+class ReportConfig:
+    """Top level of `report.yaml`."""
+
+    runs: list[str] = field(default_factory=list)
+    output: str = MISSING
+    title: str = MISSING
+    pictures: int = MISSING
+    zoom: int = MISSING
+    draws: int = MISSING
+    confidence: float = MISSING
+    seed: int = MISSING
+
+
+@dataclass
+class DashboardConfig:
+    """Top level of `dashboard.yaml`."""
+
+    entity: str | None = None
+    project: str = MISSING
+    name: str = MISSING
+    output: str = MISSING
 
 
 def validated(cfg: DictConfig, schema: type) -> DictConfig:
