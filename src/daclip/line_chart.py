@@ -26,11 +26,12 @@ class Panel:
 
     Attributes:
         title: Above the chart.
-        x_label: Below the horizontal axis, which is logarithmic.
+        x_label: Below the horizontal axis.
         y_label: Beside the vertical axis, which is linear.
-        series: Name to points (x, y), x positive; series of one name look alike in all panels.
+        series: Name to points (x, y), x positive on a logarithmic axis; series of one name look alike in all panels.
         depth: How far below the highest point the vertical axis reaches at most; lines that go deeper leave the
             chart at its bottom. None shows all.
+        logarithmic: Kind of the horizontal axis.
     """
 
     title: str
@@ -38,6 +39,7 @@ class Panel:
     y_label: str
     series: Mapping[str, Sequence[tuple[float, float]]]
     depth: float | None = None
+    logarithmic: bool = True
 
 
 def line_charts(panels: Sequence[Panel]) -> str:
@@ -76,7 +78,7 @@ def _text(x: float, y: float, text: str, more: str = "") -> str:
 
 def _panel(panel: Panel, looks: Mapping[str, str]) -> list[str]:
     points = [(x, y) for line in panel.series.values() for x, y in line if math.isfinite(y)]
-    if not points or min(x for x, _ in points) <= 0:
+    if not points or (panel.logarithmic and min(x for x, _ in points) <= 0):
         raise DaclipError(f"the chart '{panel.title}' needs finite points with x > 0")
     low_x, high_x = min(x for x, _ in points), max(x for x, _ in points)
     high_y = max(y for _, y in points)
@@ -85,11 +87,15 @@ def _panel(panel: Panel, looks: Mapping[str, str]) -> list[str]:
         low_y = max(low_y, high_y - panel.depth)
     room = 0.05 * (high_y - low_y) or 0.5
     low_y, high_y = low_y - room, high_y + room
-    span_x = math.log(high_x / low_x) or 1.0
+
+    def along(x: float) -> float:
+        return math.log(x) if panel.logarithmic else x
+
+    span_x = along(high_x) - along(low_x) or 1.0
 
     def place(x: float, y: float) -> tuple[float, float]:
         return (
-            LEFT + (WIDTH - LEFT - RIGHT) * math.log(x / low_x) / span_x,
+            LEFT + (WIDTH - LEFT - RIGHT) * (along(x) - along(low_x)) / span_x,
             TOP + (HEIGHT - TOP - BOTTOM) * (high_y - y) / (high_y - low_y),
         )
 
@@ -101,7 +107,7 @@ def _panel(panel: Panel, looks: Mapping[str, str]) -> list[str]:
         _text((LEFT + right) / 2, HEIGHT - 8, panel.x_label, 'text-anchor="middle"'),
         _text(14, middle, panel.y_label, f'text-anchor="middle" transform="rotate(-90 14 {middle})"'),
     ]
-    for value in _log_ticks(low_x, high_x):
+    for value in _log_ticks(low_x, high_x) if panel.logarithmic or low_x == high_x else _linear_ticks(low_x, high_x):
         x, _ = place(value, low_y)
         parts.append(f'<line x1="{x:.1f}" y1="{TOP}" x2="{x:.1f}" y2="{bottom}" stroke="#ddd"/>')
         parts.append(_text(x, bottom + 14, f"{value:g}", 'text-anchor="middle"'))
