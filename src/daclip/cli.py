@@ -25,6 +25,11 @@ COMMANDS: dict[str, tuple[str, list[str]]] = {
     "degradations": ("daclip.sheet", []),
     "benchmark": ("daclip.benchmark", []),
     "sampler-report": ("daclip.sampler_report", []),
+    "report": ("daclip.report", []),
+    "sweep": ("daclip.sweep", []),
+    "reproduce": ("daclip.reproduce", []),
+    "recipes": ("daclip.recipes", []),
+    "dashboard": ("daclip.dashboard", []),
 }
 
 USAGE = """usage: daclip COMMAND [hydra overrides]
@@ -32,6 +37,8 @@ USAGE = """usage: daclip COMMAND [hydra overrides]
   daclip train daclip        stage 1: the controller
   daclip train restorer      stage 2: the restorer
   daclip evaluate            score a restorer on held-out photos
+  daclip evaluate pred=FOLDER gt=FOLDER
+                             score the photos of any system
   daclip restore input=PATH output=FOLDER
                              restore a photo or a folder
   daclip info ARTIFACT       what an artifact folder holds
@@ -42,6 +49,13 @@ USAGE = """usage: daclip COMMAND [hydra overrides]
   daclip degradations        contact sheet of the corruptions
   daclip benchmark           speed ratios against a plain baseline
   daclip sampler-report      quality and seconds of the samplers over network evaluations
+  daclip report runs=[FOLDER,…]
+                             one page from the records of runs
+  daclip sweep sweep=NAME    many runs and the table of what came out
+  daclip reproduce run=FOLDER
+                             replay a run from its record and compare
+  daclip recipes             table of recipes from their records
+  daclip dashboard           wandb workspace of both stages
 
 COMMAND --help lists a command's options."""
 
