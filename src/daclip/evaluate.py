@@ -32,7 +32,7 @@ from daclip.metrics.folders import FilePair, match_folders
 from daclip.metrics.scorer import PhotoScore, Scorer, summarise
 from daclip.pipeline import Restorer
 from daclip.records import provenance, write_json, write_text
-from daclip.score_table import score_table
+from daclip.score_table import score_tables
 
 __all__ = ["evaluate", "held_out_data", "main", "score", "score_folders"]
 
@@ -209,7 +209,8 @@ def _save_pictures(extremes: Extremes, output: Path) -> list[dict[str, Any]]:
 
 def _print(metrics: dict[str, Any], output: Path) -> None:
     console = Console()
-    console.print(score_table(metrics))
+    for table in score_tables(metrics, console.width):
+        console.print(table)
     gain = metrics["intervals"]["mean"].get("psnr_gain")
     if gain:
         console.print(

@@ -18,6 +18,7 @@ DASHES = ("", "6 3", "2 3")
 WIDTH, HEIGHT = 380, 300
 LEFT, RIGHT, TOP, BOTTOM = 56, 12, 30, 44
 LEGEND = 170  # width of the legend's column
+MARKED = 30  # points of a line above which they are not marked one by one
 
 
 @dataclass(frozen=True)
@@ -42,16 +43,21 @@ class Panel:
     logarithmic: bool = True
 
 
-def line_charts(panels: Sequence[Panel]) -> str:
+def line_charts(panels: Sequence[Panel], legend_below: bool = False) -> str:
     """Charts side by side with one legend.
+
+    Args:
+        panels: The charts.
+        legend_below: Put the legend below the charts, for narrow pages, instead of to their right.
 
     >>> line_charts([Panel("gain", "NFE", "dB", {"ddim": [(1, 2.0), (10, 2.5)]})]).startswith("<svg")
     True
     """
     names = list(dict.fromkeys(name for panel in panels for name in panel.series))
     looks = {name: _look(index) for index, name in enumerate(names)}
-    width = WIDTH * len(panels) + LEGEND
-    height = max(HEIGHT, TOP + 18 * len(names) + 10)
+    width = WIDTH * len(panels) + (0 if legend_below else LEGEND)
+    height = HEIGHT + 18 * len(names) if legend_below else max(HEIGHT, TOP + 18 * len(names) + 10)
+    left, top = (LEFT, HEIGHT + 6) if legend_below else (WIDTH * len(panels) + 8, TOP + 9)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         'font-family="sans-serif" font-size="11">',
@@ -60,7 +66,7 @@ def line_charts(panels: Sequence[Panel]) -> str:
     for index, panel in enumerate(panels):
         parts += [f'<g transform="translate({index * WIDTH} 0)">', *_panel(panel, looks), "</g>"]
     for row, name in enumerate(names):
-        x, y = WIDTH * len(panels) + 8, TOP + 9 + 18 * row
+        x, y = left, top + 18 * row
         parts.append(f'<line x1="{x}" y1="{y}" x2="{x + 26}" y2="{y}" {looks[name]}/>')
         parts.append(_text(x + 32, y + 4, name))
     return "\n".join([*parts, "</svg>", ""])
@@ -119,7 +125,8 @@ def _panel(panel: Panel, looks: Mapping[str, str]) -> list[str]:
     for name, line in panel.series.items():
         placed = [place(x, y) for x, y in line if math.isfinite(y)]
         parts.append(f'<path d="{_path_above(placed, bottom)}" {looks[name]}/>')
-        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.2" {looks[name]}/>' for x, y in placed if y <= bottom]
+        if len(placed) <= MARKED:
+            parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.2" {looks[name]}/>' for x, y in placed if y <= bottom]
     return parts
 
 

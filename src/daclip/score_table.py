@@ -1,11 +1,11 @@
 """Scores as a table on the console."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
 
-__all__ = ["metric_label", "metric_names", "score_table", "score_text"]
+__all__ = ["metric_label", "metric_names", "score_tables", "score_text"]
 
 LABELS = {"psnr": "PSNR", "ssim": "SSIM", "ms_ssim": "MS-SSIM", "lpips": "LPIPS", "dists": "DISTS"}
 
@@ -37,11 +37,21 @@ def score_text(name: str, value: float) -> str:
     return f"{value:.2f}" if name in ("psnr", "fid") else f"{value:.3f}"
 
 
-def score_table(metrics: Mapping[str, Any]) -> Table:
-    """One line a degradation, then their mean."""
+def score_tables(metrics: Mapping[str, Any], width: int) -> list[Table]:
+    """Scores of `metrics.json`: one line a degradation, then their mean; as many tables as the width asks for.
+
+    Args:
+        metrics: Content of `metrics.json`.
+        width: Characters of the console.
+    """
+    room = max(1, (width - 30) // 24)  # metrics that fit beside the words, the accuracy and the count
+    names = metric_names(metrics["mean"])
+    return [_table(metrics, names[i : i + room]) for i in range(0, len(names), room)]
+
+
+def _table(metrics: Mapping[str, Any], names: Sequence[str]) -> Table:
     table = Table(title=f"{'degraded → restored' if 'nfe' in metrics else 'photos'}, {metrics['protocol']['text']}")
     table.add_column("degradation", no_wrap=True)
-    names = metric_names(metrics["mean"])
     named: dict[str, float] = {}
     if "degradation_accuracy" in metrics:
         named = {**metrics["per_degradation_accuracy"], "mean": metrics["degradation_accuracy"]}

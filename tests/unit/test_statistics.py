@@ -65,6 +65,14 @@ def test_a_paired_difference_is_found_where_single_means_overlap() -> None:
     assert alone[1] - alone[0] > 1
 
 
+def test_two_photos_prove_nothing() -> None:
+    gaps = torch.tensor([0.30, 0.31, 0.29, 0.30])
+    found = paired_difference(["a", "a", "b", "b"], ["noisy", "rainy"] * 2, gaps, 2000, 0.95, generator_for(0))
+    assert found is not None
+    assert found.p == 0.5
+    assert found.low > 0
+
+
 def test_no_difference_is_called_none() -> None:
     gaps = torch.tensor([0.3, -0.3, 0.1, -0.1, 0.2, -0.2])
     found = paired_difference([str(i) for i in range(6)], ["noisy"] * 6, gaps, 2000, 0.95, generator_for(9))

@@ -82,7 +82,8 @@ class Difference:
         mean: Second minus first, averaged over words.
         low: Lower end of the interval.
         high: Upper end of the interval.
-        p: Two-sided bootstrap p-value: how often a redrawn difference falls on the other side of zero.
+        p: Two-sided bootstrap p-value: how often a redrawn difference falls on the other side of zero; never below
+            2^(1 − photos), the least that a test of their signs can reach.
     """
 
     mean: float
@@ -120,4 +121,7 @@ def paired_difference(
     mean = sum(sum(found) / len(found) for found in by_word.values()) / len(by_word)
     # One is added to both counts, so that no finite number of draws claims p = 0 (Davison and Hinkley 1997, §4.2).
     other_side = min(int((means <= 0).sum()), int((means >= 0).sum()))
-    return Difference(mean, *ends, min(1.0, 2 * (other_side + 1) / (draws + 1)))
+    p = 2 * (other_side + 1) / (draws + 1)
+    # If the systems were alike, n photos would all point the same way this often; two photos prove nothing.
+    least = 2.0 ** (1 - len(set(units)))
+    return Difference(mean, *ends, min(1.0, max(p, least)))

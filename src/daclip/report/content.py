@@ -52,31 +52,30 @@ def _range(ends: Sequence[float] | None, name: str, sign: bool = False) -> str:
 
 
 def facts(evaluations: Sequence[Evaluation]) -> Table:
-    """One line an evaluation: what was scored, how, with which result."""
-    rows = []
+    """What was scored, how, with which result: one column an evaluation."""
+    columns = []
     for one in evaluations:
         metrics, record = one.metrics, one.metrics["record"]
         mean, ends = metrics["mean"], metrics["intervals"]
         gain = mean["psnr"] - mean["psnr_lq"] if "psnr_lq" in mean else None
-        commit = (record.get("commit") or "unknown")[:9] + (" with changes" if record.get("dirty") else "")
-        rows.append(
+        columns.append(
             [
-                one.label,
-                metrics["protocol"]["text"],
-                f"{mean['count']} from {ends['photos']}",
                 "–" if gain is None else f"{gain:+.2f} dB" + _range(ends["mean"].get("psnr_gain"), "psnr", sign=True),
                 "–" if "degradation_accuracy" not in metrics else f"{metrics['degradation_accuracy']:.1%}",
+                f"{mean['count']} from {ends['photos']}",
                 f"{metrics['sampler']}, {metrics['nfe']}" if "nfe" in metrics else "–",
                 f"{metrics['seconds_per_photo']:.2f}" if "nfe" in metrics else "–",
-                commit,
+                metrics["protocol"]["text"],
+                (record.get("commit") or "unknown")[:9] + (" with changes" if record.get("dirty") else ""),
             ]
         )
-    heading = ["run", "protocol", "crops from photos", "mean gain", "named", "sampler, NFE", "s a photo", "commit"]
+    names = ["mean gain", "recognised", "crops from photos", "sampler, evaluations", "s a photo", "protocol", "commit"]
+    rows = [[name, *cells] for name, cells in zip(names, zip(*columns, strict=True), strict=True)]
     confidence = evaluations[0].metrics["intervals"]["confidence"]
     note = f"Brackets: {confidence:.0%} bootstrap interval over photos; crops of one photo are drawn together."
     if min(one.metrics["intervals"]["photos"] for one in evaluations) < 10:
         note += " With fewer than ten photos an interval says little more than how far these photos lie apart."
-    return Table("Evaluations", heading, rows, note)
+    return Table("Evaluations", ["", *(one.label for one in evaluations)], rows, note)
 
 
 def scores(evaluations: Sequence[Evaluation]) -> list[Table]:
@@ -142,14 +141,15 @@ def comparison_table(comparisons: Sequence[Comparison], first: str, confidence: 
         )
     note = (
         f"Paired bootstrap over photos on the crops in common, {confidence:.0%} intervals; "
-        "p-values are adjusted for the number of comparisons (Holm)."
+        "p-values are adjusted for the number of comparisons (Holm) and never below what as many photos can show: "
+        "fewer than six prove nothing."
     )
     return Table(f"Differences to {first}", ["run", "metric", "crops", "mean difference", "p", "verdict"], rows, note)
 
 
 def confusion(evaluations: Sequence[Evaluation]) -> list[Matrix]:
-    """The confusion matrix of every evaluation that has one."""
-    matrices = []
+    """The confusion matrices; evaluations that agree in every count share one."""
+    matrices: dict[str, Matrix] = {}
     for one in evaluations:
         counts: Mapping[str, Mapping[str, int]] = one.metrics.get("confusion", {})
         seen = {word for row in counts.values() for word in row} | {word for word, row in counts.items() if row}
@@ -162,8 +162,9 @@ def confusion(evaluations: Sequence[Evaluation]) -> list[Matrix]:
             ]
             rows.append((truth, cells))
         if rows:
-            matrices.append(Matrix(one.label, words, rows))
-    return matrices
+            same = matrices.get(repr(rows))
+            matrices[repr(rows)] = Matrix(f"{same.title}, {one.label}" if same else one.label, words, rows)
+    return list(matrices.values())
 
 
 def trainings(runs: Sequence[Training]) -> Table:
@@ -195,50 +196,67 @@ def charts(runs: Runs) -> dict[str, list[str]]:
     axes = list(dict.fromkeys(word for row in series.values() for word in row))
     if len(axes) >= 3:
         found["PSNR by degradation"] = [radar(series, axes, "dB")]
-    nfe = _nfe_panels(runs)
-    if nfe:
-        found["Quality over network evaluations"] = [line_charts([panel]) for panel in nfe]
+    for title, panels in _nfe_panels(runs).items():
+        found[title] = [line_charts([panel], legend_below=True) for panel in panels]
     curves = [panel for run in runs.trainings for panel in _curve_panels(run)]
     if curves:
-        found["Training"] = [line_charts([panel]) for panel in curves]
+        found["Training"] = [line_charts([panel], legend_below=True) for panel in curves]
     return found
 
 
-def _nfe_panels(runs: Runs) -> list[Panel]:
-    """PSNR gain and SSIM over NFE: of sampler reports, and of evaluations of one artifact with several NFE."""
-    gain: dict[str, list[tuple[float, float]]] = {}
-    ssim: dict[str, list[tuple[float, float]]] = {}
+def _nfe_panels(runs: Runs) -> dict[str, list[Panel]]:
+    """PSNR gain and SSIM over NFE: of each sampler report, and of evaluations of one artifact at several NFE.
+
+    Each source has charts of its own, since their photos differ.
+    """
+    found: dict[str, list[Panel]] = {}
     for report in runs.samplers:
         grids = {score["grid"] for score in report.scores}
+        lines: dict[str, dict[float, dict[str, Any]]] = {}
         for score in sorted(report.scores, key=lambda score: score["nfe"]):
             name = score["sampler"] + (f" ({score['grid']})" if len(grids) > 1 else "")
-            name = f"{report.label}: {name}" if len(runs.samplers) > 1 else name
-            for lines, key in ((gain, "gain"), (ssim, "ssim")):
-                line = lines.setdefault(name, [])
-                if not line or line[-1][0] != score["nfe"]:
-                    line.append((score["nfe"], score[key]))
-    grouped: dict[tuple[Any, Any], list[dict[str, Any]]] = {}
+            lines.setdefault(name, {})[score["nfe"]] = score
+        found[f"Network evaluations: {report.label}"] = _quality_panels(
+            {name: [(nfe, row["gain"], row["ssim"]) for nfe, row in line.items()] for name, line in lines.items()}
+        )
+    grouped: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
     for one in runs.evaluations:
-        if "nfe" in one.metrics and {"psnr_lq", "ssim"} <= set(one.metrics["mean"]):
-            grouped.setdefault((one.metrics["artifact"], one.metrics["sampler"]), []).append(one.metrics)
-    for number, ((_, sampler), rows) in enumerate(grouped.items()):
-        if len({row["nfe"] for row in rows}) > 1:
-            rows.sort(key=lambda row: row["nfe"])
-            name = sampler if len({key[1] for key in grouped}) == len(grouped) else f"{sampler} {number + 1}"
-            gain[name] = [(row["nfe"], row["mean"]["psnr"] - row["mean"]["psnr_lq"]) for row in rows]
-            ssim[name] = [(row["nfe"], row["mean"]["ssim"]) for row in rows]
-    if not gain:
-        return []
+        mean = one.metrics["mean"]
+        if "nfe" in one.metrics and {"psnr_lq", "ssim"} <= set(mean):
+            key = (one.metrics["artifact"], one.metrics["sampler"])
+            grouped.setdefault(key, []).append((one.metrics["nfe"], mean["psnr"] - mean["psnr_lq"], mean["ssim"]))
+    several = {key: sorted(rows) for key, rows in grouped.items() if len({row[0] for row in rows}) > 1}
+    if several:
+        artifacts = list(dict.fromkeys(artifact for artifact, _ in several))
+        found["Network evaluations: evaluations"] = _quality_panels(
+            {
+                sampler if len(artifacts) == 1 else f"{sampler}, artifact {artifacts.index(artifact) + 1}": rows
+                for (artifact, sampler), rows in several.items()
+            }
+        )
+    return found
+
+
+def _quality_panels(lines: Mapping[str, Sequence[tuple[float, float, float]]]) -> list[Panel]:
+    """Charts of (NFE, gain, SSIM)."""
+    gain = {name: [(nfe, value) for nfe, value, _ in rows] for name, rows in lines.items()}
+    ssim = {name: [(nfe, value) for nfe, _, value in rows] for name, rows in lines.items()}
     label = "network evaluations"
     return [Panel("mean PSNR gain", label, "dB", gain, 4.0), Panel("mean SSIM", label, "SSIM", ssim, 0.25)]
 
 
 def _curve_panels(run: Training) -> list[Panel]:
     """Loss and held-out score over steps."""
-    wanted = {"train/loss": "loss", "val/degradation_accuracy": "accuracy", "val/gain": "gain in dB"}
+    wanted = {"train/loss": "loss", "val/degradation_accuracy": "accuracy", "val/gain": "gain"}
     return [
-        Panel(f"{run.label}: {name}", "step", unit, {name: _thinned(run.curves[name])}, logarithmic=False)
-        for name, unit in wanted.items()
+        Panel(
+            f"{run.label}: {short}",
+            "step",
+            "dB" if short == "gain" else short,
+            {short: _thinned(run.curves[name])},
+            logarithmic=False,
+        )
+        for name, short in wanted.items()
         if len(run.curves.get(name, [])) > 1
     ]
 

@@ -99,13 +99,15 @@ def _curves(path: Path) -> dict[str, list[tuple[float, float]]]:
 
 
 def _labels(folders: Sequence[Path]) -> list[str]:
-    """The shortest ends of the paths that tell the folders apart."""
-    parts = [folder.resolve().parts for folder in folders]
-    for length in range(1, max(map(len, parts)) + 1):
-        labels = ["/".join(part[-length:]) for part in parts]
-        if len(set(labels)) == len(labels):
-            return labels
-    raise DaclipError("the same folder is given twice in runs=[…]; name each run once")
+    """The shortest end of each path that no other path has."""
+    parts = [folder.absolute().parts for folder in folders]
+    if len(set(parts)) < len(parts):
+        raise DaclipError("the same folder is given twice in runs=[…]; name each run once")
+    labels = []
+    for part in parts:
+        ends = (part[-length:] for length in range(1, len(part) + 1))
+        labels.append("/".join(next(end for end in ends if [p[-len(end) :] for p in parts].count(end) == 1)))
+    return labels
 
 
 def read_runs(folders: Sequence[str]) -> Runs:
