@@ -21,6 +21,7 @@ __all__ = [
     "AppConfig",
     "BenchmarkConfig",
     "CheckDatasetConfig",
+    "DashboardConfig",
     "DatasetConfig",
     "EvaluateConfig",
     "EvaluateDaclipConfig",
@@ -29,9 +30,13 @@ __all__ = [
     "ExportRestorerConfig",
     "ImportDaclipConfig",
     "ImportRestorerConfig",
+    "RecipesConfig",
+    "ReportConfig",
+    "ReproduceConfig",
     "RestoreConfig",
     "SamplerReportConfig",
     "SheetConfig",
+    "SweepConfig",
     "TrainConfig",
     "composed",
     "config_dir",
@@ -107,6 +112,13 @@ class EvaluateConfig:
     precision: str = MISSING
     device: str = MISSING
     seed: int = MISSING
+    pred: str | None = None
+    gt: str | None = None
+    lq: str | None = None
+    protocol: dict[str, Any] = field(default_factory=dict)
+    metric: dict[str, Any] = field(default_factory=dict)
+    bootstrap: dict[str, Any] = field(default_factory=dict)
+    pictures: int = MISSING
 
 
 @dataclass
@@ -315,6 +327,58 @@ class ExportRestorerConfig:
     artifact: str | None = None
     output: str | None = None
     overwrite: bool = MISSING
+
+
+@dataclass
+class SweepConfig:
+    """Top level of `sweep.yaml`."""
+
+    sweep: dict[str, Any] | None = None
+    output: str = MISSING
+    launcher: str | None = None
+    launcher_options: dict[str, Any] = field(default_factory=dict)
+    job: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class ReproduceConfig:
+    """Top level of `reproduce.yaml`."""
+
+    run: str | None = None
+    output: str = MISSING
+    tolerance: float = MISSING
+
+
+@dataclass
+class RecipesConfig:
+    """Top level of `recipes.yaml`."""
+
+    runs: list[str] = field(default_factory=list)
+    folder: str = MISSING
+
+
+@dataclass
+class ReportConfig:
+    """Top level of `report.yaml`."""
+
+    runs: list[str] = field(default_factory=list)
+    output: str = MISSING
+    title: str = MISSING
+    pictures: int = MISSING
+    zoom: int = MISSING
+    draws: int = MISSING
+    confidence: float = MISSING
+    seed: int = MISSING
+
+
+@dataclass
+class DashboardConfig:
+    """Top level of `dashboard.yaml`."""
+
+    entity: str | None = None
+    project: str = MISSING
+    name: str = MISSING
+    output: str = MISSING
 
 
 def validated(cfg: DictConfig, schema: type) -> DictConfig:

@@ -1,16 +1,14 @@
 """Every command from end to end, on real photos, as a user runs it."""
 
-import importlib
-import json
 import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from running import assert_one_line, invoke, read
 from skimage import data
 
 WORDS = {
@@ -41,24 +39,6 @@ def run(*command: str, cwd: Path, ok: bool = True) -> subprocess.CompletedProces
     return done
 
 
-def invoke(*command: str) -> str | None:
-    """The same in this process, which saves seconds of imports: the error line, None if all went well."""
-    module, *arguments = command
-    before = sys.argv
-    sys.argv = [module, *arguments]
-    try:
-        importlib.import_module(module).main()
-    except SystemExit as stop:
-        return None if stop.code in (None, 0) else str(stop.code)
-    finally:
-        sys.argv = before
-    return None
-
-
-def read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working folder in which both stages have been trained for two steps, stage 1 by stage 2's command."""
@@ -66,14 +46,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run("daclip.train", "experiments=smoke_daclip", cwd=folder)
     run("daclip.cli", "train", "restorer", "experiments=smoke_restorer", cwd=folder)
     return folder
-
-
-def assert_one_line(error: str | None, *parts: str) -> None:
-    assert error is not None
-    assert error.startswith("error: ")
-    assert "\n" not in error
-    for part in parts:
-        assert part in error
 
 
 def test_stage_1_leaves_an_artifact(place: Path) -> None:

@@ -15,8 +15,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from running import assert_one_line, invoke, read
 from skimage import data
-from test_commands import assert_one_line, invoke, read
 from torch import Tensor
 
 from daclip.data.hub import HubPhotos
