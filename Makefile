@@ -109,7 +109,7 @@ format: .venv/ready ## let ruff mend what it can
 	$(BIN)/ruff format .
 
 lock: .venv/ready ## pin newest versions into requirements.lock
-	$(BIN)/uv pip compile --quiet --universal --generate-hashes --group dev --extra heic --extra sweeps --extra app --extra export --upgrade \
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --group dev --extra app --extra dashboards --extra export --extra heic --extra perceptual --extra sweeps --upgrade \
 		--custom-compile-command "make lock" --output-file requirements.lock pyproject.toml
 
 wheel: .venv/ready ## build a wheel into dist/
