@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from omegaconf import DictConfig
+from open_clip.transformer import QuickGELU
 from rich.console import Console
 
 from daclip.checkpoints import find_artifact, load_daclip
@@ -29,6 +30,9 @@ def export_daclip(cfg: DictConfig) -> Path:
     daclip = load_daclip(find_artifact(cfg.artifact, "outputs/daclip", "make train-daclip"))
     write_official(daclip, output)
     Console().print(f"written: {output}", soft_wrap=True)
+    if any(isinstance(part, QuickGELU) for part in daclip.modules()):
+        note = 'note: the towers use QuickGELU; the original needs "quick_gelu": true in its model configuration'
+        Console().print(note, soft_wrap=True, highlight=False)
     return output
 
 

@@ -79,6 +79,19 @@ def test_checkpointed_blocks_keep_less_and_give_the_same_bits() -> None:
     assert fewer < 0.5 * bytes_kept
 
 
+def test_compiled_blocks_are_those_of_both_towers(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled: list[torch.nn.Module] = []
+
+    def pretend(function: Any) -> Any:
+        return lambda block, tokens: (compiled.append(block), function(block, tokens))[1]
+
+    monkeypatch.setattr(torch, "compile", pretend)
+    _, expected, _ = step(module())
+    _, found, _ = step(module(compile_blocks=True))
+    assert len({id(block) for block in compiled}) == 2 * CLIP["vision_cfg"]["layers"]  # type: ignore[index]
+    assert all(torch.equal(found[name], gradient) for name, gradient in expected.items())
+
+
 def test_without_content_terms_links_are_left_alone_and_nothing_is_steered(monkeypatch: pytest.MonkeyPatch) -> None:
     made = module(caption_weight=0.0, distillation_weight=0.0)
     _, gradients, _ = step(made)

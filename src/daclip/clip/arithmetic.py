@@ -1,7 +1,7 @@
 """How a transformer block is computed: what open_clip's own forward pass gives, arranged for speed."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from open_clip.transformer import ResidualAttentionBlock
@@ -9,7 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-__all__ = ["run_block"]
+__all__ = ["RunBlock", "run_block"]
+
+RunBlock = Callable[[nn.Module, Tensor], Tensor]
+"""Something that computes a block, as `run_block` does."""
 
 
 def run_block(block: nn.Module, tokens: Tensor) -> Tensor:

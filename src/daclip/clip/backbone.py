@@ -13,7 +13,7 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from daclip.clip.arithmetic import run_block
+from daclip.clip.arithmetic import RunBlock, run_block
 from daclip.clip.towers import blocks, check_tower, embed_dim, embed_patches, image_size, pool_tokens
 from daclip.clip.views import view_by_name
 from daclip.errors import DaclipError
@@ -165,6 +165,7 @@ class FrozenClip(nn.Module):
     Attributes:
         image_size: Side of CLIP's square input.
         embed_dim: Length D of the shared embedding.
+        run_block: Computes a transformer block of the image tower.
 
     Raises:
         DaclipError: Unknown name, weights or tokeniser that cannot be loaded, or an image tower that is no
@@ -184,6 +185,7 @@ class FrozenClip(nn.Module):
         load_weights: bool = True,
     ):
         super().__init__()
+        self.run_block: RunBlock = run_block
         model = _create(architecture, pretrained if load_weights else None, seed)
         self.model = model.eval().requires_grad_(False)
         tower = self.model.visual
@@ -222,7 +224,7 @@ class FrozenClip(nn.Module):
         views = self.views(images)
         tokens = embed_patches(self.tower, views.flatten(0, 1))
         for block in blocks(self.tower):
-            tokens = run_block(block, tokens)
+            tokens = self.run_block(block, tokens)
         return pool_tokens(self.tower, tokens).unflatten(0, views.shape[:2]).mean(1)
 
     def encode_tokens(self, tokens: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from daclip.clip.arithmetic import run_block
+from daclip.clip.arithmetic import RunBlock, run_block
 from daclip.clip.backbone import FrozenClip
 from daclip.clip.towers import blocks, embed_patches, pool_tokens, project_patches, token_width
 from daclip.errors import DaclipError
@@ -38,12 +39,12 @@ class Controller(nn.Module):
         for parameter in self.links.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, views: Tensor, recompute: bool = False) -> tuple[Tensor, list[Tensor]]:
+    def forward(self, views: Tensor, run: RunBlock = run_block) -> tuple[Tensor, list[Tensor]]:
         """Run the controller.
 
         Args:
             views: Normalised CLIP inputs `[B, 3, s, s]`.
-            recompute: Keep no activations inside blocks for the backward pass.
+            run: Computes a block.
 
         Returns:
             The degradation embedding `[B, D]` and the hidden states, one `[B, N, width]` a block.
@@ -51,17 +52,9 @@ class Controller(nn.Module):
         tokens = embed_patches(self.tower, views)
         hiddens = []
         for block, link in zip(blocks(self.tower), self.links, strict=True):
-            tokens = _run(block, tokens, recompute)
+            tokens = run(block, tokens)
             hiddens.append(link(tokens))
         return pool_tokens(self.tower, tokens), hiddens
-
-
-def _run(block: nn.Module, tokens: Tensor, recompute: bool) -> Tensor:
-    """Tokens after a block; with `recompute` its activations are computed again in the backward pass."""
-    if not (recompute and torch.is_grad_enabled()):
-        return run_block(block, tokens)
-    again: Tensor = checkpoint(run_block, block, tokens, use_reentrant=False)
-    return again
 
 
 class DaClip(nn.Module):
@@ -124,7 +117,10 @@ class DaClip(nn.Module):
 
     def _encode(self, views: Tensor, steered: int | None, recompute: bool) -> tuple[Tensor | None, Tensor]:
         """Last tokens of the steered tower (for the first `steered`, None for 0) and degradation embedding."""
-        degradation, hiddens = self.controller(views, recompute)
+        run: RunBlock = self.clip.run_block
+        if recompute and torch.is_grad_enabled():
+            run = partial(checkpoint, self.clip.run_block, use_reentrant=False)
+        degradation, hiddens = self.controller(views, run)
         if steered == 0:
             return None, degradation
         if self.injection == "reversed":
@@ -132,13 +128,12 @@ class DaClip(nn.Module):
         tower = self.clip.tower
         tokens = embed_patches(tower, views[:steered])
         for block, hidden in zip(blocks(tower), hiddens, strict=True):
-            tokens = _run(block, tokens, recompute) + hidden[:steered]
+            tokens = run(block, tokens) + hidden[:steered]
         return tokens, degradation
 
     def compile_blocks(self) -> None:
-        """Let `torch.compile` work on each transformer block of both towers; names of weights stay."""
-        for block in (*blocks(self.controller.tower), *blocks(self.clip.tower)):
-            block.compile()
+        """Let `torch.compile` work on the transformer blocks of both towers; names of weights stay."""
+        self.clip.run_block = torch.compile(run_block)
 
     def word_embeddings(self, words: Sequence[str], templates: Sequence[str] = ("{}",)) -> Tensor:
         """Unit vectors of words, `[K, D]`: the mean over prompts such as `"a {} photo"` (CLIP, section 3.1.4).
