@@ -26,6 +26,8 @@ def run_block(block: nn.Module, tokens: Tensor) -> Tensor:
         with _plain_products(tokens.device):
             done: Tensor = block(tokens)
             return done
+    # mypy does not narrow by `type`, which subclasses with a forward pass of their own need.
+    assert isinstance(block, ResidualAttentionBlock)
     tokens = tokens + block.ls_1(_self_attention(block.attn, block.ln_1(tokens)))
     mixed: Tensor = block.mlp(block.ln_2(tokens))
     return tokens + block.ls_2(mixed)
