@@ -1,6 +1,7 @@
 """Every command from end to end, on real photos, as a user runs it."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -113,6 +114,18 @@ def test_restore_keeps_names_and_sizes_and_names_the_degradation(place: Path) ->
     first = (place / "clean" / "a b.png").read_bytes()
     run("daclip.restore", str(photos / "a b.png"), "--output", "clean2", cwd=place)
     assert (place / "clean2" / "a b.png").read_bytes() == first
+
+
+def test_the_python_of_the_readme_runs(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(place)
+    Image.fromarray(data.coffee()[:48, :64]).save("photo.jpg")
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```python\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+    exec(compile(block, "README.md", "exec"), {})
+    assert any(word in capsys.readouterr().out for word in WORDS)
+    assert Image.open("clean.png").size == (64, 48)
 
 
 def test_restore_goes_on_after_a_damaged_photo_and_says_so(place: Path) -> None:
