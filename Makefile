@@ -15,7 +15,7 @@ export MALLOC_TRIM_THRESHOLD_ ?= 8589934592
 export MALLOC_TOP_PAD_ ?= 268435456
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train-daclip train-restorer evaluate restore dataset check-dataset degradations benchmark sampler-report import-restorer export-restorer test lint format lock wheel clean
+.PHONY: help setup train-daclip train-restorer evaluate restore dataset check-dataset degradations benchmark sampler-report import-daclip export-daclip evaluate-daclip import-restorer export-restorer test lint format lock wheel clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -57,6 +57,15 @@ benchmark: .venv/ready ## speed ratios against a plain baseline
 
 sampler-report: .venv/ready ## quality and seconds of every sampler at 1 to 100 network evaluations
 	$(BIN)/python -m daclip.sampler_report $(ARGS)
+
+import-daclip: .venv/ready ## official weights CKPT=file to a stage-1 artifact; CLIP=vit_b_32 or vit_l_14
+	@$(BIN)/python -m daclip.import_daclip $(if $(CKPT),'checkpoint="$(CKPT)"') $(if $(CLIP),clip=$(CLIP)) $(ARGS)
+
+export-daclip: .venv/ready ## stage-1 ARTIFACT=folder to official weights OUTPUT=file
+	@$(BIN)/python -m daclip.export_daclip $(if $(ARTIFACT),'artifact="$(ARTIFACT)"') $(if $(OUTPUT),'output="$(OUTPUT)"') $(ARGS)
+
+evaluate-daclip: .venv/ready ## stage 1 on held-out photos: words, calibration, content, captions; ARTIFACT=folder
+	$(BIN)/python -m daclip.evaluate_daclip $(if $(ARTIFACT),'artifact="$(ARTIFACT)"') $(ARGS)
 
 import-restorer: .venv/ready ## official weights CKPT=file with DACLIP=artifact-or-file to an artifact, VARIANT=universal|mix|wild
 	@$(BIN)/python -m daclip.import_restorer $(if $(CKPT),'ckpt="$(CKPT)"') $(if $(DACLIP),'daclip="$(DACLIP)"') $(if $(VARIANT),variant=$(VARIANT)) $(ARGS)

@@ -9,11 +9,12 @@ from typing import Any
 
 import hydra
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from daclip.benchmark_daclip import measure_step
 from daclip.benchmark_restorer import restorer_rows
 from daclip.build import build_data, make
 from daclip.clip.controller import DaClip
@@ -43,7 +44,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _stage_1_step(cfg: DictConfig, daclip: DaClip, batch: RestorationBatch, repeats: int) -> dict[str, Any]:
-    """One training step: fp32 and both texts encoded in every step, against bf16 and cached texts."""
+    """The embedded recipe's step: fp32 and both texts encoded in every step, against bf16 and cached texts."""
     loss = make(cfg.stage).keywords["loss"]
     parameters = [p for p in daclip.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
@@ -73,7 +74,47 @@ def _stage_1_step(cfg: DictConfig, daclip: DaClip, batch: RestorationBatch, repe
     size = len(batch)
     baseline = size / _seconds(lambda: step("fp32", cached=False), repeats)
     ours = size / _seconds(lambda: step("auto", cached=True), repeats)
-    return _row("daclip_train_step", "images/s", baseline, ours, True, "fp32, texts encoded every step → auto, cached")
+    note = "embedded model: fp32, texts encoded every step → auto, cached"
+    return _row("daclip_embedded_step", "images/s", baseline, ours, True, note)
+
+
+def _vit_step(cfg: DictConfig, repeats: int) -> list[dict[str, Any]]:
+    """Images per second and memory of a full-size training step, each way in a process of its own."""
+    data = build_data(cfg)
+    pairs = data.training_pairs()
+    batch = collate([pairs[i] for i in range(data.batch_size)])
+    sections = {name: OmegaConf.to_container(cfg[name], resolve=True) for name in ("clip", "stage")}
+    plain = measure_step("plain", sections, batch, repeats)
+    ours = measure_step("ours", sections, batch, repeats)
+    size = f"{cfg.clip.architecture if isinstance(cfg.clip.architecture, str) else 'small ViT'}, batch {len(batch)}"
+    note = f"{size}: fp32 eager, all texts encoded every step → the recipe's step, auto precision"
+    rows = [
+        _row("daclip_train_step", "images/s", plain[0], ours[0], True, note),
+        _row("daclip_train_memory", "MiB", plain[1], ours[1], False, f"{size}: peak of the process"),
+    ]
+    if torch.cuda.is_available():
+        rows += _cuda_steps(sections, batch, repeats)
+    return rows
+
+
+def _cuda_steps(sections: dict[str, Any], batch: RestorationBatch, repeats: int) -> list[dict[str, Any]]:
+    """The same on a GPU at the sizes of real runs, without and with `torch.compile`."""
+    rows = []
+    for size in (256, 784):
+        times = -(-size // len(batch))
+        large = RestorationBatch(
+            batch.lq.repeat(times, 1, 1, 1)[:size],
+            batch.hq.repeat(times, 1, 1, 1)[:size],
+            *((texts * times)[:size] for texts in (batch.caption, batch.degradation, batch.name)),
+        )
+        plain = measure_step("plain", sections, large, repeats, "cuda")
+        for compiled in (False, True):
+            stage = {**sections["stage"], "compile_blocks": compiled}
+            ours = measure_step("ours", {**sections, "stage": stage}, large, repeats, "cuda")
+            name = f"daclip_cuda_{size}{'_compiled' if compiled else ''}"
+            rows.append(_row(name, "images/s", plain[0], ours[0], True, "fp32 eager → auto precision"))
+            rows.append(_row(f"{name}_memory", "MiB", plain[1], ours[1], False, "peak allocated"))
+    return rows
 
 
 def _loader(data: MixedDegradationData, step: dict[str, Any]) -> dict[str, Any]:
@@ -133,6 +174,7 @@ def benchmark(cfg: DictConfig) -> list[dict[str, Any]]:
     first = _stage_1_step(stage_1, daclip, batch, cfg.repeats)
     two_workers = hydra.compose("train_daclip", overrides=[*cfg.stage_1, "data.workers=2"])
     rows = [
+        *_vit_step(hydra.compose("train_daclip", overrides=list(cfg.vit)), cfg.repeats),
         first,
         _loader(data, first),
         _loader_processes(two_workers, first),

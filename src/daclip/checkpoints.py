@@ -183,7 +183,7 @@ def load_daclip(folder: str | Path) -> DaClip:
     artifact = Artifact(folder)
     artifact.require("daclip")
     # The artifact holds all weights, the frozen ones too: nothing is downloaded.
-    artifact.config["clip"]["pretrained"] = None
+    artifact.config["clip"]["load_weights"] = False
     daclip: DaClip = artifact.build("clip")
     artifact.load_into(daclip)
     daclip.clip.forget_texts()

@@ -27,6 +27,9 @@ COMMANDS: dict[str, tuple[str, list[str]]] = {
     "sampler-report": ("daclip.sampler_report", []),
     "import restorer": ("daclip.import_restorer", []),
     "export restorer": ("daclip.export_restorer", []),
+    "import daclip": ("daclip.import_daclip", []),
+    "export daclip": ("daclip.export_daclip", []),
+    "evaluate daclip": ("daclip.evaluate_daclip", []),
 }
 
 USAGE = """usage: daclip COMMAND [hydra overrides]
@@ -48,6 +51,11 @@ USAGE = """usage: daclip COMMAND [hydra overrides]
                              official restoration weights to an artifact
   daclip export restorer artifact=FOLDER output=FILE
                              an artifact's U-Net as official weights
+  daclip import daclip checkpoint=FILE
+                             official DA-CLIP weights to a stage-1 artifact
+  daclip export daclip output=FILE
+                             a stage-1 artifact to official DA-CLIP weights
+  daclip evaluate daclip     score stage 1 on held-out photos
 
 COMMAND --help lists a command's options."""
 

@@ -21,7 +21,10 @@ __all__ = [
     "CheckDatasetConfig",
     "DatasetConfig",
     "EvaluateConfig",
+    "EvaluateDaclipConfig",
+    "ExportDaclipConfig",
     "ExportRestorerConfig",
+    "ImportDaclipConfig",
     "ImportRestorerConfig",
     "RestoreConfig",
     "SamplerReportConfig",
@@ -115,6 +118,7 @@ class BenchmarkConfig:
     repeats: int = MISSING
     steps: int = MISSING
     sides: list[int] = MISSING
+    vit: list[str] = field(default_factory=list)
     stage_1: list[str] = field(default_factory=list)
     stage_2: list[str] = field(default_factory=list)
 
@@ -204,6 +208,44 @@ class ExportRestorerConfig:
     artifact: str | None = None
     output: str | None = None
     overwrite: bool = MISSING
+
+
+@dataclass
+class ImportDaclipConfig:
+    """Top level of `import_daclip.yaml`."""
+
+    checkpoint: str | None = None
+    output: str = MISSING
+    overwrite: bool = MISSING
+    clip: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    degradation: dict[str, Any] = field(default_factory=dict)
+    seed: int = MISSING
+
+
+@dataclass
+class ExportDaclipConfig:
+    """Top level of `export_daclip.yaml`."""
+
+    artifact: str | None = None
+    output: str | None = None
+    overwrite: bool = MISSING
+
+
+@dataclass
+class EvaluateDaclipConfig:
+    """Top level of `evaluate_daclip.yaml`."""
+
+    artifact: str | None = None
+    output: str = MISSING
+    data: dict[str, Any] | None = None
+    degradation: dict[str, Any] | None = None
+    templates: list[str] = MISSING
+    bins: int = MISSING
+    batch_size: int = MISSING
+    precision: str = MISSING
+    device: str = MISSING
+    seed: int = MISSING
 
 
 def validated(cfg: DictConfig, schema: type) -> DictConfig:

@@ -80,7 +80,8 @@ def train(cfg: DictConfig, run_folder: Path) -> tuple[dict[str, Any], dict[str, 
     is_stage_1 = bool(cfg.clip)
     module: Any
     if is_stage_1:
-        daclip: DaClip = make(cfg.clip)
+        # An artifact brings all weights: then none are downloaded.
+        daclip: DaClip = make({**cfg.clip, "load_weights": cfg.daclip is None})
         if cfg.daclip is not None:
             artifact = Artifact(cfg.daclip)
             artifact.require("daclip")

@@ -202,6 +202,7 @@ def test_benchmark_writes_rows(place: Path, monkeypatch: pytest.MonkeyPatch) -> 
         invoke(
             "daclip.benchmark",
             "repeats=1",
+            "vit=['experiments=smoke_daclip']",
             "stage_1=['experiments=smoke_daclip']",
             "stage_2=['experiments=smoke_restorer','data.batch_size=1']",
             "steps=3",
@@ -212,6 +213,8 @@ def test_benchmark_writes_rows(place: Path, monkeypatch: pytest.MonkeyPatch) -> 
     rows = read(place / "outputs" / "benchmark.json")
     assert {row["name"] for row in rows} == {
         "daclip_train_step",
+        "daclip_train_memory",
+        "daclip_embedded_step",
         "loader",
         "loader_2_workers",
         "restorer_train_step",
