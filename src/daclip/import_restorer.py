@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from daclip.backbones.official import from_official, to_official
 from daclip.build import make, resolved
 from daclip.checkpoints import Artifact, load_daclip, point_latest, save_artifact
-from daclip.clip.official import from_official as daclip_from_official
+from daclip.clip.official import load_official, read_official
 from daclip.config import ImportRestorerConfig, run_entry, validated
 from daclip.errors import DaclipError
 from daclip.records import provenance
@@ -98,18 +98,15 @@ def _stage_1(cfg: DictConfig, folder: Path) -> Path:
         artifact = Artifact(path)
         artifact.require("daclip")
         return path
-    state = daclip_from_official(read_weights(path))
-    daclip = make({**cfg.clip, "pretrained": None})
-    expected = {name: value.shape for name, value in daclip.state_dict().items()}
-    wrong = sorted(
-        {name for name in expected.keys() | state.keys() if name not in expected or name not in state}
-        | {name for name in expected.keys() & state.keys() if expected[name] != state[name].shape}
-    )
-    if wrong:
-        raise DaclipError(f"{path}: does not fit clip.architecture={cfg.clip.architecture} at {', '.join(wrong[:4])}")
-    config = {"seed": cfg.seed, "clip": resolved(cfg)["clip"], "degradation": resolved(cfg)["degradation"]}
+    settings = {**resolved(cfg)["clip"], "pretrained": None}
+    if isinstance(settings["architecture"], str):
+        # The original builds every tower with the exact GELU, whatever CLIP weights it starts from.
+        settings["architecture"] = settings["architecture"].removesuffix("-quickgelu")
+    daclip = make(settings)
+    load_official(daclip, read_official(path), path)
+    config = {"seed": cfg.seed, "clip": settings, "degradation": resolved(cfg)["degradation"]}
     record = provenance(cfg.seed, ["python", "-m", "daclip.import_restorer", *sys.argv[1:]], {})
-    return save_artifact(folder / "daclip", "daclip", config, state, {}, record)
+    return save_artifact(folder / "daclip", "daclip", config, daclip.state_dict(), {}, record)
 
 
 def import_restorer(cfg: DictConfig) -> Path:

@@ -99,9 +99,8 @@ class DaClip(nn.Module):
         """
         views = self.clip.views(images)
         count = None if steered is None else steered * views.shape[1]
-        tokens, degradation = self._encode(views.flatten(0, 1), count, recompute)
-        per_photo = (-1, views.shape[1])
-        tower = self.clip.tower
+        tokens, degradation = self._run(views.flatten(0, 1), count, recompute)
+        tower, per_photo = self.clip.tower, (-1, views.shape[1])
         return Conditioning(
             content=None if tokens is None else pool_tokens(tower, tokens).unflatten(0, per_photo).mean(1),
             degradation=degradation.unflatten(0, per_photo).mean(1),
@@ -112,11 +111,11 @@ class DaClip(nn.Module):
 
     def encode_views(self, views: Tensor, steered: int | None = None, recompute: bool = False) -> tuple[Tensor, Tensor]:
         """Content (of the first `steered`) and degradation embedding of normalised CLIP inputs `[B, 3, s, s]`."""
-        tokens, degradation = self._encode(views, steered, recompute)
-        return degradation[:0] if tokens is None else pool_tokens(self.clip.tower, tokens), degradation
+        tokens, degradation = self._run(views, steered, recompute)
+        return (degradation[:0] if tokens is None else pool_tokens(self.clip.tower, tokens)), degradation
 
-    def _encode(self, views: Tensor, steered: int | None, recompute: bool) -> tuple[Tensor | None, Tensor]:
-        """Last tokens of the steered tower (for the first `steered`, None for 0) and degradation embedding."""
+    def _run(self, views: Tensor, steered: int | None, recompute: bool) -> tuple[Tensor | None, Tensor]:
+        """Last tokens of the steered tower (None for `steered=0`) and degradation embedding of CLIP inputs."""
         run: RunBlock = self.clip.run_block
         if recompute and torch.is_grad_enabled():
             run = partial(checkpoint, self.clip.run_block, use_reentrant=False)

@@ -83,12 +83,11 @@ def pool_tokens(tower: Any, tokens: Tensor) -> Tensor:
 
 
 def project_patches(tower: Any, tokens: Tensor) -> Tensor:
-    """Patch tokens after the last block in the space of the embedding, `[B, prefix + N, width]` to `[B, N, D]`."""
+    """Patch tokens after the last block in the space of the embedding, `[B, N, width]` to `[B, patches, D]`."""
     if isinstance(tower, TimmModel):
-        trunk = tower.trunk
-        patches: Tensor = tower.head(trunk.fc_norm(trunk.norm(tokens[:, trunk.num_prefix_tokens :])))
-        return patches
-    patches = tower.ln_post(tokens[:, 1:])
+        projected: Tensor = tower.head(tower.trunk.norm(tokens)[:, tower.trunk.num_prefix_tokens :])
+        return projected
+    patches: Tensor = tower.ln_post(tokens[:, 1:])
     return patches if tower.proj is None else patches @ tower.proj
 
 
