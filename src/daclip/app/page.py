@@ -113,7 +113,8 @@ def _settings(service: Service, seed: int) -> list[gr.components.Component]:
 
 def _private() -> dict[str, Any]:
     """Options of events that are the page's own and no programs' business."""
-    return {"api_visibility": "private", "show_progress": "hidden"}
+    # Gradio would else name them after their functions, and the programs' endpoints something_1.
+    return {"api_name": "page", "api_visibility": "private", "show_progress": "hidden"}
 
 
 def _connect(
