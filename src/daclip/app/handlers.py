@@ -179,7 +179,7 @@ class Handlers:
                             what = f"photo {number + 1} of {len(photos)}"
                             yield {
                                 parts.batch_status: progress_bar(what, (number + share) / len(photos), started),
-                                parts.table: _rows(outcomes),
+                                parts.table: _table(outcomes),
                             }
                     outcomes.append(work.result())
                 text = f"{_count(outcomes)} in {time.monotonic() - started:.1f} s"
@@ -191,7 +191,7 @@ class Handlers:
             _zip(outcomes, archive)
             yield {
                 **ended,
-                parts.table: _rows(outcomes),
+                parts.table: _table(outcomes),
                 parts.archive: gr.DownloadButton(
                     value=str(archive), interactive=any(outcome.results for outcome in outcomes)
                 ),
@@ -266,12 +266,16 @@ def _count(outcomes: Sequence[Outcome]) -> str:
     return f"{done} of {len(outcomes)} photos restored"
 
 
-def _rows(outcomes: Sequence[Outcome]) -> list[list[str]]:
+def _table(outcomes: Sequence[Outcome]) -> str:
+    """A line for each photo, as an HTML table whose texts wrap on a phone."""
     rows = []
     for outcome in outcomes:
         found = ", ".join(f"{word} {share:.0%}" for word, share in list(outcome.probabilities.items())[:2])
-        rows.append([outcome.photo, found, outcome.error or " · ".join((outcome.status, *outcome.notes))])
-    return rows
+        text = outcome.error or " · ".join((outcome.status, found, *outcome.notes))
+        cells = (outcome.photo, text.removeprefix(f"{outcome.photo}: "))
+        style = "text-align: left; vertical-align: top; padding: 0.3em; overflow-wrap: anywhere"
+        rows.append("".join(f'<td style="{style}">{html.escape(cell)}</td>' for cell in cells))
+    return f"<table>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>" if rows else ""
 
 
 def _zip(outcomes: Sequence[Outcome], path: Path) -> None:

@@ -65,9 +65,7 @@ def build_page(service: Service, seed: int) -> gr.Blocks:
                         label="Full size", file_count="multiple", visible=False, interactive=False, elem_id="files"
                     )
                 with gr.Column(visible=False) as many_results:
-                    table = gr.Dataframe(
-                        headers=["photo", "what is wrong with it", "result"], interactive=False, wrap=True
-                    )
+                    table = gr.HTML(elem_id="table")
                     archive = gr.DownloadButton("Download all (zip)", interactive=False, elem_id="archive")
         parts = Parts(
             restore, stop, status, slider, bars, gallery, files, restore_all, stop_all, batch_status, table, archive
@@ -91,7 +89,8 @@ def _settings(service: Service, seed: int) -> list[gr.components.Component]:
     """The choices that both tabs share, in the order of the handlers' arguments."""
     limits, restorer = service.limits, service.restorer
     own = restorer.sampler
-    with gr.Accordion("Settings", open=True):
+    # Closed, since on a phone it stands between the button and the result.
+    with gr.Accordion("Settings", open=False):
         words = gr.Dropdown(
             ["", *restorer.vocabulary],
             value="",
@@ -113,7 +112,8 @@ def _settings(service: Service, seed: int) -> list[gr.components.Component]:
 
 def _private() -> dict[str, Any]:
     """Options of events that are the page's own and no programs' business."""
-    return {"api_visibility": "private", "show_progress": "hidden"}
+    # Gradio would else name them after their functions, and the programs' endpoints something_1.
+    return {"api_name": "page", "api_visibility": "private", "show_progress": "hidden"}
 
 
 def _connect(

@@ -36,5 +36,5 @@ class Parts:
     restore_all: gr.Button
     stop_all: gr.Button
     batch_status: gr.HTML
-    table: gr.Dataframe
+    table: gr.HTML
     archive: gr.DownloadButton

@@ -55,7 +55,8 @@ class Conditioner(nn.Module):
     def __init__(self, daclip: DaClip, vocabulary: list[str]):
         super().__init__()
         self.daclip = daclip
-        self.register_buffer("texts", daclip.clip.encode_text(vocabulary))
+        # The learned scale is a number by now, and clamping a parameter is more than ONNX's exporter can do.
+        self.register_buffer("texts", daclip.scale().detach() * daclip.clip.encode_text(vocabulary))
 
     def forward(self, views: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Content embedding `[1, D]`, degradation embedding `[1, D]` and probabilities `[1, K]`.
@@ -66,8 +67,8 @@ class Conditioner(nn.Module):
         clip = self.daclip.clip
         content, degradation = self.daclip.encode_views((views - clip.mean) / clip.std)
         content, degradation = content.mean(0, keepdim=True), degradation.mean(0, keepdim=True)
-        cosines = nn.functional.normalize(degradation, dim=-1) @ self.texts.T
-        return content, degradation, (self.daclip.scale() * cosines).softmax(-1)
+        logits = nn.functional.normalize(degradation, dim=-1) @ self.texts.T
+        return content, degradation, logits.softmax(-1)
 
 
 @dataclass(frozen=True)
