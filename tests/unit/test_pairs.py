@@ -76,6 +76,14 @@ def test_permuted_channels_are_those_of_the_photo() -> None:
     assert reordered > 0
 
 
+def test_a_crop_shows_what_its_label_says() -> None:
+    holes = {"uncompleted": Inpainting(coverage=[0.05, 0.1], brush=[3, 6], blocks=1.0, fill=1.0)}
+    still = Augmentation(zoom=(1.0, 1.0), colour=0.0, flip=False, permute=0.0, collage=0.0)
+    samples = SyntheticPairs(SOURCE.train(), PairMaker(holes, 24, 96, still), 60, 0)
+    marked = sum(not torch.equal(samples[i].lq, samples[i].hq) for i in range(60))
+    assert marked > 50  # a crop of a sixteenth of the area, holes on a tenth of it: mostly none with one try
+
+
 @given(seed=st.integers(0, 10_000), size=st.integers(16, 65))
 def test_a_laid_piece_hides_a_part_of_the_ground(seed: int, size: int) -> None:
     laid = lay(torch.ones(3, size, size + 3), torch.zeros(3, size, size + 3), torch.Generator().manual_seed(seed))

@@ -28,6 +28,8 @@ __all__ = [
 ]
 
 MOST_LEAVES = 4
+TRIES = 8
+VISIBLE = 4 / 255
 
 
 @dataclass
@@ -198,8 +200,22 @@ class PairMaker:
         """A crop of the photo under a synthetic degradation."""
         hq = self.augmentation.crop(photo.pixels(), self.context_size, generator)
         lq, label = _degrade(hq, self.degradations[word], word, generator)
-        lq, hq = _random_crop(torch.stack([lq, hq]), self.crop_size, generator)
+        lq, hq = self._marked_crop(torch.stack([lq, hq]), generator)
         return Sample(lq, hq, photo.caption, label, photo.name)
+
+    def _marked_crop(self, piece: Tensor, generator: torch.Generator) -> Tensor:
+        """A crop that shows the corruption, if a few tries find one: beside a hole or between two drops a crop
+        looks clean, and the label would be false.
+
+        Args:
+            piece: The corrupted and the clean piece, `[2, 3, context_size, context_size]`.
+            generator: Source of all draws.
+        """
+        for _ in range(TRIES):
+            crop = _random_crop(piece, self.crop_size, generator)
+            if (crop[0] - crop[1]).abs().max() > VISIBLE:
+                break
+        return crop
 
     def cut(self, photo: CleanPhoto, generator: torch.Generator) -> Sample:
         """A crop of the photo and of its own degraded version."""
