@@ -83,7 +83,12 @@ def test_compiled_blocks_are_those_of_both_towers(monkeypatch: pytest.MonkeyPatc
     compiled: list[torch.nn.Module] = []
 
     def pretend(function: Any) -> Any:
-        return lambda block, tokens: (compiled.append(block), function(block, tokens))[1]
+        def noted(block: torch.nn.Module, tokens: Tensor) -> Tensor:
+            compiled.append(block)
+            done: Tensor = function(block, tokens)
+            return done
+
+        return noted
 
     monkeypatch.setattr(torch, "compile", pretend)
     _, expected, _ = step(module())

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from open_clip.transformer import ResidualAttentionBlock
@@ -26,9 +27,13 @@ def run_block(block: nn.Module, tokens: Tensor) -> Tensor:
         with _plain_products(tokens.device):
             done: Tensor = block(tokens)
             return done
+    return _residual_attention(block, tokens)
+
+
+def _residual_attention(block: Any, tokens: Tensor) -> Tensor:
     tokens = tokens + block.ls_1(_self_attention(block.attn, block.ln_1(tokens)))
-    mixed: Tensor = block.mlp(block.ln_2(tokens))
-    return tokens + block.ls_2(mixed)
+    mixed: Tensor = block.ls_2(block.mlp(block.ln_2(tokens)))
+    return tokens + mixed
 
 
 def _self_attention(attention: nn.MultiheadAttention, x: Tensor) -> Tensor:
