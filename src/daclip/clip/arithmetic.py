@@ -16,7 +16,7 @@ RunBlock = Callable[[nn.Module, Tensor], Tensor]
 """Something that computes a block, as `run_block` does."""
 
 
-def run_block(block: nn.Module, tokens: Tensor) -> Tensor:
+def run_block(block: Any, tokens: Tensor) -> Tensor:
     """Tokens `[B, N, width]` after a residual block; the plain and the steered tower both go this way.
 
     PyTorch's multi-head attention turns tokens to `[N, B, width]`. On that view its input projection becomes a
@@ -27,13 +27,9 @@ def run_block(block: nn.Module, tokens: Tensor) -> Tensor:
         with _plain_products(tokens.device):
             done: Tensor = block(tokens)
             return done
-    return _residual_attention(block, tokens)
-
-
-def _residual_attention(block: Any, tokens: Tensor) -> Tensor:
     tokens = tokens + block.ls_1(_self_attention(block.attn, block.ln_1(tokens)))
-    mixed: Tensor = block.ls_2(block.mlp(block.ln_2(tokens)))
-    return tokens + mixed
+    mixed: Tensor = block.mlp(block.ln_2(tokens))
+    return tokens + block.ls_2(mixed)
 
 
 def _self_attention(attention: nn.MultiheadAttention, x: Tensor) -> Tensor:

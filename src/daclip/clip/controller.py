@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from daclip.clip.arithmetic import RunBlock, run_block
 from daclip.clip.backbone import FrozenClip
-from daclip.clip.towers import blocks, embed_patches, pool_tokens, token_width
+from daclip.clip.towers import blocks, embed_patches, pool_tokens, project_patches, token_width
 from daclip.errors import DaclipError
 from daclip.types import Conditioning
 
@@ -94,32 +94,41 @@ class DaClip(nn.Module):
             recompute: Keep no activations inside blocks for the backward pass.
 
         Returns:
-            Content embedding, `[steered, D]` (None for `steered=0`), and degradation embedding, `[B, D]`; not
-            normalised.
+            Content embedding, `[steered, D]` (None for `steered=0`), degradation embedding, `[B, D]`, and unless
+            `steered` is given the patch tokens of all views, `[B, N, D]`; not normalised.
         """
         views = self.clip.views(images)
         count = None if steered is None else steered * views.shape[1]
-        content, degradation = self.encode_views(views.flatten(0, 1), count, recompute)
+        tokens, degradation = self._run(views.flatten(0, 1), count, recompute)
+        tower, per_photo = self.clip.tower, (-1, views.shape[1])
         return Conditioning(
-            content=None if steered == 0 else content.unflatten(0, (-1, views.shape[1])).mean(1),
-            degradation=degradation.unflatten(0, views.shape[:2]).mean(1),
+            content=None if tokens is None else pool_tokens(tower, tokens).unflatten(0, per_photo).mean(1),
+            degradation=degradation.unflatten(0, per_photo).mean(1),
+            patches=None
+            if tokens is None or steered is not None  # the training of the controller has no use for them
+            else project_patches(tower, tokens).unflatten(0, per_photo).flatten(1, 2),
         )
 
     def encode_views(self, views: Tensor, steered: int | None = None, recompute: bool = False) -> tuple[Tensor, Tensor]:
         """Content (of the first `steered`) and degradation embedding of normalised CLIP inputs `[B, 3, s, s]`."""
+        tokens, degradation = self._run(views, steered, recompute)
+        return (degradation[:0] if tokens is None else pool_tokens(self.clip.tower, tokens)), degradation
+
+    def _run(self, views: Tensor, steered: int | None, recompute: bool) -> tuple[Tensor | None, Tensor]:
+        """Last tokens of the steered tower (None for `steered=0`) and degradation embedding of CLIP inputs."""
         run: RunBlock = self.clip.run_block
         if recompute and torch.is_grad_enabled():
             run = partial(checkpoint, self.clip.run_block, use_reentrant=False)
         degradation, hiddens = self.controller(views, run)
         if steered == 0:
-            return degradation[:0], degradation
+            return None, degradation
         if self.injection == "reversed":
             hiddens = hiddens[::-1]
         tower = self.clip.tower
         tokens = embed_patches(tower, views[:steered])
         for block, hidden in zip(blocks(tower), hiddens, strict=True):
             tokens = run(block, tokens) + hidden[:steered]
-        return pool_tokens(tower, tokens), degradation
+        return tokens, degradation
 
     def compile_blocks(self) -> None:
         """Let `torch.compile` work on the transformer blocks of both towers; names of weights stay."""

@@ -12,7 +12,16 @@ from torch import Tensor, nn
 
 from daclip.errors import DaclipError
 
-__all__ = ["blocks", "check_tower", "embed_dim", "embed_patches", "image_size", "pool_tokens", "token_width"]
+__all__ = [
+    "blocks",
+    "check_tower",
+    "embed_dim",
+    "embed_patches",
+    "image_size",
+    "pool_tokens",
+    "project_patches",
+    "token_width",
+]
 
 
 def check_tower(tower: nn.Module, name: str) -> None:
@@ -71,6 +80,15 @@ def pool_tokens(tower: Any, tokens: Tensor) -> Tensor:
         return embedded
     pooled, _ = tower._pool(tokens)
     return pooled if tower.proj is None else pooled @ tower.proj
+
+
+def project_patches(tower: Any, tokens: Tensor) -> Tensor:
+    """Patch tokens after the last block in the space of the embedding, `[B, N, width]` to `[B, patches, D]`."""
+    if isinstance(tower, TimmModel):
+        projected: Tensor = tower.head(tower.trunk.norm(tokens)[:, tower.trunk.num_prefix_tokens :])
+        return projected
+    patches: Tensor = tower.ln_post(tokens[:, 1:])
+    return patches if tower.proj is None else patches @ tower.proj
 
 
 def token_width(tower: Any) -> int:
