@@ -114,15 +114,16 @@ def test_a_full_size_state_dict_has_the_official_names_and_shapes(name: str) -> 
     )
 
 
-def test_a_full_state_dict_makes_the_round_trip_bit_for_bit() -> None:
-    keys: dict[str, Any] = facts("keys_daclip_ViT-B-32")["keys"]
+@pytest.mark.parametrize("name", ["ViT-B-32", "ViT-L-14"])
+def test_a_full_state_dict_makes_the_round_trip_bit_for_bit(name: str) -> None:
+    keys: dict[str, Any] = facts(f"keys_daclip_{name}")["keys"]
     sizes = {key: torch.Size(shape) for key, (shape, _) in keys.items() if not key.startswith("visual.")}
-    # Different places of one random block: a gigabyte of separate draws would take seconds.
+    # Different places of one random block: gigabytes of separate draws would take long.
     block = torch.randn(max(size.numel() for size in sizes.values()) + len(sizes))
     state = {key: block[i : i + size.numel()].view(size) for i, (key, size) in enumerate(sizes.items())}
     state |= {key: state[f"clip.{key}"] for key in keys if key.startswith("visual.")}
     with torch.device("meta"):
-        model = create_daclip("ViT-B-32", None, "resize", "reversed", 0)
+        model = create_daclip(name, None, "resize", "reversed", 0)
     model.load_state_dict(from_official({f"module.{key}": value for key, value in state.items()}), assign=True)
     again = to_official(model.state_dict())
     assert again.keys() == state.keys()
