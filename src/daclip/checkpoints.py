@@ -74,11 +74,12 @@ class Artifact:
                 f"(make train-{kind})"
             )
 
-    def build(self, section: str) -> Any:
-        """Make the object that a section of the configuration describes, such as `process` or `stage.objective`."""
-        node: Any = self.config
-        for key in section.split("."):
-            node = node[key]
+    def build(self, section: str, node: Any = None) -> Any:
+        """Make the object that a section such as `process` or `stage.objective` describes, or a `node` in its place."""
+        if node is None:
+            node = self.config
+            for key in section.split("."):
+                node = node[key]
         for target in _targets(node):
             if not target.startswith(ALLOWED_TARGETS):
                 raise DaclipError(

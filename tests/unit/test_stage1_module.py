@@ -83,7 +83,11 @@ def test_compiled_blocks_are_those_of_both_towers(monkeypatch: pytest.MonkeyPatc
     compiled: list[torch.nn.Module] = []
 
     def pretend(function: Any) -> Any:
-        return lambda block, tokens: (compiled.append(block), function(block, tokens))[1]
+        def run(block: torch.nn.Module, tokens: torch.Tensor) -> Any:
+            compiled.append(block)
+            return function(block, tokens)
+
+        return run
 
     monkeypatch.setattr(torch, "compile", pretend)
     _, expected, _ = step(module())

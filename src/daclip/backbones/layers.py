@@ -21,6 +21,7 @@ __all__ = [
     "Context",
     "CrossAttention",
     "FeedForward",
+    "GlobalPool",
     "LinearAttention",
     "NormedResidual",
     "ResidualBlock",
@@ -109,6 +110,17 @@ class ChannelNorm(nn.Module):
         with torch.autocast("cpu", enabled=False) if mixed else nullcontext():
             normed = F.layer_norm(pixels, gain.shape, weight=gain, eps=1e-5)
         return normed.permute(0, 3, 1, 2)
+
+
+class GlobalPool(nn.Module):
+    """Mean of a feature map `[B, C, H, W]` over its positions, `[B, C, 1, 1]`.
+
+    A module of its own so that the tiles of a large photo can be given the mean over the whole photo.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Average."""
+        return x.mean((2, 3), keepdim=True)
 
 
 class ConditionEmbedding(nn.Module):

@@ -13,6 +13,7 @@ from daclip.backbones.layers import (
     ConditionEmbedding,
     Context,
     CrossAttention,
+    GlobalPool,
     check_context,
     context_tokens,
     pad_to_multiple,
@@ -213,6 +214,7 @@ class NAFBlock(nn.Module):
         self.norm1 = ChannelNorm(channels)
         self.expand1 = nn.Conv2d(channels, 2 * channels, 1)
         self.depthwise = nn.Conv2d(2 * channels, 2 * channels, 3, padding=1, groups=2 * channels)
+        self.pool = GlobalPool()
         self.attention = nn.Conv2d(channels, channels, 1)
         self.contract1 = nn.Conv2d(channels, channels, 1)
         self.norm2 = ChannelNorm(channels)
@@ -227,7 +229,7 @@ class NAFBlock(nn.Module):
         scale1, shift1, scale2, shift2 = self.modulation(embedding)[:, :, None, None].chunk(4, dim=1)
         h = torch.addcmul(shift1, self.norm1(x).to(scale1.dtype), 1 + scale1)
         h = _gate(self.depthwise(self.expand1(h)))
-        h = self.contract1(h * self.attention(h.mean((2, 3), keepdim=True)))
+        h = self.contract1(h * self.attention(self.pool(h)))
         x = x + h * self.beta.to(h.dtype)
         h = torch.addcmul(shift2, self.norm2(x).to(scale2.dtype), 1 + scale2)
         h = self.contract2(_gate(self.expand2(h)))

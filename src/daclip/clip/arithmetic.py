@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from open_clip.transformer import ResidualAttentionBlock
@@ -15,7 +16,7 @@ RunBlock = Callable[[nn.Module, Tensor], Tensor]
 """Something that computes a block, as `run_block` does."""
 
 
-def run_block(block: nn.Module, tokens: Tensor) -> Tensor:
+def run_block(block: Any, tokens: Tensor) -> Tensor:
     """Tokens `[B, N, width]` after a residual block; the plain and the steered tower both go this way.
 
     PyTorch's multi-head attention turns tokens to `[N, B, width]`. On that view its input projection becomes a
