@@ -1,6 +1,6 @@
 """What the embeddings of DA-CLIP are worth: none, degradation, content, both; one content token or patch tokens.
 
-    python experiments/ablation_context.py --daclip ARTIFACT [--steps 300] [--seeds 0 1 2] [overrides…]
+    python experiments/ablation_context.py --daclip ARTIFACT [--steps 300] [--seeds 0,1,2] [overrides…]
 
 Trains the embedded recipe (or another, `--recipe`) once for each setting and seed, all with the same steps and data,
 and tabulates the gain on held-out photos, mean ± standard deviation over seeds. Finished runs are kept: started again,
@@ -67,12 +67,12 @@ def main() -> None:
     parser.add_argument("--daclip", required=True, type=Path, help="stage-1 artifact")
     parser.add_argument("--recipe", default="embedded_restorer")
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", default="0,1,2", help="separated by commas")
     parser.add_argument("--output", type=Path, default=Path("outputs/ablation_context"))
     chosen, overrides = parser.parse_known_args()
     console = Console(soft_wrap=True)
     found: dict[str, list[dict[str, dict[str, float]]]] = {}
-    for seed in chosen.seeds:
+    for seed in map(int, chosen.seeds.split(",")):
         for setting, network in SETTINGS.items():
             command = [
                 "--config-name=train_restorer",

@@ -79,6 +79,7 @@ def fit(overrides: list[str], folder: Path, steps: int, passes: int) -> Clock:
     callbacks = {name: node for name, node in composed.callbacks.items() if name == "ema"}
     OmegaConf.set_struct(composed, False)
     composed.callbacks, composed.logger = callbacks, {}
+    composed.trainer.enable_checkpointing = False
     composed.trainer.check_val_every_n_epoch = None
     composed.trainer.val_check_interval = max(steps // passes, 1) if passes else 10**9
     composed.data.samples_per_epoch = steps * composed.data.batch_size
@@ -118,9 +119,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=30.0, help="of training, each arm")
     parser.add_argument("--passes", type=int, default=20, help="held-out passes, evenly spread")
     parser.add_argument("--recipe", default="embedded_restorer")
-    parser.add_argument(
-        "--official", nargs="*", default=["sampler.steps=20"], help="more overrides of the official arm"
-    )
+    parser.add_argument("--official-steps", type=int, default=20, help="steps of the official arm's sampler")
     parser.add_argument("--output", type=Path, default=Path("outputs/time_to_quality"))
     chosen, overrides = parser.parse_known_args()
     torch.set_float32_matmul_precision("high")
@@ -131,8 +130,8 @@ def main() -> None:
         kept = chosen.output / f"arm_{number}.json"
         if not kept.is_file():
             console.print(f"training: {arm}")
-            more = chosen.official if arm == OFFICIAL else []
-            points = train_arm([*shared, *own, *more, *overrides], chosen.output, chosen.minutes, chosen.passes)
+            more = [f"sampler.steps={chosen.official_steps}"] if arm == OFFICIAL else []
+            points = train_arm([*shared, *own, *overrides, *more], chosen.output, chosen.minutes, chosen.passes)
             write_json(kept, points)
         curves[arm] = [(minutes, score) for minutes, score in json.loads(kept.read_text(encoding="utf-8"))]
     sentence = verdict(curves)
