@@ -6,7 +6,7 @@ Expected: a peak below `--max-memory` at every size; 40 dB and more between tile
 
 Each size runs in a process of its own, whose peak is the largest resident set the system saw (`ru_maxrss`), from a file
 to a file as `daclip restore` does. With `--compare PHOTOS` tiles are compared with the whole photo instead, and a
-picture whole | tiled | ten times the difference is written for each.
+picture degraded | whole | tiled | ten times the difference is written for each photo and word.
 """
 
 import argparse
@@ -26,6 +26,7 @@ from PIL import Image
 from skimage import data
 
 from daclip import Restorer
+from daclip.checkpoints import Artifact
 from daclip.data.pairs import generator_for
 from daclip.restoring.jobs import Job
 from daclip.restoring.photo_files import read_photo
@@ -86,26 +87,30 @@ def compare(options: argparse.Namespace) -> None:
         options.artifact, steps=options.steps, max_memory=64, device="cpu", precision=options.precision
     )
     options.output.mkdir(parents=True, exist_ok=True)
+    degradations = Artifact(restorer.artifact.folder / "daclip").build("degradation")
     for path in options.compare:
         image = Image.fromarray(np.ascontiguousarray(read_photo(path).pixels.colour).astype(np.uint8))
         image.thumbnail((options.side, options.side))
-        photo = torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
-        whole = restorer.restore(photo).image
-        restorer.tile = options.tile
-        tiled = restorer.restore(photo).image
-        restorer.tile = None
-        difference = (tiled - whole).abs()
-        row = {
-            "photo": path.name,
-            "psnr_tiled_whole": round(float(-10 * torch.log10(difference.square().mean())), 2),
-            "psnr_whole_input": round(float(-10 * torch.log10((whole - photo).square().mean())), 2),
-            "largest": round(float(difference.max()), 4),
-        }
-        sheet = torch.cat([whole, tiled, (10 * difference).clamp(0, 1)], dim=2)
-        pixels = (sheet * 255).round().byte().permute(1, 2, 0).numpy()
-        Image.fromarray(pixels).save(options.output / f"{path.stem}-tiles.png")
-        sys.stdout.write(json.dumps(row) + "\n")
-        sys.stdout.flush()
+        clean = torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
+        for word in options.words or degradations:
+            photo = degradations[word](clean[None], [generator_for(1)], 0.7)[0]
+            whole = restorer.restore(photo).image
+            restorer.tile = options.tile
+            tiled = restorer.restore(photo).image
+            restorer.tile = None
+            difference = (tiled - whole).abs()
+            row = {
+                "photo": path.name,
+                "word": word,
+                "psnr_tiled_whole": round(float(-10 * torch.log10(difference.square().mean())), 2),
+                "psnr_whole_input": round(float(-10 * torch.log10((whole - photo).square().mean())), 2),
+                "largest": round(float(difference.max()), 4),
+            }
+            sheet = torch.cat([photo, whole, tiled, (10 * difference).clamp(0, 1)], dim=2)
+            pixels = (sheet * 255).round().byte().permute(1, 2, 0).numpy()
+            Image.fromarray(pixels).save(options.output / f"{path.stem}-{word}-tiles.png")
+            sys.stdout.write(json.dumps(row) + "\n")
+            sys.stdout.flush()
 
 
 def main() -> None:
@@ -118,6 +123,7 @@ def main() -> None:
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--compare", nargs="+", type=Path)
     parser.add_argument("--side", type=int, default=768, help="longest side of compared photos")
+    parser.add_argument("--words", nargs="+", help="degradations of compared photos; default: all")
     parser.add_argument("--tile", type=int, default=256)
     parser.add_argument("--output", type=Path, default=Path("outputs/restoring_limits"))
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)
