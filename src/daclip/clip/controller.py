@@ -164,6 +164,27 @@ class DaClip(nn.Module):
         with torch.autocast(degradation.device.type, enabled=False):
             return (self.scale() * F.normalize(degradation.float(), dim=-1) @ texts.T).softmax(-1)
 
+    def moved(self, degradation: Tensor, wanted: Tensor, words: Sequence[str]) -> Tensor:
+        """Degradation embeddings as if other words had been recognised.
+
+        An embedding moves from the texts that were recognised to those that are wanted,
+
+            u' = u + T_wanted − Σ_k p_k T_k,    rescaled to the length that it had,
+
+        with u and the text embeddings T of unit length and p the recognised probabilities. The offset that image
+        embeddings keep from text embeddings stays in place, and what was recognised with certainty stays as it is.
+
+        Args:
+            degradation: Degradation embeddings `[B, D]`.
+            wanted: Embeddings of the wanted texts, `[B, D]` or `[D]`.
+            words: The words among which degradations are recognised.
+        """
+        with torch.autocast(degradation.device.type, enabled=False):
+            unit = F.normalize(degradation.float(), dim=-1)
+            recognised = self.classify(degradation, words) @ self.clip.encode_text(words)
+            length = degradation.float().norm(dim=-1, keepdim=True)
+            return (F.normalize(unit + wanted - recognised, dim=-1) * length).to(degradation.dtype)
+
     def scale(self) -> Tensor:
         """The factor of cosine similarities, between 1 and 100."""
         return self.logit_scale.clamp(0, MAX_LOGIT_SCALE).exp()

@@ -3,7 +3,7 @@
 import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -54,6 +54,23 @@ class FrozenGuide:
         while len(self._rows) > self.remembered:
             self._rows.popitem(last=False)
         return found
+
+    @torch.no_grad()
+    def told(
+        self, conditioning: Conditioning, truth: Sequence[str], words: Sequence[str], told: Tensor
+    ) -> Conditioning:
+        """Some photos' degradation embeddings as if their true words had been recognised, see `DaClip.moved`.
+
+        Args:
+            conditioning: Embeddings of B photos.
+            truth: Their true words.
+            words: The words among which degradations are recognised.
+            told: Whose embeddings move, bool `[B]`.
+        """
+        degradation = conditioning.degradation
+        assert degradation is not None
+        moved = self.daclip.moved(degradation, self.daclip.clip.encode_text(truth), words)
+        return replace(conditioning, degradation=torch.where(told[:, None], moved, degradation))
 
     def _compute(self, lq: Tensor) -> Conditioning:
         with torch.inference_mode():

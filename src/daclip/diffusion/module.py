@@ -41,6 +41,8 @@ class RestorationDiffusion(StageModule):
         seed: Seed of times and noise; drawn anew for each step and rank.
         times: Law of the times.
         conditioning_dropout: Share of samples that learn without conditioning, for guidance (Ho and Salimans 2022).
+        told_share: Share of samples whose degradation embedding is moved to their true word. A crop shows less of its
+            corruption than a photo does; unsure embeddings would teach the network to try every repair a little.
         remembered_photos: See `FrozenGuide`.
         compiled: Let `torch.compile` fuse the network: minutes at the start, faster steps after them.
 
@@ -63,12 +65,15 @@ class RestorationDiffusion(StageModule):
         seed: int,
         times: TimeDraw = uniform,
         conditioning_dropout: float = 0.0,
+        told_share: float = 0.0,
         remembered_photos: int = 0,
         compiled: bool = False,
     ):
         super().__init__(optimizer, warmup_steps, final_lr)
         if not 0 <= conditioning_dropout <= 1:
             raise DaclipError(f"stage.conditioning_dropout must lie in [0, 1], got {conditioning_dropout}")
+        if not 0 <= told_share <= 1:
+            raise DaclipError(f"stage.told_share must lie in [0, 1], got {told_share}")
         # Found now and not at the first held-out pass.
         sampler.times(process)
         self.guide = FrozenGuide(daclip, remembered_photos)
@@ -79,6 +84,7 @@ class RestorationDiffusion(StageModule):
         self.objective = objective
         self.times = times
         self.conditioning_dropout = conditioning_dropout
+        self.told_share = told_share
         self.seed = seed
         if compiled:
             self.denoiser.backbone.compile()
@@ -92,6 +98,10 @@ class RestorationDiffusion(StageModule):
         t, noise = draw_training_state(self.denoiser.process, lq.shape, generator, lq.device, self.times)
         noise = noise.contiguous(memory_format=torch.channels_last)
         conditioning = self.guide(lq)
+        if self.told_share:
+            told = torch.rand(len(lq), generator=generator) < self.told_share
+            words = self.trainer.datamodule.words  # type: ignore[attr-defined]
+            conditioning = self.guide.told(conditioning, batch.degradation, words, told.to(lq.device))
         if self.conditioning_dropout:
             kept = torch.rand(len(lq), generator=generator) >= self.conditioning_dropout
             conditioning = conditioning.kept(kept.to(lq.device))

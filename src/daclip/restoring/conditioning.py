@@ -5,7 +5,6 @@ from dataclasses import fields, replace
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from daclip.clip.controller import DaClip
 from daclip.types import Conditioning
@@ -32,15 +31,7 @@ def _each(conditionings: Sequence[Conditioning], join: Callable[[list[Tensor]], 
 def steer(
     conditioning: Conditioning, daclip: DaClip, words: Mapping[str, float], vocabulary: Sequence[str]
 ) -> Conditioning:
-    """Put the user's words in place of what was recognised.
-
-    The degradation embedding moves from the texts that were recognised to those that are wanted,
-
-        u' = u + Σ_w weight(w) T_w − Σ_k p_k T_k,    rescaled to the length that it had,
-
-    with u and the text embeddings T of unit length and p the recognised probabilities. The offset that image
-    embeddings keep from text embeddings stays in place, and the restoration network sees what it was trained
-    on: naming what was recognised with certainty changes nothing.
+    """Put the user's words in place of what was recognised, see `DaClip.moved`.
 
     Args:
         conditioning: Embeddings of photos, `[B, D]`.
@@ -50,11 +41,6 @@ def steer(
     """
     degradation = conditioning.degradation
     assert degradation is not None
-    with torch.autocast(degradation.device.type, enabled=False):
-        unit = F.normalize(degradation.float(), dim=-1)
-        recognised = daclip.classify(degradation, vocabulary) @ daclip.clip.encode_text(vocabulary)
-        weights = torch.tensor(list(words.values()), device=unit.device)
-        wanted = weights @ daclip.clip.encode_text(list(words))
-        length = degradation.float().norm(dim=-1, keepdim=True)
-        moved = F.normalize(unit + wanted - recognised, dim=-1) * length
-    return replace(conditioning, degradation=moved.to(degradation.dtype))
+    weights = torch.tensor(list(words.values()), device=degradation.device)
+    wanted = weights @ daclip.clip.encode_text(list(words)).float()
+    return replace(conditioning, degradation=daclip.moved(degradation, wanted, vocabulary))
