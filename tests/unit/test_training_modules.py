@@ -101,6 +101,24 @@ def test_dropped_conditioning_teaches_the_unconditional_network() -> None:
         build(conditioning_dropout=1.5)
 
 
+def test_told_words_move_embeddings_to_them_and_leave_the_rest() -> None:
+    daclip = create_daclip(CLIP, None, "resize", "reversed", 0)
+    guide, words = FrozenGuide(daclip), ["noisy", "rainy", "hazy"]
+    seen = guide(torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
+    truth = ["hazy", "noisy", "rainy"]
+    told = guide.told(seen, truth, words, torch.tensor([True, False, True]))
+    assert seen.degradation is not None
+    assert told.degradation is not None
+    assert torch.equal(told.degradation[1], seen.degradation[1])
+    assert told.content is seen.content
+    torch.testing.assert_close(told.degradation.norm(dim=1), seen.degradation.norm(dim=1))
+    before, after = (daclip.classify(one, words) for one in (seen.degradation, told.degradation))
+    for number in (0, 2):
+        assert after[number, words.index(truth[number])] > before[number, words.index(truth[number])]
+    with pytest.raises(DaclipError, match="told_share"):
+        build(told_share=-0.1)
+
+
 def test_a_remembering_guide_gives_the_same_embeddings_with_fewer_calls() -> None:
     daclip = create_daclip(CLIP, None, "resize", "reversed", 0)
     plain, remembering = FrozenGuide(daclip), FrozenGuide(daclip, remembered=3)
