@@ -4,6 +4,7 @@ Composing is what most commands can do wrong: a misspelt option, a value that mo
 themselves run from end to end in the other tests of this folder.
 """
 
+import importlib
 import re
 import shlex
 import subprocess
@@ -12,18 +13,22 @@ from pathlib import Path
 import pytest
 from running import invoke
 
+from daclip.cli import COMMANDS
+
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
-# Make targets that compose nothing.
-PLAIN = {"test", "help", "lint", "format", "lock", "wheel"}
+# Make targets and commands that compose nothing; `info` is run in test_commands.
+PLAIN = {"test", "help", "lint", "format", "lock", "wheel", "info"}
+# Blocks that need a server of their own: test_app sends the same requests to one.
+SERVED = re.compile(r"\bcurl\b")
 
 
 def commands(page: Path) -> list[str]:
     """Lines of the page's `sh` blocks, without comments."""
     blocks = [text for language, text in BLOCK.findall(page.read_text(encoding="utf-8")) if language == "sh"]
-    lines = [line.strip() for block in blocks for line in block.splitlines()]
+    lines = [line.strip() for block in blocks if not SERVED.search(block) for line in block.splitlines()]
     return [line for line in lines if line and not line.startswith("#")]
 
 
@@ -31,8 +36,39 @@ ALL = sorted({(page.name, command) for page in PAGES for command in commands(pag
 
 
 def test_there_are_commands_on_every_guide() -> None:
-    assert len(ALL) > 40
+    assert len(ALL) > 60
     assert {"README.md", "protocols.md", "reports.md", "cluster.md", "wandb.md", "faq.md"} <= {name for name, _ in ALL}
+
+
+def from_make(words: list[str]) -> list[str]:
+    """Module and arguments of what a make command runs."""
+    printed = subprocess.run(
+        ["make", "-n", "--no-print-directory", "-o", ".venv/ready", *words],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    if words[0] in PLAIN:
+        return []
+    (line,) = [line for line in printed.splitlines() if "-m daclip." in line]
+    return shlex.split(line)[2:]
+
+
+def from_console(words: list[str]) -> list[str]:
+    """Module and arguments of what the console script runs."""
+    if words[0] in PLAIN:
+        return []
+    length = 2 if " ".join(words[:2]) in COMMANDS else 1
+    module, leading = COMMANDS[" ".join(words[:length])]
+    return [module, *leading, *words[length:]]
+
+
+def check_script(words: list[str]) -> None:
+    """A script of experiments/ exists and knows the options; it is too long to run."""
+    text = (ROOT / words[0]).read_text(encoding="utf-8")
+    for option in (word for word in words if word.startswith("--")):
+        assert f'"{option}"' in text, option
 
 
 @pytest.mark.parametrize(("page", "command"), ALL, ids=[f"{page}-{number}" for number, (page, _) in enumerate(ALL)])
@@ -43,24 +79,27 @@ def test_a_command_composes(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    words = shlex.split(command, comments=True)
-    assert words[0] == "make", f"{page}: only make commands are shown; extend this test for {words[0]}"
-    printed = subprocess.run(
-        ["make", "-n", "--no-print-directory", "-o", ".venv/ready", *words[1:]],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    if words[1] in PLAIN:
+    head, *words = shlex.split(command, comments=True)
+    if head == "pip":
+        extra = re.fullmatch(r"daclip\[(\w+)\]", words[-1])
+        assert extra
+        assert f"\n{extra[1]} = [" in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
         return
-    (line,) = [line for line in printed.splitlines() if "-m daclip." in line]
-    _, _, module, *overrides = shlex.split(line)
-    if words[1] == "restore" or page in ("own-degradation.md", "own-backbone.md"):
+    if head == "python":
+        check_script(words)
+        return
+    assert head in ("make", "daclip"), f"{page}: this test does not know how to try '{command}'"
+    found = from_make(words) if head == "make" else from_console(words)
+    if not found:
+        return
+    module, *overrides = found
+    if page in ("own-degradation.md", "own-backbone.md"):
         overrides = [override for override in overrides if override not in MADE]
     if "-m" in overrides:  # a sweep: its first run
         overrides = [override.split(",")[0] for override in overrides if override != "-m"]
     monkeypatch.chdir(tmp_path)
+    if not hasattr(importlib.import_module(module), "main"):  # a package that runs as `python -m`
+        module = f"{module}.__main__"
     assert invoke(module, "--cfg", "job", *overrides) is None, command
     assert capsys.readouterr().out
 
