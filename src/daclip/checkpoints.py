@@ -75,8 +75,11 @@ class Artifact:
             )
 
     def build(self, section: str, node: Any = None) -> Any:
-        """Make the object that a section of the configuration describes, or another `node` in its place."""
-        node = self.config[section] if node is None else node
+        """Make the object that a section such as `process` or `stage.objective` describes, or a `node` in its place."""
+        if node is None:
+            node = self.config
+            for key in section.split("."):
+                node = node[key]
         for target in _targets(node):
             if not target.startswith(ALLOWED_TARGETS):
                 raise DaclipError(
@@ -181,7 +184,7 @@ def load_daclip(folder: str | Path) -> DaClip:
     artifact = Artifact(folder)
     artifact.require("daclip")
     # The artifact holds all weights, the frozen ones too: nothing is downloaded.
-    artifact.config["clip"]["pretrained"] = None
+    artifact.config["clip"]["load_weights"] = False
     daclip: DaClip = artifact.build("clip")
     artifact.load_into(daclip)
     daclip.clip.forget_texts()
@@ -196,15 +199,19 @@ def load_denoiser(artifact: Artifact, context_dim: int) -> Denoiser:
         context_dim: Length of DA-CLIP's embeddings.
     """
     artifact.require("restorer")
-    stage = artifact.config["stage"]
+    stage, network = artifact.config["stage"], artifact.config["backbone"]
+    if "content_context" in network:  # the name and values of the first artifacts
+        network["context"] = "token" if network.pop("content_context") else "none"
+    named = isinstance(stage["parameterization"], str)
     denoiser = Denoiser(
         artifact.build("backbone")(context_dim=context_dim),
         artifact.build("process"),
-        stage["parameterization"],
+        stage["parameterization"] if named else artifact.build("stage.parameterization"),
         stage["correct_epsilon_shift"],
     )
     artifact.load_into(denoiser.backbone)
-    return denoiser.eval().requires_grad_(False)
+    # Gradients stay allowed: autocast then keeps its bfloat16 copies of the weights from one evaluation to the next.
+    return denoiser.eval()
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -21,12 +21,22 @@ __all__ = [
     "AppConfig",
     "BenchmarkConfig",
     "CheckDatasetConfig",
+    "DashboardConfig",
     "DatasetConfig",
     "EvaluateConfig",
+    "EvaluateDaclipConfig",
     "ExportConfig",
+    "ExportDaclipConfig",
+    "ExportRestorerConfig",
+    "ImportDaclipConfig",
+    "ImportRestorerConfig",
+    "RecipesConfig",
+    "ReportConfig",
+    "ReproduceConfig",
     "RestoreConfig",
     "SamplerReportConfig",
     "SheetConfig",
+    "SweepConfig",
     "TrainConfig",
     "composed",
     "config_dir",
@@ -86,6 +96,7 @@ class TrainConfig:
     trainer: dict[str, Any] = field(default_factory=dict)
     callbacks: dict[str, Any] = field(default_factory=dict)
     logger: dict[str, Any] = field(default_factory=dict)
+    init: str | None = None
 
 
 @dataclass
@@ -101,6 +112,13 @@ class EvaluateConfig:
     precision: str = MISSING
     device: str = MISSING
     seed: int = MISSING
+    pred: str | None = None
+    gt: str | None = None
+    lq: str | None = None
+    protocol: dict[str, Any] = field(default_factory=dict)
+    metric: dict[str, Any] = field(default_factory=dict)
+    bootstrap: dict[str, Any] = field(default_factory=dict)
+    pictures: int = MISSING
 
 
 @dataclass
@@ -148,8 +166,11 @@ class BenchmarkConfig:
 
     output: str = MISSING
     repeats: int = MISSING
+    vit: list[str] = field(default_factory=list)
     stage_1: list[str] = field(default_factory=list)
     stage_2: list[str] = field(default_factory=list)
+    steps: int = MISSING
+    sides: list[int] = MISSING
 
 
 @dataclass
@@ -239,6 +260,125 @@ class AppConfig:
     precision: str = MISSING
     device: str = MISSING
     seed: int = MISSING
+
+
+@dataclass
+class ImportDaclipConfig:
+    """Top level of `import_daclip.yaml`."""
+
+    checkpoint: str | None = None
+    output: str = MISSING
+    overwrite: bool = MISSING
+    clip: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    degradation: dict[str, Any] = field(default_factory=dict)
+    seed: int = MISSING
+
+
+@dataclass
+class ExportDaclipConfig:
+    """Top level of `export_daclip.yaml`."""
+
+    artifact: str | None = None
+    output: str | None = None
+    overwrite: bool = MISSING
+
+
+@dataclass
+class EvaluateDaclipConfig:
+    """Top level of `evaluate_daclip.yaml`."""
+
+    artifact: str | None = None
+    output: str = MISSING
+    data: dict[str, Any] | None = None
+    degradation: dict[str, Any] | None = None
+    templates: list[str] = MISSING
+    bins: int = MISSING
+    batch_size: int = MISSING
+    precision: str = MISSING
+    device: str = MISSING
+    seed: int = MISSING
+
+
+@dataclass
+class ImportRestorerConfig:
+    """Top level of `import_restorer.yaml`."""
+
+    ckpt: str | None = None
+    daclip: str | None = None
+    variant: str = MISSING
+    output: str = MISSING
+    name: str = MISSING
+    overwrite: bool = MISSING
+    seed: int = MISSING
+    stage: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    degradation: dict[str, Any] = field(default_factory=dict)
+    clip: dict[str, Any] = field(default_factory=dict)
+    backbone: dict[str, Any] = field(default_factory=dict)
+    process: dict[str, Any] = field(default_factory=dict)
+    sampler: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class ExportRestorerConfig:
+    """Top level of `export_restorer.yaml`."""
+
+    artifact: str | None = None
+    output: str | None = None
+    overwrite: bool = MISSING
+
+
+@dataclass
+class SweepConfig:
+    """Top level of `sweep.yaml`."""
+
+    sweep: dict[str, Any] | None = None
+    output: str = MISSING
+    launcher: str | None = None
+    launcher_options: dict[str, Any] = field(default_factory=dict)
+    job: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class ReproduceConfig:
+    """Top level of `reproduce.yaml`."""
+
+    run: str | None = None
+    output: str = MISSING
+    tolerance: float = MISSING
+
+
+@dataclass
+class RecipesConfig:
+    """Top level of `recipes.yaml`."""
+
+    runs: list[str] = field(default_factory=list)
+    folder: str = MISSING
+
+
+@dataclass
+class ReportConfig:
+    """Top level of `report.yaml`."""
+
+    runs: list[str] = field(default_factory=list)
+    output: str = MISSING
+    title: str = MISSING
+    pictures: int = MISSING
+    zoom: int = MISSING
+    draws: int = MISSING
+    confidence: float = MISSING
+    seed: int = MISSING
+
+
+@dataclass
+class DashboardConfig:
+    """Top level of `dashboard.yaml`."""
+
+    entity: str | None = None
+    project: str = MISSING
+    name: str = MISSING
+    output: str = MISSING
 
 
 def validated(cfg: DictConfig, schema: type) -> DictConfig:

@@ -9,35 +9,17 @@ from torch import Tensor
 from daclip.clip.controller import DaClip
 from daclip.data.pairs import generator_for
 from daclip.diffusion.denoiser import Denoiser, Parameterization
+from daclip.diffusion.guide import FrozenGuide
 from daclip.diffusion.objective import Objective, draw_training_state
 from daclip.diffusion.process import MeanRevertingSDE
+from daclip.diffusion.times import TimeDraw, uniform
+from daclip.errors import DaclipError
 from daclip.metrics.image import psnr, quantise
 from daclip.optimization import OptimizerFactory, StageModule
 from daclip.samplers.base import Sampler
-from daclip.types import Conditioning, RestorationBatch
+from daclip.types import RestorationBatch
 
-__all__ = ["FrozenGuide", "RestorationDiffusion"]
-
-
-class FrozenGuide:
-    """DA-CLIP as stage 2 uses it: outside the module tree and never copied.
-
-    A weight average deep-copies the LightningModule and a checkpoint stores its state; neither has any use
-    for a frozen model, which for ViT-L/14 is fifteen times as large as the network that learns.
-    """
-
-    def __init__(self, daclip: DaClip):
-        self.daclip = daclip.eval().requires_grad_(False)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "FrozenGuide":
-        """The same object: frozen things are shared."""
-        return self
-
-    @torch.no_grad()
-    def __call__(self, lq: Tensor) -> Conditioning:
-        """Embeddings of degraded photos `[B, 3, H, W]`, computed once per batch."""
-        # Not in the module tree, so no Trainer moves it; where it lies already, this does nothing.
-        return self.daclip.to(lq.device)(lq)
+__all__ = ["RestorationDiffusion"]
 
 
 class RestorationDiffusion(StageModule):
@@ -57,6 +39,13 @@ class RestorationDiffusion(StageModule):
         warmup_steps: Linear warm-up of the learning rate.
         final_lr: Factor of the learning rate at the end of its cosine.
         seed: Seed of times and noise; drawn anew for each step and rank.
+        times: Law of the times.
+        conditioning_dropout: Share of samples that learn without conditioning, for guidance (Ho and Salimans 2022).
+        remembered_photos: See `FrozenGuide`.
+        compiled: Let `torch.compile` fuse the network: minutes at the start, faster steps after them.
+
+    Raises:
+        DaclipError: A value out of range, or a sampler that does not fit the process.
     """
 
     def __init__(
@@ -72,15 +61,27 @@ class RestorationDiffusion(StageModule):
         warmup_steps: int,
         final_lr: float,
         seed: int,
+        times: TimeDraw = uniform,
+        conditioning_dropout: float = 0.0,
+        remembered_photos: int = 0,
+        compiled: bool = False,
     ):
         super().__init__(optimizer, warmup_steps, final_lr)
-        self.guide = FrozenGuide(daclip)
+        if not 0 <= conditioning_dropout <= 1:
+            raise DaclipError(f"stage.conditioning_dropout must lie in [0, 1], got {conditioning_dropout}")
+        # Found now and not at the first held-out pass.
+        sampler.times(process)
+        self.guide = FrozenGuide(daclip, remembered_photos)
         self.denoiser = Denoiser(
             backbone.to(memory_format=torch.channels_last), process, parameterization, correct_epsilon_shift
         )
         self.sampler = sampler
         self.objective = objective
+        self.times = times
+        self.conditioning_dropout = conditioning_dropout
         self.seed = seed
+        if compiled:
+            self.denoiser.backbone.compile()
         self._scores: dict[str, list[tuple[float, float]]] = defaultdict(list)
 
     def training_step(self, batch: RestorationBatch, batch_index: int) -> Tensor:
@@ -88,9 +89,13 @@ class RestorationDiffusion(StageModule):
         lq = batch.lq.contiguous(memory_format=torch.channels_last)
         hq = batch.hq.contiguous(memory_format=torch.channels_last)
         generator = generator_for(self.seed, self.global_rank, self.trainer.fit_loop.total_batch_idx)
-        t, noise = draw_training_state(self.denoiser.process, lq.shape, generator, lq.device)
+        t, noise = draw_training_state(self.denoiser.process, lq.shape, generator, lq.device, self.times)
         noise = noise.contiguous(memory_format=torch.channels_last)
-        loss = self.objective(self.denoiser, lq, hq, self.guide(lq), t, noise)
+        conditioning = self.guide(lq)
+        if self.conditioning_dropout:
+            kept = torch.rand(len(lq), generator=generator) >= self.conditioning_dropout
+            conditioning = conditioning.kept(kept.to(lq.device))
+        loss = self.objective(self.denoiser, lq, hq, conditioning, t, noise)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
         return loss
 

@@ -222,7 +222,7 @@ class Sampler(ABC):
         if self.guidance == 1:
             conditional: Prediction = denoiser(x_t, lq, t, conditioning)
             return conditional
-        without: Prediction = denoiser(x_t, lq, t, Conditioning())
+        without: Prediction = denoiser(x_t, lq, t, conditioning.kept(0.0))
         if self.guidance == 0:
             return without
         conditional = denoiser(x_t, lq, t, conditioning)
