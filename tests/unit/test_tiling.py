@@ -17,7 +17,7 @@ from daclip import Restorer
 from daclip.backbones.layers import GlobalPool
 from daclip.diffusion import Denoiser, MeanRevertingSDE, ThetaSchedule
 from daclip.errors import DaclipError
-from daclip.restoring.memory import GIB, Cost, PeakMemory, Pieces, choose_pieces, linear_cost
+from daclip.restoring.memory import GIB, RUNTIME, Cost, PeakMemory, Pieces, choose_pieces, linear_cost
 from daclip.restoring.noise import NoiseField
 from daclip.restoring.pixels import Pixels
 from daclip.restoring.pooling import scouts
@@ -226,7 +226,7 @@ def test_pieces_keep_to_the_budget() -> None:
     assert pieces(512, 512, 4) == Pieces(512, 512, 1)
     cut = pieces(4000, 6000, 2)
     assert cut.tile < cut.block < 6000
-    left = 2 * GIB - 0.6 * GIB - 10**8 - 4000 * 6000 * 21
+    left = 2 * GIB - RUNTIME - 10**8 - 4000 * 6000 * 21
     assert network.bytes(cut.tile**2) + sampling.bytes(cut.block**2) <= left
     # Another batch changes the speed and not the pieces, so not the result.
     many = pieces(4000, 6000, 2, batch=64)

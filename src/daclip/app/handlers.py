@@ -273,7 +273,7 @@ def _table(outcomes: Sequence[Outcome]) -> str:
         found = ", ".join(f"{word} {share:.0%}" for word, share in list(outcome.probabilities.items())[:2])
         text = outcome.error or " · ".join((outcome.status, found, *outcome.notes))
         cells = (outcome.photo, text.removeprefix(f"{outcome.photo}: "))
-        style = "text-align: left; vertical-align: top; padding: 0.3em; overflow-wrap: anywhere"
+        style = "text-align: left; vertical-align: top; padding: 0.3em; min-width: 7em; overflow-wrap: anywhere"
         rows.append("".join(f'<td style="{style}">{html.escape(cell)}</td>' for cell in cells))
     return f"<table>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>" if rows else ""
 
