@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -18,6 +19,7 @@ from daclip.clip.controller import DaClip
 from daclip.diffusion.denoiser import Denoiser
 from daclip.errors import DaclipError
 from daclip.records import write_json
+from daclip.reliability.trust import refuse_foreign_targets
 
 __all__ = [
     "Artifact",
@@ -31,9 +33,6 @@ __all__ = [
 ]
 
 CONFIG, WEIGHTS, METRICS, RECORD = "config.yaml", "weights.safetensors", "metrics.json", "record.json"
-
-# An artifact's configuration is a stranger's data: it may only name parts of this framework.
-ALLOWED_TARGETS = ("daclip.",)
 
 
 class Artifact:
@@ -60,7 +59,7 @@ class Artifact:
                 )
         try:
             config = yaml.safe_load((self.folder / CONFIG).read_text(encoding="utf-8"))
-        except yaml.YAMLError:
+        except (OSError, ValueError, yaml.YAMLError):
             raise DaclipError(f"{self.folder / CONFIG}: damaged; train or copy the artifact again") from None
         if not isinstance(config, dict) or config.get("kind") not in ("daclip", "restorer"):
             raise DaclipError(f"{self.folder / CONFIG}: not the configuration of a daclip artifact")
@@ -74,15 +73,30 @@ class Artifact:
                 f"(make train-{kind})"
             )
 
+    def section(self, name: str) -> dict[str, Any]:
+        """A section of the configuration, which may only name parts of this framework: it is a stranger's data.
+
+        Raises:
+            DaclipError: The section is missing, or refused (see `daclip.reliability.trust`).
+        """
+        if not isinstance(self.config.get(name), dict):
+            raise DaclipError(
+                f"{self.folder / CONFIG}: the section {name} is missing or damaged; train or copy the artifact again"
+            )
+        refuse_foreign_targets(self.config[name], str(self.folder / CONFIG))
+        return self.config[name]
+
     def build(self, section: str) -> Any:
         """Make the object that a section of the configuration describes."""
-        node = self.config[section]
-        for target in _targets(node):
-            if not target.startswith(ALLOWED_TARGETS):
-                raise DaclipError(
-                    f"{self.folder / CONFIG}: refuses to make {target}; only parts of daclip may be named"
-                )
-        return instantiate(node, _convert_="object")
+        try:
+            return instantiate(self.section(section), _convert_="object")
+        except InstantiationException as error:
+            if isinstance(error.__cause__, DaclipError):
+                raise error.__cause__ from None
+            reason = str(error).splitlines()[0]
+            raise DaclipError(
+                f"{self.folder / CONFIG}: nothing can be made of the section {section} ({reason})"
+            ) from error
 
     def load_into(self, module: nn.Module) -> None:
         """Read the weights into a module of the same layout."""
@@ -98,15 +112,6 @@ class Artifact:
         if wrong:
             raise DaclipError(f"{self.folder / WEIGHTS}: does not fit its configuration at {', '.join(wrong[:5])}")
         module.load_state_dict(state)
-
-
-def _targets(node: Any) -> list[str]:
-    if isinstance(node, Mapping):
-        own = [str(node["_target_"])] if "_target_" in node else []
-        return own + [target for value in node.values() for target in _targets(value)]
-    if isinstance(node, (list, tuple)):
-        return [target for value in node for target in _targets(value)]
-    return []
 
 
 def save_artifact(
@@ -181,7 +186,7 @@ def load_daclip(folder: str | Path) -> DaClip:
     artifact = Artifact(folder)
     artifact.require("daclip")
     # The artifact holds all weights, the frozen ones too: nothing is downloaded.
-    artifact.config["clip"]["pretrained"] = None
+    artifact.section("clip")["pretrained"] = None
     daclip: DaClip = artifact.build("clip")
     artifact.load_into(daclip)
     daclip.clip.forget_texts()
@@ -196,7 +201,7 @@ def load_denoiser(artifact: Artifact, context_dim: int) -> Denoiser:
         context_dim: Length of DA-CLIP's embeddings.
     """
     artifact.require("restorer")
-    stage = artifact.config["stage"]
+    stage = artifact.section("stage")
     denoiser = Denoiser(
         artifact.build("backbone")(context_dim=context_dim),
         artifact.build("process"),
@@ -210,7 +215,7 @@ def load_denoiser(artifact: Artifact, context_dim: int) -> Denoiser:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
+    except (OSError, ValueError):
         raise DaclipError(f"{path}: missing or damaged; train or copy the artifact again") from None
     return content
 

@@ -56,7 +56,7 @@ class RestorationDiffusion(StageModule):
         optimizer: Makes the optimiser from parameter groups.
         warmup_steps: Linear warm-up of the learning rate.
         final_lr: Factor of the learning rate at the end of its cosine.
-        seed: Seed of times and noise; drawn anew for each step and rank.
+        seed: Seed of times and noise; what a sample gets does not depend on the number of ranks.
     """
 
     def __init__(
@@ -83,16 +83,31 @@ class RestorationDiffusion(StageModule):
         self.seed = seed
         self._scores: dict[str, list[tuple[float, float]]] = defaultdict(list)
 
+    def networks(self) -> list[torch.nn.Module]:
+        """The backbone."""
+        return [self.denoiser.backbone]
+
     def training_step(self, batch: RestorationBatch, batch_index: int) -> Tensor:
         """One step on a batch of pairs."""
         lq = batch.lq.contiguous(memory_format=torch.channels_last)
         hq = batch.hq.contiguous(memory_format=torch.channels_last)
-        generator = generator_for(self.seed, self.global_rank, self.trainer.fit_loop.total_batch_idx)
-        t, noise = draw_training_state(self.denoiser.process, lq.shape, generator, lq.device)
+        t, noise = self._draw(lq)
         noise = noise.contiguous(memory_format=torch.channels_last)
         loss = self.objective(self.denoiser, lq, hq, self.guide(lq), t, noise)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
         return loss
+
+    def _draw(self, lq: Tensor) -> tuple[Tensor, Tensor]:
+        """t and noise of a training batch: each sample's are those of its number in the stream of all ranks."""
+        batch = self.trainer.fit_loop.total_batch_idx * self.trainer.world_size + self.global_rank
+        draws = [
+            draw_training_state(
+                self.denoiser.process, (1, *lq.shape[1:]), generator_for(self.seed, 0, batch * len(lq) + i)
+            )
+            for i in range(len(lq))
+        ]
+        t, noise = (torch.cat(parts) for parts in zip(*draws, strict=True))
+        return t.to(lq.device), noise.to(lq.device)
 
     def restore(self, lq: Tensor, first: int = 0) -> Tensor:
         """Restore a batch; image i uses the generator of number `first + i`."""
