@@ -15,7 +15,7 @@ export MALLOC_TRIM_THRESHOLD_ ?= 8589934592
 export MALLOC_TOP_PAD_ ?= 268435456
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train-daclip train-restorer evaluate restore dataset check-dataset degradations benchmark sampler-report test lint format lock wheel clean
+.PHONY: help setup train-daclip train-restorer evaluate restore dataset check-dataset degradations benchmark sampler-report soak audit test lint format lock wheel clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -57,6 +57,12 @@ benchmark: .venv/ready ## speed ratios against a plain baseline
 
 sampler-report: .venv/ready ## quality and seconds of every sampler at 1 to 100 network evaluations
 	$(BIN)/python -m daclip.sampler_report $(ARGS)
+
+soak: .venv/ready ## train both stages for MINUTES=60 and watch memory, files, processes, throughput
+	$(BIN)/python experiments/soak.py $(or $(MINUTES),60) $(ARGS)
+
+audit: .venv/ready ## known vulnerabilities of the locked packages; needs a network
+	@$(BIN)/python -m daclip.audit
 
 test: .venv/ready ## all tests
 	$(BIN)/python -m pytest $(ARGS)

@@ -26,11 +26,12 @@ class Panel:
 
     Attributes:
         title: Above the chart.
-        x_label: Below the horizontal axis, which is logarithmic.
+        x_label: Below the horizontal axis, which is logarithmic unless `linear_x`.
         y_label: Beside the vertical axis, which is linear.
         series: Name to points (x, y), x positive; series of one name look alike in all panels.
         depth: How far below the highest point the vertical axis reaches at most; lines that go deeper leave the
             chart at its bottom. None shows all.
+        linear_x: Draw the horizontal axis in equal steps.
     """
 
     title: str
@@ -38,6 +39,7 @@ class Panel:
     y_label: str
     series: Mapping[str, Sequence[tuple[float, float]]]
     depth: float | None = None
+    linear_x: bool = False
 
 
 def line_charts(panels: Sequence[Panel]) -> str:
@@ -85,11 +87,12 @@ def _panel(panel: Panel, looks: Mapping[str, str]) -> list[str]:
         low_y = max(low_y, high_y - panel.depth)
     room = 0.05 * (high_y - low_y) or 0.5
     low_y, high_y = low_y - room, high_y + room
-    span_x = math.log(high_x / low_x) or 1.0
+    span_x = (high_x - low_x if panel.linear_x else math.log(high_x / low_x)) or 1.0
 
     def place(x: float, y: float) -> tuple[float, float]:
+        share = (x - low_x if panel.linear_x else math.log(x / low_x)) / span_x
         return (
-            LEFT + (WIDTH - LEFT - RIGHT) * math.log(x / low_x) / span_x,
+            LEFT + (WIDTH - LEFT - RIGHT) * share,
             TOP + (HEIGHT - TOP - BOTTOM) * (high_y - y) / (high_y - low_y),
         )
 
@@ -101,7 +104,7 @@ def _panel(panel: Panel, looks: Mapping[str, str]) -> list[str]:
         _text((LEFT + right) / 2, HEIGHT - 8, panel.x_label, 'text-anchor="middle"'),
         _text(14, middle, panel.y_label, f'text-anchor="middle" transform="rotate(-90 14 {middle})"'),
     ]
-    for value in _log_ticks(low_x, high_x):
+    for value in _linear_ticks(low_x, high_x) if panel.linear_x else _log_ticks(low_x, high_x):
         x, _ = place(value, low_y)
         parts.append(f'<line x1="{x:.1f}" y1="{TOP}" x2="{x:.1f}" y2="{bottom}" stroke="#ddd"/>')
         parts.append(_text(x, bottom + 14, f"{value:g}", 'text-anchor="middle"'))
