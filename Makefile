@@ -8,6 +8,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 RECIPE := $(if $(EXPERIMENT),experiments=$(EXPERIMENT))
 
+# Folders separated by spaces, as a list of Hydra's.
+comma := ,
+empty :=
+listed = $(subst $(empty) $(empty),$(comma),$(strip $(1)))
+
 # The C library keeps freed memory:
 # returning and faulting in hundreds of MB every step costs a quarter of the time on a CPU.
 export MALLOC_MMAP_THRESHOLD_ ?= 4294967296
@@ -15,7 +20,7 @@ export MALLOC_TRIM_THRESHOLD_ ?= 8589934592
 export MALLOC_TOP_PAD_ ?= 268435456
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train-daclip train-restorer evaluate restore dataset check-dataset degradations benchmark sampler-report soak audit test lint format lock wheel clean
+.PHONY: help setup train-daclip train-restorer evaluate restore app dataset check-dataset degradations benchmark sampler-report test lint format lock wheel clean import-daclip export-daclip evaluate-daclip import-restorer export-restorer report sweep recipes reproduce dashboard soak audit
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -43,6 +48,9 @@ evaluate: .venv/ready ## table, JSON and picture grid on held-out photos
 restore: .venv/ready ## restore INPUT=file-or-folder into OUTPUT=folder
 	@$(BIN)/python -m daclip.restore $(if $(INPUT),'input="$(INPUT)"') $(if $(OUTPUT),'output="$(OUTPUT)"') $(ARGS)
 
+app: .venv/ready ## web page for restoring photos
+	@$(BIN)/python -m daclip.app $(ARGS)
+
 dataset: .venv/ready ## captioned dataset from the photos in SOURCE=folder into OUTPUT=folder
 	@$(BIN)/python -m daclip.dataset $(if $(SOURCE),'source="$(SOURCE)"') $(if $(OUTPUT),'output="$(OUTPUT)"') $(ARGS)
 
@@ -57,6 +65,36 @@ benchmark: .venv/ready ## speed ratios against a plain baseline
 
 sampler-report: .venv/ready ## quality and seconds of every sampler at 1 to 100 network evaluations
 	$(BIN)/python -m daclip.sampler_report $(ARGS)
+
+import-daclip: .venv/ready ## official weights CKPT=file to a stage-1 artifact; CLIP=vit_b_32 or vit_l_14
+	@$(BIN)/python -m daclip.import_daclip $(if $(CKPT),'checkpoint="$(CKPT)"') $(if $(CLIP),clip=$(CLIP)) $(ARGS)
+
+export-daclip: .venv/ready ## stage-1 ARTIFACT=folder to official weights OUTPUT=file
+	@$(BIN)/python -m daclip.export_daclip $(if $(ARTIFACT),'artifact="$(ARTIFACT)"') $(if $(OUTPUT),'output="$(OUTPUT)"') $(ARGS)
+
+evaluate-daclip: .venv/ready ## stage 1 on held-out photos: words, calibration, content, captions; ARTIFACT=folder
+	$(BIN)/python -m daclip.evaluate_daclip $(if $(ARTIFACT),'artifact="$(ARTIFACT)"') $(ARGS)
+
+import-restorer: .venv/ready ## official weights CKPT=file with DACLIP=artifact-or-file to an artifact, VARIANT=universal|mix|wild
+	@$(BIN)/python -m daclip.import_restorer $(if $(CKPT),'ckpt="$(CKPT)"') $(if $(DACLIP),'daclip="$(DACLIP)"') $(if $(VARIANT),variant=$(VARIANT)) $(ARGS)
+
+export-restorer: .venv/ready ## the U-Net of ARTIFACT=folder as official weights OUTPUT=file
+	@$(BIN)/python -m daclip.export_restorer $(if $(ARTIFACT),'artifact="$(ARTIFACT)"') $(if $(OUTPUT),'output="$(OUTPUT)"') $(ARGS)
+
+report: .venv/ready ## one page from RUNS="folder folder …" into OUTPUT=folder
+	@$(BIN)/python -m daclip.report 'runs=[$(call listed,$(RUNS))]' $(if $(OUTPUT),'output="$(OUTPUT)"') $(ARGS)
+
+sweep: .venv/ready ## many runs: SWEEP=name of conf/sweep; goes on where it was stopped
+	@$(BIN)/python -m daclip.sweep $(if $(SWEEP),sweep=$(SWEEP)) $(ARGS)
+
+reproduce: .venv/ready ## replay RUN=folder from its record and compare
+	@$(BIN)/python -m daclip.reproduce $(if $(RUN),'run="$(RUN)"') $(ARGS)
+
+recipes: .venv/ready ## table of recipes from records; RUNS="folder …" takes over finished runs
+	@$(BIN)/python -m daclip.recipes 'runs=[$(call listed,$(RUNS))]' $(ARGS)
+
+dashboard: .venv/ready ## wandb workspace of both stages
+	@$(BIN)/python -m daclip.dashboard $(ARGS)
 
 soak: .venv/ready ## train both stages for MINUTES=60 and watch memory, files, processes, throughput
 	$(BIN)/python experiments/soak.py $(or $(MINUTES),60) $(ARGS)
@@ -77,7 +115,7 @@ format: .venv/ready ## let ruff mend what it can
 	$(BIN)/ruff format .
 
 lock: .venv/ready ## pin newest versions into requirements.lock
-	$(BIN)/uv pip compile --quiet --universal --generate-hashes --group dev --extra heic --extra sweeps --upgrade \
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --group dev --extra app --extra dashboards --extra export --extra heic --extra perceptual --extra sweeps --upgrade \
 		--custom-compile-command "make lock" --output-file requirements.lock pyproject.toml
 
 wheel: .venv/ready ## build a wheel into dist/

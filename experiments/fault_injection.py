@@ -31,7 +31,7 @@ from lightning.pytorch.callbacks import Callback
 
 import daclip.build
 import daclip.train
-from daclip.config import TrainConfig, composed
+from daclip.config import TrainConfig, run_config
 from daclip.errors import DaclipError, StoppedError
 from daclip.reliability import files
 from daclip.reliability.checkpoint_io import SafeCheckpointIO, damage, newest_complete, read_checkpoint
@@ -190,7 +190,7 @@ def live(stage: str, folder: Path, options: list[str], strike: Strike) -> int:
         with (folder / "output.txt").open("a") as output:
             os.dup2(output.fileno(), 1)
             os.dup2(output.fileno(), 2)
-        cfg = composed(f"train_{stage}", TrainConfig, folder, options)
+        cfg = run_config(f"train_{stage}", TrainConfig, folder, options)
         plain = daclip.build.build_trainer
 
         def struck(given: Any) -> L.Trainer:

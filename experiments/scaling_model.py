@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from daclip.config import TrainConfig, composed
+from daclip.config import TrainConfig, run_config
 from daclip.records import write_json, write_text
 
 CONSTANTS = Path(__file__).with_name("scaling_constants.json")
@@ -100,7 +100,7 @@ def networks(stage: str, overrides: list[str]) -> tuple[nn.Module, Callable[[int
     from daclip.types import Conditioning
 
     with tempfile.TemporaryDirectory() as folder:
-        cfg = composed(f"train_{stage}", TrainConfig, folder, overrides)
+        cfg = run_config(f"train_{stage}", TrainConfig, folder, overrides)
     with torch.device("meta"):
         if stage == "daclip":
             import open_clip
@@ -155,7 +155,7 @@ def _loader() -> float:
     from daclip.build import build_data
 
     with tempfile.TemporaryDirectory() as folder:
-        data = build_data(composed("train_restorer", TrainConfig, folder, ["data.crop_size=256"]))
+        data = build_data(run_config("train_restorer", TrainConfig, folder, ["data.crop_size=256"]))
     pairs = data.training_pairs()
     number = iter(range(10**9))
     for index in range(10):

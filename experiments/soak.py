@@ -213,10 +213,10 @@ def plot(found: dict[str, list[Sample]]) -> str:
         for stage, samples in found.items()
     }
     panels = [
-        Panel("memory", "minutes", "MB", series(lambda sample: sample.megabytes), linear_x=True),
-        Panel("open files", "minutes", "count", series(lambda sample: sample.files), linear_x=True),
-        Panel("processes", "minutes", "count", series(lambda sample: sample.processes), linear_x=True),
-        Panel("throughput", "minutes", "steps a second", rates, linear_x=True),
+        Panel("memory", "minutes", "MB", series(lambda sample: sample.megabytes), logarithmic=False),
+        Panel("open files", "minutes", "count", series(lambda sample: sample.files), logarithmic=False),
+        Panel("processes", "minutes", "count", series(lambda sample: sample.processes), logarithmic=False),
+        Panel("throughput", "minutes", "steps a second", rates, logarithmic=False),
     ]
     return line_charts([panel for panel in panels if all(panel.series.values())])
 

@@ -2,19 +2,20 @@
 
 import contextlib
 import itertools
-import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import hydra
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from torch import Tensor
 
+from daclip.benchmark_daclip import measure_step
+from daclip.benchmark_restorer import restorer_rows
 from daclip.build import build_data, make
 from daclip.clip.controller import DaClip
 from daclip.config import BenchmarkConfig, run_entry, validated
@@ -22,34 +23,15 @@ from daclip.data.module import MixedDegradationData
 from daclip.data.pairs import collate, generator_for
 from daclip.data.photos import load_image
 from daclip.degradations import Degradation
-from daclip.diffusion.denoiser import Denoiser
-from daclip.diffusion.objective import draw_training_state
 from daclip.precision import autocast
 from daclip.records import provenance, write_json
+from daclip.timing import median_seconds as _seconds
+from daclip.timing import row as _row
 from daclip.types import RestorationBatch
 
 __all__ = ["benchmark", "main"]
 
 CPU = torch.device("cpu")
-
-
-def _seconds(work: Callable[[], object], repeats: int) -> float:
-    """Median seconds of one call, after one call that is not counted."""
-    work()
-    times = []
-    for _ in range(repeats):
-        started = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - started)
-    return statistics.median(times)
-
-
-@contextlib.contextmanager
-def _plain_layout(module: nn.Module) -> Iterator[None]:
-    """Contiguous weights for the baseline, channels-last again afterwards."""
-    module.to(memory_format=torch.contiguous_format)
-    yield
-    module.to(memory_format=torch.channels_last)
 
 
 @contextlib.contextmanager
@@ -61,13 +43,8 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def _row(name: str, unit: str, baseline: float, ours: float, higher_is_better: bool, note: str) -> dict[str, Any]:
-    ratio = ours / baseline if higher_is_better else baseline / ours
-    return {"name": name, "unit": unit, "baseline": baseline, "ours": ours, "ratio": ratio, "note": note}
-
-
 def _stage_1_step(cfg: DictConfig, daclip: DaClip, batch: RestorationBatch, repeats: int) -> dict[str, Any]:
-    """One training step: fp32 and both texts encoded in every step, against bf16 and cached texts."""
+    """The embedded recipe's step: fp32 and both texts encoded in every step, against bf16 and cached texts."""
     loss = make(cfg.stage).keywords["loss"]
     parameters = [p for p in daclip.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
@@ -97,7 +74,47 @@ def _stage_1_step(cfg: DictConfig, daclip: DaClip, batch: RestorationBatch, repe
     size = len(batch)
     baseline = size / _seconds(lambda: step("fp32", cached=False), repeats)
     ours = size / _seconds(lambda: step("auto", cached=True), repeats)
-    return _row("daclip_train_step", "images/s", baseline, ours, True, "fp32, texts encoded every step → auto, cached")
+    note = "embedded model: fp32, texts encoded every step → auto, cached"
+    return _row("daclip_embedded_step", "images/s", baseline, ours, True, note)
+
+
+def _vit_step(cfg: DictConfig, repeats: int) -> list[dict[str, Any]]:
+    """Images per second and memory of a full-size training step, each way in a process of its own."""
+    data = build_data(cfg)
+    pairs = data.training_pairs()
+    batch = collate([pairs[i] for i in range(data.batch_size)])
+    sections = {name: OmegaConf.to_container(cfg[name], resolve=True) for name in ("clip", "stage")}
+    plain = measure_step("plain", sections, batch, repeats)
+    ours = measure_step("ours", sections, batch, repeats)
+    size = f"{cfg.clip.architecture if isinstance(cfg.clip.architecture, str) else 'small ViT'}, batch {len(batch)}"
+    note = f"{size}: fp32 eager, all texts encoded every step → the recipe's step, auto precision"
+    rows = [
+        _row("daclip_train_step", "images/s", plain[0], ours[0], True, note),
+        _row("daclip_train_memory", "MiB", plain[1], ours[1], False, f"{size}: peak of the process"),
+    ]
+    if torch.cuda.is_available():
+        rows += _cuda_steps(sections, batch, repeats)
+    return rows
+
+
+def _cuda_steps(sections: dict[str, Any], batch: RestorationBatch, repeats: int) -> list[dict[str, Any]]:
+    """The same on a GPU at the sizes of real runs, without and with `torch.compile`."""
+    rows = []
+    for size in (256, 784):
+        times = -(-size // len(batch))
+        large = RestorationBatch(
+            batch.lq.repeat(times, 1, 1, 1)[:size],
+            batch.hq.repeat(times, 1, 1, 1)[:size],
+            *((texts * times)[:size] for texts in (batch.caption, batch.degradation, batch.name)),
+        )
+        plain = measure_step("plain", sections, large, repeats, "cuda")
+        for compiled in (False, True):
+            stage = {**sections["stage"], "compile_blocks": compiled}
+            ours = measure_step("ours", {**sections, "stage": stage}, large, repeats, "cuda")
+            name = f"daclip_cuda_{size}{'_compiled' if compiled else ''}"
+            rows.append(_row(name, "images/s", plain[0], ours[0], True, "fp32 eager → auto precision"))
+            rows.append(_row(f"{name}_memory", "MiB", plain[1], ours[1], False, "peak allocated"))
+    return rows
 
 
 def _loader(data: MixedDegradationData, step: dict[str, Any]) -> dict[str, Any]:
@@ -146,57 +163,6 @@ def _degradation(word: str, degradation: Degradation, photos: Tensor, repeats: i
     return _row(f"degrade_{word}", "images/s", singly, together, True, note)
 
 
-def _stage_2(cfg: DictConfig, daclip: DaClip, batch: RestorationBatch, repeats: int) -> list[dict[str, Any]]:
-    """A training step and the restoration of one 256² photo."""
-    process = make(cfg.process)
-    backbone = make(cfg.backbone)(context_dim=daclip.embed_dim)
-    denoiser = Denoiser(backbone, process, cfg.stage.parameterization, cfg.stage.correct_epsilon_shift)
-    objective = make(cfg.stage).keywords["objective"]
-    optimizer = torch.optim.AdamW(backbone.parameters(), lr=1e-4, fused=True)
-    t, noise = draw_training_state(process, batch.lq.shape, generator_for(0))
-
-    def step(precision: str, layout: torch.memory_format) -> None:
-        lq, hq, drawn = (x.contiguous(memory_format=layout) for x in (batch.lq, batch.hq, noise))
-        with autocast(CPU, precision):
-            with torch.no_grad():
-                conditioning = daclip(lq)
-            loss: Tensor = objective(denoiser, lq, hq, conditioning, t, drawn)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    size = len(batch)
-    with _plain_layout(backbone):
-        plain = size / _seconds(lambda: step("fp32", torch.contiguous_format), repeats)
-    fast = size / _seconds(lambda: step("auto", torch.channels_last), repeats)
-    rows = [
-        _row(
-            "restorer_train_step",
-            "images/s",
-            plain,
-            fast,
-            True,
-            "fp32 contiguous → auto precision, channels-last",
-        )
-    ]
-
-    photo = torch.rand(1, 3, 256, 256, generator=generator_for(1))
-
-    @torch.inference_mode()
-    def restore(precision: str, sampler: Any) -> None:
-        with autocast(CPU, precision):
-            sampler.sample(denoiser, photo, daclip(photo), [generator_for(2)])
-
-    sampler = make(cfg.sampler)
-    # One evaluation is measured and multiplied: a hundred of them all cost the same.
-    single = make({**cfg.sampler, "steps": 1})
-    with _plain_layout(backbone):
-        slow = 100 * _seconds(lambda: restore("fp32", single), repeats)
-    quick = _seconds(lambda: restore("auto", sampler), repeats)
-    note = f"100 fp32 evaluations (one measured, times 100) → {sampler.nfe} at auto precision"
-    return [*rows, _row("restore_256", "s/photo", slow, quick, False, note)]
-
-
 def benchmark(cfg: DictConfig) -> list[dict[str, Any]]:
     """Measure all rows on the CPU, print them and write them to `cfg.output`."""
     stage_1 = hydra.compose("train_daclip", overrides=list(cfg.stage_1))
@@ -206,15 +172,13 @@ def benchmark(cfg: DictConfig) -> list[dict[str, Any]]:
     daclip: DaClip = make(stage_1.clip)
     batch = collate([pairs[i] for i in range(data.batch_size)])
     first = _stage_1_step(stage_1, daclip, batch, cfg.repeats)
-    data_2 = build_data(stage_2)
-    pairs_2 = data_2.training_pairs()
-    batch_2 = collate([pairs_2[i] for i in range(data_2.batch_size)])
     two_workers = hydra.compose("train_daclip", overrides=[*cfg.stage_1, "data.workers=2"])
     rows = [
+        *_vit_step(hydra.compose("train_daclip", overrides=list(cfg.vit)), cfg.repeats),
         first,
         _loader(data, first),
         _loader_processes(two_workers, first),
-        *_stage_2(stage_2, daclip.eval(), batch_2, cfg.repeats),
+        *restorer_rows(stage_2, daclip, cfg.repeats, cfg.steps, cfg.sides),
         *_degradations(hydra.compose("degradations"), cfg.repeats),
     ]
     table = Table("name", "unit", "baseline", "ours", "ratio", "note")

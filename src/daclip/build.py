@@ -6,6 +6,7 @@ import lightning as L
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from daclip.checkpoints import Artifact
 from daclip.clip.controller import DaClip
 from daclip.clip.module import ControllerPretraining
 from daclip.data.module import MixedDegradationData
@@ -54,13 +55,18 @@ def build_controller_pretraining(cfg: DictConfig, daclip: DaClip, words: list[st
 
 
 def build_restoration(cfg: DictConfig, daclip: DaClip) -> RestorationDiffusion:
-    """Stage 2's LightningModule."""
+    """Stage 2's LightningModule, with the weights of the artifact `cfg.init` if there is one."""
     module: RestorationDiffusion = make(cfg.stage)(
         daclip=daclip,
         backbone=make(cfg.backbone)(context_dim=daclip.embed_dim),
         process=make(cfg.process),
         sampler=make(cfg.sampler),
     )
+    if cfg.init is not None:
+        artifact = Artifact(cfg.init)
+        artifact.require("restorer")
+        artifact.load_into(module.denoiser.backbone)
+    module.objective.begin(module.denoiser, cfg.init is not None)
     return module
 
 

@@ -1,7 +1,10 @@
 """What a run shows while it trains."""
 
 import logging
-import os
+import resource
+import sys
+import time
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +18,7 @@ from torchvision.utils import make_grid
 from daclip.data.photos import save_image, to_pil
 from daclip.types import RestorationBatch
 
-__all__ = ["SampleGrid", "ValidationLog", "sample_grid", "wandb_logger"]
+__all__ = ["SampleGrid", "SystemMonitor", "ValidationLog", "sample_grid"]
 
 log = logging.getLogger(__name__)
 
@@ -69,15 +72,52 @@ class SampleGrid(Callback):
         save_image(grid, self.folder / f"step_{trainer.global_step:06d}.png")
         for logger in trainer.loggers:
             if isinstance(logger, WandbLogger):
-                logger.log_image("samples", [to_pil(grid)], step=trainer.global_step)
+                logger.log_image("samples/grid", [to_pil(grid)], step=trainer.global_step)
 
 
-def wandb_logger(project: str, save_dir: str, **options: Any) -> WandbLogger:
-    """A wandb logger that works without account and network.
+class SystemMonitor(Callback):
+    """Throughput and memory of training, logged as `system/…` like any other scalar.
 
-    Offline unless `WANDB_MODE` says otherwise or the user is logged in; `wandb sync` uploads later.
+    `system/images_per_second` counts all devices, `system/step_seconds` is the time from one step's end to the
+    next, loading included; both are means over the last steps. `system/memory_gib` is the peak so far: of the
+    device's memory on a GPU, else of the process's.
+
+    Args:
+        steps: Steps that are averaged.
     """
-    import wandb
 
-    mode = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "offline")
-    return WandbLogger(project=project, save_dir=save_dir, mode=mode, **options)
+    def __init__(self, steps: int):
+        self._seconds: deque[float] = deque(maxlen=steps)
+        self._last: float | None = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock."""
+        self._seconds.clear()
+        self._last = time.perf_counter()
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stop it: a held-out pass is no training step."""
+        self._last = None
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: RestorationBatch, batch_idx: int
+    ) -> None:
+        """Log after each step."""
+        now = time.perf_counter()
+        if self._last is not None:
+            self._seconds.append(now - self._last)
+        self._last = now
+        if self._seconds:
+            mean = sum(self._seconds) / len(self._seconds)
+            size = len(batch)
+            pl_module.log("system/images_per_second", size * trainer.world_size / mean, batch_size=size)
+            pl_module.log("system/step_seconds", mean, batch_size=size)
+            pl_module.log("system/memory_gib", _peak_gib(pl_module.device), batch_size=size)
+
+
+def _peak_gib(device: torch.device) -> float:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Kibibytes, except on macOS.
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)

@@ -76,20 +76,30 @@ class Artifact:
     def section(self, name: str) -> dict[str, Any]:
         """A section of the configuration, which may only name parts of this framework: it is a stranger's data.
 
+        Args:
+            name: Such as `process`, or `stage.objective` for a part of one.
+
         Raises:
             DaclipError: The section is missing, or refused (see `daclip.reliability.trust`).
         """
-        if not isinstance(self.config.get(name), dict):
+        node: Any = self.config
+        for key in name.split("."):
+            node = node.get(key) if isinstance(node, dict) else None
+        if not isinstance(node, dict):
             raise DaclipError(
                 f"{self.folder / CONFIG}: the section {name} is missing or damaged; train or copy the artifact again"
             )
-        refuse_foreign_targets(self.config[name], str(self.folder / CONFIG))
-        return self.config[name]
+        refuse_foreign_targets(node, str(self.folder / CONFIG))
+        return node
 
-    def build(self, section: str) -> Any:
-        """Make the object that a section of the configuration describes."""
+    def build(self, section: str, node: Any = None) -> Any:
+        """Make the object that a section such as `process` or `stage.objective` describes, or a `node` in its place."""
+        if node is None:
+            node = self.section(section)
+        else:
+            refuse_foreign_targets(node, str(self.folder / CONFIG))
         try:
-            return instantiate(self.section(section), _convert_="object")
+            return instantiate(node, _convert_="object")
         except InstantiationException as error:
             if isinstance(error.__cause__, DaclipError):
                 raise error.__cause__ from None
@@ -186,7 +196,7 @@ def load_daclip(folder: str | Path) -> DaClip:
     artifact = Artifact(folder)
     artifact.require("daclip")
     # The artifact holds all weights, the frozen ones too: nothing is downloaded.
-    artifact.section("clip")["pretrained"] = None
+    artifact.section("clip")["load_weights"] = False
     daclip: DaClip = artifact.build("clip")
     artifact.load_into(daclip)
     daclip.clip.forget_texts()
@@ -201,15 +211,24 @@ def load_denoiser(artifact: Artifact, context_dim: int) -> Denoiser:
         context_dim: Length of DA-CLIP's embeddings.
     """
     artifact.require("restorer")
-    stage = artifact.section("stage")
+    # The stage's other parts are for training, and nothing is made of them here.
+    stage, network = artifact.config.get("stage"), artifact.section("backbone")
+    if not isinstance(stage, dict) or "parameterization" not in stage:
+        raise DaclipError(
+            f"{artifact.folder / CONFIG}: the section stage is missing or damaged; copy the artifact again"
+        )
+    if "content_context" in network:  # the name and values of the first artifacts
+        network["context"] = "token" if network.pop("content_context") else "none"
+    named = isinstance(stage["parameterization"], str)
     denoiser = Denoiser(
         artifact.build("backbone")(context_dim=context_dim),
         artifact.build("process"),
-        stage["parameterization"],
+        stage["parameterization"] if named else artifact.build("stage.parameterization"),
         stage["correct_epsilon_shift"],
     )
     artifact.load_into(denoiser.backbone)
-    return denoiser.eval().requires_grad_(False)
+    # Gradients stay allowed: autocast then keeps its bfloat16 copies of the weights from one evaluation to the next.
+    return denoiser.eval()
 
 
 def _read_json(path: Path) -> dict[str, Any]:

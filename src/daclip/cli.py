@@ -20,11 +20,24 @@ COMMANDS: dict[str, tuple[str, list[str]]] = {
     "train restorer": ("daclip.train", ["--config-name", "train_restorer"]),
     "evaluate": ("daclip.evaluate", []),
     "restore": ("daclip.restore", []),
+    "classify": ("daclip.restore", ["dry_run=true"]),
+    "app": ("daclip.app", []),
+    "export": ("daclip.export", []),
     "dataset build": ("daclip.dataset", []),
     "dataset check": ("daclip.check_dataset", []),
     "degradations": ("daclip.sheet", []),
     "benchmark": ("daclip.benchmark", []),
     "sampler-report": ("daclip.sampler_report", []),
+    "import daclip": ("daclip.import_daclip", []),
+    "export daclip": ("daclip.export_daclip", []),
+    "evaluate daclip": ("daclip.evaluate_daclip", []),
+    "import restorer": ("daclip.import_restorer", []),
+    "export restorer": ("daclip.export_restorer", []),
+    "report": ("daclip.report", []),
+    "sweep": ("daclip.sweep", []),
+    "reproduce": ("daclip.reproduce", []),
+    "recipes": ("daclip.recipes", []),
+    "dashboard": ("daclip.dashboard", []),
 }
 
 USAGE = """usage: daclip COMMAND [hydra overrides]
@@ -32,8 +45,14 @@ USAGE = """usage: daclip COMMAND [hydra overrides]
   daclip train daclip        stage 1: the controller
   daclip train restorer      stage 2: the restorer
   daclip evaluate            score a restorer on held-out photos
-  daclip restore input=PATH output=FOLDER
-                             restore a photo or a folder
+  daclip restore PATHS… --output FOLDER [--degradation rainy] [--strength 0.5] …
+                             restore photos, folders, patterns
+  daclip classify PATHS…     only name what is wrong with them
+  daclip app                 restore photos in a browser
+  daclip export ARTIFACT --format torch|onnx
+                             the networks for other runtimes
+  daclip evaluate pred=FOLDER gt=FOLDER
+                             score the photos of any system
   daclip info ARTIFACT       what an artifact folder holds
   daclip dataset build source=FOLDER output=FOLDER
                              captioned dataset from photos
@@ -42,6 +61,22 @@ USAGE = """usage: daclip COMMAND [hydra overrides]
   daclip degradations        contact sheet of the corruptions
   daclip benchmark           speed ratios against a plain baseline
   daclip sampler-report      quality and seconds of the samplers over network evaluations
+  daclip import daclip checkpoint=FILE
+                             official DA-CLIP weights to a stage-1 artifact
+  daclip export daclip output=FILE
+                             a stage-1 artifact to official DA-CLIP weights
+  daclip evaluate daclip     score stage 1 on held-out photos
+  daclip import restorer ckpt=FILE daclip=ARTIFACT
+                             official restoration weights to an artifact
+  daclip export restorer artifact=FOLDER output=FILE
+                             an artifact's U-Net as official weights
+  daclip report runs=[FOLDER,…]
+                             one page from the records of runs
+  daclip sweep sweep=NAME    many runs and the table of what came out
+  daclip reproduce run=FOLDER
+                             replay a run from its record and compare
+  daclip recipes             table of recipes from their records
+  daclip dashboard           wandb workspace of both stages
 
 COMMAND --help lists a command's options."""
 

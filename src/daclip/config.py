@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
@@ -19,16 +20,29 @@ from daclip.errors import DaclipError, StoppedError
 from daclip.reliability.secrets import refuse_secrets
 
 __all__ = [
+    "AppConfig",
     "BenchmarkConfig",
     "CheckDatasetConfig",
+    "DashboardConfig",
     "DatasetConfig",
     "EvaluateConfig",
+    "EvaluateDaclipConfig",
+    "ExportConfig",
+    "ExportDaclipConfig",
+    "ExportRestorerConfig",
+    "ImportDaclipConfig",
+    "ImportRestorerConfig",
+    "RecipesConfig",
+    "ReportConfig",
+    "ReproduceConfig",
     "RestoreConfig",
     "SamplerReportConfig",
     "SheetConfig",
+    "SweepConfig",
     "TrainConfig",
     "composed",
     "config_dir",
+    "run_config",
     "run_entry",
     "validated",
 ]
@@ -45,6 +59,26 @@ def config_dir() -> str:
 
 # Recipes live beside conf/ in experiments/; primaries put this folder on Hydra's search path.
 OmegaConf.register_new_resolver("daclip_root", lambda: str(Path(config_dir()).parent), replace=True)
+
+
+def composed(config_name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """A primary with its groups, resolved to plain containers: for Python users, who have no command line.
+
+    Raises:
+        DaclipError: An override that does not fit.
+    """
+    # Hydra has one global state, which a command that is under way holds.
+    held = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(config_dir(), version_base="1.3"):
+            plain = OmegaConf.to_container(hydra.compose(config_name, list(overrides)), resolve=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise DaclipError(_explain(error, config_name)) from None
+    finally:
+        GlobalHydra.instance().hydra = held
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
 
 
 @dataclass
@@ -66,6 +100,7 @@ class TrainConfig:
     trainer: dict[str, Any] = field(default_factory=dict)
     callbacks: dict[str, Any] = field(default_factory=dict)
     logger: dict[str, Any] = field(default_factory=dict)
+    init: str | None = None
 
 
 @dataclass
@@ -81,16 +116,37 @@ class EvaluateConfig:
     precision: str = MISSING
     device: str = MISSING
     seed: int = MISSING
+    pred: str | None = None
+    gt: str | None = None
+    lq: str | None = None
+    protocol: dict[str, Any] = field(default_factory=dict)
+    metric: dict[str, Any] = field(default_factory=dict)
+    bootstrap: dict[str, Any] = field(default_factory=dict)
+    pictures: int = MISSING
 
 
 @dataclass
 class RestoreConfig:
     """Top level of `restore.yaml`."""
 
-    input: str | None = None
+    input: Any = None
     output: str = MISSING
     artifact: str | None = None
     sampler: dict[str, Any] | None = None
+    steps: int | None = None
+    words: Any = None
+    strength: float = MISSING
+    samples: int = MISSING
+    mask: str | None = None
+    dry_run: bool = MISSING
+    overwrite: bool = MISSING
+    recursive: bool = MISSING
+    format: str | None = None
+    summary: str | None = None
+    max_memory: float = MISSING
+    tile: int | None = None
+    overlap: int = MISSING
+    batch_size: int | None = None
     precision: str = MISSING
     device: str = MISSING
     seed: int = MISSING
@@ -114,8 +170,11 @@ class BenchmarkConfig:
 
     output: str = MISSING
     repeats: int = MISSING
+    vit: list[str] = field(default_factory=list)
     stage_1: list[str] = field(default_factory=list)
     stage_2: list[str] = field(default_factory=list)
+    steps: int = MISSING
+    sides: list[int] = MISSING
 
 
 @dataclass
@@ -176,6 +235,156 @@ class CheckDatasetConfig:
     workers: int = MISSING
 
 
+@dataclass
+class ExportConfig:
+    """Top level of `export.yaml`."""
+
+    artifact: str | None = None
+    format: str = MISSING
+    output: str = MISSING
+    overwrite: bool = MISSING
+    tolerance: float = MISSING
+
+
+@dataclass
+class AppConfig:
+    """Top level of `app.yaml`."""
+
+    artifact: str | None = None
+    host: str = MISSING
+    port: int = MISSING
+    max_upload_mb: int = MISSING
+    max_megapixels: float = MISSING
+    max_files: int = MISSING
+    max_samples: int = MISSING
+    max_steps: int = MISSING
+    max_words: int = MISSING
+    queue: int = MISSING
+    max_memory: float = MISSING
+    precision: str = MISSING
+    device: str = MISSING
+    seed: int = MISSING
+
+
+@dataclass
+class ImportDaclipConfig:
+    """Top level of `import_daclip.yaml`."""
+
+    checkpoint: str | None = None
+    output: str = MISSING
+    overwrite: bool = MISSING
+    clip: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    degradation: dict[str, Any] = field(default_factory=dict)
+    seed: int = MISSING
+
+
+@dataclass
+class ExportDaclipConfig:
+    """Top level of `export_daclip.yaml`."""
+
+    artifact: str | None = None
+    output: str | None = None
+    overwrite: bool = MISSING
+
+
+@dataclass
+class EvaluateDaclipConfig:
+    """Top level of `evaluate_daclip.yaml`."""
+
+    artifact: str | None = None
+    output: str = MISSING
+    data: dict[str, Any] | None = None
+    degradation: dict[str, Any] | None = None
+    templates: list[str] = MISSING
+    bins: int = MISSING
+    batch_size: int = MISSING
+    precision: str = MISSING
+    device: str = MISSING
+    seed: int = MISSING
+
+
+@dataclass
+class ImportRestorerConfig:
+    """Top level of `import_restorer.yaml`."""
+
+    ckpt: str | None = None
+    daclip: str | None = None
+    variant: str = MISSING
+    output: str = MISSING
+    name: str = MISSING
+    overwrite: bool = MISSING
+    seed: int = MISSING
+    stage: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    degradation: dict[str, Any] = field(default_factory=dict)
+    clip: dict[str, Any] = field(default_factory=dict)
+    backbone: dict[str, Any] = field(default_factory=dict)
+    process: dict[str, Any] = field(default_factory=dict)
+    sampler: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class ExportRestorerConfig:
+    """Top level of `export_restorer.yaml`."""
+
+    artifact: str | None = None
+    output: str | None = None
+    overwrite: bool = MISSING
+
+
+@dataclass
+class SweepConfig:
+    """Top level of `sweep.yaml`."""
+
+    sweep: dict[str, Any] | None = None
+    output: str = MISSING
+    launcher: str | None = None
+    launcher_options: dict[str, Any] = field(default_factory=dict)
+    job: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class ReproduceConfig:
+    """Top level of `reproduce.yaml`."""
+
+    run: str | None = None
+    output: str = MISSING
+    tolerance: float = MISSING
+
+
+@dataclass
+class RecipesConfig:
+    """Top level of `recipes.yaml`."""
+
+    runs: list[str] = field(default_factory=list)
+    folder: str = MISSING
+
+
+@dataclass
+class ReportConfig:
+    """Top level of `report.yaml`."""
+
+    runs: list[str] = field(default_factory=list)
+    output: str = MISSING
+    title: str = MISSING
+    pictures: int = MISSING
+    zoom: int = MISSING
+    draws: int = MISSING
+    confidence: float = MISSING
+    seed: int = MISSING
+
+
+@dataclass
+class DashboardConfig:
+    """Top level of `dashboard.yaml`."""
+
+    entity: str | None = None
+    project: str = MISSING
+    name: str = MISSING
+    output: str = MISSING
+
+
 def validated(cfg: DictConfig, schema: type) -> DictConfig:
     """The composed configuration, checked against the schema's top level and read-only.
 
@@ -185,13 +394,15 @@ def validated(cfg: DictConfig, schema: type) -> DictConfig:
     try:
         merged = OmegaConf.merge(OmegaConf.structured(schema), cfg)
     except OmegaConfBaseException as error:
-        raise DaclipError(_one_line(str(error))) from error
+        message = _one_line(str(error))
+        named = error.full_key and error.full_key not in message
+        raise DaclipError(f"{error.full_key}: {message}" if named else message) from error
     assert isinstance(merged, DictConfig)
     OmegaConf.set_readonly(merged, True)
     return merged
 
 
-def composed(config_name: str, schema: type, run_folder: str | Path, overrides: Sequence[str]) -> DictConfig:
+def run_config(config_name: str, schema: type, run_folder: str | Path, overrides: Sequence[str]) -> DictConfig:
     """The configuration that an entry point would get, for scripts that train inside their own process.
 
     Args:

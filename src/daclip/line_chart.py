@@ -18,6 +18,7 @@ DASHES = ("", "6 3", "2 3")
 WIDTH, HEIGHT = 380, 300
 LEFT, RIGHT, TOP, BOTTOM = 56, 12, 30, 44
 LEGEND = 170  # width of the legend's column
+MARKED = 30  # points of a line above which they are not marked one by one
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,12 @@ class Panel:
 
     Attributes:
         title: Above the chart.
-        x_label: Below the horizontal axis, which is logarithmic unless `linear_x`.
+        x_label: Below the horizontal axis.
         y_label: Beside the vertical axis, which is linear.
-        series: Name to points (x, y), x positive; series of one name look alike in all panels.
+        series: Name to points (x, y), x positive on a logarithmic axis; series of one name look alike in all panels.
         depth: How far below the highest point the vertical axis reaches at most; lines that go deeper leave the
             chart at its bottom. None shows all.
-        linear_x: Draw the horizontal axis in equal steps.
+        logarithmic: Kind of the horizontal axis.
     """
 
     title: str
@@ -39,19 +40,24 @@ class Panel:
     y_label: str
     series: Mapping[str, Sequence[tuple[float, float]]]
     depth: float | None = None
-    linear_x: bool = False
+    logarithmic: bool = True
 
 
-def line_charts(panels: Sequence[Panel]) -> str:
+def line_charts(panels: Sequence[Panel], legend_below: bool = False) -> str:
     """Charts side by side with one legend.
+
+    Args:
+        panels: The charts.
+        legend_below: Put the legend below the charts, for narrow pages, instead of to their right.
 
     >>> line_charts([Panel("gain", "NFE", "dB", {"ddim": [(1, 2.0), (10, 2.5)]})]).startswith("<svg")
     True
     """
     names = list(dict.fromkeys(name for panel in panels for name in panel.series))
     looks = {name: _look(index) for index, name in enumerate(names)}
-    width = WIDTH * len(panels) + LEGEND
-    height = max(HEIGHT, TOP + 18 * len(names) + 10)
+    width = WIDTH * len(panels) + (0 if legend_below else LEGEND)
+    height = HEIGHT + 18 * len(names) if legend_below else max(HEIGHT, TOP + 18 * len(names) + 10)
+    left, top = (LEFT, HEIGHT + 6) if legend_below else (WIDTH * len(panels) + 8, TOP + 9)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
         'font-family="sans-serif" font-size="11">',
@@ -60,7 +66,7 @@ def line_charts(panels: Sequence[Panel]) -> str:
     for index, panel in enumerate(panels):
         parts += [f'<g transform="translate({index * WIDTH} 0)">', *_panel(panel, looks), "</g>"]
     for row, name in enumerate(names):
-        x, y = WIDTH * len(panels) + 8, TOP + 9 + 18 * row
+        x, y = left, top + 18 * row
         parts.append(f'<line x1="{x}" y1="{y}" x2="{x + 26}" y2="{y}" {looks[name]}/>')
         parts.append(_text(x + 32, y + 4, name))
     return "\n".join([*parts, "</svg>", ""])
@@ -78,7 +84,7 @@ def _text(x: float, y: float, text: str, more: str = "") -> str:
 
 def _panel(panel: Panel, looks: Mapping[str, str]) -> list[str]:
     points = [(x, y) for line in panel.series.values() for x, y in line if math.isfinite(y)]
-    if not points or min(x for x, _ in points) <= 0:
+    if not points or (panel.logarithmic and min(x for x, _ in points) <= 0):
         raise DaclipError(f"the chart '{panel.title}' needs finite points with x > 0")
     low_x, high_x = min(x for x, _ in points), max(x for x, _ in points)
     high_y = max(y for _, y in points)
@@ -87,12 +93,15 @@ def _panel(panel: Panel, looks: Mapping[str, str]) -> list[str]:
         low_y = max(low_y, high_y - panel.depth)
     room = 0.05 * (high_y - low_y) or 0.5
     low_y, high_y = low_y - room, high_y + room
-    span_x = (high_x - low_x if panel.linear_x else math.log(high_x / low_x)) or 1.0
+
+    def along(x: float) -> float:
+        return math.log(x) if panel.logarithmic else x
+
+    span_x = along(high_x) - along(low_x) or 1.0
 
     def place(x: float, y: float) -> tuple[float, float]:
-        share = (x - low_x if panel.linear_x else math.log(x / low_x)) / span_x
         return (
-            LEFT + (WIDTH - LEFT - RIGHT) * share,
+            LEFT + (WIDTH - LEFT - RIGHT) * (along(x) - along(low_x)) / span_x,
             TOP + (HEIGHT - TOP - BOTTOM) * (high_y - y) / (high_y - low_y),
         )
 
@@ -104,7 +113,7 @@ def _panel(panel: Panel, looks: Mapping[str, str]) -> list[str]:
         _text((LEFT + right) / 2, HEIGHT - 8, panel.x_label, 'text-anchor="middle"'),
         _text(14, middle, panel.y_label, f'text-anchor="middle" transform="rotate(-90 14 {middle})"'),
     ]
-    for value in _linear_ticks(low_x, high_x) if panel.linear_x else _log_ticks(low_x, high_x):
+    for value in _log_ticks(low_x, high_x) if panel.logarithmic or low_x == high_x else _linear_ticks(low_x, high_x):
         x, _ = place(value, low_y)
         parts.append(f'<line x1="{x:.1f}" y1="{TOP}" x2="{x:.1f}" y2="{bottom}" stroke="#ddd"/>')
         parts.append(_text(x, bottom + 14, f"{value:g}", 'text-anchor="middle"'))
@@ -116,7 +125,8 @@ def _panel(panel: Panel, looks: Mapping[str, str]) -> list[str]:
     for name, line in panel.series.items():
         placed = [place(x, y) for x, y in line if math.isfinite(y)]
         parts.append(f'<path d="{_path_above(placed, bottom)}" {looks[name]}/>')
-        parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.2" {looks[name]}/>' for x, y in placed if y <= bottom]
+        if len(placed) <= MARKED:
+            parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.2" {looks[name]}/>' for x, y in placed if y <= bottom]
     return parts
 
 

@@ -91,9 +91,13 @@ class StageModule(L.LightningModule):
         self.step_skipped = False
         self.replicated_group: Any = None
 
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Groups of all trainable parameters for the optimiser."""
+        return decay_groups(self)
+
     def configure_optimizers(self) -> Any:
         """The optimiser of all trainable parameters, with its per-step schedule."""
-        optimizer = self.optimizer(decay_groups(self))
+        optimizer = self.optimizer(self.parameter_groups())
         total = int(self.trainer.estimated_stepping_batches)
         scheduler = LambdaLR(optimizer, lambda step: warmup_cosine(step, self.warmup_steps, total, self.final_lr))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,13 @@ PACKAGES = (
     "open_clip_torch",
     "kornia",
     "torchmetrics",
+    "omegaconf",
+    "numpy",
+    "pillow",
+    "scikit-image",
+    "safetensors",
+    "datasets",
+    "wandb",
 )
 
 
@@ -69,25 +77,39 @@ def _processor() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def provenance(seed: int, command: list[str], seconds: Mapping[str, float]) -> dict[str, Any]:
+def provenance(
+    seed: int,
+    command: list[str],
+    seconds: Mapping[str, float],
+    config: Mapping[str, Any] | None = None,
+    data: Mapping[str, Any] | None = None,
+    run_folder: Path | None = None,
+) -> dict[str, Any]:
     """Versions, commit, hardware, seed and timings of a run.
 
     Args:
         seed: The run's seed.
         command: The command line.
         seconds: Named durations.
+        config: The resolved configuration, where no file beside the record holds it.
+        data: Fingerprint of the photos.
+        run_folder: What the configuration's paths into the run's own folder begin with.
     """
     status = _git("status", "--porcelain")
+    facts = {"run_folder": None if run_folder is None else str(run_folder), "data": data, "config": config}
     return {
         "command": command,
         "seed": seed,
         "seconds": dict(seconds),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _git("rev-parse", "HEAD"),
         "dirty": None if status is None else bool(status),
         "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
         "hardware": {
             "processor": _processor(),
             "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
             "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         },
+        **{name: value for name, value in facts.items() if value is not None},
     }

@@ -10,6 +10,7 @@ from typing import Any
 import lightning as L
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from daclip.build import (
@@ -23,11 +24,14 @@ from daclip.build import (
 from daclip.checkpoints import Artifact, find_artifact, load_daclip, point_latest, save_artifact
 from daclip.clip.controller import DaClip
 from daclip.config import TrainConfig, run_entry, validated
+from daclip.data.fingerprint import fingerprint
 from daclip.errors import DaclipError
+from daclip.jobs import continue_job, objective
 from daclip.records import provenance
 from daclip.reliability.resume import checkpoint_to_resume, keep_logs
 from daclip.reliability.secrets import hide_secrets
 from daclip.reliability.sharding import whole_state
+from daclip.wandb_run import describe_run, finish_run, log_artifact
 
 __all__ = ["main", "train"]
 
@@ -38,6 +42,10 @@ STAGE_1_OUTPUT = Path("outputs/daclip")
 
 def _stage_1(cfg: DictConfig) -> tuple[DaClip, Path]:
     """The guide of stage 2 and where it comes from; trains one where there is none yet."""
+    if cfg.daclip is None and cfg.init is not None:
+        # A network that was trained knows the embeddings of its own stage 1 only.
+        folder = Artifact(cfg.init).folder / "daclip"
+        return load_daclip(folder), folder
     if cfg.daclip is None and not (STAGE_1_OUTPUT / "latest").is_dir():
         log.info("no stage-1 artifact below %s yet: training one first", STAGE_1_OUTPUT)
         if subprocess.run([sys.executable, "-m", "daclip.train"], check=False).returncode:
@@ -65,7 +73,8 @@ def train(cfg: DictConfig, run_folder: Path) -> tuple[dict[str, Any], dict[str, 
     is_stage_1 = bool(cfg.clip)
     module: Any
     if is_stage_1:
-        daclip: DaClip = make(cfg.clip)
+        # An artifact brings all weights: then none are downloaded.
+        daclip: DaClip = make({**cfg.clip, "load_weights": cfg.daclip is None})
         if cfg.daclip is not None:
             artifact = Artifact(cfg.daclip)
             artifact.require("daclip")
@@ -75,6 +84,7 @@ def train(cfg: DictConfig, run_folder: Path) -> tuple[dict[str, Any], dict[str, 
         daclip, parts["daclip"] = _stage_1(cfg)
         module = build_restoration(cfg, daclip)
     trainer = build_trainer(cfg)
+    describe_run(trainer.loggers, resolved(cfg))
     trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     if trainer.interrupted:
         raise DaclipError(f"interrupted at step {trainer.global_step}; go on with resume=last")
@@ -90,21 +100,32 @@ def train(cfg: DictConfig, run_folder: Path) -> tuple[dict[str, Any], dict[str, 
             cfg.seed,
             ["python", "-m", "daclip.train", *sys.argv[1:]],
             {"fit": fitted - started, "total": time.monotonic() - started},
+            data=fingerprint(data),
+            run_folder=run_folder,
         )
         kind = "daclip" if is_stage_1 else "restorer"
         folder = save_artifact(run_folder / "artifact", kind, resolved(cfg), weights, metrics, record, parts)
         point_latest(folder, cfg.output)
+        log_artifact(trainer.loggers, kind, folder, parts, metrics)
         log.info("artifact: %s (also %s/latest)", folder, cfg.output)
     return metrics, {"trainer": trainer, "module": module, "data": data, "artifact": run_folder / "artifact"}
 
 
 def _task(cfg: DictConfig) -> float:
     torch.set_float32_matmul_precision("high")
-    run_folder = Path(HydraConfig.get().runtime.output_dir)
+    hydra = HydraConfig.get()
+    run_folder = Path(hydra.runtime.output_dir)
     hide_secrets(run_folder)
-    metrics, _ = train(validated(cfg, TrainConfig), run_folder)
-    # What a sweeper maximises.
-    return float(metrics["degradation_accuracy"] if "degradation_accuracy" in metrics else metrics["mean"]["psnr"])
+    cfg = validated(cfg, TrainConfig)
+    metrics = None
+    if hydra.mode == RunMode.MULTIRUN:
+        cfg, metrics = continue_job(cfg, run_folder)
+    if metrics is None:
+        try:
+            metrics, _ = train(cfg, run_folder)
+        finally:
+            finish_run()
+    return objective(metrics)
 
 
 def main() -> None:

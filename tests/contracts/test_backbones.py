@@ -1,6 +1,8 @@
 """What every network in conf/backbone must keep."""
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -22,10 +24,11 @@ def config(request: pytest.FixtureRequest) -> Path:
     return request.param
 
 
-def _tiny(path: Path) -> nn.Module:
+def _tiny(path: Path, **options: Any) -> nn.Module:
     """The yaml's network at width 32 with all parameters random, so that no path is silent."""
     torch.manual_seed(0)
-    backbone: nn.Module = instantiate(OmegaConf.merge(OmegaConf.load(path), {"width": 32}))(context_dim=CONTEXT)
+    settings = OmegaConf.merge(OmegaConf.load(path), {"width": 32}, options)
+    backbone: nn.Module = instantiate(settings)(context_dim=CONTEXT)
     with torch.no_grad():
         for parameter in backbone.parameters():
             if not parameter.any():
@@ -99,8 +102,51 @@ def test_bfloat16_and_channels_last_stay_close(config: Path) -> None:
     assert all(p.grad is None or p.grad.isfinite().all() for p in backbone.parameters())
 
 
+@pytest.mark.parametrize("degradation_context", [False, True])
+@pytest.mark.parametrize("context", ["token", "patches", "none"])
+def test_a_context_is_heard_as_far_as_it_is_asked_for(config: Path, context: str, degradation_context: bool) -> None:
+    backbone = _tiny(config, context=context, degradation_context=degradation_context)
+    x_t, lq, t, plain = _inputs()
+    patches = torch.randn(2, 5, CONTEXT, generator=torch.Generator().manual_seed(2))
+    full = Conditioning(plain.content, plain.degradation, patches)
+    out = backbone(x_t, lq, t, full)
+    out.square().mean().backward()
+    assert [n for n, p in backbone.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())] == []
+
+    def changed(**parts: Tensor) -> bool:
+        with torch.no_grad():
+            return not torch.equal(backbone(x_t, lq, t, replace(full, **parts)), out)
+
+    assert plain.content is not None
+    assert plain.degradation is not None
+    assert changed(content=-plain.content) is (context != "none")
+    assert changed(patches=-patches) is (context == "patches")
+    assert changed(degradation=-plain.degradation) is degradation_context
+    # Attention knows no order of its keys.
+    with torch.no_grad():
+        torch.testing.assert_close(
+            backbone(x_t, lq, t, replace(full, patches=patches.flip(1))), out, rtol=1e-4, atol=1e-5
+        )
+    if context == "patches":
+        with pytest.raises(DaclipError, match="patch tokens"):
+            backbone(x_t, lq, t, plain)
+
+
+def test_recomputing_activations_changes_nothing(config: Path) -> None:
+    gradients = []
+    for checkpoint in (False, True):
+        backbone = _tiny(config, checkpoint=checkpoint).train()
+        backbone(*_inputs()).square().mean().backward()
+        gradients.append([p.grad for p in backbone.parameters() if p.grad is not None])
+    for plain, recomputed in zip(*gradients, strict=True):
+        torch.testing.assert_close(plain, recomputed)
+
+
 def test_unet_options() -> None:
-    plain = ConditionalUNet(CONTEXT, width=32, multipliers=[1, 2], degradation_context=False, content_context=False)
+    with pytest.raises(DaclipError, match="choose token, patches or none"):
+        ConditionalUNet(CONTEXT, context="both")  # type: ignore[arg-type]
+
+    plain = ConditionalUNet(CONTEXT, width=32, multipliers=[1, 2], degradation_context=False, context="none")
     out = plain(*_inputs(8, 8))
     out.sum().backward()
     assert all(p.requires_grad for p in plain.parameters())

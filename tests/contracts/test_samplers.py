@@ -184,7 +184,7 @@ def test_a_late_start_stays_near_the_lq_photo(name: str) -> None:
 
 
 class TellTale(nn.Module):
-    """Answers with the LQ image plus what the content embedding says, or plus 0.2 without one."""
+    """Answers with the LQ image plus what the content embedding says, or plus 0.2 where that is dropped."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -192,7 +192,9 @@ class TellTale(nn.Module):
 
     def forward(self, x_t: Tensor, lq: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         self.calls += 1
-        shift = torch.tensor(0.2) if conditioning.content is None else conditioning.content.view(-1, 1, 1, 1)
+        assert conditioning.content is not None
+        content = conditioning.content.view(-1, 1, 1, 1)
+        shift = torch.where(content == 0, 0.2, content)
         return shift.expand_as(lq)
 
 

@@ -1,16 +1,15 @@
 """Every command from end to end, on real photos, as a user runs it."""
 
-import importlib
-import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from running import assert_one_line, invoke, read
 from skimage import data
 
 WORDS = {
@@ -41,24 +40,6 @@ def run(*command: str, cwd: Path, ok: bool = True) -> subprocess.CompletedProces
     return done
 
 
-def invoke(*command: str) -> str | None:
-    """The same in this process, which saves seconds of imports: the error line, None if all went well."""
-    module, *arguments = command
-    before = sys.argv
-    sys.argv = [module, *arguments]
-    try:
-        importlib.import_module(module).main()
-    except SystemExit as stop:
-        return None if stop.code in (None, 0) else str(stop.code)
-    finally:
-        sys.argv = before
-    return None
-
-
-def read(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working folder in which both stages have been trained for two steps, stage 1 by stage 2's command."""
@@ -66,14 +47,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run("daclip.train", "experiments=smoke_daclip", cwd=folder)
     run("daclip.cli", "train", "restorer", "experiments=smoke_restorer", cwd=folder)
     return folder
-
-
-def assert_one_line(error: str | None, *parts: str) -> None:
-    assert error is not None
-    assert error.startswith("error: ")
-    assert "\n" not in error
-    for part in parts:
-        assert part in error
 
 
 def test_stage_1_leaves_an_artifact(place: Path) -> None:
@@ -139,8 +112,20 @@ def test_restore_keeps_names_and_sizes_and_names_the_degradation(place: Path) ->
     assert len(lines) == 2
     assert all(any(word in line for word in WORDS) for line in lines)
     first = (place / "clean" / "a b.png").read_bytes()
-    run("daclip.restore", f"input='{photos / 'a b.png'}'", "output=clean2", cwd=place)
+    run("daclip.restore", str(photos / "a b.png"), "--output", "clean2", cwd=place)
     assert (place / "clean2" / "a b.png").read_bytes() == first
+
+
+def test_the_python_of_the_readme_runs(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(place)
+    Image.fromarray(data.coffee()[:48, :64]).save("photo.jpg")
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```python\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+    exec(compile(block, "README.md", "exec"), {})
+    assert any(word in capsys.readouterr().out for word in WORDS)
+    assert Image.open("clean.png").size == (64, 48)
 
 
 def test_restore_goes_on_after_a_damaged_photo_and_says_so(place: Path) -> None:
@@ -152,7 +137,7 @@ def test_restore_goes_on_after_a_damaged_photo_and_says_so(place: Path) -> None:
     assert_one_line(done.stderr.strip().splitlines()[-1], "1 of 2")
     assert "Traceback" not in done.stderr
     assert "bad.png" in done.stdout
-    assert [path.name for path in (place / "mixed_clean").iterdir()] == ["good.png"]
+    assert {path.name for path in (place / "mixed_clean").iterdir()} == {"good.png", "summary.jsonl"}
 
 
 def test_info_shows_scores_and_provenance(place: Path) -> None:
@@ -202,18 +187,25 @@ def test_benchmark_writes_rows(place: Path, monkeypatch: pytest.MonkeyPatch) -> 
         invoke(
             "daclip.benchmark",
             "repeats=1",
+            "vit=['experiments=smoke_daclip']",
             "stage_1=['experiments=smoke_daclip']",
-            "stage_2=['experiments=smoke_restorer']",
+            "stage_2=['experiments=smoke_restorer','data.batch_size=1']",
+            "steps=3",
+            "sides=[32]",
         )
         is None
     )
     rows = read(place / "outputs" / "benchmark.json")
     assert {row["name"] for row in rows} == {
         "daclip_train_step",
+        "daclip_train_memory",
+        "daclip_embedded_step",
         "loader",
         "loader_2_workers",
         "restorer_train_step",
+        "restorer_loss_curve",
         "restore_256",
+        "evaluation_memory_32",
         *(f"degrade_{word}" for word in (*WORDS, "composite", "wild")),
     }
     for row in rows:

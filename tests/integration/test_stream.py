@@ -15,8 +15,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from running import assert_one_line, invoke, read
 from skimage import data
-from test_commands import assert_one_line, invoke, read
 from torch import Tensor
 
 from daclip.data.hub import HubPhotos
@@ -31,7 +31,7 @@ from daclip.types import RestorationBatch
 
 PICTURE = data.coffee()
 NOISE = {"noisy": GaussianNoise(sigma=[10, 50]), "grainy": GaussianNoise(sigma=[5, 10])}
-MAKER = PairMaker(NOISE, 32, 32, Augmentation((1.0, 1.0), 0.0, flip=True))
+MAKER = PairMaker(NOISE, 32, 32, Augmentation((1.0, 1.0), 0.0, flip=True, permute=0.0, collage=0.0))
 
 
 def encoded(i: int) -> bytes:

@@ -62,7 +62,7 @@ def unet_settings(known: dict[str, Any]) -> dict[str, Any]:
         "width": setting["nf"],
         "multipliers": setting["ch_mult"],
         "degradation_context": setting["use_degra_context"],
-        "content_context": setting["use_image_context"],
+        "context": "token" if setting["use_image_context"] else "none",
         "transformer_levels": [-1] if wild else None,
         "scale": setting.get("scale", 1.0),
     }

@@ -6,7 +6,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from daclip.clip.losses import contrastive_loss, distillation_loss, multi_positive_loss
+from daclip.clip.losses import (
+    ContrastiveDistillation,
+    Targets,
+    contrastive_loss,
+    distillation_loss,
+    multi_label_loss,
+    multi_positive_loss,
+    sigmoid_loss,
+)
 
 SCALE = torch.tensor(100.0)
 
@@ -48,3 +56,45 @@ def test_distillation_is_zero_for_parallel_and_two_for_opposite_vectors() -> Non
     x = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
     assert distillation_loss(3 * x, x).item() == pytest.approx(0, abs=1e-6)
     assert distillation_loss(-x, x).item() == pytest.approx(2, abs=1e-6)
+
+
+def test_multi_label_equals_multi_positive_for_single_words() -> None:
+    texts, label, _ = perfect_batch(4, 12)
+    image = F.normalize(torch.randn(12, 16, generator=torch.Generator().manual_seed(0)), dim=-1)
+    member = F.one_hot(label, 4).float()
+    scale = torch.tensor(7.0)
+    torch.testing.assert_close(
+        multi_label_loss(image, texts, member, scale), multi_positive_loss(image, texts, label, scale)
+    )
+
+
+def test_multi_label_has_its_floor_where_each_photo_lies_between_its_words() -> None:
+    texts = torch.eye(3, 16)
+    member = torch.tensor([[1.0, 1, 0], [0, 1, 1], [1, 0, 1]])
+    between = F.normalize(member @ texts, dim=-1)
+    assert multi_label_loss(between, texts, member, SCALE).item() == pytest.approx(0, abs=1e-4)
+    assert multi_label_loss(texts, texts, member, SCALE).item() > 1
+
+
+def test_sigmoid_loss_is_the_sum_of_binary_cross_entropies() -> None:
+    generator = torch.Generator().manual_seed(0)
+    image = F.normalize(torch.randn(5, 16, generator=generator), dim=-1)
+    texts = F.normalize(torch.randn(3, 16, generator=generator), dim=-1)
+    member = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 1, 1], [0, 0, 1], [1, 0, 0]])
+    scale, bias = torch.tensor(10.0), torch.tensor(-4.0)
+    probability = torch.sigmoid(scale * image @ texts.T + bias)
+    expected = F.binary_cross_entropy(probability, member, reduction="sum") / 5
+    torch.testing.assert_close(sigmoid_loss(image, texts, member, scale, bias), expected)
+
+
+def test_targets_tell_who_belongs_to_what() -> None:
+    targets = Targets(torch.eye(3), [[2], [0, 1]])
+    assert targets.label.tolist() == [2, 0]
+    assert targets.member.tolist() == [[0, 0, 1], [1, 1, 0]]
+
+
+def test_contrastive_distillation_is_infonce_between_the_embeddings() -> None:
+    x = torch.eye(4, 8)
+    loss = ContrastiveDistillation()
+    assert loss(3 * x, x, SCALE).item() == pytest.approx(0, abs=1e-4)
+    assert loss(x, x[:1].expand(4, 8), SCALE).item() > math.log(4)

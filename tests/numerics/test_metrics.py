@@ -7,7 +7,7 @@ from reference import recording
 from skimage import data
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from daclip.metrics.image import psnr, quantise, ssim
+from daclip.metrics.image import luma, ms_ssim, psnr, quantise, ssim
 
 
 def noisy_pair() -> tuple[torch.Tensor, torch.Tensor]:
@@ -47,6 +47,30 @@ def test_scores_of_the_original_are_reproduced(case: str) -> None:
     expected = golden.facts["values"][case]
     assert psnr(image, clean).item() == pytest.approx(expected["psnr"], abs=1e-4)
     assert ssim(image, clean).item() == pytest.approx(expected["ssim"], abs=1e-4)
+
+
+@pytest.mark.parametrize("case", ["0", "1"])
+def test_luma_scores_of_the_original_are_reproduced(case: str) -> None:
+    golden = recording("metrics")
+    image, clean = (luma(quantise(golden[f"{case}/in_{name}"])) for name in ("output", "target"))
+    expected = golden.facts["values"][case]
+    assert psnr(image, clean).item() == pytest.approx(expected["psnr_y"], abs=1e-4)
+    assert ssim(image, clean).item() == pytest.approx(expected["ssim_y"], abs=1e-4)
+
+
+def test_luma_is_that_of_video() -> None:
+    """White is 235, black 16 of 255, whatever the picture's shape (ITU-R BT.601)."""
+    ends = luma(torch.tensor([0.0, 1.0]).reshape(2, 1, 1, 1).expand(2, 3, 2, 5))
+    torch.testing.assert_close(ends[:, :, 0, 0], torch.tensor([[16.0], [235.0]]) / 255)
+    assert ends.shape == (2, 1, 2, 5)
+
+
+def test_ms_ssim_falls_with_noise() -> None:
+    clean = torch.from_numpy(data.coffee()[:192, :192].copy()).permute(2, 0, 1).float()[None] / 255
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
+    values = [ms_ssim((clean + s * noise).clamp(0, 1), clean).item() for s in (0.0, 0.05, 0.2)]
+    assert values[0] == pytest.approx(1, abs=1e-6)
+    assert values[0] > values[1] > values[2] > 0
 
 
 def test_quantise_is_what_a_saved_picture_holds() -> None:

@@ -15,8 +15,8 @@ from daclip.diffusion import (
     ThetaSchedule,
 )
 from daclip.diffusion.denoiser import Parameterization
-from daclip.diffusion.objective import clipped_snr
 from daclip.diffusion.schedules import ScheduleKind
+from daclip.diffusion.weighting import min_snr
 from daclip.errors import DaclipError
 from daclip.types import Conditioning
 
@@ -237,10 +237,10 @@ def test_objectives_measure_the_error() -> None:
     off = Denoiser(_Oracle("data", process, x0 + 0.25, noise), process, "data")
     arguments = (off, lq, x0, Conditioning(), t, noise)
     torch.testing.assert_close(DataMatching().per_sample(*arguments), torch.full((3,), 0.25))
-    weights = clipped_snr(process, t, limit=2.0)
+    weights = min_snr(process, t, limit=2.0, power=1.0)
     assert weights[0] == 2
     assert (weights.diff() < 0).all()
-    weighted = DataMatching(weighting=lambda p, s: clipped_snr(p, s, 2.0)).per_sample(*arguments)
+    weighted = DataMatching(weighting=lambda p, s: min_snr(p, s, 2.0, 1.0)).per_sample(*arguments)
     torch.testing.assert_close(weighted, 0.25 * weights)
     with pytest.raises(DaclipError, match="DataMatching"):
         PosteriorMatching()(*arguments)

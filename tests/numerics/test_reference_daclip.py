@@ -1,15 +1,18 @@
 """DA-CLIP against the goldens of the original system."""
 
+from typing import Any
+
 import pytest
 import torch
-from reference import Recording, assert_near, recording
+from reference import Recording, assert_near, facts, recording, reference_folder
 from torch import Tensor
 from torch.nn import functional as F
 
 from daclip.clip.backbone import FrozenClip
-from daclip.clip.controller import MAX_LOGIT_SCALE, DaClip
+from daclip.clip.controller import MAX_LOGIT_SCALE, DaClip, create_daclip
 from daclip.clip.losses import contrastive_loss
-from daclip.clip.official import from_official
+from daclip.clip.official import from_official, load_official, read_official, to_official
+from daclip.clip.views import resize
 from daclip.optimization import decay_groups
 
 
@@ -91,3 +94,75 @@ def test_training_follows_the_reference(daclip: DaClip, golden: Recording) -> No
         with torch.no_grad():
             daclip.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
         assert daclip.logit_scale.item() == pytest.approx(scale_expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["ViT-B-32", "ViT-L-14"])
+def test_a_full_size_state_dict_has_the_official_names_and_shapes(name: str) -> None:
+    known = facts(f"keys_daclip_{name}")
+    with torch.device("meta"):
+        model = create_daclip(name, None, "resize", "reversed", 0)
+    official = to_official(model.state_dict())
+    assert {key: list(value.shape) for key, value in official.items()} == {
+        key: shape for key, (shape, _) in known["keys"].items()
+    }
+    trained = {key: p for key, p in model.named_parameters() if p.requires_grad}
+    assert set(to_official(trained)) == set(known["trained_when_locked"])
+    assert sum(p.numel() for p in trained.values()) == known["parameters_trained_when_locked"]
+    free = {id(p) for group in decay_groups(model) if group.get("weight_decay") == 0 for p in group["params"]}
+    assert set(to_official({key: p for key, p in trained.items() if id(p) in free})) == set(
+        known["trained_without_weight_decay"]
+    )
+
+
+def test_a_full_state_dict_makes_the_round_trip_bit_for_bit() -> None:
+    keys: dict[str, Any] = facts("keys_daclip_ViT-B-32")["keys"]
+    sizes = {key: torch.Size(shape) for key, (shape, _) in keys.items() if not key.startswith("visual.")}
+    # Different places of one random block: a gigabyte of separate draws would take seconds.
+    block = torch.randn(max(size.numel() for size in sizes.values()) + len(sizes))
+    state = {key: block[i : i + size.numel()].view(size) for i, (key, size) in enumerate(sizes.items())}
+    state |= {key: state[f"clip.{key}"] for key in keys if key.startswith("visual.")}
+    with torch.device("meta"):
+        model = create_daclip("ViT-B-32", None, "resize", "reversed", 0)
+    model.load_state_dict(from_official({f"module.{key}": value for key, value in state.items()}), assign=True)
+    again = to_official(model.state_dict())
+    assert again.keys() == state.keys()
+    assert all(torch.equal(again[key], value) for key, value in state.items())
+
+
+def test_a_checkpoint_file_of_a_distributed_run_is_read() -> None:
+    known = recording("micro_daclip_checkpoint_io")
+    path = reference_folder() / "micro_daclip_checkpoint.pt"
+    model = DaClip(FrozenClip(known.facts["config"], None, "resize", 0), "reversed")
+    load_official(model, read_official(path), path)
+    content, degradation = model.encode_views(known["in/images"])
+    outputs = known.under("out")
+    assert_near(content, outputs["image_features"])
+    assert_near(degradation, outputs["degradation_features"])
+
+
+def test_the_controller_starts_as_the_reference_but_for_the_links_and_the_last_norm() -> None:
+    notes = facts("initial_controller")
+    assert notes["everything else under visual_control."] == "equal to clip.visual."
+    config = facts("tiny_daclip")["config"]
+    model = DaClip(FrozenClip(config, None, "resize", 0), "reversed")
+    state = to_official(model.state_dict())
+    for name, value in state.items():
+        if ".zero_modules." in name:
+            # In the reference one of them holds a broadcast norm weight; ours are all zero.
+            assert not value.any()
+        elif name.startswith("visual_control."):
+            plain = name.replace("visual_control.transformer.transformer.", "visual_control.transformer.")
+            assert torch.equal(value, state[plain.replace("visual_control.", "clip.visual.")])
+    assert torch.equal(state["logit_scale"], state["clip.logit_scale"])
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_the_resize_view_is_the_restoration_datas_preprocessing(number: int) -> None:
+    known = recording("clip_preprocess")
+    image = known[f"{number}/in_float_hwc_rgb"].permute(2, 0, 1)[None]
+    mean, std = (torch.tensor(known.facts[key]).view(3, 1, 1) for key in ("mean", "std"))
+    ours = (resize(image, int(known[f"{number}/resolution"]))[0, 0] - mean) / std
+    difference = (ours - known[f"{number}/out"]).abs() * std
+    # The reference rounds and clips to 8 bits before, between and after its two passes; ours clips at the end.
+    assert difference.max() < 5 / 255
+    assert difference.mean() < 0.5 / 255

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from daclip.build import build_controller_pretraining, build_data, build_restoration, build_trainer, make
 from daclip.clip.controller import create_daclip
-from daclip.config import TrainConfig, composed
+from daclip.config import TrainConfig, run_config
 
 CLIP: dict[str, Any] = {
     "embed_dim": 16,
@@ -40,7 +40,7 @@ def compose(stage: str, folder: Path, *overrides: str) -> DictConfig:
         more += ["backbone.encoder_blocks=[1,1]", "backbone.decoder_blocks=[1,1]"]
     name = STAGES[stage]
     recipe = f"experiments=smoke_{stage}"
-    return composed(name, TrainConfig, folder, [recipe, *more, *SMALL, *overrides])
+    return run_config(name, TrainConfig, folder, [recipe, *more, *SMALL, *overrides])
 
 
 def parts(stage: str, cfg: DictConfig) -> tuple[L.LightningModule, L.LightningDataModule]:

@@ -11,19 +11,23 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from omegaconf import OmegaConf
 from safetensors.torch import save_file
 
 from daclip.audit import audit
-from daclip.build import build_data, resolved
+from daclip.build import resolved
 from daclip.checkpoints import Artifact, load_daclip, load_denoiser, read_metrics
 from daclip.clip.controller import create_daclip
-from daclip.config import TrainConfig, composed
+from daclip.clip.official import read_official
+from daclip.config import TrainConfig, run_config
 from daclip.data.rows import open_split
+from daclip.diffusion.perceptual import PerceptualDistance
 from daclip.errors import DaclipError
 from daclip.reliability.checkpoint_io import read_checkpoint
 from daclip.reliability.resume import checkpoint_to_resume
 from daclip.reliability.secrets import hide_secrets, redact, redacted, refuse_secrets
 from daclip.reliability.trust import refuse_foreign_targets
+from daclip.reproduce import reproduce
 
 MARK = "DACLIP_TEST_MARK"
 
@@ -162,6 +166,25 @@ def clip_weight_file(folder: Path, mark: Path) -> None:
     create_daclip("ViT-S-32-alt", str(path), "resize", "reversed", 0)
 
 
+def official_weights(folder: Path, mark: Path) -> None:
+    path = folder / "daclip.pt"
+    torch.save({"state_dict": {"visual_control.w": Evil(mark)}}, path)
+    read_official(path)
+
+
+def perceptual_weights(folder: Path, mark: Path) -> None:
+    path = folder / "vgg.pth"
+    torch.save(Evil(mark), path)
+    PerceptualDistance(str(path), 1.0)
+
+
+def callback_of_a_recorded_run(folder: Path, mark: Path) -> None:
+    evil = {"evil": {"_target_": "subprocess.run", "args": command(mark)}}
+    root = artifact(folder / "a", callbacks=evil)
+    (root / "record.json").write_text('{"run_folder": "x"}')
+    reproduce(OmegaConf.create({"run": str(root), "output": str(folder / "again"), "tolerance": 0}))
+
+
 def pandas_rows(folder: Path, mark: Path) -> None:
     path = folder / "rows.pandas"
     path.write_bytes(pickle.dumps(Evil(mark)))
@@ -222,6 +245,9 @@ CASES: list[Callable[[Path, Path], None]] = [
     section_of_another_kind,
     pickle_as_metrics,
     clip_weight_file,
+    official_weights,
+    perceptual_weights,
+    callback_of_a_recorded_run,
     pandas_rows,
     pickled_rows,
     loading_script,
@@ -256,21 +282,21 @@ def test_the_marks_would_be_left(tmp_path: Path) -> None:
     assert mark.exists()
 
 
-def test_what_training_writes_is_accepted(tmp_path: Path) -> None:
-    stage = "restorer"
-    for data in ("embedded", "folder", "captioned", "paired", "mixed", "hub", "stream"):
-        cfg = composed(f"train_{stage}", TrainConfig, tmp_path, [f"data={data}", "degradation=[noisy,composite,wild]"])
-        config = resolved(cfg)
-        for section in ("backbone", "process", "sampler", "data", "degradation"):
-            refuse_foreign_targets(config[section], "config.yaml")
-    assert build_data(composed(f"train_{stage}", TrainConfig, tmp_path, [])).words
+@pytest.mark.parametrize("stage", ["daclip", "restorer"])
+def test_what_training_writes_is_accepted(stage: str, tmp_path: Path) -> None:
+    config = resolved(run_config(f"train_{stage}", TrainConfig, tmp_path, ["degradation=[noisy,composite,wild]"]))
+    refuse_foreign_targets(config, "config.yaml", training=True)
+    for section in ("clip", "backbone", "process", "sampler", "data", "degradation"):
+        refuse_foreign_targets(config[section], "config.yaml")
 
 
-def test_every_sampler_grid_and_captioner_is_accepted() -> None:
+def test_every_part_of_the_configuration_is_accepted() -> None:
+    groups = ("sampler", "captioner", "backbone", "clip", "process", "degradation", "metric", "data")
     root = Path(__file__).parents[2] / "conf"
-    for group in ("sampler", "sampler/grid", "captioner", "backbone", "clip", "process", "degradation"):
-        for path in (root / group).glob("*.yaml"):
-            refuse_foreign_targets(yaml.safe_load(path.read_text(encoding="utf-8").replace("${", "")), str(path))
+    for path in root.rglob("*.yaml"):
+        group = path.relative_to(root).parts[0]
+        node = yaml.safe_load(path.read_text(encoding="utf-8").replace("${", ""))
+        refuse_foreign_targets(node, str(path), training=group not in groups)
 
 
 HF = "hf_" + "aB3dE5gH" * 4
@@ -328,7 +354,7 @@ def test_secrets_are_struck_out_of_everything_written(
 
 def test_an_artifact_holds_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", HF)
-    cfg = composed("train_daclip", TrainConfig, tmp_path, ["data=folder", "data.root=${oc.env:HF_TOKEN}"])
+    cfg = run_config("train_daclip", TrainConfig, tmp_path, ["data=folder", "data.root=${oc.env:HF_TOKEN}"])
     assert HF in str(cfg.data.photos.root)
     assert HF not in yaml.safe_dump(resolved(cfg))
 

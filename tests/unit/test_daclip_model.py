@@ -58,6 +58,21 @@ def test_the_content_of_a_part_is_that_of_the_whole(daclip: DaClip) -> None:
     torch.testing.assert_close(part.degradation, whole.degradation)
 
 
+def test_patch_tokens_are_the_towers_own_in_the_space_of_the_embedding(daclip: DaClip) -> None:
+    images = photos(2, 40, 70)
+    out, alone = daclip(images), daclip(images[1:])
+    views = daclip.clip.views(images)
+    assert out.patches is not None
+    assert out.patches.shape == (2, views.shape[1] * 16, 32)
+    torch.testing.assert_close(out.patches[1:], alone.patches, rtol=1e-4, atol=1e-5)
+    # With the links at zero they are what open_clip gives as tokens, projected.
+    tower = daclip.clip.tower
+    tower.output_tokens = True
+    _, tokens = tower(views[:, 0])
+    torch.testing.assert_close(out.patches[:, :16], tokens @ tower.proj, rtol=1e-4, atol=1e-5)
+    assert daclip(images, steered=1).patches is None
+
+
 def test_only_controller_and_scale_learn(daclip: DaClip) -> None:
     trained = {name.split(".")[0] for name, p in daclip.named_parameters() if p.requires_grad}
     assert trained == {"controller", "logit_scale"}

@@ -5,7 +5,10 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
+from daclip.data.collage import lay
 from daclip.data.epochs import EpochLoader, StreamSampler
 from daclip.data.module import MixedDegradationData
 from daclip.data.pairs import Augmentation, HeldOutPairs, PairMaker, SyntheticPairs, collate
@@ -26,7 +29,8 @@ def degradations() -> dict[str, Degradation]:
 
 
 def pairs(seed: int = 0, **changes: float | tuple[float, float] | bool) -> SyntheticPairs:
-    augmentation = Augmentation(**{"zoom": (0.5, 1.0), "colour": 0.2, "flip": True, **changes})  # type: ignore[arg-type]
+    settings: dict[str, Any] = {"zoom": (0.5, 1.0), "colour": 0.2, "flip": True, "permute": 0.5, "collage": 0.5}
+    augmentation = Augmentation(**{**settings, **changes})
     return SyntheticPairs(SOURCE.train(), PairMaker(degradations(), 48, 64, augmentation), 100, seed)
 
 
@@ -51,9 +55,35 @@ def test_words_are_balanced_in_every_batch() -> None:
 
 
 def test_without_augmentation_a_crop_is_a_piece_of_the_photo() -> None:
-    sample = pairs(zoom=(1.0, 1.0), colour=0.0, flip=False)[5]
+    sample = pairs(zoom=(1.0, 1.0), colour=0.0, flip=False, permute=0.0, collage=0.0)[5]
     levels = sample.hq * 255
     torch.testing.assert_close(levels, levels.round(), rtol=0, atol=1e-4)
+
+
+def test_permuted_channels_are_those_of_the_photo() -> None:
+    plain, permuted = (
+        pairs(zoom=(1.0, 1.0), colour=0.0, permute=share, collage=0.0, flip=False) for share in (0.0, 1.0)
+    )
+    reordered = 0
+    photo = SOURCE.train()[0]
+    for seed in range(5):
+        kept, mixed = (
+            source.maker.augmentation.crop(photo.pixels(), 40, torch.Generator().manual_seed(seed))
+            for source in (plain, permuted)
+        )
+        assert torch.equal(kept.sort(0).values, mixed.sort(0).values)
+        reordered += not torch.equal(kept, mixed)
+    assert reordered > 0
+
+
+@given(seed=st.integers(0, 10_000), size=st.integers(16, 65))
+def test_a_laid_piece_hides_a_part_of_the_ground(seed: int, size: int) -> None:
+    laid = lay(torch.ones(3, size, size + 3), torch.zeros(3, size, size + 3), torch.Generator().manual_seed(seed))
+    assert laid.shape == (3, size, size + 3)
+    assert laid.min() >= 0
+    assert 0 < laid.mean() <= 1
+    soft = ((laid > 0) & (laid < 1)).float().mean()
+    assert soft < 6 / size  # an edge, not a veil
 
 
 def test_training_never_sees_a_held_out_photo() -> None:
@@ -116,7 +146,9 @@ def test_contradictory_sizes_are_refused() -> None:
             "seed": 0,
             **changes,
         }
-        return MixedDegradationData(SOURCE, degradations(), augmentation=Augmentation((1, 1), 0, False), **settings)
+        return MixedDegradationData(
+            SOURCE, degradations(), augmentation=Augmentation((1, 1), 0, False, 0, 0), **settings
+        )
 
     assert len(next(iter(build().train_dataloader()))) == 4
     with pytest.raises(DaclipError, match="larger than the data"):

@@ -27,7 +27,11 @@ from daclip.degradations.resize import Resize, resampling
 from daclip.degradations.wild import WildPipeline
 from daclip.errors import DaclipError
 from daclip.evaluate import score
-from daclip.pipeline import Restored
+from daclip.metrics.extremes import Extremes
+from daclip.metrics.protocol import Protocol
+from daclip.metrics.psnr import Psnr
+from daclip.metrics.scorer import Scorer
+from daclip.restoring.results import Restoration, Restored
 
 PHOTO = (torch.from_numpy(data.astronaut()).permute(2, 0, 1).float() / 255)[None, :, 20:116, 180:308]
 GREY = torch.full((1, 3, 128, 128), 0.5)
@@ -353,14 +357,15 @@ def test_scores_are_kept_by_label_and_any_of_its_words_is_right(wild: WildPipeli
         sampler = SimpleNamespace(nfe=1)
 
         def restore(self, lq: Tensor, numbers: Sequence[int]) -> Restored:
-            return Restored(lq, [{"noisy": 1.0}] * len(lq))
+            return Restored([Restoration(image, {"noisy": 1.0}, seed=0, seconds=0.0) for image in lq])
 
     photos = EmbeddedPhotos(["chelsea.png", "coffee.png"]).held_out()
     pairs = HeldOutPairs(photos, {"wild": wild}, size=48, crops_per_photo=10, seed=0)
     restorer: Any = Echo()
-    metrics, _ = score(restorer, pairs, 5)
+    scorer = Scorer(Protocol("rgb", eight_bit=True, border=0, colour="rgb"), {"psnr": Psnr()})
+    metrics, _ = score(restorer, pairs, 5, scorer, Extremes(0))
     labels = Counter(sample.degradation for sample in (pairs[i] for i in range(len(pairs))))
-    assert {label: row["count"] for label, row in metrics["per_degradation"].items()} == labels
+    assert Counter(photo.degradation for photo in scorer.photos) == labels
     named = {label: float("noisy" in label) for label in labels}
     assert metrics["per_degradation_accuracy"] == named
     expected = sum(named[label] * count for label, count in labels.items()) / 20

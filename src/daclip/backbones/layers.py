@@ -5,30 +5,62 @@ feature map, and the axis that a channel norm works on, are views of it and cost
 """
 
 import math
+from contextlib import nullcontext
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from daclip.errors import DaclipError
+from daclip.types import Conditioning
 
 __all__ = [
     "ChannelNorm",
     "ConditionEmbedding",
+    "Context",
     "CrossAttention",
     "FeedForward",
+    "GlobalPool",
     "LinearAttention",
     "NormedResidual",
     "ResidualBlock",
     "SelfAttention",
     "SinusoidalEmbedding",
     "SpatialTransformer",
+    "check_context",
+    "context_tokens",
     "pad_to_multiple",
     "to_image",
     "to_tokens",
 ]
 
 HEAD_WIDTH = 32
+
+Context = Literal["token", "patches", "none"]
+"""What a network hears of a photo's content: its embedding, its patch tokens as well, or nothing."""
+
+
+def check_context(context: str) -> None:
+    """Refuse a kind of context that does not exist."""
+    if context not in ("token", "patches", "none"):
+        raise DaclipError(f"backbone.context={context} is not known; choose token, patches or none")
+
+
+def context_tokens(conditioning: Conditioning, context: str) -> Tensor | None:
+    """Keys and values of cross-attention, `[B, K, D]`: the content embedding, then the patch tokens; or None.
+
+    Raises:
+        DaclipError: The conditioning has a content embedding but not the patch tokens that are needed.
+    """
+    if context == "none" or conditioning.content is None:
+        return None
+    token = conditioning.content[:, None]
+    if context == "token":
+        return token
+    if conditioning.patches is None:
+        raise DaclipError("backbone.context=patches needs the patch tokens of the guide; use context=token here")
+    return torch.cat([token, conditioning.patches], dim=1)
 
 
 def to_tokens(x: Tensor) -> Tensor:
@@ -72,9 +104,23 @@ class ChannelNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise each position."""
-        gain = self.gain.flatten()
-        normed = F.layer_norm(x.permute(0, 2, 3, 1), gain.shape, weight=gain, eps=1e-5)
+        gain, pixels = self.gain.flatten(), x.permute(0, 2, 3, 1)
+        # Autocast would copy the pixels to float32; on a CPU the kernel itself reads bfloat16 beside a float32 gain.
+        mixed = x.device.type == "cpu" and x.dtype == torch.bfloat16
+        with torch.autocast("cpu", enabled=False) if mixed else nullcontext():
+            normed = F.layer_norm(pixels, gain.shape, weight=gain, eps=1e-5)
         return normed.permute(0, 3, 1, 2)
+
+
+class GlobalPool(nn.Module):
+    """Mean of a feature map `[B, C, H, W]` over its positions, `[B, C, 1, 1]`.
+
+    A module of its own so that the tiles of a large photo can be given the mean over the whole photo.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Average."""
+        return x.mean((2, 3), keepdim=True)
 
 
 class ConditionEmbedding(nn.Module):
@@ -192,23 +238,31 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Attention from tokens `[B, N, C]` to one context token `[B, D]`.
+    """Attention from tokens `[B, N, C]` to context tokens `[B, K, D]`.
 
-    A softmax over a single key is 1, so the result is `to_out(to_v(context))`, the same at every position.
-    `to_q` and `to_k` have no effect on it; they exist so that official weights load, and are frozen, since
-    parameters that never get a gradient make distributed training wait for them.
+    A softmax over a single key is 1, so for K = 1 the result is `to_out(to_v(context))`, the same at every
+    position. `to_q` and `to_k` have no effect on it; they exist so that official weights load.
+
+    Args:
+        channels: C, a multiple of 32.
+        context_width: D.
+        single: K is always 1: `to_q` and `to_k` are frozen, since parameters that never get a gradient make
+            distributed training wait for them.
     """
 
-    def __init__(self, channels: int, context_width: int) -> None:
+    def __init__(self, channels: int, context_width: int, single: bool) -> None:
         super().__init__()
-        self.to_q = nn.Linear(channels, channels, bias=False).requires_grad_(False)
-        self.to_k = nn.Linear(context_width, channels, bias=False).requires_grad_(False)
+        self.single = single
+        self.to_q = nn.Linear(channels, channels, bias=False).requires_grad_(not single)
+        self.to_k = nn.Linear(context_width, channels, bias=False).requires_grad_(not single)
         self.to_v = nn.Linear(context_width, channels, bias=False)
         self.to_out = nn.Linear(channels, channels)
 
-    def forward(self, context: Tensor) -> Tensor:
-        """The vector `[B, 1, C]` that every position receives."""
-        return self.to_out(self.to_v(context))[:, None]
+    def forward(self, tokens: Tensor, context: Tensor) -> Tensor:
+        """What each position receives, `[B, N, C]`, or `[B, 1, C]` if all receive the same."""
+        if self.single:
+            return self.to_out(self.to_v(context))
+        return self.to_out(_attend(self.to_q(tokens), self.to_k(context), self.to_v(context)))
 
     def self_attend(self, tokens: Tensor) -> Tensor:
         """Attend to the tokens themselves, as the reference does without a context; needs D = C."""
@@ -234,12 +288,15 @@ class SpatialTransformer(nn.Module):
 
     Args:
         channels: C, a multiple of 32.
-        context_width: D of the content embedding; None builds no cross-attention.
+        context_width: D of the content embedding.
+        context: What the cross-attention attends to; `none` builds no cross-attention.
         self_attend_without_content: Without a content embedding the cross-attention attends to the features
             themselves, as in the reference, instead of being skipped. Only where D = C.
     """
 
-    def __init__(self, channels: int, context_width: int | None, self_attend_without_content: bool = False) -> None:
+    def __init__(
+        self, channels: int, context_width: int, context: Context, self_attend_without_content: bool = False
+    ) -> None:
         super().__init__()
         if self_attend_without_content and context_width != channels:
             raise DaclipError(
@@ -251,10 +308,11 @@ class SpatialTransformer(nn.Module):
         self.norm1 = nn.LayerNorm(channels)
         self.self_attention = SelfAttention(channels)
         self.cross_attention: CrossAttention | None = None
-        if context_width is not None:
+        if context != "none":
+            single = context == "token"
             # Like to_q and to_k of the cross-attention: without effect, there for the official weights.
-            self.norm2 = nn.LayerNorm(channels).requires_grad_(False)
-            self.cross_attention = CrossAttention(channels, context_width)
+            self.norm2 = nn.LayerNorm(channels).requires_grad_(not single)
+            self.cross_attention = CrossAttention(channels, context_width, single)
         self.norm3 = nn.LayerNorm(channels)
         self.feed_forward = FeedForward(channels)
         self.proj_out = nn.Conv2d(channels, channels, 1)
@@ -263,12 +321,13 @@ class SpatialTransformer(nn.Module):
             nn.init.zeros_(self.proj_out.bias)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
-        """Map `[B, C, H, W]` to the same shape; `context` is `[B, D]`, None skips the cross-attention."""
+        """Map `[B, C, H, W]` to the same shape; `context` is `[B, K, D]`, None skips the cross-attention."""
         tokens = to_tokens(self.proj_in(self.norm(x)))
         tokens = tokens + self.self_attention(self.norm1(tokens))
         if self.cross_attention is not None:
             if context is not None:
-                tokens = tokens + self.cross_attention(context)
+                asking = tokens if self.cross_attention.single else self.norm2(tokens)
+                tokens = tokens + self.cross_attention(asking, context)
             elif self.self_attend_without_content:
                 tokens = tokens + self.cross_attention.self_attend(self.norm2(tokens))
         tokens = tokens + self.feed_forward(self.norm3(tokens))

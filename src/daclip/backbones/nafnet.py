@@ -6,8 +6,20 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as recompute
 
-from daclip.backbones.layers import ChannelNorm, ConditionEmbedding, pad_to_multiple
+from daclip.backbones.layers import (
+    ChannelNorm,
+    ConditionEmbedding,
+    Context,
+    CrossAttention,
+    GlobalPool,
+    check_context,
+    context_tokens,
+    pad_to_multiple,
+    to_image,
+    to_tokens,
+)
 from daclip.errors import DaclipError
 from daclip.types import Conditioning
 
@@ -23,7 +35,8 @@ class ConditionalNAFNet(nn.Module):
 
     The sum of the time embedding and projections of both embeddings scales and shifts every block. The paper's
     prompt, a softmax over as many entries as the embedding has, starts some hundred times smaller than the
-    time embedding and takes long to be heard; one content token makes cross-attention a constant vector.
+    time embedding and takes long to be heard; one content token makes cross-attention a constant vector. With
+    patch tokens it is none: then the lowest resolution attends to them.
 
     Args:
         context_dim: D, width of both embeddings.
@@ -35,8 +48,9 @@ class ConditionalNAFNet(nn.Module):
         patch: Side of the pixel squares that are folded into channels; 1 folds nothing.
         detail_gain: Factor of all but the mean of a square on the way in, about the ratio of both in photos.
         degradation_context: Use the degradation embedding.
-        content_context: Use the content embedding. With either flag, a call that brings no such embedding
-            skips the part.
+        context: Use the content embedding (`token`), the patch tokens as well (`patches`), or nothing (`none`).
+            A call that brings no embedding skips its part.
+        checkpoint: Recompute activations in the backward pass: less memory, about a third more time.
     """
 
     def __init__(
@@ -50,7 +64,8 @@ class ConditionalNAFNet(nn.Module):
         patch: int,
         detail_gain: float,
         degradation_context: bool,
-        content_context: bool,
+        context: Context,
+        checkpoint: bool = False,
     ) -> None:
         super().__init__()
         if len(encoder_blocks) != len(decoder_blocks):
@@ -58,6 +73,9 @@ class ConditionalNAFNet(nn.Module):
                 f"the NAFNet needs as many encoder_blocks as decoder_blocks, got {len(encoder_blocks)} "
                 f"and {len(decoder_blocks)}"
             )
+        check_context(context)
+        self.context = context
+        self.checkpoint = checkpoint
         self.dct = BlockDct(patch)
         gain = torch.full((2 * in_channels, patch**2), float(detail_gain))
         gain[:, 0] = 1 / patch  # the orthonormal coefficient is `patch` times the mean
@@ -67,7 +85,7 @@ class ConditionalNAFNet(nn.Module):
         emb = 4 * width
         self.embedding = ConditionEmbedding(context_dim, width, degradation_context=False)
         self.degradation = nn.Linear(context_dim, emb) if degradation_context else None
-        self.content = nn.Linear(context_dim, emb) if content_context else None
+        self.content = nn.Linear(context_dim, emb) if context != "none" else None
         self.stem = nn.Conv2d(2 * in_channels * patch**2, width, 3, padding=1)
         self.encoders, self.downs = nn.ModuleList(), nn.ModuleList()
         self.ups, self.decoders = nn.ModuleList(), nn.ModuleList()
@@ -77,6 +95,10 @@ class ConditionalNAFNet(nn.Module):
             self.downs.append(nn.Conv2d(channels, 2 * channels, 2, 2))
             channels *= 2
         self.middle = _blocks(middle_blocks, channels, emb)
+        self.attend_norm, self.attend = None, None
+        if context == "patches":
+            self.attend_norm = ChannelNorm(channels)
+            self.attend = CrossAttention(channels, context_dim, single=False)
         for count in decoder_blocks:
             # A quarter of the doubled channels is left after they are unfolded: half of the incoming ones.
             self.ups.append(nn.Sequential(nn.Conv2d(channels, 2 * channels, 1, bias=False), nn.PixelShuffle(2)))
@@ -95,7 +117,7 @@ class ConditionalNAFNet(nn.Module):
             x_t: State, `[B, C, H, W]`, any H and W.
             lq: Degraded image in [0, 1], same shape.
             t: Times, float32 `[B]`.
-            conditioning: Embeddings `[B, D]`; each may be None.
+            conditioning: Embeddings `[B, D]` and patch tokens `[B, N, D]`; each may be None.
 
         Returns:
             `[B, C, H, W]` in the precision of the last convolution.
@@ -116,15 +138,34 @@ class ConditionalNAFNet(nn.Module):
         x = self.stem(folded.contiguous(memory_format=torch.channels_last))
         skips: list[Tensor] = []
         for encoder, down in zip(self.encoders, self.downs, strict=True):
-            x = _run(encoder, x, emb)
+            x = self._run(encoder, x, emb)
             skips.append(x)
             x = down(x)
-        x = _run(self.middle, x, emb)
+        if self.attend is not None:
+            x = self._attended(x, context_tokens(conditioning, self.context))
+        x = self._run(self.middle, x, emb)
         for up, decoder in zip(self.ups, self.decoders, strict=True):
             # Unfolding leaves the channels-last layout, in which everything else is fast.
             x = up(x).contiguous(memory_format=torch.channels_last) + skips.pop()
-            x = _run(decoder, x, emb)
+            x = self._run(decoder, x, emb)
         return self.dct.inverse(self.head(x))[..., :height, :width]
+
+    def _attended(self, x: Tensor, context: Tensor | None) -> Tensor:
+        """The positions of `[B, C, h, w]` plus what they find in the context, same shape."""
+        if self.attend is None or self.attend_norm is None or context is None:
+            return x
+        asking = to_tokens(self.attend_norm(x).to(x.dtype))
+        found = self.attend(asking, F.layer_norm(context, context.shape[-1:]))
+        return x + to_image(found, *x.shape[-2:]).to(x.dtype)
+
+    def _run(self, blocks: nn.Module, x: Tensor, embedding: Tensor) -> Tensor:
+        assert isinstance(blocks, nn.ModuleList)
+        for block in blocks:
+            if self.checkpoint and self.training and torch.is_grad_enabled():
+                x = recompute(block, x, embedding, use_reentrant=False)
+            else:
+                x = block(x, embedding)
+        return x
 
 
 class BlockDct(nn.Module):
@@ -173,6 +214,7 @@ class NAFBlock(nn.Module):
         self.norm1 = ChannelNorm(channels)
         self.expand1 = nn.Conv2d(channels, 2 * channels, 1)
         self.depthwise = nn.Conv2d(2 * channels, 2 * channels, 3, padding=1, groups=2 * channels)
+        self.pool = GlobalPool()
         self.attention = nn.Conv2d(channels, channels, 1)
         self.contract1 = nn.Conv2d(channels, channels, 1)
         self.norm2 = ChannelNorm(channels)
@@ -187,7 +229,7 @@ class NAFBlock(nn.Module):
         scale1, shift1, scale2, shift2 = self.modulation(embedding)[:, :, None, None].chunk(4, dim=1)
         h = torch.addcmul(shift1, self.norm1(x).to(scale1.dtype), 1 + scale1)
         h = _gate(self.depthwise(self.expand1(h)))
-        h = self.contract1(h * self.attention(h.mean((2, 3), keepdim=True)))
+        h = self.contract1(h * self.attention(self.pool(h)))
         x = x + h * self.beta.to(h.dtype)
         h = torch.addcmul(shift2, self.norm2(x).to(scale2.dtype), 1 + scale2)
         h = self.contract2(_gate(self.expand2(h)))
@@ -201,10 +243,3 @@ def _gate(x: Tensor) -> Tensor:
 
 def _blocks(count: int, channels: int, embedding_width: int) -> nn.ModuleList:
     return nn.ModuleList(NAFBlock(channels, embedding_width) for _ in range(count))
-
-
-def _run(blocks: nn.Module, x: Tensor, embedding: Tensor) -> Tensor:
-    assert isinstance(blocks, nn.ModuleList)
-    for block in blocks:
-        x = block(x, embedding)
-    return x

@@ -1,10 +1,10 @@
 """Names of the official restoration weights."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
-__all__ = ["from_official"]
+__all__ = ["from_official", "to_official"]
 
 T = TypeVar("T")
 
@@ -34,16 +34,47 @@ _RULES = [
 ]
 
 
+# The way back, likewise. The norm of linear attention is `body.norm`, and so is that of a transformer block, which
+# has a weight and a bias and no gain.
+_BACK = [
+    (r"^(downs|ups)\.(\d+)\.block1\.", r"\1.\2.0."),
+    (r"^(downs|ups)\.(\d+)\.block2\.", r"\1.\2.1."),
+    (r"^(downs|ups)\.(\d+)\.attention\.", r"\1.\2.2."),
+    (r"^(downs|ups)\.(\d+)\.resample\.", r"\1.\2.3."),
+    (r"^mid_attention\.", "mid_attn."),
+    (r"^embedding\.degradation_mlp\.", "text_mlp."),
+    (r"^embedding\.", ""),
+    (r"^final_block\.", "final_res_block."),
+    (r"\.modulation\.", ".mlp.1."),
+    (r"\.conv([12])\.", r".block\1.proj."),
+    (r"\.shortcut\.", ".res_conv."),
+    (r"\.body\.norm\.gain$", ".fn.fn.to_out.1.g"),
+    (r"\.norm\.gain$", ".fn.norm.g"),
+    (r"\.to_out\.(weight|bias)$", r".to_out.0.\1"),
+    (r"\.body\.(norm1|norm2|norm3|self_attention|cross_attention|feed_forward)\.", r".body.transformer_blocks.0.\1."),
+    (r"\.self_attention\.", ".attn1."),
+    (r"\.cross_attention\.", ".attn2."),
+    (r"\.feed_forward\.expand\.", ".ff.net.0.proj."),
+    (r"\.feed_forward\.contract\.", ".ff.net.2."),
+    (r"\.body\.", ".fn.fn."),
+]
+
+
 def from_official(state_dict: Mapping[str, T]) -> dict[str, T]:
     """Rename the keys of an official restoration checkpoint to those of `ConditionalUNet`.
 
     Works for `daclip-sde` and `wild-ir`, for plain and EMA files, with and without the `module.` of
     distributed training. A pure renaming: tensors are untouched, and no two keys become one.
     """
-    return {_rename(key): value for key, value in state_dict.items()}
+    return {_rename(key, _RULES): value for key, value in state_dict.items()}
 
 
-def _rename(key: str) -> str:
-    for pattern, replacement in _RULES:
+def to_official(state_dict: Mapping[str, T]) -> dict[str, T]:
+    """The exact inverse of `from_official`, without `module.`."""
+    return {_rename(key, _BACK): value for key, value in state_dict.items()}
+
+
+def _rename(key: str, rules: Sequence[tuple[str, str]]) -> str:
+    for pattern, replacement in rules:
         key = re.sub(pattern, replacement, key)
     return key

@@ -10,10 +10,13 @@ from torch.utils.checkpoint import checkpoint
 
 from daclip.backbones.layers import (
     ConditionEmbedding,
+    Context,
     LinearAttention,
     NormedResidual,
     ResidualBlock,
     SpatialTransformer,
+    check_context,
+    context_tokens,
     pad_to_multiple,
 )
 from daclip.errors import DaclipError
@@ -37,8 +40,8 @@ class ConditionalUNet(nn.Module):
         width: Channels of the first level, a multiple of 32.
         multipliers: One level an entry; below level i there are `width * multipliers[i]` channels.
         degradation_context: Use the degradation embedding.
-        content_context: Use the content embedding. With either flag, a call that brings no such embedding
-            skips the part.
+        context: What the cross-attention attends to: the content embedding (`token`, official), the patch
+            tokens as well (`patches`), or nothing (`none`). A call that brings no embedding skips its part.
         transformer_levels: Indices of the levels with transformer blocks in place of linear attention;
             negative ones count from the last level. None is every level from index 3 (the official
             `daclip-sde`), `[-1]` the official `wild-ir`. The middle always has one.
@@ -56,7 +59,7 @@ class ConditionalUNet(nn.Module):
         width: int = 64,
         multipliers: Sequence[int] = (1, 2, 4, 8),
         degradation_context: bool = True,
-        content_context: bool = True,
+        context: Context = "token",
         transformer_levels: Sequence[int] | None = None,
         scale: float = 1.0,
         checkpoint: bool = False,
@@ -69,7 +72,8 @@ class ConditionalUNet(nn.Module):
             raise DaclipError(f"the U-Net needs scale 1.0 or 0.5, got {scale}")
         levels = len(multipliers)
         with_transformer = _transformer_levels(transformer_levels, levels)
-        self.content_context = content_context
+        check_context(context)
+        self.context = context
         self.checkpoint = checkpoint
         self.factor = 2**levels
 
@@ -79,8 +83,7 @@ class ConditionalUNet(nn.Module):
         def attention(channels: int, transformer: bool) -> NormedResidual:
             if not transformer:
                 return NormedResidual(channels, LinearAttention(channels))
-            content_width = context_dim if content_context else None
-            body = SpatialTransformer(channels, content_width, self_attend_without_content)
+            body = SpatialTransformer(channels, context_dim, context, self_attend_without_content)
             return NormedResidual(channels, body)
 
         self.init_conv = nn.Conv2d(2 * in_channels, width, 7, padding=3, bias=False)
@@ -109,13 +112,13 @@ class ConditionalUNet(nn.Module):
             x_t: State, `[B, C, H, W]`, any H and W.
             lq: Degraded image in [0, 1], same shape.
             t: Times, float32 `[B]`.
-            conditioning: Embeddings `[B, D]`; each may be None.
+            conditioning: Embeddings `[B, D]` and patch tokens `[B, N, D]`; each may be None.
 
         Returns:
             `[B, C, H, W]` in the precision of the last convolution.
         """
         height, width = x_t.shape[-2:]
-        content = conditioning.content if self.content_context else None
+        content = context_tokens(conditioning, self.context)
         # Every use of the embedding begins with a SiLU; one is enough.
         emb = F.silu(self.embedding(t, conditioning.degradation))
 

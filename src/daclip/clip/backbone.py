@@ -1,8 +1,10 @@
 """The frozen open_clip model: towers, tokeniser, preprocessing on tensors, text-embedding cache."""
 
 import contextlib
+import logging
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import open_clip
@@ -10,43 +12,27 @@ import torch
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from daclip.clip.arithmetic import RunBlock, run_block
+from daclip.clip.towers import blocks, check_tower, embed_dim, embed_patches, image_size, pool_tokens
 from daclip.clip.views import view_by_name
 from daclip.errors import DaclipError
 
-__all__ = ["FrozenClip", "attention_arithmetic", "embed_patches", "pool_tokens"]
+__all__ = ["FrozenClip"]
+
+SCHEMES = ("hf-hub:", "local-dir:")  # names of models that open_clip does not list itself
 
 
 @contextlib.contextmanager
-def attention_arithmetic(device: torch.device) -> Iterator[None]:
-    """The way to compute attention, the same for the plain and the steered tower.
-
-    PyTorch's inference shortcut of multi-head attention rounds differently from its training path; without it
-    the steered tower equals the plain one bit for bit while the links are zero. On a CPU training takes plain
-    matrix products: the fused kernel's backward pass needs four times as long in bfloat16, and CLIP's few
-    tokens (at most 577) leave the N×N matrix small.
-    """
-    shortcut = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
+def _quiet() -> Iterator[None]:
+    """Without open_clip's log lines: random weights are meant, and failures are reported by the caller."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.CRITICAL)
     try:
-        plain = device.type == "cpu" and torch.is_grad_enabled()
-        with sdpa_kernel(SDPBackend.MATH) if plain else contextlib.nullcontext():
-            yield
+        yield
     finally:
-        torch.backends.mha.set_fastpath_enabled(shortcut)
-
-
-def embed_patches(tower: VisionTransformer, pixels: Tensor) -> Tensor:
-    """Normalised pixels `[B, 3, s, s]` to the tokens that enter the first block, `[B, 1 + N, width]`."""
-    tokens: Tensor = tower._embeds(pixels)
-    return tokens
-
-
-def pool_tokens(tower: VisionTransformer, tokens: Tensor) -> Tensor:
-    """Tokens after the last block to the tower's embedding, `[B, D]`."""
-    pooled, _ = tower._pool(tokens)
-    return pooled if tower.proj is None else pooled @ tower.proj
+        root.setLevel(level)
 
 
 def _create(architecture: str | Mapping[str, Any], pretrained: str | None, seed: int) -> nn.Module:
@@ -58,24 +44,71 @@ def _create(architecture: str | Mapping[str, Any], pretrained: str | None, seed:
         if isinstance(fresh.visual, VisionTransformer):
             balance_frequencies(fresh.visual.conv1.weight, torch.Generator().manual_seed(seed))
         return fresh
-    hub = architecture.startswith(("hf-hub:", "local-dir:"))
-    if not hub and architecture not in open_clip.list_models():
+    if not architecture.startswith(SCHEMES):
+        _check_name(architecture, pretrained)
+    try:
+        with torch.random.fork_rng(devices=[]), _quiet():
+            torch.manual_seed(seed)
+            model: nn.Module = open_clip.create_model(
+                architecture,
+                pretrained=pretrained,
+                device=torch.get_default_device(),
+                pretrained_image=False,
+                pretrained_text=False,
+            )
+    except Exception as error:
+        # open_clip wraps a failed download or a bad file in whatever the hub client or loader raised.
+        raise DaclipError(
+            f"the CLIP weights {architecture}/{pretrained} could not be loaded ({_first_line(error)}); check the "
+            "name and the network, or set clip.pretrained to a weight file on disk"
+        ) from error
+    return model
+
+
+def _check_name(architecture: str, pretrained: str | None) -> None:
+    if architecture not in open_clip.list_models():
         raise DaclipError(
             f"clip.architecture={architecture} is no open_clip model; see open_clip.list_models() "
             "(for example ViT-B-32, ViT-L-14)"
         )
-    try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model: nn.Module = open_clip.create_model(architecture, pretrained=pretrained)
-            return model
-    except Exception as error:
-        # open_clip wraps a failed download or a bad tag in whatever the hub client or loader raised.
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if pretrained is None:
+        return
+    tag = open_clip.get_pretrained_cfg(architecture, pretrained)
+    if not tag and not Path(pretrained).is_file():
+        known = ", ".join(open_clip.list_pretrained_tags_by_model(architecture)) or "none"
         raise DaclipError(
-            f"the CLIP weights {architecture}/{pretrained} could not be loaded ({reason}); check the tag and "
-            "the network, or set clip.pretrained to a weight file on disk"
-        ) from error
+            f"clip.pretrained={pretrained} is neither a weight tag of {architecture} ({known}) nor a weight file"
+        )
+    quick = bool(tag.get("quick_gelu", False)) if tag else None
+    built = bool((open_clip.get_model_config(architecture) or {}).get("quick_gelu", False))
+    if quick is not None and quick != built:
+        plain = architecture.removesuffix("-quickgelu")
+        raise DaclipError(
+            f"the weights {pretrained} were trained with {'QuickGELU' if quick else 'GELU'}, which {architecture} "
+            f"does not use; set clip.architecture={plain}{'-quickgelu' if quick else ''}"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _statistics(architecture: str | Mapping[str, Any], pretrained: str | None, tower: Any) -> tuple[Any, Any]:
+    """Mean and standard deviation per channel that the weights were trained with.
+
+    A tag says its own. Weights from a file, and random ones, take those that all tags of the architecture
+    share, else OpenAI's.
+    """
+    if isinstance(architecture, str) and not architecture.startswith(SCHEMES):
+        tags = [pretrained] if pretrained else []
+        if not tags or not open_clip.get_pretrained_cfg(architecture, tags[0]):
+            tags = open_clip.list_pretrained_tags_by_model(architecture)
+        known = [open_clip.get_pretrained_cfg(architecture, tag) for tag in tags]
+        found = {(tuple(entry["mean"]), tuple(entry["std"])) for entry in known if entry.get("mean")}
+        if len(found) == 1:
+            return found.pop()
+    mean = getattr(tower, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN
+    return mean, getattr(tower, "image_std", None) or open_clip.OPENAI_DATASET_STD
 
 
 @torch.no_grad()
@@ -100,6 +133,18 @@ def balance_frequencies(weight: Tensor, generator: torch.Generator) -> None:
     weight.copy_(torch.einsum("ki,lj,ockl->ocij", basis, basis, coefficients) * weight.std())
 
 
+def _tokenizer(architecture: str | Mapping[str, Any], context_length: int) -> Any:
+    name = architecture if isinstance(architecture, str) else "ViT-B-32"
+    try:
+        with _quiet():
+            return open_clip.get_tokenizer(name, context_length=context_length)
+    except Exception as error:
+        raise DaclipError(
+            f"the tokeniser of {name} could not be loaded ({_first_line(error)}); check the network, or give a "
+            "folder with model and tokeniser as clip.architecture=local-dir:FOLDER"
+        ) from error
+
+
 def _plain(value: Any) -> Any:
     return {key: _plain(item) for key, item in value.items()} if isinstance(value, Mapping) else value
 
@@ -108,51 +153,56 @@ class FrozenClip(nn.Module):
     """An open_clip model that never learns.
 
     Args:
-        architecture: Name of an open_clip ViT model (`ViT-B-32`, `hf-hub:…`, `local-dir:…`) or the arguments
-            of `open_clip.CLIP` as a mapping, which gives random weights.
+        architecture: Name of an open_clip model whose image tower is a plain ViT (`ViT-B-32`,
+            `ViT-B-16-SigLIP`, `hf-hub:…`, `local-dir:…`) or the arguments of `open_clip.CLIP` as a mapping,
+            which gives random weights.
         pretrained: Weight tag or file for a named model; None leaves the weights random.
         view: How photos become CLIP inputs: `resize`, `crop` or `multi_crop` (see `daclip.clip.views`).
         seed: Seed of random weights.
+        load_weights: False leaves the weights random and downloads none, but keeps what else belongs to
+            `pretrained`, such as the normalisation of inputs. For weights that come from an artifact.
 
     Attributes:
         image_size: Side of CLIP's square input.
         embed_dim: Length D of the shared embedding.
+        run_block: Computes a transformer block of the image tower.
 
     Raises:
-        DaclipError: Unknown name, weights that cannot be loaded, or an image tower that is no plain ViT.
+        DaclipError: Unknown name, weights or tokeniser that cannot be loaded, or an image tower that is no
+            plain ViT.
     """
 
     model: Any  # open_clip has no type hints
     mean: Tensor
     std: Tensor
 
-    def __init__(self, architecture: str | Mapping[str, Any], pretrained: str | None, view: str, seed: int):
+    def __init__(
+        self,
+        architecture: str | Mapping[str, Any],
+        pretrained: str | None,
+        view: str,
+        seed: int,
+        load_weights: bool = True,
+    ):
         super().__init__()
-        self.model = _create(architecture, pretrained, seed).eval().requires_grad_(False)
+        self.run_block: RunBlock = run_block
+        model = _create(architecture, pretrained if load_weights else None, seed)
+        self.model = model.eval().requires_grad_(False)
         tower = self.model.visual
-        if not isinstance(tower, VisionTransformer) or tower.attn_pool is not None:
-            raise DaclipError(
-                f"the image tower of {architecture} is a {type(tower).__name__}, but the controller needs a "
-                "plain open_clip VisionTransformer (one residual stream of equal blocks)"
-            )
+        check_tower(tower, architecture if isinstance(architecture, str) else "clip.architecture")
         self.view = view_by_name(view)
-        self.image_size: int = tower.image_size[0]
-        self.embed_dim: int = tower.output_dim
-        named = isinstance(architecture, str)
-        self.tokenizer = open_clip.get_tokenizer(
-            architecture if named else "ViT-B-32", context_length=getattr(self.model, "context_length", 77)
-        )
-        mean = getattr(tower, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN
-        std = getattr(tower, "image_std", None) or open_clip.OPENAI_DATASET_STD
+        self.image_size = image_size(tower)
+        self.embed_dim = embed_dim(tower)
+        self.tokenizer = _tokenizer(architecture, getattr(self.model, "context_length", 77))
+        mean, std = _statistics(architecture, pretrained, tower)
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         self._texts: dict[str, Tensor] = {}
 
     @property
-    def tower(self) -> VisionTransformer:
-        """The image tower."""
-        tower: VisionTransformer = self.model.visual
-        return tower
+    def tower(self) -> Any:
+        """The image tower, for the functions of `daclip.clip.towers`."""
+        return self.model.visual
 
     def train(self, mode: bool = True) -> "FrozenClip":
         """Stay in evaluation mode: frozen means frozen."""
@@ -172,10 +222,9 @@ class FrozenClip(nn.Module):
             `[B, D]`, not normalised.
         """
         views = self.views(images)
-        with attention_arithmetic(images.device):
-            tokens = embed_patches(self.tower, views.flatten(0, 1))
-            for block in self.tower.transformer.resblocks:
-                tokens = block(tokens)
+        tokens = embed_patches(self.tower, views.flatten(0, 1))
+        for block in blocks(self.tower):
+            tokens = self.run_block(block, tokens)
         return pool_tokens(self.tower, tokens).unflatten(0, views.shape[:2]).mean(1)
 
     def encode_tokens(self, tokens: Tensor) -> Tensor:

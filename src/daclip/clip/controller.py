@@ -3,14 +3,17 @@
 import copy
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any, Literal
 
 import torch
-from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
-from daclip.clip.backbone import FrozenClip, attention_arithmetic, embed_patches, pool_tokens
+from daclip.clip.arithmetic import RunBlock, run_block
+from daclip.clip.backbone import FrozenClip
+from daclip.clip.towers import blocks, embed_patches, pool_tokens, project_patches, token_width
 from daclip.errors import DaclipError
 from daclip.types import Conditioning
 
@@ -28,27 +31,28 @@ class Controller(nn.Module):
         tower: The frozen tower that is copied.
     """
 
-    def __init__(self, tower: VisionTransformer):
+    def __init__(self, tower: nn.Module):
         super().__init__()
         self.tower = copy.deepcopy(tower).train().requires_grad_(True)
-        width = tower.conv1.out_channels
-        self.links = nn.ModuleList(nn.Linear(width, width) for _ in self.tower.transformer.resblocks)
+        width = token_width(tower)
+        self.links = nn.ModuleList(nn.Linear(width, width) for _ in blocks(tower))
         for parameter in self.links.parameters():
             nn.init.zeros_(parameter)
 
-    def forward(self, views: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def forward(self, views: Tensor, run: RunBlock = run_block) -> tuple[Tensor, list[Tensor]]:
         """Run the controller.
 
         Args:
             views: Normalised CLIP inputs `[B, 3, s, s]`.
+            run: Computes a block.
 
         Returns:
-            The degradation embedding `[B, D]` and the hidden states, one `[B, 1 + N, width]` a block.
+            The degradation embedding `[B, D]` and the hidden states, one `[B, N, width]` a block.
         """
         tokens = embed_patches(self.tower, views)
         hiddens = []
-        for block, link in zip(self.tower.transformer.resblocks, self.links, strict=True):
-            tokens = block(tokens)
+        for block, link in zip(blocks(self.tower), self.links, strict=True):
+            tokens = run(block, tokens)
             hiddens.append(link(tokens))
         return pool_tokens(self.tower, tokens), hiddens
 
@@ -81,47 +85,81 @@ class DaClip(nn.Module):
         """Length D of both embeddings."""
         return self.clip.embed_dim
 
-    def forward(self, images: Tensor, steered: int | None = None) -> Conditioning:
+    def forward(self, images: Tensor, steered: int | None = None, recompute: bool = False) -> Conditioning:
         """Embeddings of degraded photos, averaged over their views.
 
         Args:
             images: `[B, 3, H, W]`, RGB in [0, 1], any size.
             steered: Content embeddings are made of the first so many photos, by default of all.
+            recompute: Keep no activations inside blocks for the backward pass.
 
         Returns:
-            Content embedding, `[steered, D]`, and degradation embedding, `[B, D]`; not normalised.
+            Content embedding, `[steered, D]` (None for `steered=0`), degradation embedding, `[B, D]`, and unless
+            `steered` is given the patch tokens of all views, `[B, N, D]`; not normalised.
         """
         views = self.clip.views(images)
         count = None if steered is None else steered * views.shape[1]
-        content, degradation = self.encode_views(views.flatten(0, 1), count)
+        tokens, degradation = self._run(views.flatten(0, 1), count, recompute)
+        tower, per_photo = self.clip.tower, (-1, views.shape[1])
         return Conditioning(
-            content=content.unflatten(0, (-1, views.shape[1])).mean(1),
-            degradation=degradation.unflatten(0, views.shape[:2]).mean(1),
+            content=None if tokens is None else pool_tokens(tower, tokens).unflatten(0, per_photo).mean(1),
+            degradation=degradation.unflatten(0, per_photo).mean(1),
+            patches=None
+            if tokens is None or steered is not None  # the training of the controller has no use for them
+            else project_patches(tower, tokens).unflatten(0, per_photo).flatten(1, 2),
         )
 
-    def encode_views(self, views: Tensor, steered: int | None = None) -> tuple[Tensor, Tensor]:
+    def encode_views(self, views: Tensor, steered: int | None = None, recompute: bool = False) -> tuple[Tensor, Tensor]:
         """Content (of the first `steered`) and degradation embedding of normalised CLIP inputs `[B, 3, s, s]`."""
-        with attention_arithmetic(views.device):
-            degradation, hiddens = self.controller(views)
-            if self.injection == "reversed":
-                hiddens = hiddens[::-1]
-            tower = self.clip.tower
-            tokens = embed_patches(tower, views[:steered])
-            for block, hidden in zip(tower.transformer.resblocks, hiddens, strict=True):
-                tokens = block(tokens) + hidden[:steered]
-        return pool_tokens(tower, tokens), degradation
+        tokens, degradation = self._run(views, steered, recompute)
+        return (degradation[:0] if tokens is None else pool_tokens(self.clip.tower, tokens)), degradation
 
-    def classify(self, degradation: Tensor, words: Sequence[str]) -> Tensor:
+    def _run(self, views: Tensor, steered: int | None, recompute: bool) -> tuple[Tensor | None, Tensor]:
+        """Last tokens of the steered tower (None for `steered=0`) and degradation embedding of CLIP inputs."""
+        run: RunBlock = self.clip.run_block
+        if recompute and torch.is_grad_enabled():
+            run = partial(checkpoint, self.clip.run_block, use_reentrant=False)
+        degradation, hiddens = self.controller(views, run)
+        if steered == 0:
+            return None, degradation
+        if self.injection == "reversed":
+            hiddens = hiddens[::-1]
+        tower = self.clip.tower
+        tokens = embed_patches(tower, views[:steered])
+        for block, hidden in zip(blocks(tower), hiddens, strict=True):
+            tokens = run(block, tokens) + hidden[:steered]
+        return tokens, degradation
+
+    def compile_blocks(self) -> None:
+        """Let `torch.compile` work on the transformer blocks of both towers; names of weights stay."""
+        self.clip.run_block = torch.compile(run_block)
+
+    def word_embeddings(self, words: Sequence[str], templates: Sequence[str] = ("{}",)) -> Tensor:
+        """Unit vectors of words, `[K, D]`: the mean over prompts such as `"a {} photo"` (CLIP, section 3.1.4).
+
+        Raises:
+            DaclipError: A template has no place for the word.
+        """
+        for template in templates:
+            if "{}" not in template:
+                raise DaclipError(f"the prompt template '{template}' has no {{}} where the word goes")
+        prompts = [template.replace("{}", word) for word in words for template in templates]
+        embedded = self.clip.encode_text(prompts).unflatten(0, (len(words), len(templates)))
+        # A single prompt is a unit vector already, and normalising it again would move its last bits.
+        return embedded[:, 0] if len(templates) == 1 else F.normalize(embedded.mean(1), dim=-1)
+
+    def classify(self, degradation: Tensor, words: Sequence[str], templates: Sequence[str] = ("{}",)) -> Tensor:
         """Zero-shot probabilities of degradation words.
 
         Args:
             degradation: Degradation embeddings `[B, D]`.
             words: K words.
+            templates: Prompts whose embeddings are averaged; `{}` stands for the word.
 
         Returns:
             `[B, K]`, rows sum to 1.
         """
-        texts = self.clip.encode_text(words)
+        texts = self.word_embeddings(words, templates)
         # Float32: a scale of up to 100 would blow bfloat16's rounding of cosines up to visible shares.
         with torch.autocast(degradation.device.type, enabled=False):
             return (self.scale() * F.normalize(degradation.float(), dim=-1) @ texts.T).softmax(-1)
@@ -132,7 +170,12 @@ class DaClip(nn.Module):
 
 
 def create_daclip(
-    architecture: str | Mapping[str, Any], pretrained: str | None, view: str, injection: Injection, seed: int
+    architecture: str | Mapping[str, Any],
+    pretrained: str | None,
+    view: str,
+    injection: Injection,
+    seed: int,
+    load_weights: bool = True,
 ) -> DaClip:
     """DA-CLIP from the settings of `conf/clip/`; see `FrozenClip` and `DaClip` for their meaning."""
-    return DaClip(FrozenClip(architecture, pretrained, view, seed), injection)
+    return DaClip(FrozenClip(architecture, pretrained, view, seed, load_weights), injection)

@@ -7,13 +7,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from daclip.clip.controller import MAX_LOGIT_SCALE, DaClip
 from daclip.clip.losses import DaClipLoss
 from daclip.errors import DaclipError
 from daclip.metrics.degradation import ConfusionMatrix
-from daclip.optimization import OptimizerFactory, StageModule
-from daclip.types import RestorationBatch
+from daclip.optimization import OptimizerFactory, StageModule, decay_groups
+from daclip.types import Conditioning, RestorationBatch
 
 __all__ = ["ControllerPretraining"]
 
@@ -33,9 +34,14 @@ class ControllerPretraining(StageModule):
         final_lr: Factor of the learning rate at the end of its cosine.
         content_share: Share of each batch that the content losses see. The frozen tower is half of the
             arithmetic of a step; degradations are learned from the whole batch in any case.
+        chunk_size: Photos that are encoded at once; None takes the whole batch. The loss sees the whole batch
+            in any case: a chunk's activations are dropped after its embeddings are known and computed again
+            when their gradients are (GradCache, Gao et al. 2021).
+        checkpoint_blocks: Drop the activations inside each transformer block in the same way.
+        compile_blocks: `torch.compile` the transformer blocks.
 
     Raises:
-        DaclipError: `content_share` is not in (0, 1].
+        DaclipError: `content_share` is not in (0, 1], or `chunk_size` is no number of photos.
     """
 
     def __init__(
@@ -47,26 +53,72 @@ class ControllerPretraining(StageModule):
         warmup_steps: int,
         final_lr: float,
         content_share: float,
+        chunk_size: int | None,
+        checkpoint_blocks: bool,
+        compile_blocks: bool,
     ):
         super().__init__(optimizer, warmup_steps, final_lr)
         if not 0 < content_share <= 1:
             raise DaclipError(f"stage.content_share must lie in (0, 1], got {content_share}")
+        if chunk_size is not None and chunk_size < 1:
+            raise DaclipError(f"stage.chunk_size must be a number of photos of at least 1, or null, got {chunk_size}")
         self.content_share = content_share
+        self.chunk_size = chunk_size
+        self.checkpoint_blocks = checkpoint_blocks
         self.daclip = daclip
+        if not loss.uses_content:
+            # Nothing would move the links, and DistributedDataParallel waits for what never has a gradient.
+            daclip.controller.links.requires_grad_(False)
+        if compile_blocks:
+            daclip.compile_blocks()
         self.loss = loss
         self.words = list(words)
         self.confusion = ConfusionMatrix(self.words)
         self._cosines: list[tuple[Tensor, Tensor]] = []
 
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """With weight decay, without (biases, gains), and the logit scale, also without."""
+        scale = self.daclip.logit_scale
+        groups = [
+            {**group, "params": [parameter for parameter in group["params"] if parameter is not scale]}
+            for group in decay_groups(self)
+        ]
+        groups = [group for group in groups if group["params"]]
+        return [*groups, {"params": [scale], "weight_decay": 0.0, "name": "logit_scale"}]
+
+    def encode(self, lq: Tensor, steered: int) -> Conditioning:
+        """Embeddings of degraded photos `[B, 3, H, W]`, content of the first `steered` only."""
+        if self.chunk_size is None or self.chunk_size >= len(lq):
+            whole: Conditioning = self.daclip(lq, steered, self.checkpoint_blocks)
+            return whole
+
+        def part(piece: Tensor, count: int) -> tuple[Tensor | None, Tensor]:
+            out = self.daclip(piece, count, self.checkpoint_blocks)
+            return out.content, out.degradation
+
+        contents: list[Tensor] = []
+        degradations: list[Tensor] = []
+        for start in range(0, len(lq), self.chunk_size):
+            piece = lq[start : start + self.chunk_size]
+            count = min(max(steered - start, 0), len(piece))
+            content, degradation = checkpoint(part, piece, count, use_reentrant=False)
+            degradations.append(degradation)
+            if content is not None:
+                contents.append(content)
+        return Conditioning(torch.cat(contents) if contents else None, torch.cat(degradations))
+
+    @torch.no_grad()
+    def encode_clean(self, hq: Tensor) -> Tensor:
+        """Frozen CLIP's embeddings of clean photos, `[B, 3, H, W]` to `[B, D]`."""
+        return torch.cat([self.daclip.clip.encode_image(piece) for piece in hq.split(self.chunk_size or len(hq))])
+
     def training_step(self, batch: RestorationBatch, batch_index: int) -> Tensor:
         """One step on a batch of pairs."""
         # The words take turns in a batch, so its first part is as mixed as the whole.
-        steered = math.ceil(self.content_share * len(batch))
-        clean = None
-        if self.loss.distillation_weight:
-            with torch.no_grad():
-                clean = self.daclip.clip.encode_image(batch.hq[:steered])
-        out = self.daclip(batch.lq, steered)
+        steered = math.ceil(self.content_share * len(batch)) if self.loss.uses_content else 0
+        clean = self.encode_clean(batch.hq[:steered]) if self.loss.distillation_weight else None
+        out = self.encode(batch.lq, steered)
+        assert out.degradation is not None
         terms = self.loss(
             self.daclip.clip,
             out.content,
@@ -118,12 +170,14 @@ class ControllerPretraining(StageModule):
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores of the held-out pass."""
-        self.log("val/degradation_accuracy", self.confusion.accuracy(), prog_bar=True)
-        for word, accuracy in self.confusion.per_word().items():
-            self.log(f"val/degradation_accuracy/{word}", accuracy)
         steered, plain = (torch.cat(parts).mean() for parts in zip(*self._cosines, strict=True))
-        self.log("val/content_cosine", steered)
-        self.log("val/content_cosine_plain", plain)
+        # Every rank sees all held-out photos, so that the mean over ranks changes nothing.
+        self.log("val/degradation_accuracy", self.confusion.accuracy(), prog_bar=True, sync_dist=True)
+        self.log_dict(
+            {f"val/degradation_accuracy/{word}": share for word, share in self.confusion.per_word().items()},
+            sync_dist=True,
+        )
+        self.log_dict({"val/content_cosine": steered, "val/content_cosine_plain": plain}, sync_dist=True)
 
     def results(self) -> dict[str, Any]:
         """Scores of the last held-out pass for the artifact's `metrics.json`."""

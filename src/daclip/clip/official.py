@@ -1,34 +1,163 @@
-"""Names of the published DA-CLIP checkpoints in terms of `DaClip`."""
+"""The published DA-CLIP checkpoints: reading, renaming in both directions, writing."""
 
-import re
+import pickle
 from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
 
+import open_clip
+import torch
+from open_clip.transformer import VisionTransformer
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor
 
-__all__ = ["from_official"]
+from daclip.clip.controller import DaClip
+from daclip.errors import DaclipError
 
-RULES = (
-    (r"^visual_control\.transformer\.transformer\.", "controller.tower.transformer."),
-    (r"^visual_control\.transformer\.zero_modules\.", "controller.links."),
-    (r"^visual_control\.", "controller.tower."),
-    (r"^clip\.", "clip.model."),
+__all__ = ["from_official", "load_official", "read_official", "to_official", "write_official"]
+
+T = TypeVar("T")
+
+# Official prefix and ours; the longer of two that fit comes first.
+PREFIXES = (
+    ("visual_control.transformer.transformer.", "controller.tower.transformer."),
+    ("visual_control.transformer.zero_modules.", "controller.links."),
+    ("visual_control.", "controller.tower."),
+    ("clip.", "clip.model."),
 )
+SHOWN = 20  # names in an error message
 
 
-def from_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def from_official(state: Mapping[str, T]) -> dict[str, T]:
     """Rename an official state dict for `DaClip.load_state_dict`.
 
     The `module.` prefix of distributed runs is cut. `visual.*` repeats `clip.visual.*` tensor for tensor and
     is left out.
+
+    >>> from_official({"module.visual_control.transformer.zero_modules.0.bias": 1, "visual.proj": 2})
+    {'controller.links.0.bias': 1}
     """
-    renamed = {}
+    names = {name: name.removeprefix("module.") for name in state}
+    return {_renamed(name, PREFIXES): state[key] for key, name in names.items() if not name.startswith("visual.")}
+
+
+def to_official(state: Mapping[str, T]) -> dict[str, T]:
+    """Rename a state dict of `DaClip` to the official names, `visual.*` included, in the official order.
+
+    >>> list(to_official({"logit_scale": 1, "controller.links.0.bias": 2, "clip.model.visual.proj": 3}))
+    ['logit_scale', 'clip.visual.proj', 'visual.proj', 'visual_control.transformer.zero_modules.0.bias']
+    """
+    ours = tuple((own, official) for official, own in PREFIXES)
+    named = {_renamed(name, ours): value for name, value in state.items()}
+    named |= {name.removeprefix("clip."): value for name, value in named.items() if name.startswith("clip.visual.")}
+    order = ("logit_scale", "clip", "visual", "visual_control")
+    return {name: named[name] for name in sorted(named, key=lambda name: order.index(name.split(".")[0]))}
+
+
+def _renamed(name: str, prefixes: tuple[tuple[str, str], ...]) -> str:
+    for before, after in prefixes:
+        if name.startswith(before):
+            return after + name[len(before) :]
+    return name
+
+
+def read_official(path: str | Path) -> dict[str, Tensor]:
+    """The tensors of an official checkpoint by their official names, without `module.`.
+
+    Reads a bare state dict and the dict of a training run (`epoch`, `name`, `state_dict`, …), from a pickle
+    restricted to tensors and plain values, or from safetensors.
+
+    Args:
+        path: The file.
+
+    Raises:
+        DaclipError: The file is missing, damaged, holds code, or is no DA-CLIP checkpoint.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DaclipError(f"{path}: no such checkpoint file")
+    try:
+        if path.suffix == ".safetensors":
+            content: Any = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise DaclipError(f"{path}: refused, it holds more than tensors and plain values, or is damaged") from None
+    except (RuntimeError, EOFError, OSError, KeyError, ValueError, SafetensorError) as error:
+        raise DaclipError(f"{path}: damaged or no checkpoint ({str(error).splitlines()[0]})") from None
+    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
+        content = content["state_dict"]
+    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise DaclipError(f"{path}: not a state dict, nor a training checkpoint with one under 'state_dict'")
+    state: dict[str, Tensor] = {name.removeprefix("module."): value for name, value in content.items()}
+    if not any(name.startswith("visual_control.") for name in state):
+        raise DaclipError(f"{path}: no DA-CLIP checkpoint, it has no weight called visual_control.*")
     for name, value in state.items():
-        name = name.removeprefix("module.")
-        if name.startswith("visual."):
-            continue
-        for pattern, replacement in RULES:
-            name, hits = re.subn(pattern, replacement, name)
-            if hits:
-                break
-        renamed[name] = value
-    return renamed
+        twin = state.get(f"clip.{name}") if name.startswith("visual.") else None
+        if twin is not None and twin.data_ptr() != value.data_ptr() and not torch.equal(twin, value):
+            raise DaclipError(f"{path}: contradicts itself, {name} differs from clip.{name}")
+    return state
+
+
+def load_official(daclip: DaClip, state: Mapping[str, Tensor], source: str | Path) -> None:
+    """Load official weights into a model of the same architecture.
+
+    Args:
+        daclip: The model.
+        state: What `read_official` returned.
+        source: The file, for messages.
+
+    Raises:
+        DaclipError: Another architecture, or unknown, missing or misshapen weights, which it names.
+    """
+    own = to_official(daclip.state_dict())
+    patches = "visual_control.conv1.weight"
+    if patches in state and patches in own and state[patches].shape != own[patches].shape:
+        described = ["width {0} and patches of {2} px".format(*x.shape) for x in (state[patches], own[patches])]
+        raise DaclipError(
+            f"{source}: holds a tower with {described[0]}, but the chosen one has {described[1]}; "
+            "choose another with clip=, such as clip=vit_b_32 or clip=vit_l_14"
+        )
+    given = {name for name in state if not name.startswith("visual.")}
+    wanted = {name for name in own if not name.startswith("visual.")}
+    shapes = sorted(
+        f"{name} {list(state[name].shape)} for {list(own[name].shape)}"
+        for name in given & wanted
+        if state[name].shape != own[name].shape
+    )
+    problems = {"missing": sorted(wanted - given), "unknown": sorted(given - wanted), "of another shape": shapes}
+    if any(problems.values()):
+        told = "; ".join(f"{_listed(names)} {what}" for what, names in problems.items() if names)
+        raise DaclipError(f"{source}: does not fit the chosen clip: {told}")
+    daclip.load_state_dict(from_official(state))
+    daclip.clip.forget_texts()
+
+
+def _listed(names: list[str]) -> str:
+    rest = len(names) - SHOWN
+    return ", ".join(names[:SHOWN]) + (f" and {rest} more are" if rest > 0 else " is" if len(names) == 1 else " are")
+
+
+def write_official(daclip: DaClip, path: str | Path) -> None:
+    """Write a model as a bare state dict in the official layout; the file appears when complete.
+
+    Args:
+        daclip: The model.
+        path: The new file; one that exists is replaced.
+
+    Raises:
+        DaclipError: The official code cannot compute this model.
+    """
+    if not isinstance(daclip.clip.model, open_clip.CLIP) or not isinstance(daclip.clip.tower, VisionTransformer):
+        raise DaclipError("the official layout is for open_clip's own CLIP models only, not for timm towers")
+    if daclip.injection != "reversed":
+        raise DaclipError(f"the official code injects in reversed order, but this model was made {daclip.injection}")
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        torch.save({name: value.detach() for name, value in to_official(daclip.state_dict()).items()}, temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -17,17 +17,16 @@ MAX_CROPS_PER_SIDE = 3
 
 
 def _shrink(images: Tensor, shorter: int) -> Tensor:
-    """Resize so that the shorter side becomes `shorter` (bicubic, antialiased)."""
+    """Resize so that the shorter side becomes `shorter` (bicubic, antialiased), the longer cut as torchvision does."""
     height, width = images.shape[-2:]
-    scale = shorter / min(height, width)
-    size = (max(shorter, round(height * scale)), max(shorter, round(width * scale)))
+    size = (shorter * height // min(height, width), shorter * width // min(height, width))
     if size == (height, width):
         return images
     return F.interpolate(images, size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
 
 
 def _centre(images: Tensor, size: int) -> Tensor:
-    top, left = ((side - size) // 2 for side in images.shape[-2:])
+    top, left = (round((side - size) / 2) for side in images.shape[-2:])
     return images[..., top : top + size, left : left + size]
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
+from daclip.data.collage import lay
 from daclip.data.photos import CleanPhoto
 from daclip.degradations import Degradation
 from daclip.degradations.base import vocabulary
@@ -25,6 +26,8 @@ __all__ = [
     "collate",
     "generator_for",
 ]
+
+MOST_LEAVES = 4
 
 
 @dataclass
@@ -68,11 +71,16 @@ class Augmentation:
             shows twice as much of the scene. Drawn log-uniformly.
         colour: Strength of the random gain per channel and of the random gamma; 0 leaves colours alone.
         flip: Mirror and turn by multiples of 90°.
+        permute: Share of the crops whose colour channels change places.
+        collage: Share of the crops over which further pieces of the photo are laid, see `lay`: edges and
+            neighbours that the photo does not have.
     """
 
     zoom: tuple[float, float]
     colour: float
     flip: bool
+    permute: float
+    collage: float
 
     def crop(self, pixels: Tensor, size: int, generator: torch.Generator) -> Tensor:
         """Cut and change one crop.
@@ -85,15 +93,24 @@ class Augmentation:
         Returns:
             float32 `[3, size, size]` in [0, 1].
         """
+        image = self._piece(pixels, size, generator)
+        if self.collage and _uniform(0, 1, generator) < self.collage:
+            for _ in range(int(torch.randint(1, MOST_LEAVES + 1, (), generator=generator))):
+                image = lay(self._piece(pixels, size, generator), image, generator)
+        return image.contiguous()
+
+    def _piece(self, pixels: Tensor, size: int, generator: torch.Generator) -> Tensor:
         shorter = min(pixels.shape[-2:])
         low, high = np.log(self.zoom[0]), np.log(self.zoom[1])
         side = min(shorter, round(size / float(np.exp(_uniform(low, high, generator)))))
         image = self._turned(_resized(_random_crop(pixels, side, generator), size), generator)
+        if self.permute and _uniform(0, 1, generator) < self.permute:
+            image = image[torch.randperm(3, generator=generator)]
         if self.colour:
             gain = 1 + self.colour * (2 * torch.rand(3, 1, 1, generator=generator) - 1)
             gamma = float(np.exp(self.colour * _uniform(-1, 1, generator)))
             image = image.pow(gamma).mul_(gain).clamp_(0, 1)
-        return image.contiguous()
+        return image
 
     def crop_pair(self, pixels: Tensor, size: int, generator: torch.Generator) -> Tensor:
         """Cut and turn the same crop of a photo and its own degraded version.

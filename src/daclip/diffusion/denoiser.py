@@ -6,13 +6,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from daclip.diffusion.preconditioning import EdmPreconditioning
 from daclip.diffusion.process import MeanRevertingSDE
 from daclip.errors import DaclipError
 from daclip.types import Conditioning
 
 __all__ = ["Denoiser", "Parameterization", "Prediction"]
 
-Parameterization = Literal["data", "epsilon", "v"]
+Parameterization = Literal["data", "image", "epsilon", "v"] | EdmPreconditioning
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,12 @@ class Denoiser(nn.Module):
     """A backbone together with the meaning of its output F: one object for losses and samplers.
 
     * `data`: x̂_0 = μ + F, a residual on the LQ image. An error of F is an error of x̂_0, at every t.
+    * `image`: x̂_0 = F, the clean image itself.
     * `epsilon`: ε̂ = F, as in the official weights. An error of F is multiplied by λ s_t/α_t (up to 200 λ
       at T) on its way to x̂_0.
     * `v`: F = α_t ε − s_t y_0 in y = (x − μ)/λ (Salimans and Ho 2022, appendix D), hence
       ŷ_0 = α_t y − s_t F and ε̂ = s_t y + α_t F.
+    * an `EdmPreconditioning`: the output, and the state that the backbone sees, are scaled to unit variance.
 
     Args:
         backbone: Called as `backbone(x_t, lq, t, conditioning)` with `t` float32 `[B]`; gives `[B, C, H, W]`.
@@ -53,8 +56,11 @@ class Denoiser(nn.Module):
         correct_epsilon_shift: bool = False,
     ) -> None:
         super().__init__()
-        if parameterization not in ("data", "epsilon", "v"):
-            raise DaclipError(f"unknown parameterization {parameterization!r}; choose data, epsilon or v")
+        named = ("data", "image", "epsilon", "v")
+        if not isinstance(parameterization, EdmPreconditioning) and parameterization not in named:
+            raise DaclipError(f"unknown parameterization {parameterization!r}; choose {', '.join(named)}")
+        if process.lambda_ == 0 and parameterization not in ("data", "image"):
+            raise DaclipError(f"process=direct needs parameterization data or image, got {parameterization!r}")
         if correct_epsilon_shift and parameterization != "epsilon":
             raise DaclipError(f"correct_epsilon_shift needs parameterization epsilon, got {parameterization!r}")
         self.backbone = backbone
@@ -71,21 +77,27 @@ class Denoiser(nn.Module):
             t: Grid indices, long `[B]`, in 1..T.
             conditioning: Embeddings of the degraded image.
         """
-        output = self.backbone(x_t, lq, t.to(torch.float32), conditioning)
+        seen = x_t
+        if isinstance(self.parameterization, EdmPreconditioning):
+            seen = self.parameterization.network_input(self.process, x_t, lq, t)
+        output = self.backbone(seen, lq, t.to(torch.float32), conditioning)
         # The one cast: with α_t down to 0.005 there is no room for bfloat16 from here on.
         with torch.autocast(x_t.device.type, enabled=False):
             return self._interpret(output.to(torch.float32), x_t, lq, t)
 
     def _interpret(self, output: Tensor, x_t: Tensor, lq: Tensor, t: Tensor) -> Prediction:
         process = self.process
-        if self.parameterization == "data":
-            x0 = lq + output
-            return Prediction(x0, process.epsilon_from_data(x_t, lq, x0, t))
         if self.parameterization == "epsilon":
             epsilon = output
             if self.correct_epsilon_shift:
                 epsilon = process.unshift_epsilon(epsilon, x_t, lq, t)
             return Prediction(process.data_from_epsilon(x_t, lq, epsilon, t), epsilon)
-        alpha, std = process.alpha(t), process.relative_std(t)
-        y = (x_t - lq) / process.lambda_
-        return Prediction(lq + process.lambda_ * (alpha * y - std * output), std * y + alpha * output)
+        if self.parameterization == "v":
+            alpha, std = process.alpha(t), process.relative_std(t)
+            y = (x_t - lq) / process.lambda_
+            return Prediction(lq + process.lambda_ * (alpha * y - std * output), std * y + alpha * output)
+        if isinstance(self.parameterization, EdmPreconditioning):
+            x0 = self.parameterization.clean(process, output, x_t, lq, t)
+        else:
+            x0 = output if self.parameterization == "image" else lq + output
+        return Prediction(x0, process.epsilon_from_data(x_t, lq, x0, t))

@@ -9,35 +9,17 @@ from torch import Tensor
 from daclip.clip.controller import DaClip
 from daclip.data.pairs import generator_for
 from daclip.diffusion.denoiser import Denoiser, Parameterization
+from daclip.diffusion.guide import FrozenGuide
 from daclip.diffusion.objective import Objective, draw_training_state
 from daclip.diffusion.process import MeanRevertingSDE
+from daclip.diffusion.times import TimeDraw, uniform
+from daclip.errors import DaclipError
 from daclip.metrics.image import psnr, quantise
 from daclip.optimization import OptimizerFactory, StageModule
 from daclip.samplers.base import Sampler
-from daclip.types import Conditioning, RestorationBatch
+from daclip.types import RestorationBatch
 
-__all__ = ["FrozenGuide", "RestorationDiffusion"]
-
-
-class FrozenGuide:
-    """DA-CLIP as stage 2 uses it: outside the module tree and never copied.
-
-    A weight average deep-copies the LightningModule and a checkpoint stores its state; neither has any use
-    for a frozen model, which for ViT-L/14 is fifteen times as large as the network that learns.
-    """
-
-    def __init__(self, daclip: DaClip):
-        self.daclip = daclip.eval().requires_grad_(False)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "FrozenGuide":
-        """The same object: frozen things are shared."""
-        return self
-
-    @torch.no_grad()
-    def __call__(self, lq: Tensor) -> Conditioning:
-        """Embeddings of degraded photos `[B, 3, H, W]`, computed once per batch."""
-        # Not in the module tree, so no Trainer moves it; where it lies already, this does nothing.
-        return self.daclip.to(lq.device)(lq)
+__all__ = ["RestorationDiffusion"]
 
 
 class RestorationDiffusion(StageModule):
@@ -57,6 +39,13 @@ class RestorationDiffusion(StageModule):
         warmup_steps: Linear warm-up of the learning rate.
         final_lr: Factor of the learning rate at the end of its cosine.
         seed: Seed of times and noise; what a sample gets does not depend on the number of ranks.
+        times: Law of the times.
+        conditioning_dropout: Share of samples that learn without conditioning, for guidance (Ho and Salimans 2022).
+        remembered_photos: See `FrozenGuide`.
+        compiled: Let `torch.compile` fuse the network: minutes at the start, faster steps after them.
+
+    Raises:
+        DaclipError: A value out of range, or a sampler that does not fit the process.
     """
 
     def __init__(
@@ -72,15 +61,27 @@ class RestorationDiffusion(StageModule):
         warmup_steps: int,
         final_lr: float,
         seed: int,
+        times: TimeDraw = uniform,
+        conditioning_dropout: float = 0.0,
+        remembered_photos: int = 0,
+        compiled: bool = False,
     ):
         super().__init__(optimizer, warmup_steps, final_lr)
-        self.guide = FrozenGuide(daclip)
+        if not 0 <= conditioning_dropout <= 1:
+            raise DaclipError(f"stage.conditioning_dropout must lie in [0, 1], got {conditioning_dropout}")
+        # Found now and not at the first held-out pass.
+        sampler.times(process)
+        self.guide = FrozenGuide(daclip, remembered_photos)
         self.denoiser = Denoiser(
             backbone.to(memory_format=torch.channels_last), process, parameterization, correct_epsilon_shift
         )
         self.sampler = sampler
         self.objective = objective
+        self.times = times
+        self.conditioning_dropout = conditioning_dropout
         self.seed = seed
+        if compiled:
+            self.denoiser.backbone.compile()
         self._scores: dict[str, list[tuple[float, float]]] = defaultdict(list)
 
     def networks(self) -> list[torch.nn.Module]:
@@ -91,23 +92,25 @@ class RestorationDiffusion(StageModule):
         """One step on a batch of pairs."""
         lq = batch.lq.contiguous(memory_format=torch.channels_last)
         hq = batch.hq.contiguous(memory_format=torch.channels_last)
-        t, noise = self._draw(lq)
+        generators = self._generators(len(lq))
+        draws = [
+            draw_training_state(self.denoiser.process, (1, *lq.shape[1:]), generator, times=self.times)
+            for generator in generators
+        ]
+        t, noise = (torch.cat(parts).to(lq.device) for parts in zip(*draws, strict=True))
         noise = noise.contiguous(memory_format=torch.channels_last)
-        loss = self.objective(self.denoiser, lq, hq, self.guide(lq), t, noise)
+        conditioning = self.guide(lq)
+        if self.conditioning_dropout:
+            kept = torch.cat([torch.rand(1, generator=g) for g in generators]) >= self.conditioning_dropout
+            conditioning = conditioning.kept(kept.to(lq.device))
+        loss = self.objective(self.denoiser, lq, hq, conditioning, t, noise)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
         return loss
 
-    def _draw(self, lq: Tensor) -> tuple[Tensor, Tensor]:
-        """t and noise of a training batch: each sample's are those of its number in the stream of all ranks."""
+    def _generators(self, count: int) -> list[torch.Generator]:
+        """One for each sample of a training batch, by the sample's number in the stream of all ranks."""
         batch = self.trainer.fit_loop.total_batch_idx * self.trainer.world_size + self.global_rank
-        draws = [
-            draw_training_state(
-                self.denoiser.process, (1, *lq.shape[1:]), generator_for(self.seed, 0, batch * len(lq) + i)
-            )
-            for i in range(len(lq))
-        ]
-        t, noise = (torch.cat(parts) for parts in zip(*draws, strict=True))
-        return t.to(lq.device), noise.to(lq.device)
+        return [generator_for(self.seed, 0, batch * count + i) for i in range(count)]
 
     def restore(self, lq: Tensor, first: int = 0) -> Tensor:
         """Restore a batch; image i uses the generator of number `first + i`."""

@@ -6,8 +6,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from daclip.diffusion.denoiser import Denoiser
+from daclip.diffusion.denoiser import Denoiser, Prediction
 from daclip.diffusion.process import MeanRevertingSDE
+from daclip.diffusion.times import TimeDraw, uniform
+from daclip.diffusion.weighting import Weighting
 from daclip.errors import DaclipError
 from daclip.types import Conditioning
 
@@ -16,16 +18,11 @@ __all__ = [
     "NoiseMatching",
     "Objective",
     "PosteriorMatching",
-    "Weighting",
-    "clipped_snr",
     "draw_training_state",
 ]
 
 # Errors far below what can be seen shall not attract ever larger gradients.
 RELATIVE_FLOOR = 0.01
-
-Weighting = Callable[[MeanRevertingSDE, Tensor], Tensor]
-"""Weights `[B]` of samples at grid indices `t` `[B]`."""
 
 
 def draw_training_state(
@@ -33,27 +30,23 @@ def draw_training_state(
     shape: Sequence[int],
     generator: torch.Generator,
     device: torch.device | None = None,
+    times: TimeDraw = uniform,
 ) -> tuple[Tensor, Tensor]:
-    """Draw t uniformly over 1..T, one a sample, and unit normal noise.
+    """Draw a time t in 1..T for each sample, then unit normal noise.
 
     Args:
         process: Gives T.
         shape: Shape `(B, C, H, W)` of the images.
         generator: Source of randomness; the draws happen on its device.
         device: Where the result shall live; by default the generator's device.
+        times: Law of t.
 
     Returns:
         t, long `[B]`, and the noise, float32 `[B, C, H, W]`.
     """
-    t = torch.randint(1, process.horizon + 1, (shape[0],), generator=generator, device=generator.device)
+    t = times(process, shape[0], generator)
     noise = torch.randn(tuple(shape), generator=generator, device=generator.device)
     return t.to(device), noise.to(device)
-
-
-def clipped_snr(process: MeanRevertingSDE, t: Tensor, limit: float = 5.0) -> Tensor:
-    """Weights min(α_t²/s_t², limit) `[B]` for the error of x̂_0 (min-SNR, Hang et al. 2023)."""
-    snr = (process.alpha(t) / process.relative_std(t)).square().flatten()
-    return snr.clamp_max(limit)
 
 
 class Objective(ABC):
@@ -70,14 +63,23 @@ class Objective(ABC):
         relative: Take the logarithm, so that a change counts by its share of the sample's own error, as it
             does in decibels. Otherwise the dark and hazy photos with their large errors outweigh the
             compressed ones, on which the network then does harm.
+        perceptual: A further term, `[B]`, of x̂_0 and the clean images, such as `PerceptualDistance`.
     """
 
     def __init__(
-        self, weighting: Weighting | None = None, frequency_weight: float = 0.0, relative: bool = False
+        self,
+        weighting: Weighting | None = None,
+        frequency_weight: float = 0.0,
+        relative: bool = False,
+        perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
         self.weighting = weighting
         self.frequency_weight = frequency_weight
         self.relative = relative
+        self.perceptual = perceptual
+
+    def begin(self, denoiser: Denoiser, trained: bool) -> None:  # noqa: B027 (most objectives need nothing)
+        """Told once, before training, the denoiser with its starting weights, and whether they are trained ones."""
 
     def __call__(
         self, denoiser: Denoiser, lq: Tensor, hq: Tensor, conditioning: Conditioning, t: Tensor, noise: Tensor
@@ -99,7 +101,8 @@ class Objective(ABC):
             noise: Unit normal, shape of the images.
         """
         x_t = denoiser.process.perturb(hq, lq, t, noise)
-        error = self.error(denoiser, x_t, lq, hq, conditioning, t, noise)
+        prediction = denoiser(x_t, lq, t, conditioning)
+        error = self.error(denoiser, prediction, x_t, lq, hq, conditioning, t, noise)
         loss = error.abs().flatten(1).mean(1)
         if self.frequency_weight:
             # All coefficients: those that the real transform leaves out mirror the others and count as well.
@@ -107,12 +110,15 @@ class Objective(ABC):
             loss = loss + self.frequency_weight * spectrum.flatten(1).mean(1)
         if self.relative:
             loss = (loss + RELATIVE_FLOOR).log()
-        return loss if self.weighting is None else loss * self.weighting(denoiser.process, t)
+        if self.weighting is not None:
+            loss = loss * self.weighting(denoiser.process, t)
+        return loss if self.perceptual is None else loss + self.perceptual(prediction.x0, hq)
 
     @abstractmethod
     def error(
         self,
         denoiser: Denoiser,
+        prediction: Prediction,
         x_t: Tensor,
         lq: Tensor,
         hq: Tensor,
@@ -129,6 +135,7 @@ class DataMatching(Objective):
     def error(
         self,
         denoiser: Denoiser,
+        prediction: Prediction,
         x_t: Tensor,
         lq: Tensor,
         hq: Tensor,
@@ -137,7 +144,7 @@ class DataMatching(Objective):
         noise: Tensor,
     ) -> Tensor:
         """x̂_0 − x_0."""
-        return denoiser(x_t, lq, t, conditioning).x0 - hq
+        return prediction.x0 - hq
 
 
 class NoiseMatching(Objective):
@@ -146,6 +153,7 @@ class NoiseMatching(Objective):
     def error(
         self,
         denoiser: Denoiser,
+        prediction: Prediction,
         x_t: Tensor,
         lq: Tensor,
         hq: Tensor,
@@ -154,7 +162,7 @@ class NoiseMatching(Objective):
         noise: Tensor,
     ) -> Tensor:
         """ε̂ − ε."""
-        return denoiser(x_t, lq, t, conditioning).epsilon - noise
+        return prediction.epsilon - noise
 
 
 class PosteriorMatching(Objective):
@@ -169,6 +177,7 @@ class PosteriorMatching(Objective):
     def error(
         self,
         denoiser: Denoiser,
+        prediction: Prediction,
         x_t: Tensor,
         lq: Tensor,
         hq: Tensor,
@@ -180,7 +189,7 @@ class PosteriorMatching(Objective):
         if denoiser.parameterization != "epsilon":
             raise DaclipError(f"PosteriorMatching trains epsilon, not {denoiser.parameterization!r}; use DataMatching")
         process = denoiser.process
-        epsilon = denoiser(x_t, lq, t, conditioning).epsilon
+        epsilon = prediction.epsilon
         if denoiser.correct_epsilon_shift:
             epsilon = process.shift_epsilon(epsilon, x_t, lq, t)
         reverse_mean = process.reverse_sde_mean(x_t, lq, process.score(epsilon, t), t, t - 1)

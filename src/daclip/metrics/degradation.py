@@ -1,13 +1,14 @@
-"""How well degradations are named."""
+"""How well degradations are named, and how well the stated certainty can be trusted."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from daclip.degradations import split_words
 
-__all__ = ["ConfusionMatrix"]
+__all__ = ["Calibration", "ConfusionMatrix", "calibration"]
 
 
 class ConfusionMatrix:
@@ -59,3 +60,45 @@ class ConfusionMatrix:
             truth: {word: int(count) for word, count in zip(self.words, row.tolist(), strict=True) if count > 0}
             for truth, row in zip(self.words, self.counts, strict=True)
         }
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Stated certainty against the share of right answers, in bins of equal width.
+
+    Attributes:
+        error: Expected calibration error in [0, 1], 0 is best.
+        bins: For each bin that is not empty its lower edge, mean certainty, accuracy and count.
+    """
+
+    error: float
+    bins: list[dict[str, float]]
+
+
+def calibration(certainty: Tensor, right: Tensor, bins: int) -> Calibration:
+    """Expected calibration error (Guo et al. 2017, eq. 3).
+
+    >>> calibration(torch.tensor([0.9, 0.9]), torch.tensor([True, False]), 10).error
+    0.4
+
+    Args:
+        certainty: Probability of the word that was named, `[N]` in [0, 1].
+        right: Whether it is right, bool `[N]`.
+        bins: Number of bins.
+    """
+    certainty, right = certainty.double(), right.double()
+    # A certainty on an edge belongs to the lower bin, as in the paper: bins are (low, high].
+    place = ((certainty * bins).ceil().long() - 1).clamp(0, bins - 1)
+    found = []
+    for index in place.unique().tolist():
+        inside = place == index
+        found.append(
+            {
+                "low": index / bins,
+                "certainty": float(certainty[inside].mean()),
+                "accuracy": float(right[inside].mean()),
+                "count": int(inside.sum()),
+            }
+        )
+    gap = sum(abs(row["certainty"] - row["accuracy"]) * row["count"] for row in found)
+    return Calibration(round(gap / max(len(certainty), 1), 12), found)

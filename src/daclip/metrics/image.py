@@ -1,10 +1,13 @@
-"""Fidelity of restored photos under the protocol of the field: 8-bit values, RGB, no border cut."""
+"""Formulas of fidelity: rounding, luma, PSNR, SSIM and MS-SSIM of each image of a batch."""
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.image import structural_similarity_index_measure
+from torchmetrics.functional.image import (
+    multiscale_structural_similarity_index_measure,
+    structural_similarity_index_measure,
+)
 
-__all__ = ["psnr", "quantise", "ssim"]
+__all__ = ["luma", "ms_ssim", "psnr", "quantise", "ssim"]
 
 BORDER = 5  # half of SSIM's 11×11 window
 
@@ -14,11 +17,24 @@ def quantise(images: Tensor) -> Tensor:
     return images.float().clamp(0, 1).mul(255).round().div(255)
 
 
+def luma(images: Tensor) -> Tensor:
+    """Y of YCbCr as ITU-R BT.601 defines it for 8-bit video, Y = 16 + 65.481 R + 128.553 G + 24.966 B.
+
+    Args:
+        images: `[B, 3, H, W]`, RGB in [0, 1].
+
+    Returns:
+        Y / 255, not rounded, `[B, 1, H, W]`; between 16/255 and 235/255.
+    """
+    weights = torch.tensor([65.481, 128.553, 24.966], dtype=torch.float64, device=images.device)
+    return (torch.einsum("bchw,c->bhw", images.double(), weights)[:, None].add(16) / 255).float()
+
+
 def psnr(images: Tensor, reference: Tensor) -> Tensor:
     """Peak signal-to-noise ratio of each image over all channels.
 
     Args:
-        images: `[B, 3, H, W]` in [0, 1].
+        images: `[B, C, H, W]` in [0, 1].
         reference: Same shape and range.
 
     Returns:
@@ -32,7 +48,7 @@ def ssim(images: Tensor, reference: Tensor) -> Tensor:
     """Structural similarity of each image (Wang et al. 2004): Gaussian window 11×11, σ 1.5, valid region.
 
     Args:
-        images: `[B, 3, H, W]` in [0, 1], sides of at least 11.
+        images: `[B, C, H, W]` in [0, 1], sides of at least 11.
         reference: Same shape and range.
 
     Returns:
@@ -43,3 +59,19 @@ def ssim(images: Tensor, reference: Tensor) -> Tensor:
     )
     # torchmetrics reflects the border; the field's protocol counts only where the window fits.
     return per_pixel[..., BORDER:-BORDER, BORDER:-BORDER].flatten(1).mean(1)
+
+
+def ms_ssim(images: Tensor, reference: Tensor) -> Tensor:
+    """Multi-scale structural similarity of each image (Wang et al. 2003), five scales with the paper's weights.
+
+    Args:
+        images: `[B, C, H, W]` in [0, 1], sides of more than 160.
+        reference: Same shape and range.
+
+    Returns:
+        `[B]`, at most 1.
+    """
+    values: Tensor = multiscale_structural_similarity_index_measure(
+        images.float(), reference.float(), data_range=1.0, sigma=1.5, reduction="none"
+    )
+    return values.reshape(-1)

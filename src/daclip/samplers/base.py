@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
-from typing import TypedDict
+from typing import Protocol, TypedDict
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from daclip.errors import DaclipError
 from daclip.samplers.grids import TimeGrid, trailing
 from daclip.types import Conditioning
 
-__all__ = ["Sampler", "SamplerOptions", "Step", "StepHook", "draw_noise"]
+__all__ = ["NoiseSource", "Sampler", "SamplerOptions", "Step", "StepHook", "draw_noise"]
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,25 @@ StepHook = Callable[[Step, Tensor], None]
 """Called after each step with the step and the new state x_s."""
 
 
-def draw_noise(generators: Sequence[torch.Generator], like: Tensor) -> Tensor:
+class NoiseSource(Protocol):
+    """Stands in for an image's generator: its noise may be a window of a larger image's."""
+
+    def normal(self, shape: Sequence[int]) -> Tensor:
+        """The next unit normal draw, `[C, H, W]`."""
+
+
+def draw_noise(generators: Sequence[torch.Generator | NoiseSource], like: Tensor) -> Tensor:
     """Unit normal noise of the shape of `like`, image i from generator i.
 
     It is drawn where the generators live (the CPU), so that the result does not depend on the device.
     """
-    drawn = [torch.randn(like.shape[1:], generator=g, device=g.device) for g in generators]
-    return torch.stack(drawn).to(like.device)
+    return torch.stack([_normal(source, like.shape[1:]) for source in generators]).to(like.device)
+
+
+def _normal(source: torch.Generator | NoiseSource, shape: torch.Size) -> Tensor:
+    if isinstance(source, torch.Generator):
+        return torch.randn(shape, generator=source, device=source.device)
+    return source.normal(shape)
 
 
 class SamplerOptions(TypedDict, total=False):
@@ -133,7 +145,7 @@ class Sampler(ABC):
         denoiser: Denoiser,
         lq: Tensor,
         conditioning: Conditioning,
-        generators: Sequence[torch.Generator],
+        generators: Sequence[torch.Generator | NoiseSource],
         on_step: StepHook | None = None,
     ) -> Tensor:
         """Restore a batch of images.
@@ -210,7 +222,7 @@ class Sampler(ABC):
         if self.guidance == 1:
             conditional: Prediction = denoiser(x_t, lq, t, conditioning)
             return conditional
-        without: Prediction = denoiser(x_t, lq, t, Conditioning())
+        without: Prediction = denoiser(x_t, lq, t, conditioning.kept(0.0))
         if self.guidance == 0:
             return without
         conditional = denoiser(x_t, lq, t, conditioning)

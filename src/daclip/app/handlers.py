@@ -1,0 +1,295 @@
+"""What happens when something on the page is clicked; results are mappings from the page's parts to their values."""
+
+import html
+import json
+import tempfile
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from daclip.app.parts import Parts
+from daclip.app.service import Service, Settings, preview
+from daclip.app.watched import Watched
+from daclip.errors import DaclipError
+from daclip.restoring.jobs import Outcome
+from daclip.restoring.photo_files import read_photo
+from daclip.restoring.results import Stopped
+
+__all__ = ["Handlers", "progress_bar"]
+
+Update = dict[Any, Any]
+"""New values of the page's parts."""
+
+
+def progress_bar(what: str, share: float, started: float) -> str:
+    """A progress bar with the time that is left, as HTML that screen readers announce.
+
+    Args:
+        what: What is being done.
+        share: Finished share in [0, 1].
+        started: Time of the start, by `time.monotonic`.
+    """
+    passed = time.monotonic() - started
+    left = f"about {passed * (1 - share) / share:.0f} s left" if share > 0 else "waiting for its turn"
+    return (
+        f'<div role="status"><label>{html.escape(what)} · {left}<br>'
+        f'<progress max="1" value="{share:.3f}" style="width: 100%"></progress></label></div>'
+    )
+
+
+def _message(text: str) -> str:
+    return f'<div role="status">{html.escape(text)}</div>'
+
+
+class Handlers:
+    """The functions behind the page's buttons.
+
+    Args:
+        service: Does the work.
+        parts: The page's parts that they change.
+    """
+
+    def __init__(self, service: Service, parts: Parts):
+        self.service = service
+        self.parts = parts
+        self._stops: dict[str, threading.Event] = {}
+
+    def look(self, photo: str | None) -> Update:
+        """Show an uploaded photo with what is recognised."""
+        parts = self.parts
+        cleared = {
+            parts.slider: None,
+            parts.bars: None,
+            parts.gallery: gr.Gallery(value=None, visible=False),
+            parts.files: gr.File(value=None, visible=False),
+            parts.status: "",
+            parts.restore: gr.Button(interactive=False),
+        }
+        if photo is None:
+            return cleared
+        try:
+            look = self.service.look(Path(photo))
+        except DaclipError as error:
+            gr.Warning(html.escape(str(error)))
+            return {**cleared, parts.status: _message(str(error))}
+        text = " · ".join((f"{Path(photo).name}: {look.size[0]} × {look.size[1]} pixels", *look.notes))
+        return {
+            **cleared,
+            parts.slider: (look.shown, look.shown),
+            parts.bars: look.probabilities,
+            parts.status: _message(text),
+            parts.restore: gr.Button(interactive=True),
+        }
+
+    def begin(self, request: gr.Request) -> Update:
+        """Let the page stop what now begins."""
+        self._stops[str(request.session_hash)] = threading.Event()
+        return {self.parts.restore: gr.Button(interactive=False), self.parts.stop: gr.Button(interactive=True)}
+
+    def stop(self, request: gr.Request) -> str:
+        """Stop what this visitor has begun."""
+        event = self._stops.get(str(request.session_hash))
+        if event is not None:
+            event.set()
+        return _message("stopping …")
+
+    def restore(
+        self,
+        photo: str | None,
+        words: str | None,
+        strength: float,
+        samples: float,
+        sampler: str,
+        steps: float,
+        seed: float,
+        request: gr.Request,
+    ) -> Iterator[Update]:
+        """Restore one photo and tell how far it is."""
+        parts = self.parts
+        ended = {parts.restore: gr.Button(interactive=photo is not None), parts.stop: gr.Button(interactive=False)}
+        if photo is None:
+            yield {**ended, parts.status: _message("choose a photo first")}
+            return
+        chosen = _settings(words, strength, samples, sampler, steps, seed)
+        started = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="daclip-") as folder:
+            try:
+                with self._watched(Path(photo), chosen, Path(folder)) as work:
+                    for share in work.shares():
+                        if self._stopped(request):
+                            work.stop()
+                        yield {parts.status: progress_bar(Path(photo).name, share, started)}
+                outcome = work.result()
+            except Stopped:
+                yield {**ended, parts.status: _message("stopped")}
+                return
+            except DaclipError as error:
+                yield {**ended, parts.status: _message(str(error))}
+                return
+            if outcome.error is not None:
+                yield {**ended, parts.status: _message(outcome.error)}
+                return
+            paths = [Path(path) for path in outcome.results]
+            shown = [preview(read_photo(path)) for path in (*paths[-1:], *paths[:-1])]
+            titles = ["restored", *(f"sample {i}" for i in range(2, chosen.samples + 1)), "uncertainty"]
+            captioned = list(zip(shown, titles, strict=False)) if len(shown) > 1 else None
+            yield {
+                **ended,
+                parts.slider: (preview(read_photo(photo)), shown[0]),
+                parts.bars: outcome.probabilities,
+                parts.gallery: gr.Gallery(value=captioned, visible=captioned is not None),
+                parts.files: gr.File(value=[str(path) for path in (*paths[-1:], *paths[:-1])], visible=True),
+                parts.status: _message(" · ".join((f"done in {outcome.seconds:.1f} s", *outcome.notes))),
+            }
+
+    def restore_all(
+        self,
+        photos: Sequence[str] | None,
+        words: str | None,
+        strength: float,
+        samples: float,
+        sampler: str,
+        steps: float,
+        seed: float,
+        request: gr.Request,
+    ) -> Iterator[Update]:
+        """Restore several photos into a zip; a photo that fails costs only itself."""
+        parts = self.parts
+        ended = {parts.restore_all: gr.Button(interactive=True), parts.stop_all: gr.Button(interactive=False)}
+        most = self.service.limits.files
+        if not photos or len(photos) > most:
+            text = "choose photos first" if not photos else f"{len(photos)} photos; here at most {most} at a time"
+            yield {**ended, parts.batch_status: _message(text)}
+            return
+        chosen = _settings(words, strength, samples, sampler, steps, seed)
+        started = time.monotonic()
+        outcomes: list[Outcome] = []
+        with tempfile.TemporaryDirectory(prefix="daclip-") as folder:
+            try:
+                for number, photo in enumerate(photos):
+                    with self._watched(Path(photo), chosen, Path(folder) / f"{number}") as work:
+                        for share in work.shares():
+                            if self._stopped(request):
+                                work.stop()
+                            what = f"photo {number + 1} of {len(photos)}"
+                            yield {
+                                parts.batch_status: progress_bar(what, (number + share) / len(photos), started),
+                                parts.table: _table(outcomes),
+                            }
+                    outcomes.append(work.result())
+                text = f"{_count(outcomes)} in {time.monotonic() - started:.1f} s"
+            except Stopped:
+                text = f"stopped: {_count(outcomes)}"
+            except DaclipError as error:
+                text = str(error)
+            archive = Path(folder) / "restored.zip"
+            _zip(outcomes, archive)
+            yield {
+                **ended,
+                parts.table: _table(outcomes),
+                parts.archive: gr.DownloadButton(
+                    value=str(archive), interactive=any(outcome.results for outcome in outcomes)
+                ),
+                parts.batch_status: _message(text),
+            }
+
+    def begin_all(self, request: gr.Request) -> Update:
+        """As `begin`, for the batch."""
+        self.begin(request)
+        return {self.parts.restore_all: gr.Button(interactive=False), self.parts.stop_all: gr.Button(interactive=True)}
+
+    def classify_for_programs(self, photo: str) -> dict[str, float]:
+        """Degradation words of a photo with probabilities, most likely first."""
+        try:
+            return self.service.look(Path(photo)).probabilities
+        except DaclipError as error:
+            raise gr.Error(str(error), print_exception=False) from None
+
+    def restore_for_programs(
+        self,
+        photo: str,
+        degradation: str = "",
+        strength: float = 1.0,
+        samples: float = 1,
+        sampler: str = "as trained",
+        steps: float = 0,
+        seed: float = 0,
+    ) -> Iterator[tuple[list[str] | None, dict[str, Any]]]:
+        """Restore a photo: the written files (the restoration first), and a report as in `summary.jsonl`.
+
+        Until then there are no files, and the report is the finished share.
+        """
+        chosen = _settings(degradation, strength, samples, sampler, steps, seed)
+        with tempfile.TemporaryDirectory(prefix="daclip-") as folder:
+            try:
+                with self._watched(Path(photo), chosen, Path(folder)) as work:
+                    for share in work.shares():
+                        yield None, {"progress": round(share, 3)}
+                outcome = work.result()
+            except DaclipError as error:
+                raise gr.Error(str(error), print_exception=False) from None
+            if outcome.error is not None:
+                raise gr.Error(outcome.error, print_exception=False)
+            report = json.loads(outcome.line())
+            files = [*outcome.results[-1:], *outcome.results[:-1]]
+            report["results"] = [Path(path).name for path in files]
+            yield files, report
+
+    def _watched(self, photo: Path, settings: Settings, folder: Path) -> Watched[Outcome]:
+        def run(on_progress: Callable[[float], None]) -> Outcome:
+            return self.service.restore(photo, settings, folder, on_progress)
+
+        return Watched(run, self.service.alone)
+
+    def _stopped(self, request: gr.Request) -> bool:
+        event = self._stops.get(str(request.session_hash))
+        return event is not None and event.is_set()
+
+    def forget(self, request: gr.Request) -> None:
+        """Stop what a visitor who has left has begun."""
+        event = self._stops.pop(str(request.session_hash), None)
+        if event is not None:
+            event.set()
+
+
+def _settings(words: str | None, strength: float, samples: float, sampler: str, steps: float, seed: float) -> Settings:
+    return Settings(words or "", strength, int(samples), sampler, int(steps), int(seed))
+
+
+def _count(outcomes: Sequence[Outcome]) -> str:
+    done = sum(outcome.status == "restored" for outcome in outcomes)
+    return f"{done} of {len(outcomes)} photos restored"
+
+
+def _table(outcomes: Sequence[Outcome]) -> str:
+    """A line for each photo, as an HTML table whose texts wrap on a phone."""
+    rows = []
+    for outcome in outcomes:
+        found = ", ".join(f"{word} {share:.0%}" for word, share in list(outcome.probabilities.items())[:2])
+        text = outcome.error or " · ".join((outcome.status, found, *outcome.notes))
+        cells = (outcome.photo, text.removeprefix(f"{outcome.photo}: "))
+        style = "text-align: left; vertical-align: top; padding: 0.3em; overflow-wrap: anywhere"
+        rows.append("".join(f'<td style="{style}">{html.escape(cell)}</td>' for cell in cells))
+    return f"<table>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>" if rows else ""
+
+
+def _zip(outcomes: Sequence[Outcome], path: Path) -> None:
+    """All results, and a line for each photo; names that occur twice are numbered."""
+    taken: set[str] = set()
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for outcome in outcomes:
+            names = []
+            for result in map(Path, outcome.results):
+                name, number = result.name, 2
+                while name.lower() in taken:
+                    name, number = f"{result.stem}-{number}{result.suffix}", number + 1
+                taken.add(name.lower())
+                archive.write(result, name)
+                names.append(name)
+            outcome.results = names
+        archive.writestr("summary.jsonl", "".join(outcome.line() + "\n" for outcome in outcomes))

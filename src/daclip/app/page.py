@@ -1,0 +1,172 @@
+"""The page: its parts, and which button does what."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import gradio as gr
+from gradio_client import utils as client_utils
+
+from daclip.app.handlers import Handlers
+from daclip.app.parts import Parts
+from daclip.app.service import AS_TRAINED, Service, sampler_names
+
+__all__ = ["build_page"]
+
+FILE_TYPES = ["image", ".heic", ".heif", ".tif", ".tiff", ".webp", ".bmp"]
+
+TITLE = "# Restore photos\nBlur, haze, rain, snow, noise, darkness, holes: drop a photo, and get it back clean."
+
+# Everything that uses the network for long goes through one queue, one request after the other.
+QUEUE = {"concurrency_id": "restorer", "concurrency_limit": 1}
+
+# How long, in seconds, results stay on the server for download.
+KEPT = 3600
+
+
+def build_page(service: Service, seed: int) -> gr.Blocks:
+    """The page as Gradio blocks, not yet served.
+
+    Args:
+        service: Looks at and restores photos.
+        seed: The seed that the page starts with.
+    """
+    with gr.Blocks(title="Restore photos", analytics_enabled=False, delete_cache=(600, KEPT)) as page:
+        gr.Markdown(TITLE)
+        with gr.Row():
+            with gr.Column(scale=2, min_width=300):
+                with gr.Tabs():
+                    with gr.Tab("One photo") as one:
+                        photo = gr.File(label="Photo", file_types=FILE_TYPES, elem_id="photo", height=140)
+                        with gr.Row():
+                            restore = gr.Button("Restore", variant="primary", interactive=False, min_width=120)
+                            stop = gr.Button("Stop", variant="stop", interactive=False, min_width=80)
+                        status = gr.HTML(elem_id="status")
+                    with gr.Tab("Many photos") as many:
+                        photos = gr.File(
+                            label=f"Photos (up to {service.limits.files})",
+                            file_count="multiple",
+                            file_types=FILE_TYPES,
+                            elem_id="photos",
+                            height=200,
+                        )
+                        with gr.Row():
+                            restore_all = gr.Button("Restore all", variant="primary", min_width=120)
+                            stop_all = gr.Button("Stop", variant="stop", interactive=False, min_width=80)
+                        batch_status = gr.HTML(elem_id="batch-status")
+                settings = _settings(service, seed)
+            with gr.Column(scale=3, min_width=300):
+                with gr.Column() as one_result:
+                    slider = gr.ImageSlider(
+                        label="Before and after", type="pil", format="png", interactive=False, max_height=640
+                    )
+                    bars = gr.Label(label="What is wrong with it", num_top_classes=4, show_heading=False)
+                    gallery = gr.Gallery(label="Samples and their uncertainty", visible=False, format="png", columns=3)
+                    files = gr.File(
+                        label="Full size", file_count="multiple", visible=False, interactive=False, elem_id="files"
+                    )
+                with gr.Column(visible=False) as many_results:
+                    table = gr.HTML(elem_id="table")
+                    archive = gr.DownloadButton("Download all (zip)", interactive=False, elem_id="archive")
+        parts = Parts(
+            restore, stop, status, slider, bars, gallery, files, restore_all, stop_all, batch_status, table, archive
+        )
+        handlers = Handlers(service, parts)
+        _connect(handlers, parts, photo, photos, settings)
+        for tab, single in ((one, True), (many, False)):
+            tab.select(
+                lambda single=single: (gr.Column(visible=single), gr.Column(visible=not single)),
+                None,
+                [one_result, many_results],
+                **_private(),
+            )
+        page.unload(handlers.forget)
+        _programs(handlers, service)
+    _stay_local(page)
+    return page
+
+
+def _settings(service: Service, seed: int) -> list[gr.components.Component]:
+    """The choices that both tabs share, in the order of the handlers' arguments."""
+    limits, restorer = service.limits, service.restorer
+    own = restorer.sampler
+    # Closed, since on a phone it stands between the button and the result.
+    with gr.Accordion("Settings", open=False):
+        words = gr.Dropdown(
+            ["", *restorer.vocabulary],
+            value="",
+            label="Repair",
+            info="Empty: what is recognised. Or a word, a mix such as rainy:0.7,hazy:0.3, or any text.",
+            allow_custom_value=True,
+        )
+        strength = gr.Slider(0, 1, 1, step=0.05, label="Strength", info="0 leaves the photo as it is.")
+        samples = gr.Slider(1, limits.samples, 1, step=1, label="Samples", info="Several also show where they differ.")
+        with gr.Row():
+            sampler = gr.Dropdown([AS_TRAINED, *sampler_names()], value=AS_TRAINED, label="Sampler", min_width=140)
+            steps = gr.Number(
+                0, label="Steps", info=f"0: its own ({own.steps} as trained)", precision=0, minimum=0,
+                maximum=limits.steps, min_width=140,
+            )  # fmt: skip
+            number = gr.Number(seed, label="Seed", precision=0, minimum=0, min_width=140)
+    return [words, strength, samples, sampler, steps, number]
+
+
+def _private() -> dict[str, Any]:
+    """Options of events that are the page's own and no programs' business."""
+    # Gradio would else name them after their functions, and the programs' endpoints something_1.
+    return {"api_name": "page", "api_visibility": "private", "show_progress": "hidden"}
+
+
+def _connect(
+    handlers: Handlers,
+    parts: Parts,
+    photo: gr.File,
+    photos: gr.File,
+    settings: Sequence[gr.components.Component],
+) -> None:
+    one = [parts.restore, parts.stop, parts.status, parts.slider, parts.bars, parts.gallery, parts.files]
+    several = [parts.restore_all, parts.stop_all, parts.batch_status, parts.table, parts.archive]
+    gr.on([photo.upload, photo.clear], handlers.look, photo, one, concurrency_limit=2, **_private())
+    parts.restore.click(handlers.begin, None, [parts.restore, parts.stop], queue=False, **_private()).then(
+        handlers.restore, [photo, *settings], one, **QUEUE, **_private()
+    )
+    parts.stop.click(handlers.stop, None, parts.status, queue=False, **_private())
+    parts.restore_all.click(
+        handlers.begin_all, None, [parts.restore_all, parts.stop_all], queue=False, **_private()
+    ).then(handlers.restore_all, [photos, *settings], several, **QUEUE, **_private())
+    parts.stop_all.click(handlers.stop, None, parts.batch_status, queue=False, **_private())
+
+
+def _programs(handlers: Handlers, service: Service) -> None:
+    """The two endpoints for programs; their parts are not shown."""
+    with gr.Row(visible=False):
+        photo = gr.File(file_types=FILE_TYPES, label="photo")
+        degradation = gr.Textbox("", label="degradation")
+        strength = gr.Number(1.0, label="strength")
+        samples = gr.Number(1, label="samples", precision=0)
+        sampler = gr.Textbox(AS_TRAINED, label="sampler")
+        steps = gr.Number(0, label="steps", precision=0)
+        seed = gr.Number(0, label="seed", precision=0)
+        files = gr.File(file_count="multiple", label="files")
+        report = gr.JSON(label="report")
+        probabilities = gr.JSON(label="probabilities")
+        start, name = gr.Button(), gr.Button()
+    inputs = [photo, degradation, strength, samples, sampler, steps, seed]
+    start.click(handlers.restore_for_programs, inputs, [files, report], api_name="restore", **QUEUE)
+    name.click(handlers.classify_for_programs, photo, probabilities, api_name="classify", concurrency_limit=2)
+
+
+def _stay_local(page: gr.Blocks) -> None:
+    """Refuse addresses where files are expected: this server fetches nothing from elsewhere."""
+
+    def guarded(move: Any) -> Any:
+        async def only_files(path: Any) -> Any:
+            if path is not None and client_utils.is_http_url_like(str(path)):
+                raise gr.Error("give a file and no address: this server fetches nothing", print_exception=False)
+            return await move(path)
+
+        return only_files
+
+    for block in page.blocks.values():
+        if hasattr(block, "async_move_resource_to_block_cache"):
+            # An instance's own: Gradio has no setting for it, and a subclass would be no part that its page knows.
+            block.async_move_resource_to_block_cache = guarded(block.async_move_resource_to_block_cache)

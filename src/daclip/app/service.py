@@ -1,0 +1,179 @@
+"""What the page does with photos, without a page: look at one, restore one, refuse what is too much."""
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from daclip.config import config_dir
+from daclip.errors import DaclipError
+from daclip.pipeline import Restorer
+from daclip.restoring.control import check_strength, parse_words
+from daclip.restoring.jobs import Job, Outcome
+from daclip.restoring.photo_files import PhotoFile, photo_size, read_photo, result_suffix
+from daclip.restoring.pixels import shallow, to_pil
+from daclip.restoring.sampling import Progress
+from daclip.restoring.work import Request, attempt
+
+__all__ = ["AS_TRAINED", "Limits", "Look", "Service", "Settings", "preview", "sampler_names"]
+
+# The choice of no sampler.
+AS_TRAINED = "as trained"
+
+# Longest side of what the page shows; the files that it gives out are whole.
+SHOWN = 1600
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one request may ask for.
+
+    Attributes:
+        megapixels: Largest photo.
+        files: Photos in one batch.
+        samples: Restorations of one photo.
+        steps: Most steps of a sampler.
+        words: Longest text that names degradations, in characters.
+    """
+
+    megapixels: float
+    files: int
+    samples: int
+    steps: int
+    words: int
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What the user chooses; see `Restorer.restore` and `Restorer.using`.
+
+    Attributes:
+        words: Degradations in place of what is recognised; empty leaves it.
+        strength: Share of the change that is made.
+        samples: Restorations of each photo.
+        sampler: One of `sampler_names()`, or `AS_TRAINED`.
+        steps: Of the sampler; 0 takes its own number.
+        seed: Seed of the noise.
+    """
+
+    words: str
+    strength: float
+    samples: int
+    sampler: str
+    steps: int
+    seed: int
+
+
+@dataclass(frozen=True)
+class Look:
+    """What can be said of a photo before it is restored.
+
+    Attributes:
+        shown: The photo as the page shows it.
+        probabilities: Degradation words, most likely first.
+        size: Width and height.
+        notes: Remarks of the reader of files.
+    """
+
+    shown: Image.Image
+    probabilities: dict[str, float]
+    size: tuple[int, int]
+    notes: tuple[str, ...]
+
+
+def sampler_names() -> list[str]:
+    """The samplers of `conf/sampler/`."""
+    return sorted(path.stem for path in (Path(config_dir()) / "sampler").glob("*.yaml"))
+
+
+def preview(file: PhotoFile) -> Image.Image:
+    """A photo as browsers show it: 8 bits, at most 1600 pixels a side, transparency on light gray."""
+    image = to_pil(shallow(file.pixels))
+    image.thumbnail((SHOWN, SHOWN))
+    image = image.convert("RGBA")
+    ground = Image.new("RGBA", image.size, (230, 230, 230, 255))
+    ground.alpha_composite(image)
+    return ground.convert("RGB")
+
+
+class Service:
+    """Looks at and restores uploaded photos, one request after the other.
+
+    Args:
+        restorer: Does the work.
+        limits: What is too much.
+    """
+
+    def __init__(self, restorer: Restorer, limits: Limits):
+        self.restorer = restorer
+        self.limits = limits
+        self.alone = threading.Lock()
+
+    def look(self, photo: Path) -> Look:
+        """Read a photo and name what is wrong with it.
+
+        Raises:
+            DaclipError: It cannot be read, or is too large.
+        """
+        try:
+            self._check_size(photo)
+            file = read_photo(photo)
+        except DaclipError as error:
+            # The server's folders are nobody's business.
+            raise DaclipError(str(error).replace(str(photo), photo.name)) from None
+        probabilities = self.restorer.classify(file.pixels)[0]
+        return Look(preview(file), probabilities, (file.pixels.width, file.pixels.height), file.notes)
+
+    def check(self, settings: Settings) -> None:
+        """Refuse settings beyond the limits: requests also come from programs.
+
+        Raises:
+            DaclipError: One line that names the setting.
+        """
+        check_strength(settings.strength)
+        for name, value, least, most in (
+            ("samples", settings.samples, 1, self.limits.samples),
+            ("steps", settings.steps, 0, self.limits.steps),
+            ("seed", settings.seed, 0, 2**31 - 1),
+            ("the text of degradations", len(settings.words), 0, self.limits.words),
+        ):
+            if not least <= value <= most:
+                raise DaclipError(f"{name} must lie between {least} and {most} here, got {value}")
+        if settings.sampler not in (AS_TRAINED, *sampler_names()):
+            raise DaclipError(f"there is no sampler '{settings.sampler}'; choose from {', '.join(sampler_names())}")
+        if settings.words.strip():
+            parse_words(settings.words)
+
+    def restore(self, photo: Path, settings: Settings, folder: Path, on_progress: Progress | None) -> Outcome:
+        """Restore an uploaded photo into a folder, in which no file of its name may be yet.
+
+        A photo that cannot be restored is an outcome with an error, as on the command line.
+
+        Raises:
+            DaclipError: Settings that cannot be used.
+            Stopped: From `on_progress`.
+        """
+        self.check(settings)
+        sampler = None if settings.sampler == AS_TRAINED else settings.sampler
+        restorer = self.restorer.using(sampler=sampler, steps=settings.steps or None, seed=settings.seed)
+        words = settings.words.strip() or None
+        request = Request(words, settings.strength, settings.samples, dry_run=False, overwrite=False)
+        try:
+            self._check_size(photo)
+        except DaclipError as error:
+            outcome = Outcome(str(photo), "failed", error=str(error))
+        else:
+            result = folder / f"{photo.stem}-restored{result_suffix(photo, None)}"
+            outcome = attempt(restorer, Job(photo, result), request, on_progress)
+        outcome.photo = photo.name
+        outcome.error = outcome.error and outcome.error.replace(str(photo), photo.name).replace(f"{folder}/", "")
+        return outcome
+
+    def _check_size(self, photo: Path) -> None:
+        size = photo_size(photo)
+        if size is not None and size[0] * size[1] > self.limits.megapixels * 1e6:
+            raise DaclipError(
+                f"{photo}: {size[0]} x {size[1]} pixels are more than the {self.limits.megapixels:g} million that "
+                "are restored here; scale it down, or use `daclip restore` on your own machine"
+            )

@@ -1,0 +1,159 @@
+"""Stage 2 against the plain way: a training step, a restored photo, memory."""
+
+import copy
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from daclip.build import build_data, make, resolved
+from daclip.clip.controller import DaClip
+from daclip.data.pairs import collate, generator_for
+from daclip.diffusion.denoiser import Denoiser
+from daclip.diffusion.guide import FrozenGuide
+from daclip.diffusion.objective import draw_training_state
+from daclip.precision import autocast
+from daclip.timing import in_new_process, median_seconds, peak_memory, plain_layout, row
+from daclip.types import Conditioning, RestorationBatch
+
+__all__ = ["restorer_rows"]
+
+CPU = torch.device("cpu")
+
+
+def restorer_rows(cfg: DictConfig, daclip: DaClip, repeats: int, steps: int, sides: list[int]) -> list[dict[str, Any]]:
+    """All rows of stage 2.
+
+    Args:
+        cfg: Composed `train_restorer`; its network is measured.
+        daclip: The guide.
+        repeats: Measurements of a restored photo.
+        steps: Training steps, each way.
+        sides: Sides of square photos for the memory of one evaluation.
+    """
+    denoiser = Denoiser(
+        make(cfg.backbone)(context_dim=daclip.embed_dim),
+        make(cfg.process),
+        make(cfg.stage).keywords["parameterization"],
+        cfg.stage.correct_epsilon_shift,
+    )
+    network = resolved(cfg)["backbone"]
+    return [
+        *_training(cfg, denoiser, daclip, steps),
+        _restoring(cfg, denoiser, daclip.eval(), repeats),
+        *_evaluations(network, daclip.embed_dim, sides),
+    ]
+
+
+def _training(cfg: DictConfig, denoiser: Denoiser, daclip: DaClip, steps: int) -> list[dict[str, Any]]:
+    """The same steps from the same weights in both ways: their speed, and whether they learn the same."""
+    data = build_data(cfg)
+    pairs, size = data.training_pairs(), data.batch_size
+    batches = [collate([pairs[k * size + i] for i in range(size)]) for k in range(steps)]
+    guide = FrozenGuide(daclip)
+    seconds, losses = {}, {}
+    for way, fast in (("plain", False), ("ours", True)):
+        seconds[way], losses[way] = _train(cfg, copy.deepcopy(denoiser), guide, batches, fast)
+    apart = [abs(a - b) / abs(a) for a, b in zip(losses["plain"], losses["ours"], strict=True)]
+    note = "fp32, contiguous, eager, plain AdamW → auto precision, channels-last, fused AdamW"
+    ends = {way: statistics.mean(values[-10:]) for way, values in losses.items()}
+    return [
+        row("restorer_train_step", "images/s", size / seconds["plain"], size / seconds["ours"], True, note),
+        row(
+            "restorer_loss_curve",
+            "loss",
+            ends["plain"],
+            ends["ours"],
+            False,
+            f"mean of the last 10 of {steps} steps each way; step by step {statistics.mean(apart):.1%} apart on "
+            f"average, {max(apart):.1%} at most",
+        ),
+    ]
+
+
+def _train(
+    cfg: DictConfig, denoiser: Denoiser, guide: FrozenGuide, batches: list[RestorationBatch], fast: bool
+) -> tuple[float, list[float]]:
+    """Median seconds of a step, and the losses."""
+    layout = torch.channels_last if fast else torch.contiguous_format
+    denoiser.to(memory_format=layout)
+    objective = make(cfg.stage).keywords["objective"]
+    parameters = [p for p in denoiser.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=2e-4, weight_decay=0.0, fused=fast, foreach=False)
+    seconds, losses = [], []
+    for number, batch in enumerate(batches):
+        lq, hq = (x.contiguous(memory_format=layout) for x in (batch.lq, batch.hq))
+        t, noise = draw_training_state(denoiser.process, lq.shape, generator_for(number))
+        started = time.perf_counter()
+        with autocast(CPU, "auto" if fast else "fp32"):
+            loss: Tensor = objective(denoiser, lq, hq, guide(lq), t, noise.contiguous(memory_format=layout))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        seconds.append(time.perf_counter() - started)
+        losses.append(loss.item())
+    return statistics.median(seconds), losses
+
+
+def _restoring(cfg: DictConfig, denoiser: Denoiser, daclip: DaClip, repeats: int) -> dict[str, Any]:
+    """One photo of 256² with the configured sampler, against a hundred plain evaluations."""
+    photo = torch.rand(1, 3, 256, 256, generator=generator_for(1))
+    denoiser.eval()
+
+    @torch.inference_mode()
+    def restore(precision: str, sampler: Any) -> None:
+        with autocast(CPU, precision):
+            sampler.sample(denoiser, photo, daclip(photo), [generator_for(2)])
+
+    sampler = make(cfg.sampler)
+    # One evaluation is measured and multiplied: a hundred of them all cost the same.
+    single = make({**cfg.sampler, "steps": 1})
+    with plain_layout(denoiser):
+        slow = 100 * median_seconds(lambda: restore("fp32", single), repeats)
+    quick = median_seconds(lambda: restore("auto", sampler), repeats)
+    note = f"100 fp32 evaluations (one measured, times 100) → {sampler.nfe} at auto precision"
+    return row("restore_256", "s/photo", slow, quick, False, note)
+
+
+def _evaluations(network: dict[str, Any], width: int, sides: list[int]) -> list[dict[str, Any]]:
+    """Peak memory of one evaluation at several sizes; at the largest, where the plain way may not fit, of ours only."""
+    rows = []
+    for side in sides:
+        ours, seconds = in_new_process(_evaluation, network, width, side, True)
+        note = f"one evaluation at {side}², {seconds:.1f} s, beside the weights"
+        if side < 1024:
+            plain, slow = in_new_process(_evaluation, network, width, side, False)
+            note = f"fp32, attention matrices formed, {slow:.1f} s → {note}"
+        else:
+            heads, tokens = 16, (side // 8) ** 2
+            plain = heads * tokens**2 * 4 / 2**20
+            note = f"the middle's attention matrix in fp32, if it were formed → {note}"
+        rows.append(row(f"evaluation_memory_{side}", "MiB", plain, ours, False, note))
+    return rows
+
+
+def _evaluation(network: dict[str, Any], width: int, side: int, fast: bool) -> tuple[float, float]:
+    """MiB that one evaluation takes beside the weights, and its seconds; meant for a new process."""
+    layout = torch.channels_last if fast else torch.contiguous_format
+    backbone: nn.Module = make(network)(context_dim=width).eval().to(memory_format=layout)
+    embedding = torch.zeros(1, width)
+    attention: Callable[[], AbstractContextManager[Any]] = nullcontext if fast else lambda: sdpa_kernel(SDPBackend.MATH)
+
+    @torch.inference_mode()
+    def evaluate(pixels: int) -> None:
+        image = torch.rand(1, 3, pixels, pixels).contiguous(memory_format=layout)
+        with autocast(CPU, "auto" if fast else "fp32"), attention():
+            backbone(image, image, torch.ones(1), Conditioning(embedding, embedding))
+
+    # Libraries set themselves up in the first call.
+    evaluate(32)
+    before = peak_memory()
+    started = time.perf_counter()
+    evaluate(side)
+    return max(peak_memory() - before, 1.0), time.perf_counter() - started

@@ -1,0 +1,139 @@
+"""Scores of stage 1 on pairs of degraded and clean photos."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from daclip.clip.controller import DaClip
+from daclip.degradations import split_words
+from daclip.metrics.degradation import Calibration, ConfusionMatrix, calibration
+from daclip.metrics.retrieval import caption_ranks, recall_at
+from daclip.precision import autocast
+from daclip.types import RestorationBatch
+
+__all__ = ["Stage1Scores", "score_daclip"]
+
+PLACES = (1, 5, 10)
+WAYS = ("clean", "degraded", "steered")
+
+
+class Stage1Scores:
+    """Collects what DA-CLIP says of pairs and sums it up.
+
+    Args:
+        daclip: The model.
+        words: The K words that it chooses from.
+        templates: Prompts of the words, see `DaClip.word_embeddings`.
+        bins: Bins of the calibration error.
+    """
+
+    def __init__(self, daclip: DaClip, words: Sequence[str], templates: Sequence[str], bins: int):
+        self.daclip = daclip
+        self.words = list(words)
+        self.templates = list(templates)
+        self.bins = bins
+        self.confusion = ConfusionMatrix(self.words)
+        self._certainty: list[Tensor] = []
+        self._right: list[bool] = []
+        self._labels: list[str] = []
+        self._captions: list[str] = []
+        self._embeddings: dict[str, list[Tensor]] = {way: [] for way in WAYS}
+
+    @torch.inference_mode()
+    def update(self, batch: RestorationBatch) -> None:
+        """Add a batch on the model's device."""
+        out = self.daclip(batch.lq)
+        assert out.content is not None
+        assert out.degradation is not None
+        certainty, named = self.daclip.classify(out.degradation, self.words, self.templates).max(-1)
+        self.confusion.update(named.cpu(), batch.degradation)
+        self._certainty.append(certainty.float().cpu())
+        self._right += [
+            self.words[index] in split_words(label)
+            for index, label in zip(named.tolist(), batch.degradation, strict=True)
+        ]
+        self._labels += batch.degradation
+        self._captions += batch.caption
+        clean, degraded = self.daclip.clip.encode_image(batch.hq), self.daclip.clip.encode_image(batch.lq)
+        for way, embedding in zip(WAYS, (clean, degraded, out.content), strict=True):
+            self._embeddings[way].append(F.normalize(embedding.float(), dim=-1).cpu())
+
+    def calibration(self) -> Calibration:
+        """Certainty of the named word against the share of right names."""
+        return calibration(torch.cat(self._certainty), torch.tensor(self._right), self.bins)
+
+    def results(self) -> dict[str, Any]:
+        """All scores, as `metrics.json` holds them."""
+        calibrated = self.calibration()
+        return {
+            "degradation_accuracy": sum(self._right) / len(self._right),
+            "per_degradation_accuracy": self._mean_by_label(self._right),
+            "confusion": self.confusion.table(),
+            "calibration_error": calibrated.error,
+            "calibration": calibrated.bins,
+            **self._content(),
+            "retrieval": self._retrieval(),
+            "templates": self.templates,
+            "count": len(self._right),
+        }
+
+    def _mean_by_label(self, values: Sequence[float]) -> dict[str, float]:
+        by_label: dict[str, list[float]] = defaultdict(list)
+        for label, value in zip(self._labels, values, strict=True):
+            by_label[label].append(value)
+        return {label: sum(found) / len(found) for label, found in by_label.items()}
+
+    def _content(self) -> dict[str, Any]:
+        clean, degraded, steered = (torch.cat(self._embeddings[way]) for way in WAYS)
+        cosines = {
+            "content_cosine": (steered * clean).sum(-1).tolist(),
+            "content_cosine_plain": (degraded * clean).sum(-1).tolist(),
+        }
+        means = {name: sum(values) / len(values) for name, values in cosines.items()}
+        return {**means, **{f"per_degradation_{name}": self._mean_by_label(cosines[name]) for name in cosines}}
+
+    @torch.inference_mode()
+    def _retrieval(self) -> dict[str, Any] | None:
+        """Recall of the own caption for each way of embedding a photo; None where there are no two captions."""
+        captions = sorted({caption for caption in self._captions if caption})
+        if len(captions) < 2:
+            return None
+        text = self.daclip.clip.encode_text(captions).cpu()
+        captioned = [index for index, caption in enumerate(self._captions) if caption]
+        own = torch.tensor([captions.index(self._captions[index]) for index in captioned])
+        found: dict[str, Any] = {
+            way: recall_at(caption_ranks(torch.cat(self._embeddings[way])[captioned], text, own), PLACES)
+            for way in WAYS
+        }
+        return {**found, "captions": len(captions), "photos": len(captioned)}
+
+
+def score_daclip(
+    daclip: DaClip,
+    batches: Iterable[RestorationBatch],
+    words: Sequence[str],
+    templates: Sequence[str],
+    bins: int,
+    precision: str,
+) -> Stage1Scores:
+    """Score a model on batches of pairs.
+
+    Args:
+        daclip: The model, in evaluation mode.
+        batches: Pairs, on any device.
+        words: The words that it chooses from.
+        templates: Prompts of the words.
+        bins: Bins of the calibration error.
+        precision: `auto`, `bf16` or `fp32`.
+    """
+    device = daclip.logit_scale.device
+    scores = Stage1Scores(daclip, words, templates, bins)
+    for batch in batches:
+        batch.lq, batch.hq = batch.lq.to(device), batch.hq.to(device)
+        with autocast(device, precision):
+            scores.update(batch)
+    return scores

@@ -1,0 +1,92 @@
+"""All ranks' samples together: contrastive losses need every device's negatives."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, distributed
+
+__all__ = ["encode_texts", "gather_objects", "gather_rows", "is_distributed"]
+
+T = TypeVar("T")
+
+
+def is_distributed() -> bool:
+    """Whether more than one process works on a batch."""
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+
+
+class _GatherRows(torch.autograd.Function):
+    """Rows of all ranks, in the order of ranks; the gradient of a rank's rows is summed over all ranks.
+
+    Every rank computes the loss of the whole batch. The sum is then the number of ranks times the gradient of
+    one such loss, and the mean over ranks that DistributedDataParallel takes of the weights' gradients turns it
+    into that of a single process with the whole batch.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        ctx.size = len(rows)
+        parts = [torch.empty_like(rows) for _ in range(distributed.get_world_size())]
+        distributed.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (gradient,) = gradients
+        total = gradient.contiguous().clone()
+        distributed.all_reduce(total)
+        first = distributed.get_rank() * ctx.size
+        return total[first : first + ctx.size]
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """Rows of all ranks with gradients, `[B, D]` to `[ranks * B, D]`; all ranks have the same number.
+
+    In a single process the rows themselves.
+    """
+    if not is_distributed():
+        return rows
+    gathered: Tensor = _GatherRows.apply(rows)
+    return gathered
+
+
+def gather_objects(value: T) -> list[T]:
+    """The value of each rank, in the order of ranks."""
+    if not is_distributed():
+        return [value]
+    values: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(values, value)
+    return values
+
+
+def encode_texts(
+    texts: Sequence[Sequence[str]], encode: Callable[[Sequence[str]], Tensor], like: Tensor
+) -> tuple[list[str], Tensor]:
+    """The unique texts of all ranks with their embeddings; each rank encodes only its own.
+
+    Args:
+        texts: Texts of each rank, as `gather_objects` gives them.
+        encode: Texts to embeddings `[N, D]`.
+        like: A tensor `[…, D]` on the device of the embeddings.
+
+    Returns:
+        K texts in alphabetical order, and `[K, D]` float32.
+    """
+    lists = [sorted(set(part)) for part in texts]
+    if len(lists) == 1:
+        unique = lists[0]
+        return unique, encode(unique) if unique else like.new_zeros(0, like.shape[-1], dtype=torch.float32)
+    own = lists[distributed.get_rank()]
+    longest = max(len(part) for part in lists)
+    rows = like.new_zeros(longest, like.shape[-1], dtype=torch.float32)
+    if own:
+        rows[: len(own)] = encode(own)
+    place: dict[str, int] = {}
+    for rank, part in enumerate(lists):
+        for row, text in enumerate(part):
+            place.setdefault(text, rank * longest + row)
+    unique = sorted(place)
+    with torch.no_grad():
+        everything = gather_rows(rows) if longest else rows
+    return unique, everything[[place[text] for text in unique]]

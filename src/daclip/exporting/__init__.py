@@ -1,0 +1,1 @@
+"""The networks of a restorer as graphs of plain tensors."""

@@ -1,0 +1,5 @@
+"""`python -m daclip.report`."""
+
+from daclip.report import main
+
+main()

@@ -1,0 +1,1 @@
+"""From files and arrays of any size to restored ones: pixels, tiles, memory, control, batches of files."""

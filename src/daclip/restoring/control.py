@@ -1,0 +1,141 @@
+"""What the user may say about a restoration: what is wrong with the photo, where, how strongly to act."""
+
+import difflib
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from daclip.errors import DaclipError
+from daclip.restoring.pixels import BAND, Pixels
+
+__all__ = ["Uncertainty", "blend_", "check_strength", "holes_of", "parse_words", "unknown_words"]
+
+WEIGHTED = re.compile(r"\s*([^:,]+?)\s*:\s*([^:,]+?)\s*")
+
+
+def parse_words(words: Any, vocabulary: Sequence[str] = ()) -> dict[str, float]:
+    """The mixture of degradations that the user names, with weights that add up to 1.
+
+    Args:
+        words: A word, any text, a mapping or a text `word:weight,word:weight`, or a sequence of equal words.
+        vocabulary: Words that the restorer knows: a text made of them and commas is several words.
+
+    Raises:
+        DaclipError: Weights that are no numbers above 0, or no words at all.
+
+    >>> parse_words("rainy")
+    {'rainy': 1.0}
+    >>> parse_words("rainy:3, hazy:1")
+    {'rainy': 0.75, 'hazy': 0.25}
+    >>> parse_words("rainy, hazy", ["rainy", "hazy"])
+    {'rainy': 0.5, 'hazy': 0.5}
+    >>> parse_words("rain drops on a window, at night")
+    {'rain drops on a window, at night': 1.0}
+    """
+    if isinstance(words, str):
+        parts = [part.strip() for part in words.split(",")]
+        matches = [WEIGHTED.fullmatch(part) for part in parts]
+        found = {match[1]: match[2] for match in matches if match}
+        known = all(part in vocabulary for part in parts)
+        words = found if found and all(matches) else parts if known else [words]
+    if isinstance(words, Sequence):
+        words = dict.fromkeys((str(word) for word in words), 1.0)
+    if not isinstance(words, Mapping) or not words:
+        raise DaclipError(f"degradation={words}: name a word, a text, or words with weights as in rainy:0.7,hazy:0.3")
+    weights = {}
+    for word, weight in words.items():
+        try:
+            value = float(weight)
+        except (TypeError, ValueError):
+            value = math.nan
+        if not str(word).strip() or not 0 < value < math.inf:
+            raise DaclipError(f"degradation: the weight of '{word}' must be a number above 0, got {weight}")
+        weights[str(word).strip()] = value
+    total = sum(weights.values())
+    return {word: weight / total for word, weight in weights.items()}
+
+
+def unknown_words(words: Mapping[str, float], vocabulary: Sequence[str]) -> list[str]:
+    """A remark for each word that the restorer was not trained on: it is taken as free text."""
+    remarks = []
+    for word in words:
+        if word not in vocabulary:
+            close = difflib.get_close_matches(word, vocabulary, n=1)
+            hint = f"; did you mean '{close[0]}'?" if close else f" (it knows {', '.join(vocabulary)})"
+            remarks.append(f"'{word}' is no word that the restorer learned and is taken as free text{hint}")
+    return remarks
+
+
+def check_strength(strength: float) -> None:
+    """Refuse what is no share."""
+    if not 0 <= strength <= 1:
+        raise DaclipError(f"strength={strength} must lie between 0 (leave the photo) and 1 (restore fully)")
+
+
+def blend_(restored: Tensor, photo: Pixels, strength: float, holes: np.ndarray | None = None) -> None:
+    """Make photo + strength · (restored − photo) of `restored`, `[3, H, W]`, and the photo itself outside holes.
+
+    In place and band by band, as photos can be large.
+    """
+    if strength == 1 and holes is None:
+        return
+    for top in range(0, photo.height, BAND):
+        band, lq = restored[:, top : top + BAND], photo.crop(top, top + BAND)
+        band.lerp_(lq, 1 - strength)
+        if holes is not None:
+            kept = torch.from_numpy(~holes[top : top + BAND]).expand_as(band)
+            band[kept] = lq[kept]
+
+
+def holes_of(mask: Any, photos: Sequence[Pixels]) -> np.ndarray:
+    """A mask as bool `[H, W]`, true where the photo is missing.
+
+    Args:
+        mask: A tensor, array or Pillow image; of numbers those in the upper half of their range are true.
+        photos: The photos that are restored, which must be one, of the mask's size.
+    """
+    if len(photos) != 1:
+        raise DaclipError("a mask goes with a single photo; restore the photos one by one")
+    values = mask.detach().cpu().numpy() if isinstance(mask, Tensor) else np.asarray(mask)
+    values = values.squeeze() if values.ndim > 2 else values
+    expected = (photos[0].height, photos[0].width)
+    if values.shape != expected:
+        raise DaclipError(f"the mask has the shape {values.shape}, but the photo {expected}")
+    holes: np.ndarray = values if values.dtype == np.bool_ else values > values.max() / 2
+    if not holes.any():
+        raise DaclipError("the mask marks no pixel; missing parts must be white (or true)")
+    return holes
+
+
+class Uncertainty:
+    """Per-pixel standard deviation over several restorations, from a running mean (Welford 1962).
+
+    Only two images are held, however many restorations there are.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean = torch.zeros(())
+        self.squares = torch.zeros(())
+
+    def add(self, image: Tensor) -> None:
+        """Take in a restoration, `[3, H, W]`."""
+        self.count += 1
+        delta = image - self.mean
+        self.mean = self.mean + delta / self.count
+        self.squares = self.squares + delta * (image - self.mean)
+
+    def map(self) -> Tensor:
+        """Root mean square over the colours of the sample standard deviation: `[H, W]`, in units of the image.
+
+        Raises:
+            DaclipError: Fewer than two restorations were taken in.
+        """
+        if self.count < 2:
+            raise DaclipError("uncertainty needs at least two restorations; set samples=2 or more")
+        return (self.squares / (self.count - 1)).mean(0).sqrt()

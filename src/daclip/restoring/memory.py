@@ -1,0 +1,189 @@
+"""How large the pieces of a photo may be for a memory budget."""
+
+import contextlib
+import weakref
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from daclip.errors import DaclipError
+from daclip.restoring.tiling import GRID
+
+__all__ = ["Cost", "PeakMemory", "Pieces", "choose_pieces", "linear_cost", "memory_errors", "tensor_bytes"]
+
+GIB = 2**30
+
+# What the interpreter and the libraries take before the first photo, measured on Linux.
+RUNTIME = int(0.6 * GIB)
+
+# Scratch space inside kernels and the allocator's leftovers do not show up as tensors.
+MARGIN = 1.3
+
+SMALLEST_TILE = 2 * GRID
+
+
+class PeakMemory(TorchDispatchMode):
+    """Counts the bytes of all tensors that are made inside the context.
+
+    The same on every device, and exact to the byte, unlike the size of the process.
+
+    Attributes:
+        peak: The most bytes alive at once, of tensors made inside.
+
+    >>> with PeakMemory() as memory:
+    ...     a = torch.zeros(250)
+    ...     b = a + 1
+    ...     del a
+    ...     c = b.view(5, 50) * 2
+    >>> memory.peak
+    2000
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = 0
+        self.peak = 0
+        self._storages: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run an operator and count what it returns."""
+        given = {id(leaf.untyped_storage()) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        result = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(result):
+            if isinstance(leaf, Tensor):
+                self._count(leaf.untyped_storage(), given)
+        return result
+
+    def _count(self, storage: Any, given: set[int]) -> None:
+        # A view of what came in is nothing new.
+        if storage in self._storages or id(storage) in given:
+            return
+        size = storage.nbytes()
+        self._storages.add(storage)
+        self.live += size
+        self.peak = max(self.peak, self.live)
+        weakref.finalize(storage, self._release, size)
+
+    def _release(self, size: int) -> None:
+        self.live -= size
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Bytes that work on an image takes, as a straight line over its pixels.
+
+    Attributes:
+        fixed: Bytes whatever the size.
+        per_pixel: Bytes for each pixel.
+    """
+
+    fixed: float
+    per_pixel: float
+
+    def bytes(self, pixels: float) -> float:
+        """Bytes for an image of so many pixels."""
+        return self.fixed + self.per_pixel * pixels
+
+    def largest_square(self, budget: float) -> int:
+        """Side, a multiple of 64, of the largest square within the budget; 0 if there is none."""
+        pixels = (budget - self.fixed) / self.per_pixel
+        return int(max(pixels, 0) ** 0.5) // GRID * GRID
+
+
+def linear_cost(run: Callable[[int], Any]) -> Cost:
+    """Measure what `run(side)` takes for images of side² pixels; networks without quadratic attention are linear."""
+
+    def peak(side: int) -> int:
+        with PeakMemory() as memory:
+            run(side)
+        return memory.peak
+
+    small, large = GRID, 2 * GRID
+    low, high = peak(small), peak(large)
+    slope = max(high - low, 0) / (large**2 - small**2)
+    return Cost(max(low - slope * small**2, 0) * MARGIN, max(slope, 1) * MARGIN)
+
+
+@dataclass(frozen=True)
+class Pieces:
+    """How a photo is cut.
+
+    Attributes:
+        block: Largest side of what is sampled at once.
+        tile: Largest side of what the network sees at once; at most `block`.
+        batch_size: Tiles in one call of the network.
+    """
+
+    block: int
+    tile: int
+    batch_size: int
+
+
+def choose_pieces(
+    height: int,
+    width: int,
+    photo_bytes: int,
+    weight_bytes: int,
+    network: Cost,
+    sampling: Cost,
+    max_memory: float,
+    batch_size: int,
+    tile: int | None,
+) -> Pieces:
+    """The largest pieces that keep within the budget; the whole photo if it fits.
+
+    Block and tile do not depend on `batch_size`, so that the result does not: a batch that does not fit is made
+    smaller instead.
+
+    Args:
+        height: Height of the photo.
+        width: Width of the photo.
+        photo_bytes: What the photo and its result take.
+        weight_bytes: What the networks' weights take.
+        network: Cost of one call of the network.
+        sampling: Cost of the sampler's own images.
+        max_memory: The budget in GiB for the whole process (on a GPU: for what lies on it).
+        batch_size: Tiles wanted in one call of the network.
+        tile: Side of a tile if the user wants a certain one.
+
+    Raises:
+        DaclipError: The budget is too small even for the smallest tile.
+    """
+    left = max_memory * GIB - RUNTIME - weight_bytes - photo_bytes
+    whole = -(-max(height, width) // GRID) * GRID
+    if tile is None:
+        if network.bytes(height * width) + sampling.bytes(height * width) <= left:
+            return Pieces(whole, whole, batch_size)
+        # Half of it for the network, so that blocks hold some tiles.
+        tile = network.largest_square(left / 2)
+        if tile < SMALLEST_TILE:
+            needed = max_memory + (2 * network.bytes(SMALLEST_TILE**2) - left) / GIB
+            raise DaclipError(
+                f"max_memory={max_memory:g} GiB is too little for a photo of {width} x {height} pixels; "
+                f"give at least {needed + 0.05:.1f}"
+            )
+    block = sampling.largest_square(left - network.bytes(tile**2))
+    block = min(max(block, tile), max(whole, tile))
+    fitting = (left - sampling.bytes(block**2) - network.fixed) / (network.per_pixel * tile**2)
+    return Pieces(block, tile, max(1, min(batch_size, int(fitting))))
+
+
+def tensor_bytes(module: torch.nn.Module) -> int:
+    """Bytes of a module's parameters and buffers."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
+
+
+@contextlib.contextmanager
+def memory_errors() -> Iterator[None]:
+    """Too little memory is the user's to change: one line instead of the allocator's error."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error):
+            raise DaclipError("the memory does not suffice; lower max_memory (or tile and batch_size)") from None
+        raise

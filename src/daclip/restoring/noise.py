@@ -1,0 +1,72 @@
+"""Noise that belongs to a place in a photo and not to the order of computation."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from daclip.data.pairs import generator_for
+
+__all__ = ["NoiseField", "NoiseWindow"]
+
+CELL = 256
+
+
+class NoiseField:
+    """Unit normal noise as large as a photo, a new field each draw, that can be had in pieces.
+
+    A field is made of cells of 256² pixels, each with its own generator, so that any window of it is drawn
+    without the rest: whichever way a photo is cut into pieces, a pixel always gets the same noise.
+
+    Args:
+        key: What the noise depends on, such as (seed, number of the photo).
+        height: Height of the photo in pixels.
+        width: Width of the photo in pixels.
+    """
+
+    def __init__(self, key: Sequence[int], height: int, width: int):
+        self.key = tuple(key)
+        self.height = height
+        self.width = width
+
+    def window(self, top: int, left: int) -> "NoiseWindow":
+        """What a sampler draws from that works on the piece whose first pixel is (top, left)."""
+        return NoiseWindow(self, top, left)
+
+    def crop(self, draw: int, channels: int, top: int, left: int, height: int, width: int) -> Tensor:
+        """A window of field number `draw`: float32 `[channels, height, width]` on the CPU."""
+        out = torch.empty(channels, height, width)
+        for y in range(top // CELL * CELL, top + height, CELL):
+            for x in range(left // CELL * CELL, left + width, CELL):
+                cell = self._cell(draw, channels, y, x)
+                y0, y1 = max(y, top), min(y + CELL, top + height)
+                x0, x1 = max(x, left), min(x + CELL, left + width)
+                out[:, y0 - top : y1 - top, x0 - left : x1 - left] = cell[:, y0 - y : y1 - y, x0 - x : x1 - x]
+        return out
+
+    def _cell(self, draw: int, channels: int, y: int, x: int) -> Tensor:
+        generator = generator_for(*self.key, draw, y // CELL, x // CELL)
+        return torch.randn(channels, min(CELL, self.height - y), min(CELL, self.width - x), generator=generator)
+
+
+class NoiseWindow:
+    """The noise of one piece of a photo, draw after draw: stands in for a generator in `Sampler.sample`.
+
+    Args:
+        field: The photo's noise.
+        top: First row of the piece.
+        left: First column of the piece.
+    """
+
+    def __init__(self, field: NoiseField, top: int, left: int):
+        self.field = field
+        self.top = top
+        self.left = left
+        self.draws = 0
+
+    def normal(self, shape: Sequence[int]) -> Tensor:
+        """The next draw for a piece of shape `[C, h, w]`."""
+        channels, height, width = shape
+        drawn = self.field.crop(self.draws, channels, self.top, self.left, height, width)
+        self.draws += 1
+        return drawn

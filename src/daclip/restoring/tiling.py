@@ -1,0 +1,199 @@
+"""Large photos in overlapping pieces that are blended without seams."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby, product
+
+import torch
+from torch import Tensor
+
+from daclip.diffusion.denoiser import Denoiser, Prediction
+from daclip.errors import DaclipError
+from daclip.restoring.conditioning import rows
+from daclip.restoring.pooling import Pooled, pooling
+from daclip.types import Conditioning
+
+__all__ = ["GRID", "Span", "Tile", "TiledDenoiser", "cover", "spans", "tile_calls"]
+
+# Pieces begin at multiples of this, so that networks halve them on the grid on which they halve the whole photo.
+# It serves networks of up to six levels.
+GRID = 64
+
+
+@dataclass(frozen=True)
+class Span:
+    """A piece of one axis.
+
+    Attributes:
+        start: First pixel.
+        stop: One past the last pixel.
+        weight: Share of the blended result that each pixel of the piece gives, float32 `[stop − start]`. The
+            weights of all pieces over a pixel add up to 1.
+    """
+
+    start: int
+    stop: int
+    weight: Tensor
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A rectangle of a photo: a span of its rows and one of its columns."""
+
+    rows: Span
+    columns: Span
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.rows.stop - self.rows.start, self.columns.stop - self.columns.start
+
+    def of(self, image: Tensor) -> Tensor:
+        """The rectangle of `[…, H, W]`, a view."""
+        return image[..., self.rows.start : self.rows.stop, self.columns.start : self.columns.stop]
+
+    def add(self, piece: Tensor, to: Tensor) -> None:
+        """Add a weighted piece `[…, h, w]` in its place of `[…, H, W]`."""
+        weight = self.rows.weight[:, None] * self.columns.weight
+        self.of(to).add_(piece * weight.to(piece.device))
+
+
+def spans(length: int, size: int, overlap: int) -> list[Span]:
+    """Cut an axis into pieces of at most `size` pixels that overlap by at least `overlap`.
+
+    Starts are multiples of 64 and as evenly spaced as that allows. Each piece fades in and out with a raised
+    cosine over what it shares with its neighbours. The outer eighth of a shared stretch gets no weight: there a
+    network sees the rim of its piece and not the photo.
+
+    Args:
+        length: Pixels of the axis.
+        size: Largest piece, a multiple of 64 greater than `overlap`; an axis that is no longer is one piece.
+        overlap: Pixels that neighbours share at least, a multiple of 64.
+
+    >>> [(piece.start, piece.stop) for piece in spans(1000, 512, 64)]
+    [(0, 512), (256, 768), (512, 1000)]
+    """
+    if length <= size:
+        return [Span(0, length, torch.ones(length))]
+    if size % GRID or overlap % GRID or not 0 < overlap < size:
+        raise DaclipError(
+            f"pieces of {size} pixels with an overlap of {overlap}: both must be multiples of {GRID}, and the "
+            "overlap smaller"
+        )
+    # The last piece must reach the end from a multiple of 64.
+    last = math.ceil((length - size) / GRID)
+    count = math.ceil(last / ((size - overlap) // GRID)) + 1
+    starts = [round(last * i / (count - 1)) * GRID for i in range(count)]
+    stops = [min(start + size, length) for start in starts]
+    weights = []
+    position = torch.arange(length, dtype=torch.float64)
+    for i, (start, stop) in enumerate(zip(starts, stops, strict=True)):
+        weight = torch.ones(stop - start, dtype=torch.float64)
+        pixels = position[start:stop]
+        if i > 0:
+            weight *= _rise(pixels, start, stops[i - 1])
+        if i < count - 1:
+            weight *= 1 - _rise(pixels, starts[i + 1], stop)
+        weights.append(weight)
+    total = torch.zeros(length, dtype=torch.float64)
+    for start, stop, weight in zip(starts, stops, weights, strict=True):
+        total[start:stop] += weight
+    return [
+        Span(start, stop, (weight / total[start:stop]).float())
+        for start, stop, weight in zip(starts, stops, weights, strict=True)
+    ]
+
+
+def _rise(pixels: Tensor, start: int, stop: int) -> Tensor:
+    """From 0 to 1 across [start, stop), flat over its outer eighths."""
+    share = (pixels + 0.5 - start) / (stop - start)
+    return 0.5 - 0.5 * torch.cos(math.pi * ((share - 0.125) / 0.75).clamp(0, 1))
+
+
+def cover(height: int, width: int, size: int, overlap: int) -> list[Tile]:
+    """Tiles over a whole photo, row by row; see `spans`."""
+    rows, columns = spans(height, size, overlap), spans(width, size, overlap)
+    return [Tile(row, column) for row, column in product(rows, columns)]
+
+
+def tile_calls(
+    photos: int, height: int, width: int, tile: int, overlap: int, batch_size: int
+) -> list[list[tuple[int, Tile]]]:
+    """The (photo, tile) pairs of each call of the network: equal shapes, at most `batch_size` of them."""
+    jobs = sorted(product(range(photos), cover(height, width, tile, overlap)), key=lambda job: job[1].shape)
+    calls = []
+    for _, group in groupby(jobs, key=lambda job: job[1].shape):
+        same = list(group)
+        calls += [same[first : first + batch_size] for first in range(0, len(same), batch_size)]
+    return calls
+
+
+class TiledDenoiser(Denoiser):
+    """A denoiser that looks at an image tile by tile and blends the estimates x̂_0.
+
+    Blending happens at each step of the sampler, which then goes on with one state for the whole image: what
+    two tiles make of their common pixels is reconciled before it can drift apart, so there are no seams. (Tiles
+    that are sampled to the end by themselves may settle on different detail, and their blend is a double
+    exposure.) The conditioning is that of the whole photo.
+
+    A tile's estimate does not depend on how many tiles go into a call, as far as the network's arithmetic does not.
+
+    Args:
+        denoiser: What looks at a tile; shared, not copied.
+        tile: Largest side of a tile, a multiple of 64.
+        overlap: Pixels that neighbours share at least, a multiple of 64.
+        batch_size: Tiles in one call of the network.
+        pooled: For each call in turn the means over the photo that the network's pools put out; None leaves
+            every tile its own.
+        on_call: Called after each call of the network.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        tile: int,
+        overlap: int,
+        batch_size: int,
+        pooled: Sequence[Pooled] | None = None,
+        on_call: Callable[[], None] | None = None,
+    ):
+        super().__init__(denoiser.backbone, denoiser.process, denoiser.parameterization, denoiser.correct_epsilon_shift)
+        self.train(denoiser.training)
+        self.tile = tile
+        self.overlap = overlap
+        self.batch_size = batch_size
+        self.pooled = None if pooled is None else iter(pooled)
+        self.on_call = on_call or (lambda: None)
+
+    def forward(self, x_t: Tensor, lq: Tensor, t: Tensor, conditioning: Conditioning) -> Prediction:
+        """Estimate the clean image; shapes as in `Denoiser.forward`, any height and width."""
+        calls = tile_calls(len(lq), lq.shape[-2], lq.shape[-1], self.tile, self.overlap, self.batch_size)
+        if max(lq.shape[-2:]) <= self.tile and len(calls) == 1 and self.pooled is None:
+            whole = super().forward(x_t, lq, t, conditioning)
+            self.on_call()
+            return whole
+        x0 = torch.zeros_like(x_t)
+        with pooling(self.backbone, None if self.pooled is None else next(self.pooled)):
+            for jobs in calls:
+                self._blend(x_t, lq, t, conditioning, jobs, x0)
+                self.on_call()
+        with torch.autocast(x_t.device.type, enabled=False):
+            return Prediction(x0, self.process.epsilon_from_data(x_t, lq, x0, t))
+
+    def _blend(
+        self,
+        x_t: Tensor,
+        lq: Tensor,
+        t: Tensor,
+        conditioning: Conditioning,
+        jobs: Sequence[tuple[int, Tile]],
+        x0: Tensor,
+    ) -> None:
+        """Add the weighted estimates of one call's tiles to `x0`."""
+        photos = [photo for photo, _ in jobs]
+        states = torch.stack([tile.of(x_t[photo]) for photo, tile in jobs])
+        given = torch.stack([tile.of(lq[photo]) for photo, tile in jobs])
+        estimates = super().forward(states, given, t[photos], rows(conditioning, photos)).x0
+        for (photo, tile), estimate in zip(jobs, estimates, strict=True):
+            tile.add(estimate, x0[photo])

@@ -1,0 +1,139 @@
+"""Many runs from one command, and the table of what came out: `python -m daclip.sweep sweep=NAME`."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.table import Table
+
+from daclip.build import resolved
+from daclip.config import SweepConfig, config_dir, run_entry, validated
+from daclip.errors import DaclipError
+from daclip.records import write_json, write_text
+from daclip.sweep_summary import markdown, summarise
+
+__all__ = ["main", "sweep", "sweep_command"]
+
+KEYS = {"primary", "launcher", "launcher_options", "overrides", "grid"}
+LAUNCHERS = ("basic", "joblib", "ray", "submitit_local", "submitit_slurm")
+
+
+def _key(override: str) -> str:
+    return override.split("=", 1)[0].lstrip("+~")
+
+
+def sweep_command(name: str, preset: Mapping[str, Any], folder: Path) -> list[str]:
+    """The Hydra multirun of a preset.
+
+    A run's folder is called after its place in the grid and not after its number, so that a second start of the
+    sweep finds the runs of the first.
+
+    Args:
+        name: The preset's name.
+        preset: `primary`, `launcher`, `launcher_options`, `overrides` and `grid`.
+        folder: Of the sweep.
+
+    Raises:
+        DaclipError: The preset lacks something, or names something that does not exist.
+    """
+    missing = sorted(KEYS - {"launcher_options"} - set(preset))
+    unknown = sorted(set(preset) - KEYS)
+    if missing or unknown:
+        raise DaclipError(f"sweep={name}: " + (f"{missing[0]} is missing" if missing else f"unknown key {unknown[0]}"))
+    if not (Path(config_dir()) / f"{preset['primary']}.yaml").is_file():
+        raise DaclipError(f"sweep={name}: there is no primary '{preset['primary']}' in conf/")
+    if preset["launcher"] not in LAUNCHERS:
+        raise DaclipError(f"launcher={preset['launcher']}: choose from {', '.join(LAUNCHERS)}")
+    swept = {_key(override) for override in preset["grid"]}
+    fixed = [override for override in preset["overrides"] if _key(override) not in swept]
+    constant = sorted({_key(override) for override in fixed} | {"output"})
+    options = [f"hydra.launcher.{key}={value}" for key, value in (preset.get("launcher_options") or {}).items()]
+    return [
+        *("-m", "daclip.train", "--config-name", str(preset["primary"]), "--multirun"),
+        f"hydra/launcher={preset['launcher']}",
+        *options,
+        f"hydra.sweep.dir='{folder}'",
+        "hydra.sweep.subdir=${hydra.job.override_dirname}",
+        f"hydra.job.config.override_dirname.exclude_keys=[{','.join(constant)}]",
+        f"output='{folder}'",
+        *fixed,
+        *preset["grid"],
+    ]
+
+
+def start(command: Sequence[str]) -> int:
+    """Run a Python command and return its exit status.
+
+    A process of its own: a multirun inside this one's Hydra would not start.
+    """
+    return subprocess.run([sys.executable, *command], check=False).returncode
+
+
+def _flat(options: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Nested options as overrides.
+
+    >>> _flat({"seed": 1, "data": {"root": "my photos", "words": ["a", "b"]}})
+    ['seed=1', 'data.root="my photos"', 'data.words=["a","b"]']
+    """
+    found: list[str] = []
+    for key, value in options.items():
+        if isinstance(value, Mapping):
+            found += _flat(value, f"{prefix}{key}.")
+        else:
+            found.append(f"{prefix}{key}={json.dumps(value, separators=(',', ':'), ensure_ascii=False)}")
+    return found
+
+
+def sweep(cfg: DictConfig) -> dict[str, Any]:
+    """Run what is left of the sweep, then write and print its summary.
+
+    Raises:
+        DaclipError: No preset is chosen, the launcher is not installed, or runs failed.
+    """
+    if not cfg.sweep:
+        known = sorted(path.stem for path in (Path(config_dir()) / "sweep").glob("*.yaml"))
+        raise DaclipError(f"say which sweep: sweep=NAME (make sweep SWEEP=NAME), one of {', '.join(known)}")
+    name = HydraConfig.get().runtime.choices["sweep"]
+    preset = resolved(cfg.sweep)
+    preset["launcher"] = cfg.launcher or preset.get("launcher")
+    preset["launcher_options"] = {**(preset.get("launcher_options") or {}), **resolved(cfg.launcher_options)}
+    preset["overrides"] = [*preset.get("overrides", []), *_flat(resolved(cfg.job))]
+    folder = Path(cfg.output).resolve() / name
+    command = sweep_command(name, preset, folder)
+    status = start(command)
+    summary = summarise(folder)
+    console = Console()
+    if summary["runs"]:
+        write_json(folder / "summary.json", {"command": ["python", *command], **summary})
+        write_text(folder / "summary.md", markdown(name, summary))
+        console.print(_table(f"{name}, best first", summary["runs"]))
+        console.print(f"written: {folder}/summary.json, summary.md", soft_wrap=True)
+    if status:
+        left = f"; {len(summary['runs'])} runs are finished, the same command goes on" if summary["runs"] else ""
+        raise DaclipError(f"the sweep stopped, see above{left}")
+    return summary
+
+
+def _table(title: str, runs: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table(title=title)
+    keys = list(dict.fromkeys(key for run in runs for key in run["overrides"]))
+    for heading in (*keys, "score"):
+        table.add_column(heading, justify="right" if heading == "score" else "left")
+    for run in runs:
+        table.add_row(*(run["overrides"].get(key, "") for key in keys), f"{run['score']:.4f}")
+    return table
+
+
+def main() -> None:
+    """Entry point."""
+    run_entry(lambda cfg: sweep(validated(cfg, SweepConfig)), "sweep")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""What tests of several folders share."""
+
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from daclip.checkpoints import save_artifact
+from daclip.clip.controller import create_daclip
+from daclip.config import config_dir
+
+CLIP: dict[str, Any] = {
+    "architecture": {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 32, "patch_size": 16, "width": 32, "layers": 2, "head_width": 32},
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+    },
+    "pretrained": None,
+    "view": "multi_crop",
+    "injection": "reversed",
+    "seed": 0,
+}
+
+SMALL = [
+    "backbone.width=16",
+    "backbone.encoder_blocks=[1,1]",
+    "backbone.middle_blocks=1",
+    "backbone.decoder_blocks=[1,1]",
+    "sampler.steps=3",
+]
+
+
+@pytest.fixture(scope="session")
+def restorer_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A stage-2 artifact with random weights that visibly change a photo: made in a second, without training."""
+    folder = tmp_path_factory.mktemp("artifacts")
+    with hydra.initialize_config_dir(config_dir(), version_base="1.3"):
+        cfg = hydra.compose("train_restorer", SMALL)
+
+    def node(name: str) -> Any:
+        return OmegaConf.to_container(cfg[name], resolve=True)
+
+    daclip = create_daclip(**CLIP)
+    degradation = node("degradation")
+    clip = {"_target_": "daclip.clip.controller.create_daclip", **CLIP}
+    record = {"seed": 0}
+    stage_1 = save_artifact(
+        folder / "daclip", "daclip", {"clip": clip, "degradation": degradation}, daclip.state_dict(), {}, record
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        backbone = instantiate(node("backbone"), _convert_="object")(context_dim=16)
+        torch.nn.init.normal_(backbone.head.weight, std=0.02)
+    config = {name: node(name) for name in ("backbone", "process", "sampler")}
+    config["stage"] = {"parameterization": "data", "correct_epsilon_shift": False}
+    config["degradation"] = degradation
+    return save_artifact(
+        folder / "restorer", "restorer", config, backbone.state_dict(), {}, record, {"daclip": stage_1}
+    )

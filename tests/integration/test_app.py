@@ -1,0 +1,173 @@
+"""The web page as programs see it: a real server, real files, hostile requests."""
+
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+from PIL import Image
+from skimage import data
+
+from daclip.config import AppConfig, composed, validated
+from daclip.errors import DaclipError
+
+pytest.importorskip("gradio")
+gradio_client = pytest.importorskip("gradio_client")
+
+from daclip.app.serve import launch, page_of  # noqa: E402  only with Gradio
+
+COFFEE = np.ascontiguousarray(data.coffee()[:48, :64])
+
+
+@pytest.fixture(scope="module")
+def address(restorer_artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("gradio")))
+        small = {"max_upload_mb": 1, "max_megapixels": 0.01}
+        given = {**composed("app"), **small, "artifact": str(restorer_artifact), "port": free_port()}
+        cfg = validated(OmegaConf.create(given), AppConfig)
+        page = page_of(cfg)
+        yield launch(page, cfg, block=False)
+        page.close()
+
+
+def free_port() -> int:
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        return int(bound.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("photos") / "cup.png"
+    Image.fromarray(COFFEE).save(path)
+    return path
+
+
+def client_of(address: str) -> Any:
+    return gradio_client.Client(address, verbose=False, analytics_enabled=False)
+
+
+def upload(address: str, name: str, content: bytes) -> str:
+    """The server's name for an uploaded file."""
+    boundary = "x" * 20
+    head = f'--{boundary}\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n\r\n'
+    body = head.encode() + content + f"\r\n--{boundary}--\r\n".encode()
+    kind = {"Content-Type": f"multipart/form-data; boundary={boundary}"}
+    with urlopen(Request(f"{address}gradio_api/upload", body, kind)) as answer:
+        (path,) = json.load(answer)
+    return str(path)
+
+
+def test_a_program_restores_and_classifies(address: str, photo: Path) -> None:
+    client = client_of(address)
+    files, report = client.predict(gradio_client.handle_file(photo), "rainy", 1.0, 2, api_name="/restore")
+    assert [Path(path).name for path in files] == report["results"]
+    assert report["results"] == ["cup-restored.png", "cup-restored.sample2.png", "cup-restored.uncertainty.png"]
+    assert Image.open(files[0]).size == (64, 48)
+    assert report["status"] == "restored"
+    probabilities = client.predict(gradio_client.handle_file(photo), api_name="/classify")
+    assert probabilities.keys() == report["probabilities"].keys()
+
+
+def test_plain_http_is_enough(address: str, photo: Path) -> None:
+    """The commands of docs/app.md, with the standard library in place of curl."""
+    path = upload(address, "cup.png", photo.read_bytes())
+    file = {"path": path, "meta": {"_type": "gradio.FileData"}}
+    given = json.dumps({"data": [file, "", 1, 1, "as trained", 1, 0]}).encode()
+    call = f"{address}gradio_api/call/restore"
+    with urlopen(Request(call, given, {"Content-Type": "application/json"})) as answer:
+        event = json.load(answer)["event_id"]
+    with urlopen(f"{call}/{event}") as answer:
+        last = answer.read().decode().strip().split("data: ")[-1]
+    files, report = json.loads(last)
+    assert report["status"] == "restored"
+    with urlopen(files[0]["url"]) as answer:
+        assert answer.read()[:4] == b"\x89PNG"
+
+
+def test_requests_at_once_are_all_served(address: str, photo: Path) -> None:
+    results: list[Any] = []
+
+    def one(seed: int) -> None:
+        given = (gradio_client.handle_file(photo), "", 1.0, 1, "as trained", 1, seed)
+        results.append((seed, client_of(address).predict(*given, api_name="/restore")))
+
+    threads = [threading.Thread(target=one, args=(seed % 4,)) for seed in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    pictures: dict[int, set[bytes]] = {seed: set() for seed in range(4)}
+    for seed, (files, _) in results:
+        pictures[seed].add(Path(files[0]).read_bytes())
+    assert len(results) == 8
+    # Nobody got somebody else's photo.
+    assert all(len(found) == 1 for found in pictures.values())
+    assert len(set.union(*pictures.values())) == 4
+
+
+def test_bad_files_and_settings_are_named(address: str, photo: Path, tmp_path: Path) -> None:
+    (tmp_path / "bad.png").write_bytes(photo.read_bytes()[:200])
+    Image.fromarray(np.zeros((150, 150, 3), np.uint8)).save(tmp_path / "large.png")
+    (tmp_path / "text.txt").write_text("no picture", encoding="utf-8")
+    client = client_of(address)
+    for name, part in (("bad.png", "damaged"), ("large.png", "million"), ("text.txt", "Invalid file type")):
+        with pytest.raises(Exception, match=part) as caught:
+            client.predict(gradio_client.handle_file(tmp_path / name), api_name="/restore")
+        assert "/tmp" not in str(caught.value)
+    with pytest.raises(Exception, match="samples must lie between"):
+        client.predict(gradio_client.handle_file(photo), "", 1.0, 1000, api_name="/restore")
+    (tmp_path / "heavy.png").write_bytes(b"\0" * 1_200_000)
+    with pytest.raises(Exception, match="maximum file size"):
+        client.predict(gradio_client.handle_file(tmp_path / "heavy.png"), api_name="/restore")
+    # The server does not rely on its clients.
+    with pytest.raises(HTTPError) as refused:
+        upload(address, "heavy.png", (tmp_path / "heavy.png").read_bytes())
+    assert refused.value.code == 413
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "gradio_api/file=/etc/passwd",
+        "gradio_api/file=../../../../etc/passwd",
+        "gradio_api/file=%2e%2e/%2e%2e/%2e%2e/etc/passwd",
+        "gradio_api/file=pyproject.toml",
+        "gradio_api/file=http://127.0.0.1:1/x",
+        "gradio_api/proxy=http://127.0.0.1:1/x",
+        "monitoring/summary",
+    ],
+)
+def test_no_file_of_the_server_can_be_read(address: str, path: str) -> None:
+    with pytest.raises(HTTPError) as caught:
+        urlopen(address + path)
+    assert caught.value.code in (400, 403, 404)
+
+
+def test_a_path_or_an_address_is_no_upload(address: str, photo: Path) -> None:
+    for path in ("/etc/passwd", str(photo), "http://127.0.0.1:1/x.png"):
+        file = {"path": path, "orig_name": "a.png", "meta": {"_type": "gradio.FileData"}}
+        given = json.dumps({"data": [file]}).encode()
+        call = f"{address}gradio_api/call/classify"
+        with urlopen(Request(call, given, {"Content-Type": "application/json"})) as answer:
+            event = json.load(answer)["event_id"]
+        with urlopen(f"{call}/{event}") as answer:
+            text = answer.read().decode()
+        assert "event: error" in text
+        assert "rainy" not in text
+
+
+def test_a_taken_port_is_one_line(address: str, restorer_artifact: Path) -> None:
+    port = int(address.rstrip("/").rpartition(":")[2])
+    given = {**composed("app"), "artifact": str(restorer_artifact), "port": port}
+    cfg = validated(OmegaConf.create(given), AppConfig)
+    with pytest.raises(DaclipError, match="another port"):
+        launch(page_of(cfg), cfg, block=False)

@@ -1,0 +1,144 @@
+"""The web page as people see it: headless Chromium from upload to download. Skips without playwright or Chromium.
+
+`DACLIP_SCREENSHOTS=FOLDER` keeps pictures of the page at desktop and phone width.
+"""
+
+import io
+import os
+import shutil
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+from PIL import Image
+from skimage import data
+
+from daclip.config import AppConfig, composed, validated
+
+pytest.importorskip("gradio")
+playwright = pytest.importorskip("playwright.sync_api")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+
+from daclip.app.serve import launch, page_of  # noqa: E402  only with Gradio
+
+DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+ARTIFACT = os.environ.get("DACLIP_ARTIFACT")
+SCREENSHOTS = os.environ.get("DACLIP_SCREENSHOTS")
+SIDE = 400 if ARTIFACT else 64
+
+
+@pytest.fixture(scope="module")
+def address(restorer_artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("gradio")))
+        given = {**composed("app"), "artifact": ARTIFACT or str(restorer_artifact), "port": 7861}
+        cfg = validated(OmegaConf.create(given), AppConfig)
+        page = page_of(cfg)
+        yield launch(page, cfg, block=False)
+        page.close()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as player:
+        chromium = player.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(params=[DESKTOP, PHONE], ids=["desktop", "phone"])
+def page(request: pytest.FixtureRequest, browser: Any, address: str) -> Iterator[Any]:
+    """A page that has loaded, and that asked no other server for anything."""
+    context = browser.new_context(viewport=request.param, accept_downloads=True)
+    opened = context.new_page()
+    asked: list[str] = []
+    opened.on("request", lambda sent: asked.append(sent.url))
+    opened.goto(address)
+    opened.get_by_role("button", name="Restore", exact=True).wait_for(timeout=60_000)
+    opened.width = request.param["width"]
+    yield opened
+    elsewhere = [url for url in asked if not url.startswith((address, "data:", "blob:"))]
+    context.close()
+    assert not elsewhere
+
+
+@pytest.fixture(scope="module")
+def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("photos")
+    clean = data.coffee()[: SIDE * 3 // 4, :SIDE].astype(int)
+    noise = np.random.default_rng(0).normal(0, 25, clean.shape)
+    Image.fromarray((clean + noise).clip(0, 255).astype(np.uint8)).save(folder / "cup.png")
+    (folder / "bad.png").write_bytes((folder / "cup.png").read_bytes()[:500])
+    return folder / "cup.png"
+
+
+def shot(page: Any, name: str) -> None:
+    if SCREENSHOTS:
+        Path(SCREENSHOTS).mkdir(parents=True, exist_ok=True)
+        page.wait_for_timeout(500)
+        page.screenshot(path=str(Path(SCREENSHOTS) / f"{name}-{page.width}.png"), full_page=True)
+
+
+def upload(page: Any, where: str, *paths: Path) -> None:
+    page.locator(f"{where} input[type=file]").set_input_files([str(path) for path in paths])
+
+
+def test_from_upload_to_download(page: Any, photo: Path) -> None:
+    shot(page, "empty")
+    upload(page, "#photo", photo)
+    page.get_by_text("cup.png:").wait_for(timeout=60_000)
+    shot(page, "uploaded")
+    page.get_by_role("button", name="Restore", exact=True).click()
+    page.get_by_text("done in").wait_for(timeout=120_000)
+    shot(page, "restored")
+    # The slider holds both pictures, which differ.
+    pictures = page.locator(".slider-wrap img, [data-testid=imageslider] img, .image-container img")
+    assert pictures.count() >= 2
+    with page.expect_download() as waited:
+        page.locator("#files a[download]").first.click()
+    image = Image.open(io.BytesIO(Path(waited.value.path()).read_bytes()))
+    assert waited.value.suggested_filename == "cup-restored.png"
+    assert image.size == (SIDE, SIDE * 3 // 4)
+    assert not np.array_equal(np.asarray(image), np.asarray(Image.open(photo)))
+    # Nothing sticks out of a phone's screen.
+    assert page.evaluate("document.documentElement.scrollWidth") <= page.width
+
+
+def test_a_bad_file_is_named(page: Any, photo: Path) -> None:
+    upload(page, "#photo", photo.with_name("bad.png"))
+    page.locator("#status").get_by_text("bad.png: the image is damaged").wait_for(timeout=60_000)
+    assert page.get_by_role("button", name="Restore", exact=True).is_disabled()
+    shot(page, "bad")
+
+
+def test_several_photos_become_a_zip(page: Any, photo: Path) -> None:
+    page.get_by_role("tab", name="Many photos").click()
+    upload(page, "#photos", photo, photo.with_name("bad.png"))
+    page.wait_for_timeout(500)
+    page.get_by_role("button", name="Restore all").click()
+    page.get_by_text("1 of 2 photos restored").wait_for(timeout=120_000)
+    shot(page, "many")
+    with page.expect_download() as waited:
+        page.locator("#archive").click()
+    with zipfile.ZipFile(waited.value.path()) as archive:
+        assert set(archive.namelist()) == {"cup-restored.png", "summary.jsonl"}
+        assert b"damaged" in archive.read("summary.jsonl")
+
+
+def test_the_keyboard_is_enough(page: Any, photo: Path) -> None:
+    upload(page, "#photo", photo)
+    page.get_by_text("cup.png:").wait_for(timeout=60_000)
+    button = page.get_by_role("button", name="Restore", exact=True)
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        if button.evaluate("element => element === document.activeElement"):
+            break
+    else:
+        pytest.fail("Tab never reaches the button")
+    page.keyboard.press("Enter")
+    page.get_by_text("done in").wait_for(timeout=120_000)

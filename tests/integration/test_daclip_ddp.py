@@ -1,0 +1,43 @@
+"""Stage 1 in two processes, started as users start it, does what one process with the whole batch does."""
+
+import csv
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+COMMON = [
+    "experiments=smoke_daclip",
+    "trainer.accelerator=cpu",
+    "trainer.max_steps=2",
+    "trainer.limit_val_batches=1",
+    "trainer.log_every_n_steps=1",
+    "trainer.precision=32-true",
+    "stage.loss.caption_weight=0",  # no term looks at the content: links must not be waited for
+]
+
+
+def losses(folder: Path, *overrides: str) -> list[tuple[float, float]]:
+    """Loss and gradient norm of each step."""
+    done = subprocess.run(
+        [sys.executable, "-m", "daclip.train", *COMMON, *overrides, f"output={folder}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=folder.parent,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    with (folder / "latest" / ".." / "logs" / "metrics.csv").resolve().open() as file:
+        rows = [row for row in csv.DictReader(file) if row["train/loss"]]
+    return [(float(row["train/loss"]), float(row["train/grad_norm"])) for row in rows]
+
+
+def test_two_ranks_train_as_one_process_with_the_whole_batch(tmp_path: Path) -> None:
+    together = losses(tmp_path / "two", "trainer=ddp", "trainer.devices=2", "data.batch_size=5", "stage.chunk_size=3")
+    alone = losses(tmp_path / "one", "data.batch_size=10")
+    assert len(together) == 2
+    for found, expected in zip(together, alone, strict=True):
+        assert found == pytest.approx(expected, rel=1e-4)

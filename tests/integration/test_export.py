@@ -1,0 +1,70 @@
+"""Exported graphs give what the networks give."""
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from daclip import Restorer
+from daclip.config import ExportConfig, composed, validated
+from daclip.data.pairs import generator_for
+from daclip.errors import DaclipError
+from daclip.export import export
+
+
+def config(**values: object) -> DictConfig:
+    return validated(OmegaConf.create({**composed("export"), **values}), ExportConfig)
+
+
+@pytest.mark.parametrize("kind", ["torch", "onnx"])
+def test_graphs_are_written_and_compared(tmp_path: Path, restorer_artifact: Path, kind: str) -> None:
+    if kind == "onnx":
+        pytest.importorskip("onnxscript")
+        pytest.importorskip("onnxruntime")
+    out = tmp_path / "out"
+    differences = export(config(artifact=str(restorer_artifact), format=kind, output=str(out)))
+    suffix = {"torch": ".pt2", "onnx": ".onnx"}[kind]
+    assert differences.keys() == {f"step{suffix}", f"conditioner{suffix}"}
+    assert max(differences.values()) < 1e-4
+    assert {path.name for path in out.iterdir()} == {*differences, "export.json"}
+    with pytest.raises(DaclipError, match="is there already"):
+        export(config(artifact=str(restorer_artifact), format=kind, output=str(out)))
+
+
+def test_a_photo_can_be_restored_from_the_graphs_alone(tmp_path: Path, restorer_artifact: Path) -> None:
+    """The recipe of docs/export: posterior sampling from `export.json`'s coefficients."""
+    out = tmp_path / "out"
+    export(config(artifact=str(restorer_artifact), output=str(out)))
+    facts = json.loads((out / "export.json").read_text(encoding="utf-8"))
+    step = torch.export.load(out / "step.pt2").module()
+    restorer = Restorer.from_pretrained(restorer_artifact, device="cpu", precision="fp32")
+    lq = torch.rand(1, 3, 64, 128, generator=generator_for(1))
+    with torch.inference_mode():
+        given = restorer.daclip(lq)
+        assert given.content is not None
+        assert given.degradation is not None
+        expected = restorer.sampler.sample(restorer.denoiser, lq, given, [generator_for(5)])
+        noise = generator_for(5)
+        x = lq + facts["lambda"] * torch.randn(lq.shape[1:], generator=noise)
+        alpha, std, times = facts["alpha"], facts["relative_std"], facts["times"]
+        for t, s in itertools.pairwise(times):
+            fresh = torch.randn(lq.shape[1:], generator=noise)
+            x0 = step(x, lq, torch.tensor([t]), given.content, given.degradation).clamp(0, 1)
+            ratio = alpha[t] / alpha[s]
+            mean = lq + (
+                (x - lq) * ratio * std[s] ** 2 / std[t] ** 2 + (x0 - lq) * alpha[s] * (1 - ratio**2) / std[t] ** 2
+            )
+            spread = facts["lambda"] * std[s] / std[t] * (1 - ratio**2) ** 0.5
+            x = mean + spread * fresh
+    assert torch.allclose(x.clamp(0, 1), expected, atol=1e-4)
+
+
+def test_mistakes_are_one_line(tmp_path: Path, restorer_artifact: Path) -> None:
+    with pytest.raises(DaclipError, match="format=tflite"):
+        export(config(format="tflite", output=str(tmp_path / "a")))
+    with pytest.raises(DaclipError, match="differs from the network"):
+        export(config(artifact=str(restorer_artifact), output=str(tmp_path / "b"), tolerance=-1.0))
+    assert not (tmp_path / "b").exists()

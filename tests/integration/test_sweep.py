@@ -1,0 +1,154 @@
+"""Sweeps: the command they become, going on after a stop, and the summary."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+import pytest
+import yaml
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.singleton import Singleton
+from running import TINY, assert_one_line, invoke, read
+
+from daclip.config import config_dir
+from daclip.errors import DaclipError
+from daclip.sweep import sweep_command
+
+PRESETS = sorted((Path(config_dir()) / "sweep").glob("*.yaml"))
+SEARCHES = sorted((Path(config_dir()) / "wandb_sweep").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
+def test_every_run_of_a_preset_composes(path: Path) -> None:
+    preset = yaml.safe_load(path.read_text(encoding="utf-8"))
+    header = path.read_text(encoding="utf-8").split("primary:")[0]
+    assert "# Question:" in header
+    assert f"# Command:  make sweep SWEEP={path.stem}" in header
+    sweep_command(path.stem, preset, Path("folder"))
+    first = [override.split(",")[0] for override in preset["grid"]]
+    with hydra.initialize_config_dir(config_dir(), version_base="1.3"):
+        hydra.compose(preset["primary"], [*preset["overrides"], *first])
+
+
+@pytest.mark.parametrize("path", SEARCHES, ids=lambda path: path.stem)
+def test_a_wandb_search_drives_the_same_entry_point(path: Path) -> None:
+    """What its agent would run composes, and the metric it watches is logged by that stage."""
+    search = yaml.safe_load(path.read_text(encoding="utf-8"))
+    chosen = {
+        name: values["values"][0] if "values" in values else values["min"]
+        for name, values in search["parameters"].items()
+    }
+    arguments = [f"{name}={value}" for name, value in chosen.items()]
+    parts = [search["program"] if part == "${program}" else part for part in search["command"]]
+    assert parts[:4] == ["${env}", "python", "-m", "daclip.train"]
+    assert parts[-1] == "${args_no_hyphens}"
+    primary = next(part.split("=")[1] for part in parts if part.startswith("--config-name="))
+    overrides = [part for part in parts[4:-1] if not part.startswith("-")]
+    with hydra.initialize_config_dir(config_dir(), version_base="1.3"):
+        cfg = hydra.compose(primary, [*overrides, *arguments])
+    assert "wandb" in cfg.logger
+    assert search["method"] == "bayes"
+    assert search["metric"]["name"] in {"val/psnr", "val/degradation_accuracy"}
+
+
+def test_a_runs_folder_is_called_after_its_place_in_the_grid() -> None:
+    preset = {"primary": "train_daclip", "launcher": "joblib", "launcher_options": {"n_jobs": 2}}
+    command = sweep_command("mine", {**preset, "overrides": ["clip=tiny", "seed=7"], "grid": ["seed=0,1"]}, Path("f"))
+    assert "hydra/launcher=joblib" in command
+    assert "hydra.launcher.n_jobs=2" in command
+    # What the grid varies is not fixed at the same time.
+    assert command[-2:] == ["clip=tiny", "seed=0,1"]
+    assert "hydra.job.config.override_dirname.exclude_keys=[clip,output]" in command
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"grid": None}, "grid is missing"),
+        ({"primary": "nothing"}, "no primary 'nothing'"),
+        ({"launcher": "slurm"}, "launcher=slurm: choose from basic"),
+        ({"gird": []}, "unknown key gird"),
+    ],
+)
+def test_a_damaged_preset_is_refused(change: dict[str, Any], message: str) -> None:
+    preset = {"primary": "train_daclip", "launcher": "basic", "overrides": [], "grid": ["seed=0,1"], **change}
+    preset = {key: value for key, value in preset.items() if value is not None}
+    with pytest.raises(DaclipError, match=message):
+        sweep_command("mine", preset, Path("f"))
+
+
+def _run(monkeypatch: pytest.MonkeyPatch, *overrides: str) -> str | None:
+    """The command, its multirun inside this process, which saves seconds of imports."""
+
+    def inside(command: Sequence[str]) -> int:
+        outer = Singleton.get_state()
+        GlobalHydra.instance().clear()
+        error = invoke(*command[1:])
+        Singleton.set_state(outer)
+        return int(error is not None)
+
+    monkeypatch.setattr("daclip.sweep.start", inside)
+    return invoke("daclip.sweep", *overrides)
+
+
+def test_a_stopped_sweep_goes_on_and_ends_in_one_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    more = [f"+job.{part}" for part in TINY]
+    grid = 'sweep.grid=["stage.loss.matching=multi_positive,official","seed={}"]'
+    assert _run(monkeypatch, "sweep=smoke", *more, grid.format("0")) is None
+    folder = tmp_path / "outputs" / "sweeps" / "smoke"
+    done = folder / "seed=0,stage.loss.matching=official" / "artifact" / "metrics.json"
+    before = done.stat().st_mtime_ns
+    # One run was interrupted: it has a checkpoint and no artifact yet.
+    stopped = folder / "seed=0,stage.loss.matching=multi_positive"
+    (stopped / "artifact" / "record.json").unlink()
+    capsys.readouterr()
+    assert _run(monkeypatch, "sweep=smoke", *more, grid.format("0,1")) is None
+    assert done.stat().st_mtime_ns == before
+    resumed = yaml.safe_load((stopped / "artifact" / "config.yaml").read_text(encoding="utf-8"))["resume"]
+    assert Path(resumed).parent == stopped / "checkpoints"
+    summary = read(folder / "summary.json")
+    assert [set(run["overrides"]) for run in summary["runs"]] == [{"seed", "stage.loss.matching"}] * 4
+    scores = [run["score"] for run in summary["runs"]]
+    assert scores == sorted(scores, reverse=True)
+    for run in summary["runs"]:
+        metrics = read(folder / run["folder"] / "artifact" / "metrics.json")
+        assert run["score"] == metrics["degradation_accuracy"]
+    assert [group["count"] for group in summary["groups"]] == [2, 2]
+    text = (folder / "summary.md").read_text(encoding="utf-8")
+    assert "| stage.loss.matching | seed | score | seconds |" in text
+    assert " ± " in text
+    assert "best first" in capsys.readouterr().out
+    # A changed configuration is another run, not the finished one.
+    assert (
+        _run(
+            monkeypatch,
+            "sweep=smoke",
+            *more,
+            grid.format("0"),
+            'sweep.overrides=["experiments=smoke_daclip","stage.content_share=0.5"]',
+        )
+        is None
+    )
+    assert done.stat().st_mtime_ns > before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        ([], ["sweep=NAME", "losses", "smoke"]),
+        (["sweep=nothing"], ["nothing"]),
+        (["sweep=smoke", "launcher=slurm"], ["launcher=slurm"]),
+        (["sweep=smoke", 'sweep.grid=["stage.loss.metching=a,b"]'], ["the sweep stopped"]),
+    ],
+    ids=lambda value: "_".join(value)[:40],
+)
+def test_a_mistake_ends_in_one_line(
+    arguments: list[str], parts: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert_one_line(_run(monkeypatch, *arguments), *parts)
+    assert not (tmp_path / "outputs").exists() or not list(tmp_path.rglob("summary.*"))

@@ -1,0 +1,37 @@
+"""The weight average against a recording of `ema_pytorch`, with the original's settings."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from reference import recording
+from torch import nn
+from torch.optim.swa_utils import AveragedModel
+
+from daclip.averaging import WarmedUpAveraging, warmed_up_decay
+
+CONFIG = Path(__file__).parents[2] / "conf" / "callbacks" / "ema_official.yaml"
+
+
+def test_the_average_of_every_step() -> None:
+    known = recording("ema")
+    averaging = instantiate(OmegaConf.load(CONFIG).ema)
+    assert isinstance(averaging, WarmedUpAveraging)
+    online = nn.Linear(1, 1, bias=False)
+    averaged = AveragedModel(online, avg_fn=averaging._average, use_buffers=False)
+    found = []
+    for step, value in enumerate(known["online"]):
+        with torch.no_grad():
+            online.weight.fill_(value)
+        if averaging.should_update(step_idx=step):
+            averaged.update_parameters(online)
+        found.append(next(averaged.module.parameters()).item())
+    torch.testing.assert_close(torch.tensor(found), known["ema"], rtol=1e-5, atol=1e-5)
+
+
+def test_the_decays_that_were_measured() -> None:
+    for call, decay in recording("ema").facts["decay_measured_at_call"].items():
+        assert warmed_up_decay(int(call), 0.995, 100, 2 / 3) == pytest.approx(decay, abs=1e-4)
+    assert not instantiate(OmegaConf.load(CONFIG).ema).should_update(epoch_idx=0)

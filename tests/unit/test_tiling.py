@@ -1,0 +1,267 @@
+"""Photos in pieces: nobody can tell that they were cut."""
+
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from skimage import data
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from daclip import Restorer
+from daclip.backbones.layers import GlobalPool
+from daclip.diffusion import Denoiser, MeanRevertingSDE, ThetaSchedule
+from daclip.errors import DaclipError
+from daclip.restoring.memory import GIB, Cost, PeakMemory, Pieces, choose_pieces, linear_cost
+from daclip.restoring.noise import NoiseField
+from daclip.restoring.pixels import Pixels
+from daclip.restoring.pooling import scouts
+from daclip.restoring.results import Stopped
+from daclip.restoring.sampling import Progress, sample_photos
+from daclip.restoring.tiling import GRID, TiledDenoiser, spans
+from daclip.samplers import PosteriorSampler
+from daclip.types import Conditioning
+
+PHOTO = np.ascontiguousarray(data.coffee()[:300, :420])
+
+
+def psnr(a: Tensor, b: Tensor) -> float:
+    return float(-10 * torch.log10(((a - b) ** 2).mean()))
+
+
+class Blur(nn.Module):
+    """Sees 2 pixels around each: tiles that overlap can agree exactly."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.full((3, 1, 5, 5), 1 / 25))
+
+    def forward(self, x_t: Tensor, lq: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        return F.conv2d(x_t, self.weight, padding=2, groups=3) - lq
+
+
+class Levelled(nn.Module):
+    """Moves the photo to a mean of one half: every tile by itself would move by its own mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = GlobalPool()
+        self.level = nn.Parameter(torch.tensor(0.5))
+
+    def forward(self, x_t: Tensor, lq: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+        return self.level - self.pool(lq).expand_as(lq)
+
+
+def denoiser_of(network: nn.Module) -> Denoiser:
+    return Denoiser(network, MeanRevertingSDE(ThetaSchedule("cosine")), "data").requires_grad_(False)
+
+
+def sampled(
+    network: nn.Module, pieces: Pieces, photo: np.ndarray = PHOTO, seed: int = 0, on_progress: Progress | None = None
+) -> Tensor:
+    pixels = Pixels(photo)
+    return sample_photos(
+        PosteriorSampler(steps=3),
+        denoiser_of(network),
+        [pixels],
+        Conditioning(),
+        [NoiseField((seed, 0), pixels.height, pixels.width)],
+        pieces,
+        overlap=64,
+        precision="fp32",
+        on_progress=on_progress,
+    )[0]
+
+
+@settings(max_examples=200, deadline=None)
+@given(length=st.integers(1, 3000), size=st.integers(2, 12), overlap=st.integers(1, 11))
+def test_spans_cover_an_axis(length: int, size: int, overlap: int) -> None:
+    overlap = min(overlap, size - 1)
+    pieces = spans(length, size * GRID, overlap * GRID)
+    total = torch.zeros(length)
+    for piece in pieces:
+        assert 0 < piece.stop - piece.start <= size * GRID
+        assert piece.start % GRID == 0
+        assert piece.weight.min() >= 0
+        total[piece.start : piece.stop] += piece.weight
+    assert torch.allclose(total, torch.ones(length), atol=1e-6)
+    assert pieces[-1].stop == length
+    for before, after in pairwise(pieces):
+        assert before.stop - after.start >= min(overlap * GRID, length)
+        # A rim without weight: there a network sees the edge of its tile.
+        assert before.weight[-4:].max() == 0
+        assert after.weight[:4].max() == 0
+
+
+def test_one_piece_has_weight_one_exactly() -> None:
+    (piece,) = spans(500, 512, 64)
+    assert torch.equal(piece.weight, torch.ones(500))
+
+
+def test_senseless_pieces_are_refused() -> None:
+    for size, overlap in ((100, 64), (128, 32), (128, 128)):
+        with pytest.raises(DaclipError, match="multiples of 64"):
+            spans(1000, size, overlap)
+
+
+@pytest.mark.parametrize("pieces", [Pieces(448, 128, 1), Pieces(192, 128, 1), Pieces(192, 192, 3)])
+def test_a_local_network_gives_the_same_in_pieces(pieces: Pieces) -> None:
+    whole = sampled(Blur(), Pieces(448, 448, 1))
+    assert torch.allclose(sampled(Blur(), pieces), whole, atol=1e-5)
+
+
+@pytest.mark.parametrize("network", [Blur, Levelled])
+@pytest.mark.parametrize("pieces", [Pieces(448, 448, 1), Pieces(448, 128, 1), Pieces(192, 128, 2)])
+def test_progress_is_told_after_each_call(network: type[nn.Module], pieces: Pieces) -> None:
+    told: list[float] = []
+    calls = 0
+
+    class Counting(network):  # type: ignore[misc, valid-type]
+        def forward(self, *arguments: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            return super().forward(*arguments)
+
+    sampled(Counting(), pieces, on_progress=told.append)
+    assert len(told) == calls
+    assert told == sorted(set(told))
+    assert told[-1] == 1
+
+    def stop(share: float) -> None:
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        sampled(Counting(), pieces, on_progress=stop)
+
+
+def test_global_means_are_those_of_the_photo() -> None:
+    photo = PHOTO.copy()
+    photo[:, 200:] = photo[:, 200:] // 4  # one dark half: tiles' own means are far apart
+    whole = sampled(Levelled(), Pieces(448, 448, 1), photo)
+    assert psnr(sampled(Levelled(), Pieces(448, 128, 1), photo), whole) > 40
+    own = TiledDenoiser(denoiser_of(Levelled()), 128, 64, 1)
+    lq = Pixels(photo).crop()[None]
+    alone = own(lq, lq, torch.tensor([1]), Conditioning()).x0
+    assert psnr(alone[0], whole) < 25  # what it would be otherwise
+
+
+def test_blending_leaves_no_step_at_tile_borders() -> None:
+    """On a flat photo whose estimate differs from tile to tile the result changes by small steps only."""
+
+    class Bias(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.gain = nn.Parameter(torch.ones(()))
+            self.calls = 0
+
+        def forward(self, x_t: Tensor, lq: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
+            self.calls += 1
+            return self.gain * torch.full_like(lq, 0.2 * (-1) ** self.calls)
+
+    tiled = TiledDenoiser(denoiser_of(Bias()), 128, 64, 1)
+    lq = torch.full((1, 3, 256, 256), 0.5)
+    x0 = tiled(lq, lq, torch.tensor([1]), Conditioning()).x0
+    assert x0.max() - x0.min() > 0.3
+    assert x0.diff(dim=-1).abs().max() < 0.02
+    assert x0.diff(dim=-2).abs().max() < 0.02
+
+
+def test_noise_belongs_to_a_place() -> None:
+    field = NoiseField((3, 1), 300, 700)
+    whole = field.crop(0, 3, 0, 0, 300, 700)
+    for top, left, height, width in ((0, 0, 1, 1), (250, 200, 50, 400), (100, 255, 160, 2)):
+        part = field.crop(0, 3, top, left, height, width)
+        assert torch.equal(part, whole[:, top : top + height, left : left + width])
+    assert abs(float(whole.mean())) < 0.01
+    assert float(whole.std()) == pytest.approx(1, abs=0.01)
+    window = field.window(10, 20)
+    first, second = window.normal((3, 5, 6)), window.normal((3, 5, 6))
+    assert torch.equal(first, whole[:, 10:15, 20:26])
+    assert not torch.equal(first, second)
+    # Neighbouring cells, other draws and other photos are independent.
+    assert abs(float((whole[:, :250, :250] * whole[:, :250, 256:506]).mean())) < 0.01
+    assert not torch.equal(whole, NoiseField((3, 2), 300, 700).crop(0, 3, 0, 0, 300, 700))
+
+
+def test_scouts_stand_for_the_photo() -> None:
+    assert [window[:4] for window in scouts(512, 512, 256, 25)] == [
+        (0, 256, 0, 256),
+        (0, 256, 256, 512),
+        (256, 512, 0, 256),
+        (256, 512, 256, 512),
+    ]
+    for height, width, most in ((4000, 6000, 25), (300, 420, 12), (1, 5000, 4), (100, 9000, 25), (9000, 257, 3)):
+        windows = scouts(height, width, 256, most)
+        assert 1 <= len(windows) <= most
+        assert len({(window.bottom - window.top, window.right - window.left) for window in windows}) == 1
+        assert all(0 <= w.top < w.bottom <= height and 0 <= w.left < w.right <= width for w in windows)
+        assert sum(window.weight for window in windows) == pytest.approx(height * width)
+
+
+def test_peak_memory_counts_what_is_alive() -> None:
+    def run(side: int) -> None:
+        a = torch.zeros(side, side)
+        b = a.view(-1) + 1
+        del a
+        (b * 2).sum()
+
+    with PeakMemory() as memory:
+        run(128)
+    assert 2 * 128**2 * 4 <= memory.peak <= 2 * 128**2 * 4 + 64
+    cost = linear_cost(run)
+    assert cost.per_pixel == pytest.approx(8 * 1.3, rel=0.01)
+
+
+def test_pieces_keep_to_the_budget() -> None:
+    network, sampling = Cost(0, 2000), Cost(0, 200)
+
+    def pieces(height: int, width: int, gib: float, batch: int = 1) -> Pieces:
+        return choose_pieces(height, width, height * width * 21, 10**8, network, sampling, gib, batch, None)
+
+    assert pieces(512, 512, 4) == Pieces(512, 512, 1)
+    cut = pieces(4000, 6000, 2)
+    assert cut.tile < cut.block < 6000
+    left = 2 * GIB - 0.6 * GIB - 10**8 - 4000 * 6000 * 21
+    assert network.bytes(cut.tile**2) + sampling.bytes(cut.block**2) <= left
+    # Another batch changes the speed and not the pieces, so not the result.
+    many = pieces(4000, 6000, 2, batch=64)
+    assert (many.block, many.tile) == (cut.block, cut.tile)
+    assert many.batch_size < 64
+    with pytest.raises(DaclipError, match=r"max_memory=0.7 GiB is too little .* at least"):
+        pieces(4000, 6000, 0.7)
+
+
+@pytest.fixture(scope="module")
+def restorer(restorer_artifact: Path) -> Restorer:
+    return Restorer.from_pretrained(restorer_artifact, precision="fp32", device="cpu")
+
+
+def test_a_real_network_gives_the_same_in_tiles(restorer: Restorer) -> None:
+    photo = torch.from_numpy(PHOTO).permute(2, 0, 1) / 255
+    whole = restorer.restore(photo).image
+    assert psnr(whole, photo) < 30  # it does something
+    restorer.tile, restorer.overlap = 192, 128
+    try:
+        tiled = restorer.restore(photo).image
+        assert not torch.equal(tiled, whole)
+        assert psnr(tiled, whole) > 40
+    finally:
+        restorer.tile = None
+    other = Restorer(restorer.artifact.folder, None, "cpu", "fp32", tile=192, overlap=128, batch_size=3)
+    assert torch.equal(other.restore(photo).image, tiled)
+
+
+def test_a_photo_does_not_depend_on_its_batch(restorer: Restorer) -> None:
+    photos = torch.stack([torch.from_numpy(data.chelsea()[y : y + 70, :90]).permute(2, 0, 1) for y in (0, 90, 180)])
+    photos = photos / 255
+    alone = torch.stack([restorer.restore(photo, [i]).image for i, photo in enumerate(photos)])
+    assert torch.equal(restorer.restore(photos).images, alone)
+    other = Restorer(restorer.artifact.folder, None, "cpu", "fp32", batch_size=2)
+    assert torch.equal(other.restore(photos).images, alone)
+    assert torch.equal(restorer.restore(photos[1:], [1, 2]).images, alone[1:])
+    assert not torch.equal(restorer.restore(photos[1], [7]).image, alone[1])
