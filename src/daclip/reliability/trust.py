@@ -92,11 +92,7 @@ def refuse_foreign_targets(node: Any, where: str, training: bool = False) -> Non
             raise DaclipError(
                 f"{where}: refuses the reference {value!r}; an artifact's configuration holds plain values"
             )
-        if (
-            key == "_target_"
-            and value != "_target_"
-            and not _is_part(value, TRAINING_PACKAGES if training else PACKAGES)
-        ):
+        if key == "_target_" and value != "_target_" and not _is_part(value, packages):
             raise DaclipError(f"{where}: refuses to make {value}; only parts of daclip may be named")
     for target in _targets_of_wrong_type(node):
         raise DaclipError(f"{where}: refuses to make {target!r}; only parts of daclip may be named")
