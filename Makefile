@@ -20,7 +20,7 @@ export MALLOC_TRIM_THRESHOLD_ ?= 8589934592
 export MALLOC_TOP_PAD_ ?= 268435456
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train-daclip train-restorer evaluate restore app dataset check-dataset degradations benchmark sampler-report test lint format lock wheel clean import-daclip export-daclip evaluate-daclip import-restorer export-restorer report sweep recipes reproduce dashboard
+.PHONY: help setup train-daclip train-restorer evaluate restore app dataset check-dataset degradations benchmark sampler-report test lint format lock wheel clean import-daclip export-daclip evaluate-daclip import-restorer export-restorer report sweep recipes reproduce dashboard soak audit
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -95,6 +95,12 @@ recipes: .venv/ready ## table of recipes from records; RUNS="folder …" takes o
 
 dashboard: .venv/ready ## wandb workspace of both stages
 	@$(BIN)/python -m daclip.dashboard $(ARGS)
+
+soak: .venv/ready ## train both stages for MINUTES=60 and watch memory, files, processes, throughput
+	$(BIN)/python experiments/soak.py $(or $(MINUTES),60) $(ARGS)
+
+audit: .venv/ready ## known vulnerabilities of the locked packages; needs a network
+	@$(BIN)/python -m daclip.audit
 
 test: .venv/ready ## all tests
 	$(BIN)/python -m pytest $(ARGS)

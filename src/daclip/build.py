@@ -13,6 +13,7 @@ from daclip.data.module import MixedDegradationData
 from daclip.diffusion.module import RestorationDiffusion
 from daclip.errors import DaclipError
 from daclip.precision import trainer_precision
+from daclip.reliability.secrets import redacted
 
 __all__ = [
     "build_controller_pretraining",
@@ -30,10 +31,10 @@ def make(node: Any) -> Any:
 
 
 def resolved(cfg: DictConfig) -> dict[str, Any]:
-    """The configuration as plain containers with all references resolved."""
+    """The configuration as plain containers with all references resolved and secrets struck out."""
     plain = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
+    return {str(key): value for key, value in redacted(plain).items()}
 
 
 def build_data(cfg: DictConfig) -> MixedDegradationData:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -18,6 +19,7 @@ from daclip.clip.controller import DaClip
 from daclip.diffusion.denoiser import Denoiser
 from daclip.errors import DaclipError
 from daclip.records import write_json
+from daclip.reliability.trust import refuse_foreign_targets
 
 __all__ = [
     "Artifact",
@@ -31,9 +33,6 @@ __all__ = [
 ]
 
 CONFIG, WEIGHTS, METRICS, RECORD = "config.yaml", "weights.safetensors", "metrics.json", "record.json"
-
-# An artifact's configuration is a stranger's data: it may only name parts of this framework.
-ALLOWED_TARGETS = ("daclip.",)
 
 
 class Artifact:
@@ -60,7 +59,7 @@ class Artifact:
                 )
         try:
             config = yaml.safe_load((self.folder / CONFIG).read_text(encoding="utf-8"))
-        except yaml.YAMLError:
+        except (OSError, ValueError, yaml.YAMLError):
             raise DaclipError(f"{self.folder / CONFIG}: damaged; train or copy the artifact again") from None
         if not isinstance(config, dict) or config.get("kind") not in ("daclip", "restorer"):
             raise DaclipError(f"{self.folder / CONFIG}: not the configuration of a daclip artifact")
@@ -74,18 +73,40 @@ class Artifact:
                 f"(make train-{kind})"
             )
 
+    def section(self, name: str) -> dict[str, Any]:
+        """A section of the configuration, which may only name parts of this framework: it is a stranger's data.
+
+        Args:
+            name: Such as `process`, or `stage.objective` for a part of one.
+
+        Raises:
+            DaclipError: The section is missing, or refused (see `daclip.reliability.trust`).
+        """
+        node: Any = self.config
+        for key in name.split("."):
+            node = node.get(key) if isinstance(node, dict) else None
+        if not isinstance(node, dict):
+            raise DaclipError(
+                f"{self.folder / CONFIG}: the section {name} is missing or damaged; train or copy the artifact again"
+            )
+        refuse_foreign_targets(node, str(self.folder / CONFIG))
+        return node
+
     def build(self, section: str, node: Any = None) -> Any:
         """Make the object that a section such as `process` or `stage.objective` describes, or a `node` in its place."""
         if node is None:
-            node = self.config
-            for key in section.split("."):
-                node = node[key]
-        for target in _targets(node):
-            if not target.startswith(ALLOWED_TARGETS):
-                raise DaclipError(
-                    f"{self.folder / CONFIG}: refuses to make {target}; only parts of daclip may be named"
-                )
-        return instantiate(node, _convert_="object")
+            node = self.section(section)
+        else:
+            refuse_foreign_targets(node, str(self.folder / CONFIG))
+        try:
+            return instantiate(node, _convert_="object")
+        except InstantiationException as error:
+            if isinstance(error.__cause__, DaclipError):
+                raise error.__cause__ from None
+            reason = str(error).splitlines()[0]
+            raise DaclipError(
+                f"{self.folder / CONFIG}: nothing can be made of the section {section} ({reason})"
+            ) from error
 
     def load_into(self, module: nn.Module) -> None:
         """Read the weights into a module of the same layout."""
@@ -101,15 +122,6 @@ class Artifact:
         if wrong:
             raise DaclipError(f"{self.folder / WEIGHTS}: does not fit its configuration at {', '.join(wrong[:5])}")
         module.load_state_dict(state)
-
-
-def _targets(node: Any) -> list[str]:
-    if isinstance(node, Mapping):
-        own = [str(node["_target_"])] if "_target_" in node else []
-        return own + [target for value in node.values() for target in _targets(value)]
-    if isinstance(node, (list, tuple)):
-        return [target for value in node for target in _targets(value)]
-    return []
 
 
 def save_artifact(
@@ -184,7 +196,7 @@ def load_daclip(folder: str | Path) -> DaClip:
     artifact = Artifact(folder)
     artifact.require("daclip")
     # The artifact holds all weights, the frozen ones too: nothing is downloaded.
-    artifact.config["clip"]["load_weights"] = False
+    artifact.section("clip")["load_weights"] = False
     daclip: DaClip = artifact.build("clip")
     artifact.load_into(daclip)
     daclip.clip.forget_texts()
@@ -199,7 +211,12 @@ def load_denoiser(artifact: Artifact, context_dim: int) -> Denoiser:
         context_dim: Length of DA-CLIP's embeddings.
     """
     artifact.require("restorer")
-    stage, network = artifact.config["stage"], artifact.config["backbone"]
+    # The stage's other parts are for training, and nothing is made of them here.
+    stage, network = artifact.config.get("stage"), artifact.section("backbone")
+    if not isinstance(stage, dict) or "parameterization" not in stage:
+        raise DaclipError(
+            f"{artifact.folder / CONFIG}: the section stage is missing or damaged; copy the artifact again"
+        )
     if "content_context" in network:  # the name and values of the first artifacts
         network["context"] = "token" if network.pop("content_context") else "none"
     named = isinstance(stage["parameterization"], str)
@@ -217,7 +234,7 @@ def load_denoiser(artifact: Artifact, context_dim: int) -> Denoiser:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError):
+    except (OSError, ValueError):
         raise DaclipError(f"{path}: missing or damaged; train or copy the artifact again") from None
     return content
 

@@ -11,11 +11,13 @@ from typing import Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from daclip.errors import DaclipError
+from daclip.errors import DaclipError, StoppedError
+from daclip.reliability.secrets import refuse_secrets
 
 __all__ = [
     "AppConfig",
@@ -40,6 +42,7 @@ __all__ = [
     "TrainConfig",
     "composed",
     "config_dir",
+    "run_config",
     "run_entry",
     "validated",
 ]
@@ -84,6 +87,7 @@ class TrainConfig:
 
     seed: int = MISSING
     output: str = MISSING
+    score: str = MISSING
     resume: str | None = None
     daclip: str | None = None
     stage: dict[str, Any] = field(default_factory=dict)
@@ -398,6 +402,25 @@ def validated(cfg: DictConfig, schema: type) -> DictConfig:
     return merged
 
 
+def run_config(config_name: str, schema: type, run_folder: str | Path, overrides: Sequence[str]) -> DictConfig:
+    """The configuration that an entry point would get, for scripts that train inside their own process.
+
+    Args:
+        config_name: A primary, such as `train_daclip`.
+        schema: Its top level.
+        run_folder: What `${hydra:runtime.output_dir}` stands for.
+        overrides: As on the command line.
+    """
+    with hydra.initialize_config_dir(config_dir(), version_base="1.3"):
+        cfg = hydra.compose(
+            config_name, [f"hydra.runtime.output_dir='{run_folder}'", *overrides], return_hydra_config=True
+        )
+    HydraConfig.instance().set_config(cfg)
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return validated(cfg, schema)
+
+
 def _one_line(message: str) -> str:
     lines = [line.strip() for line in message.splitlines() if line.strip()]
     kept = [line for line in lines if not line.startswith(("full_key:", "object_type=", "reference_type="))]
@@ -458,11 +481,16 @@ def run_entry(task: Callable[[DictConfig], Any], config_name: str) -> None:
             mistake = user_error(error)
             if mistake is None:
                 raise
+            if isinstance(mistake, StoppedError):
+                if mistake.exit_status:
+                    sys.stderr.write(f"{mistake}\n")
+                raise SystemExit(mistake.exit_status) from None
             raise SystemExit(f"error: {mistake}") from None
 
     # Hydra names the job after the function's module.
     with_one_line_errors.__module__ = "__main__"
     try:
+        refuse_secrets(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=config_dir(), config_name=config_name)(with_one_line_errors)()
     except DaclipError as error:
         sys.exit(f"error: {error}")

@@ -1,6 +1,6 @@
 """The one exception that means "the user can fix this"."""
 
-__all__ = ["DaclipError"]
+__all__ = ["DaclipError", "DamagedPhotoError", "StoppedError"]
 
 
 class DaclipError(Exception):
@@ -8,3 +8,21 @@ class DaclipError(Exception):
 
     Entry points print the message without a traceback and exit with a non-zero status.
     """
+
+
+class DamagedPhotoError(DaclipError):
+    """A photo that cannot be decoded; training leaves out a few of them (`data.damaged_limit`)."""
+
+
+class StoppedError(DaclipError):
+    """A signal ended the run after its state was saved: nothing is wrong, and the same command can go on.
+
+    Args:
+        message: Where it stopped and how to go on, in one line.
+        exit_status: Of the process; 75 is "try again later" (EX_TEMPFAIL of sysexits.h). Ranks that another rank
+            speaks for end with 0 and say nothing.
+    """
+
+    def __init__(self, message: str, exit_status: int = 75):
+        super().__init__(message)
+        self.exit_status = exit_status

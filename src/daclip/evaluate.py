@@ -39,9 +39,9 @@ __all__ = ["evaluate", "held_out_data", "main", "score", "score_folders"]
 
 def held_out_data(cfg: DictConfig, restorer: Restorer) -> MixedDegradationData:
     """The data of the command line; what it leaves out is as in the artifact's training."""
-    trained = restorer.artifact.config
-    data = OmegaConf.create({"data": cfg.data or trained["data"]})
-    data.data.degradations = cfg.degradation or trained["degradation"]
+    artifact = restorer.artifact
+    data = OmegaConf.create({"data": cfg.data or artifact.section("data")})
+    data.data.degradations = cfg.degradation or artifact.section("degradation")
     data.data.seed = cfg.seed
     return build_data(data)
 

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from daclip.build import resolved
 from daclip.checkpoints import read_metrics
 from daclip.records import write_text
+from daclip.reliability.resume import checkpoint_to_resume
 
 __all__ = ["continue_job", "objective"]
 
@@ -42,8 +43,8 @@ def continue_job(cfg: DictConfig, run_folder: Path) -> tuple[DictConfig, dict[st
         if (run_folder / "artifact" / "record.json").is_file():
             log.info("finished before: %s", run_folder)
             return cfg, read_metrics(run_folder / "artifact")
-        checkpoint = run_folder / "checkpoints" / "last.ckpt"
-        if checkpoint.is_file() and cfg.resume is None:
+        checkpoint = checkpoint_to_resume("auto", cfg.output, run_folder)
+        if checkpoint is not None and cfg.resume is None:
             log.info("goes on from %s", checkpoint)
             resumed = OmegaConf.merge(cfg, {"resume": str(checkpoint)})
             assert isinstance(resumed, DictConfig)

@@ -1,33 +1,55 @@
 """Optimiser parameter groups and the learning-rate schedule that both stages share."""
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import lightning as L
-from torch import Tensor, nn
+import torch
+from torch import Tensor, distributed, nn
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from daclip.errors import DaclipError
-
-__all__ = ["OptimizerFactory", "StageModule", "decay_groups", "warmup_cosine"]
+__all__ = ["OptimizerFactory", "StageModule", "decay_groups", "global_norm", "scale_down", "warmup_cosine"]
 
 OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
 
 
 def decay_groups(module: nn.Module) -> list[dict[str, Any]]:
-    """Trainable parameters in two groups: with the optimiser's weight decay and without.
+    """Trainable parameters in groups: with the optimiser's weight decay and without.
 
-    Vectors and scalars (biases, gains, the logit scale) never decay.
+    Vectors and scalars (biases, gains, the logit scale) never decay. Sharded and whole parameters are kept apart,
+    because fused optimisers take one kind at a time.
     """
-    decayed: list[Tensor] = []
-    free: list[Tensor] = []
+    groups: dict[tuple[bool, bool], dict[str, Any]] = {}
     for parameter in module.parameters():
         if parameter.requires_grad:
-            (free if parameter.ndim < 2 else decayed).append(parameter)
-    groups: list[dict[str, Any]] = [{"params": decayed}, {"params": free, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
+            free, sharded = parameter.ndim < 2, isinstance(parameter, DTensor)
+            group = groups.setdefault((free, sharded), {"params": [], **({"weight_decay": 0.0} if free else {})})
+            group["params"].append(parameter)
+    return [groups[kind] for kind in sorted(groups)]
+
+
+def global_norm(gradients: Sequence[Tensor]) -> Tensor:
+    """Euclidean norm of all gradients together, a float32 scalar; sharded ones count with all their shards.
+
+    Like the norm of `clip_grad_norm_`, and the same on every rank.
+    """
+    kinds = [[g for g in gradients if isinstance(g, DTensor) is sharded] for sharded in (False, True)]
+    norms = [nn.utils.get_total_norm(kind) for kind in kinds if kind]
+    whole = [norm.full_tensor() if isinstance(norm, DTensor) else norm for norm in norms]
+    if not whole:
+        return torch.zeros(())
+    return whole[0] if len(whole) == 1 else torch.stack(whole).norm()
+
+
+def scale_down(gradients: Sequence[Tensor], factor: float) -> None:
+    """Multiply all gradients in place by a factor of at most 1."""
+    for sharded in (False, True):
+        kind = [gradient for gradient in gradients if isinstance(gradient, DTensor) is sharded]
+        if kind and factor < 1:
+            torch._foreach_mul_(kind, factor)
 
 
 def warmup_cosine(step: int, warmup: int, total: int, final: float) -> float:
@@ -49,7 +71,11 @@ def warmup_cosine(step: int, warmup: int, total: int, final: float) -> float:
 
 
 class StageModule(L.LightningModule):
-    """What both stages share: parameter groups, learning-rate schedule and gradient clipping.
+    """What both stages share: parameter groups, learning-rate schedule, gradient clipping and skipped steps.
+
+    Attributes:
+        step_skipped: Whether the last optimiser step was left out because its loss or gradient was not finite.
+        replicated_group: With sharding, the ranks over which gradients of whole parameters are averaged; else None.
 
     Args:
         optimizer: Makes the optimiser from parameter groups.
@@ -62,6 +88,8 @@ class StageModule(L.LightningModule):
         self.optimizer = optimizer
         self.warmup_steps = warmup_steps
         self.final_lr = final_lr
+        self.step_skipped = False
+        self.replicated_group: Any = None
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Groups of all trainable parameters for the optimiser."""
@@ -74,21 +102,54 @@ class StageModule(L.LightningModule):
         scheduler = LambdaLR(optimizer, lambda step: warmup_cosine(step, self.warmup_steps, total, self.final_lr))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def networks(self) -> list[nn.Module]:
+        """The networks that learn and are called as a whole: what can be spread over ranks."""
+        raise NotImplementedError
+
+    def constrain(self) -> None:
+        """Bring parameters back to where they are allowed to be; called behind every optimiser step."""
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Backward pass; a loss that is not finite makes all gradients NaN.
+
+        Averaging gradients over ranks then carries the news to every rank, without a message of its own.
+        """
+        poison = torch.where(torch.isfinite(loss.detach()), 1.0, math.nan)
+        super().backward(loss * poison, *args, **kwargs)
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, then `constrain`, so that no checkpoint or weight average sees what lies outside."""
+        super().optimizer_step(*args, **kwargs)
+        self.constrain()
+
     def configure_gradient_clipping(
         self,
         optimizer: Optimizer,
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the gradient norm and log it as `train/grad_norm`.
+        """Clip the gradient norm and log it as `train/grad_norm`; without a finite norm, skip the step.
 
-        Lightning refuses to clip for fused optimisers because those unscale float16 gradients inside; bfloat16
-        gradients are not scaled, so clipping them here is sound.
+        A parameter without gradient is left alone by every optimiser, so weights and moments stay as they are. The
+        norm is that of the averaged gradients: all ranks decide alike.
 
-        Raises:
-            DaclipError: Under float16 with gradient scaling.
+        Lightning refuses to clip for fused optimisers because those unscale float16 gradients inside; here they are
+        unscaled before.
         """
-        if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
-            raise DaclipError("trainer.precision=16-mixed scales gradients; use bf16-mixed or 32-true")
-        limit = math.inf if gradient_clip_val is None else gradient_clip_val
-        self.log("train/grad_norm", nn.utils.clip_grad_norm_(self.parameters(), limit))
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+            scaler.unscale_(optimizer)
+        gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
+        if self.replicated_group is not None:
+            for gradient in gradients:
+                if not isinstance(gradient, DTensor):
+                    gradient /= distributed.get_world_size(self.replicated_group)
+                    distributed.all_reduce(gradient, group=self.replicated_group)
+        norm = global_norm(gradients)
+        self.log("train/grad_norm", norm)
+        self.step_skipped = not bool(torch.isfinite(norm))
+        if self.step_skipped:
+            for parameter in self.parameters():
+                parameter.grad = None
+        elif gradient_clip_val is not None:
+            scale_down(gradients, min(1.0, float(gradient_clip_val) / (float(norm) + 1e-6)))

@@ -14,6 +14,7 @@ from daclip.config import EvaluateConfig, ReproduceConfig, TrainConfig, run_entr
 from daclip.errors import DaclipError
 from daclip.evaluate import evaluate
 from daclip.records import write_json
+from daclip.reliability.trust import refuse_foreign_targets
 from daclip.train import train
 
 __all__ = ["differences", "main", "reproduce"]
@@ -62,6 +63,7 @@ def _replay_training(folder: Path, output: Path) -> tuple[dict[str, Any], dict[s
     if not record.get("run_folder"):
         raise DaclipError(f"{folder}: its record does not name its run folder; it was written by an older version")
     run_folder = output / "run"
+    refuse_foreign_targets(artifact.config, str(folder / "config.yaml"), training=True)
     config = _moved(artifact.config, record["run_folder"], str(run_folder.resolve()))
     kind = config.pop("kind")
     config |= {"output": str(output), "resume": None}
@@ -77,6 +79,7 @@ def _replay_evaluation(folder: Path, output: Path) -> tuple[dict[str, Any], dict
     config = metrics["record"].get("config")
     if config is None:
         raise DaclipError(f"{folder}: its record holds no configuration; it was written by an older version")
+    refuse_foreign_targets(config, str(folder / "metrics.json"), training=True)
     # `latest` may have moved on.
     config |= {"output": str(output / "run"), "artifact": metrics.get("artifact")}
     evaluate(validated(OmegaConf.create(config), EvaluateConfig))

@@ -28,6 +28,9 @@ from daclip.data.fingerprint import fingerprint
 from daclip.errors import DaclipError
 from daclip.jobs import continue_job, objective
 from daclip.records import provenance
+from daclip.reliability.resume import checkpoint_to_resume, keep_logs
+from daclip.reliability.secrets import hide_secrets
+from daclip.reliability.sharding import whole_state
 from daclip.wandb_run import describe_run, finish_run, log_artifact
 
 __all__ = ["main", "train"]
@@ -35,21 +38,6 @@ __all__ = ["main", "train"]
 log = logging.getLogger("daclip.train")  # not __name__: the module runs as __main__
 
 STAGE_1_OUTPUT = Path("outputs/daclip")
-
-
-def _resume_from(cfg: DictConfig) -> Path | None:
-    """The checkpoint to go on from; `last` is the newest run's."""
-    if cfg.resume is None:
-        return None
-    if cfg.resume != "last":
-        path = Path(cfg.resume)
-        if not path.is_file():
-            raise DaclipError(f"resume={path}: no such checkpoint file")
-        return path
-    found = sorted(Path(cfg.output).glob("*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise DaclipError(f"resume=last: no run below {cfg.output} has a checkpoint yet")
-    return found[-1]
 
 
 def _stage_1(cfg: DictConfig) -> tuple[DaClip, Path]:
@@ -78,7 +66,8 @@ def train(cfg: DictConfig, run_folder: Path) -> tuple[dict[str, Any], dict[str, 
     """
     started = time.monotonic()
     L.seed_everything(cfg.seed, workers=True, verbose=False)
-    checkpoint = _resume_from(cfg)
+    checkpoint = checkpoint_to_resume(cfg.resume, cfg.output, run_folder)
+    keep_logs(run_folder)
     data = build_data(cfg)
     parts: dict[str, Path] = {}
     is_stage_1 = bool(cfg.clip)
@@ -102,6 +91,10 @@ def train(cfg: DictConfig, run_folder: Path) -> tuple[dict[str, Any], dict[str, 
     fitted = time.monotonic()
     trainer.validate(module, data, verbose=False)
     metrics = {"steps": trainer.global_step, **module.results()}
+    if damaged := data.damaged.names():
+        metrics["damaged_photos"] = damaged
+        log.warning("%d damaged photos were left out: %s", len(damaged), ", ".join(damaged))
+    weights = whole_state(daclip if is_stage_1 else module.denoiser.backbone)
     if trainer.is_global_zero:
         record = provenance(
             cfg.seed,
@@ -110,7 +103,6 @@ def train(cfg: DictConfig, run_folder: Path) -> tuple[dict[str, Any], dict[str, 
             data=fingerprint(data),
             run_folder=run_folder,
         )
-        weights = daclip.state_dict() if is_stage_1 else module.denoiser.backbone.state_dict()
         kind = "daclip" if is_stage_1 else "restorer"
         folder = save_artifact(run_folder / "artifact", kind, resolved(cfg), weights, metrics, record, parts)
         point_latest(folder, cfg.output)
@@ -123,6 +115,7 @@ def _task(cfg: DictConfig) -> float:
     torch.set_float32_matmul_precision("high")
     hydra = HydraConfig.get()
     run_folder = Path(hydra.runtime.output_dir)
+    hide_secrets(run_folder)
     cfg = validated(cfg, TrainConfig)
     metrics = None
     if hydra.mode == RunMode.MULTIRUN:

@@ -109,7 +109,7 @@ def test_a_stopped_sweep_goes_on_and_ends_in_one_table(
     assert _run(monkeypatch, "sweep=smoke", *more, grid.format("0,1")) is None
     assert done.stat().st_mtime_ns == before
     resumed = yaml.safe_load((stopped / "artifact" / "config.yaml").read_text(encoding="utf-8"))["resume"]
-    assert resumed == str(stopped / "checkpoints" / "last.ckpt")
+    assert Path(resumed).parent == stopped / "checkpoints"
     summary = read(folder / "summary.json")
     assert [set(run["overrides"]) for run in summary["runs"]] == [{"seed", "stage.loss.matching"}] * 4
     scores = [run["score"] for run in summary["runs"]]

@@ -254,10 +254,11 @@ class FrozenClip(nn.Module):
         """
         device = self.mean.device
         new = list(dict.fromkeys(text for text in texts if text not in self._texts))
-        if new:
+        # One by one on a CPU: products round differently in another batch, and a resumed run meets other ones first.
+        for group in [[text] for text in new] if device.type == "cpu" else [new] if new else []:
             with torch.autocast(device.type, enabled=False):
-                embedded = F.normalize(self.encode_tokens(self.tokenizer(new).to(device)).float(), dim=-1)
-            self._texts.update(zip(new, embedded, strict=True))
+                embedded = F.normalize(self.encode_tokens(self.tokenizer(group).to(device)).float(), dim=-1)
+            self._texts.update(zip(group, embedded, strict=True))
         return torch.stack([self._texts[text].to(device) for text in texts])
 
     def forget_texts(self) -> None:

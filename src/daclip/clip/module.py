@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
@@ -83,6 +83,7 @@ class ControllerPretraining(StageModule):
             {**group, "params": [parameter for parameter in group["params"] if parameter is not scale]}
             for group in decay_groups(self)
         ]
+        groups = [group for group in groups if group["params"]]
         return [*groups, {"params": [scale], "weight_decay": 0.0, "name": "logit_scale"}]
 
     def encode(self, lq: Tensor, steered: int) -> Conditioning:
@@ -137,7 +138,11 @@ class ControllerPretraining(StageModule):
         self.log("train/logit_scale", self.daclip.scale(), batch_size=size)
         return terms.total
 
-    def on_train_batch_end(self, outputs: Any, batch: RestorationBatch, batch_index: int) -> None:
+    def networks(self) -> list[nn.Module]:
+        """The controller."""
+        return [self.daclip.controller]
+
+    def constrain(self) -> None:
         """Keep the logit scale where its exponential lies in [1, 100]."""
         with torch.no_grad():
             self.daclip.logit_scale.clamp_(0, MAX_LOGIT_SCALE)

@@ -14,7 +14,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from daclip.errors import DaclipError
+from daclip.errors import DaclipError, DamagedPhotoError
 
 __all__ = [
     "cached_pixels",
@@ -54,12 +54,12 @@ def _opened(source: Path | BytesIO, name: str | Path) -> Iterator[Image.Image]:
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             yield image
     except UnidentifiedImageError:
-        raise DaclipError(f"{name}: not an image file that can be read; remove or replace it") from None
+        raise DamagedPhotoError(f"{name}: not an image file that can be read; remove or replace it") from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise DaclipError(f"{name}: the image is too large to open safely; scale it down first") from None
+        raise DamagedPhotoError(f"{name}: the image is too large to open safely; scale it down first") from None
     except (OSError, SyntaxError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DaclipError(f"{name}: the image is damaged ({reason}); remove or replace it") from None
+        raise DamagedPhotoError(f"{name}: the image is damaged ({reason}); remove or replace it") from None
 
 
 def _rgb(source: Path | BytesIO, name: str | Path) -> Tensor:

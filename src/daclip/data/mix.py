@@ -9,7 +9,7 @@ from itertools import accumulate
 import torch
 from torch.utils.data import Dataset
 
-from daclip.data.pairs import PairMaker, Sample, SyntheticPairs, generator_for, sampling_weights
+from daclip.data.pairs import PairMaker, PhotoLottery, Sample, SyntheticPairs, generator_for
 from daclip.data.photos import CleanPhoto, PhotoSource
 from daclip.errors import DaclipError
 
@@ -103,7 +103,7 @@ class MixedPairs(Dataset[Sample]):
         for photo in photos:
             if photo.word:
                 self.real.setdefault(photo.word, []).append(photo)
-        self.weights = {word: sampling_weights(found) for word, found in self.real.items()}
+        self.lotteries = {word: PhotoLottery(found) for word, found in self.real.items()}
         words = [*(self.synthetic.words if self.synthetic else ()), *sorted(self.real)]
         self.schedule = WordSchedule(list(dict.fromkeys(words)), mix.weights)
 
@@ -122,7 +122,7 @@ class MixedPairs(Dataset[Sample]):
         if not real:
             assert synthetic is not None
             return synthetic.make(word, generator)
-        photo = real[int(torch.multinomial(self.weights[word], 1, generator=generator))]
+        photo = real[self.lotteries[word].draw(generator)]
         return self.maker.cut(photo, generator)
 
 

@@ -11,10 +11,12 @@ import torch
 from torch import distributed
 from torch.utils.data import DataLoader
 
+from daclip.data.damaged import DamagedPhotos, WithoutDamaged
 from daclip.data.epochs import EpochLoader, StreamSampler
 from daclip.data.mix import Mix, MixedPairs, WordSchedule
-from daclip.data.pairs import Augmentation, HeldOutPairs, PairMaker, Sample, SyntheticPairs, collate
+from daclip.data.pairs import Augmentation, HeldOutPairs, PairMaker, Sample, SyntheticPairs, collate, generator_for
 from daclip.data.photos import PhotoSource
+from daclip.data.workers import ignore_job_signals
 from daclip.degradations import Degradation, vocabulary
 from daclip.errors import DaclipError
 
@@ -47,6 +49,7 @@ class MixedDegradationData(L.LightningDataModule):
         seed: Changes every draw.
         mix: How often each word, and real pairs among them; None gives all words equal turns, with no synthesis
             for words that have real pairs.
+        damaged_limit: Training photos that may be damaged: they are left out and listed. Held-out photos may not.
 
     Raises:
         DaclipError: A size is contradictory, such as a batch larger than the epoch.
@@ -67,6 +70,7 @@ class MixedDegradationData(L.LightningDataModule):
         workers: int,
         seed: int,
         mix: Mix | None = None,  # artifacts of earlier versions lack it
+        damaged_limit: int = 0,  # likewise
     ):
         super().__init__()
         for name, value in {"batch_size": batch_size, "crop_size": crop_size}.items():
@@ -96,6 +100,7 @@ class MixedDegradationData(L.LightningDataModule):
         self.held_out_batch_size = held_out_batch_size
         self.workers = workers
         self.seed = seed
+        self.damaged = DamagedPhotos(damaged_limit)
         self._loader: EpochLoader | StreamLoader | None = None
         self._resumed: list[Any] | None = None
 
@@ -147,7 +152,7 @@ class MixedDegradationData(L.LightningDataModule):
         return self._loader
 
     def _listed_loader(self, position: Any, steps: int, rank: int, world_size: int) -> EpochLoader:
-        pairs = self.training_pairs()
+        pairs = WithoutDamaged(self.training_pairs(), len(self.words), self.damaged)
 
         def loader_from(step: int) -> DataLoader[Any]:
             return DataLoader(
@@ -157,6 +162,8 @@ class MixedDegradationData(L.LightningDataModule):
                 num_workers=self.workers,
                 collate_fn=collate,
                 pin_memory=torch.cuda.is_available(),
+                worker_init_fn=ignore_job_signals,
+                generator=generator_for(self.seed),  # loaders draw a seed for their processes, else from the global one
             )
 
         return EpochLoader(loader_from, steps, position or 0)
@@ -177,6 +184,7 @@ class MixedDegradationData(L.LightningDataModule):
             rank,
             world_size,
             self.workers,
+            damaged=self.damaged,
         )
         if pairs.workers < self.workers:
             log.info("%d of %d loader processes: the dataset has no more pieces", pairs.workers, self.workers)
@@ -218,4 +226,6 @@ class MixedDegradationData(L.LightningDataModule):
             num_workers=self.workers,
             collate_fn=collate,
             pin_memory=torch.cuda.is_available(),
+            worker_init_fn=ignore_job_signals,
+            generator=generator_for(self.seed),
         )

@@ -13,18 +13,18 @@ from daclip.data.collage import lay
 from daclip.data.photos import CleanPhoto
 from daclip.degradations import Degradation
 from daclip.degradations.base import vocabulary
-from daclip.errors import DaclipError
+from daclip.errors import DaclipError, DamagedPhotoError
 from daclip.types import RestorationBatch
 
 __all__ = [
     "Augmentation",
     "HeldOutPairs",
     "PairMaker",
+    "PhotoLottery",
     "Sample",
     "SyntheticPairs",
     "collate",
     "generator_for",
-    "sampling_weights",
 ]
 
 MOST_LEAVES = 4
@@ -170,13 +170,36 @@ def _both(photo: CleanPhoto) -> Tensor:
     return torch.cat([lq, hq])
 
 
-def sampling_weights(photos: Sequence[CleanPhoto]) -> Tensor:
-    """How often each photo is drawn, float32 `[N]`: the square root of its area, from the header alone.
+class PhotoLottery:
+    """Draws photos by the square root of their area: large photos have more to show, small ones still count.
 
-    Large photos have more to show, small ones still count.
+    Sizes come from the headers alone. One without a readable header weighs as much as the average, so that training
+    meets it and reports it. A draw takes log N comparisons, and there may be any number of photos (`multinomial`
+    takes N of them and ends at 2²⁴).
+
+    Args:
+        photos: At least one.
     """
-    sizes = [photo.size() for photo in photos]
-    return torch.tensor([float(height * width) for height, width in sizes]).sqrt()
+
+    def __init__(self, photos: Sequence[CleanPhoto]):
+        areas = [_area(photo) for photo in photos]
+        known = [area for area in areas if area]
+        average = sum(known) / max(len(known), 1) or 1.0
+        self.bounds = torch.tensor([area or average for area in areas], dtype=torch.float64).sqrt().cumsum(0)
+
+    def draw(self, generator: torch.Generator) -> int:
+        """Number of a photo."""
+        point = torch.rand((), dtype=torch.float64, generator=generator) * self.bounds[-1]
+        # The product may be rounded up to the last bound itself.
+        return min(int(torch.searchsorted(self.bounds, point, right=True)), len(self.bounds) - 1)
+
+
+def _area(photo: CleanPhoto) -> float:
+    try:
+        height, width = photo.size()
+    except DamagedPhotoError:
+        return 0.0
+    return float(height * width)
 
 
 @dataclass(frozen=True)
@@ -227,7 +250,7 @@ class SyntheticPairs(Dataset[Sample]):
     """Random crops of clean photos, each with a random corruption of a fixed word.
 
     Sample `index` depends on `(seed, index)` alone, whatever worker or rank makes it, and the words take
-    turns, so that every batch is balanced. Photos are drawn as `sampling_weights` says.
+    turns, so that every batch is balanced. Photos are drawn as `PhotoLottery` says.
 
     Args:
         photos: Clean photos.
@@ -242,7 +265,7 @@ class SyntheticPairs(Dataset[Sample]):
         self.words = list(maker.degradations)
         self.length = length
         self.seed = seed
-        self.weights = sampling_weights(self.photos)
+        self.lottery = PhotoLottery(self.photos)
 
     def __len__(self) -> int:
         """Samples of one epoch; larger indices belong to later epochs."""
@@ -254,7 +277,7 @@ class SyntheticPairs(Dataset[Sample]):
 
     def make(self, word: str, generator: torch.Generator) -> Sample:
         """A sample of a word from a photo that the generator draws."""
-        photo = self.photos[int(torch.multinomial(self.weights, 1, generator=generator))]
+        photo = self.photos[self.lottery.draw(generator)]
         return self.maker.synthesise(photo, word, generator)
 
 

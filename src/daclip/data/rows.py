@@ -19,6 +19,15 @@ __all__ = ["Columns", "StoredRow", "StreamedRow", "open_split"]
 # Pieces that a local dataset is cut into when it is streamed: ranks and workers share them evenly in most numbers.
 PIECES = 240
 
+FILE_KINDS = {
+    ".parquet": "parquet",
+    ".arrow": "arrow",
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".json": "json",
+    ".jsonl": "json",
+}
+
 
 def _first_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
@@ -57,7 +66,10 @@ def open_split(
             saved = _saved_split(root, split)
             return saved.to_iterable_dataset(num_shards=min(PIECES, len(saved))) if streaming else saved
         if path.is_file():
-            kind = {"jsonl": "json", "tsv": "csv"}.get(path.suffix[1:], path.suffix[1:])
+            # Other loaders of the library exist, one of which unpickles.
+            if path.suffix not in FILE_KINDS:
+                raise DaclipError(f"{root}: not a file of rows ({', '.join(FILE_KINDS)}); check data.root")
+            kind = FILE_KINDS[path.suffix]
             return datasets.load_dataset(kind, data_files={split: root}, split=split, streaming=streaming)
         return datasets.load_dataset(root, config, revision=revision, split=split, streaming=streaming)
     except DaclipError:

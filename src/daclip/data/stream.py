@@ -10,11 +10,13 @@ import torch
 from datasets.distributed import split_dataset_by_node
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
+from daclip.data.damaged import DamagedPhotos
 from daclip.data.hub import HubPhotos
 from daclip.data.mix import WordSchedule
 from daclip.data.pairs import PairMaker, Sample, collate, generator_for
 from daclip.data.photos import name_fraction
-from daclip.errors import DaclipError
+from daclip.data.workers import ignore_job_signals
+from daclip.errors import DaclipError, DamagedPhotoError
 from daclip.types import RestorationBatch
 
 __all__ = ["Position", "RowStream", "StreamLoader", "StreamedPairs"]
@@ -153,6 +155,7 @@ class StreamedPairs(IterableDataset[Delivered | None]):
         world_size: Number of processes that train.
         workers: Loader processes that are wanted; there are at most as many as the rank has shards.
         rounds: How many times all rows are read; None for ever.
+        damaged: List of the photos that are left out; None leaves out none.
     """
 
     def __init__(
@@ -167,8 +170,10 @@ class StreamedPairs(IterableDataset[Delivered | None]):
         world_size: int,
         workers: int,
         rounds: int | None = None,
+        damaged: DamagedPhotos | None = None,
     ):
         super().__init__()
+        self.damaged = damaged or DamagedPhotos(0)
         rows, self.columns = photos.stream()
         if rows.num_shards < world_size * max(workers, 1):
             rows = rows.reshard()  # parquet files fall apart into their row groups
@@ -196,7 +201,11 @@ class StreamedPairs(IterableDataset[Delivered | None]):
         samples = []
         position = self.positions[worker]
         for row, position in self.stream.read(self.positions[worker]):
-            samples.append(self._sample(row, position))
+            try:
+                samples.append(self._sample(row, position))
+            except DamagedPhotoError as error:
+                self.damaged.note(error)
+                continue
             if len(samples) == self.batch_size:
                 yield Delivered(worker, position, collate(samples))
                 samples = []
@@ -243,7 +252,12 @@ class StreamLoader:
         if self._batches is None:
             self.pairs.positions, self.pairs.turn = list(self.positions), self.turn
             loader = DataLoader(
-                self.pairs, batch_size=None, num_workers=self.pairs.workers, pin_memory=torch.cuda.is_available()
+                self.pairs,
+                batch_size=None,
+                num_workers=self.pairs.workers,
+                pin_memory=torch.cuda.is_available(),
+                worker_init_fn=ignore_job_signals,
+                generator=generator_for(self.pairs.seed),
             )
             self._batches = iter(loader)
         delivered = (item for item in self._batches if item is not None)

@@ -38,7 +38,7 @@ class RestorationDiffusion(StageModule):
         optimizer: Makes the optimiser from parameter groups.
         warmup_steps: Linear warm-up of the learning rate.
         final_lr: Factor of the learning rate at the end of its cosine.
-        seed: Seed of times and noise; drawn anew for each step and rank.
+        seed: Seed of times and noise; what a sample gets does not depend on the number of ranks.
         times: Law of the times.
         conditioning_dropout: Share of samples that learn without conditioning, for guidance (Ho and Salimans 2022).
         told_share: Share of samples whose degradation embedding is moved to their true word. A crop shows less of its
@@ -90,12 +90,20 @@ class RestorationDiffusion(StageModule):
             self.denoiser.backbone.compile()
         self._scores: dict[str, list[tuple[float, float]]] = defaultdict(list)
 
+    def networks(self) -> list[torch.nn.Module]:
+        """The backbone."""
+        return [self.denoiser.backbone]
+
     def training_step(self, batch: RestorationBatch, batch_index: int) -> Tensor:
         """One step on a batch of pairs."""
         lq = batch.lq.contiguous(memory_format=torch.channels_last)
         hq = batch.hq.contiguous(memory_format=torch.channels_last)
-        generator = generator_for(self.seed, self.global_rank, self.trainer.fit_loop.total_batch_idx)
-        t, noise = draw_training_state(self.denoiser.process, lq.shape, generator, lq.device, self.times)
+        generators = self._generators(len(lq))
+        draws = [
+            draw_training_state(self.denoiser.process, (1, *lq.shape[1:]), generator, times=self.times)
+            for generator in generators
+        ]
+        t, noise = (torch.cat(parts).to(lq.device) for parts in zip(*draws, strict=True))
         noise = noise.contiguous(memory_format=torch.channels_last)
         conditioning = self.guide(lq)
         if self.told_share:
@@ -103,11 +111,16 @@ class RestorationDiffusion(StageModule):
             words = self.trainer.datamodule.words  # type: ignore[attr-defined]
             conditioning = self.guide.told(conditioning, batch.degradation, words, told.to(lq.device))
         if self.conditioning_dropout:
-            kept = torch.rand(len(lq), generator=generator) >= self.conditioning_dropout
+            kept = torch.cat([torch.rand(1, generator=g) for g in generators]) >= self.conditioning_dropout
             conditioning = conditioning.kept(kept.to(lq.device))
         loss = self.objective(self.denoiser, lq, hq, conditioning, t, noise)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
         return loss
+
+    def _generators(self, count: int) -> list[torch.Generator]:
+        """One for each sample of a training batch, by the sample's number in the stream of all ranks."""
+        batch = self.trainer.fit_loop.total_batch_idx * self.trainer.world_size + self.global_rank
+        return [generator_for(self.seed, 0, batch * count + i) for i in range(count)]
 
     def restore(self, lq: Tensor, first: int = 0) -> Tensor:
         """Restore a batch; image i uses the generator of number `first + i`."""

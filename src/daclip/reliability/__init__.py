@@ -1,0 +1,1 @@
+"""Runs that survive: checkpoints, signals, numerical trouble, many processes."""

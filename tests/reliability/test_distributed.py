@@ -1,0 +1,210 @@
+"""Several processes do what one does: losses, weights, scores, skipped steps, stops and failures."""
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback
+from ranks import run_ranks
+from runs import fit
+from torch import distributed
+
+from daclip.reliability.checkpoint_io import read_checkpoint
+from daclip.reliability.non_finite import NonFiniteSteps
+
+FASTER = ["stage.optimizer.lr=1e-3", "stage.warmup_steps=1"]
+# Contrastive losses gather the batch of all ranks. Accumulated parts of a batch do not meet, so what equals the whole
+# there is a mean over samples: distillation.
+LOSS = {
+    "daclip": FASTER,
+    "distilled": [
+        *FASTER,
+        "stage.loss.degradation_weight=0",
+        "stage.loss.caption_weight=0",
+        "stage.loss.distillation_weight=1",
+    ],
+    "restorer": [],
+}
+STEPS = 4
+
+
+def options(stage: str, world: int, trainer: str) -> list[str]:
+    """Eight samples a step, over all ranks."""
+    return [
+        *LOSS[stage],
+        f"trainer={trainer}",
+        "trainer.accelerator=cpu",
+        "trainer.precision=32-true",
+        f"trainer.max_steps={STEPS}",
+        "trainer.log_every_n_steps=1",
+        f"data.batch_size={8 // world}",
+        "data.samples_per_epoch=32",
+    ]
+
+
+def curve(stage: str, folder: Path, *changes: str) -> dict[str, Any]:
+    """Losses by batch, scores, and a fingerprint of the final weights."""
+    _, _, losses = fit(stage.replace("distilled", "daclip"), folder, *changes)
+    state = read_checkpoint(folder / "checkpoints" / f"step_{STEPS:08d}.ckpt")
+    weights = state.get("current_model_state", state["state_dict"])
+    return {
+        "loss": list(losses.loss.values()),
+        "scores": losses.scores,
+        "weights": {
+            name: [float(value.double().sum()), float(value.double().norm())] for name, value in weights.items()
+        },
+    }
+
+
+@pytest.fixture(scope="module")
+def single(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """What one process does with all eight samples of a step."""
+    root = tmp_path_factory.mktemp("single")
+    return {stage: curve(stage, root / stage, *options(stage, 1, "default")) for stage in LOSS}
+
+
+def assert_same(curves: list[dict[str, Any]], expected: dict[str, Any]) -> None:
+    mean = [sum(losses) / len(losses) for losses in zip(*(found["loss"] for found in curves), strict=True)]
+    assert mean == pytest.approx(expected["loss"], abs=1e-5)
+    for found in curves:
+        for step, scores in expected["scores"].items():
+            assert found["scores"][str(step)] == pytest.approx(scores, abs=1e-3)
+        assert found["weights"].keys() == expected["weights"].keys()
+        for name, values in expected["weights"].items():
+            assert found["weights"][name] == pytest.approx(values, rel=1e-4, abs=1e-4), name
+        assert found["weights"] == curves[0]["weights"]
+
+
+@pytest.mark.parametrize(
+    ("stage", "world", "trainer"),
+    [
+        ("daclip", 2, "torchrun"),
+        ("restorer", 2, "torchrun"),
+        ("restorer", 4, "torchrun"),
+        ("daclip", 2, "fsdp"),
+        ("restorer", 2, "fsdp"),
+    ],
+)
+def test_ranks_do_what_one_process_does(
+    stage: str, world: int, trainer: str, single: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    more = options(stage, world, trainer)
+    if trainer == "fsdp":
+        more += [f"trainer.devices={world}", "trainer.strategy.bf16=false"]
+        more += ["~callbacks.ema"] if stage == "restorer" else []
+    curves, statuses = run_ranks(world, tmp_path, lambda rank: curve(stage, tmp_path / "run", *more))
+    assert statuses == [0] * world, (tmp_path / "rank_0.txt").read_text()
+    expected = single[stage]
+    if trainer == "fsdp" and stage == "restorer":
+        # Without weight average the held-out scores are those of the weights themselves.
+        expected = {**expected, "scores": {}}
+    assert_same(curves, expected)
+
+
+@pytest.mark.parametrize("stage", ["distilled", "restorer"])
+def test_accumulated_gradients_do_what_a_large_batch_does(
+    stage: str, single: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    more = [*options(stage, 2, "default"), "trainer.accumulate_grad_batches=2"]
+    found = curve(stage, tmp_path, *more)
+    halves = found["loss"]  # each divided by their number already
+    found["loss"] = [a + b for a, b in zip(halves[::2], halves[1::2], strict=True)]
+    found["scores"] = {str(step): scores for step, scores in found["scores"].items()}
+    assert_same([found], single[stage])
+
+
+class SpoilRank(Callback):
+    """Makes one rank's photos NaN in the second batch."""
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_rank == 1 and batch_idx == 1:
+            batch.lq.fill_(torch.nan)
+
+
+def test_all_ranks_skip_the_step_that_one_of_them_spoils(tmp_path: Path) -> None:
+    def work(rank: int) -> Any:
+        trainer, module, _ = fit(
+            "restorer", tmp_path / "run", *options("restorer", 2, "torchrun"), callbacks=[SpoilRank()]
+        )
+        callbacks = trainer.callbacks  # type: ignore[attr-defined]
+        counter = next(found for found in callbacks if isinstance(found, NonFiniteSteps))
+        return counter.skipped, [float(p.detach().double().sum()) for p in module.parameters()]
+
+    found, statuses = run_ranks(2, tmp_path, work)
+    assert statuses == [0, 0]
+    assert found[0] == found[1]
+    assert found[0][0] == 1
+    assert all(value == value for value in found[0][1])
+
+
+class SignalRank(Callback):
+    """Asks one rank to stop in the second batch."""
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_rank == 1 and batch_idx == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_signal_to_one_rank_stops_all_and_they_resume_exactly(
+    single: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    more = options("restorer", 2, "torchrun")
+    run = tmp_path / "run"
+    _, statuses = run_ranks(2, tmp_path / "a", lambda rank: fit("restorer", run, *more, callbacks=[SignalRank()]))
+    assert statuses == [1, 1]
+    for rank in range(2):
+        assert "at step 2; the state is saved" in (tmp_path / "a" / f"rank_{rank}.txt").read_text()
+    rest: dict[str, Any] = {}
+
+    def resume(rank: int) -> Any:
+        _, _, losses = fit("restorer", run, *more, resume=run / "checkpoints" / "step_00000002.ckpt")
+        return list(losses.loss.values())
+
+    rest, statuses = run_ranks(2, tmp_path / "b", resume)  # type: ignore[assignment]
+    assert statuses == [0, 0]
+    mean = [sum(losses) / 2 for losses in zip(*rest, strict=True)]
+    assert mean == pytest.approx(single["restorer"]["loss"][2:], abs=1e-5)
+
+
+class FailRank(Callback):
+    """One rank breaks in the second batch."""
+
+    def on_train_batch_start(self, trainer: L.Trainer, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_rank == 1 and batch_idx == 1:
+            raise RuntimeError("the graphics card fell out")
+
+
+def test_a_rank_that_fails_ends_the_others(tmp_path: Path) -> None:
+    more = options("restorer", 2, "torchrun")
+    _, statuses = run_ranks(2, tmp_path, lambda rank: fit("restorer", tmp_path / "run", *more, callbacks=[FailRank()]))
+    # Not killed for hanging, which would be -9.
+    assert statuses == [1, 1]
+    assert "the graphics card fell out" in (tmp_path / "rank_1.txt").read_text()
+
+
+def test_a_weight_average_of_sharded_weights_is_refused(tmp_path: Path) -> None:
+    more = [*options("restorer", 2, "fsdp"), "trainer.devices=2"]
+    _, statuses = run_ranks(2, tmp_path, lambda rank: fit("restorer", tmp_path / "run", *more))
+    assert statuses == [1, 1]
+    assert "~callbacks.ema" in (tmp_path / "rank_0.txt").read_text()
+
+
+def test_the_official_network_has_no_unused_parameter(tmp_path: Path) -> None:
+    more = [
+        *options("restorer", 2, "torchrun"),
+        "backbone=unet",
+        "trainer.max_steps=2",
+    ]
+
+    def work(rank: int) -> Any:
+        _, module, _ = fit("restorer", tmp_path / "run", *more)
+        assert distributed.is_initialized()
+        return [float(p.detach().double().sum()) for p in module.parameters()]
+
+    found, statuses = run_ranks(2, tmp_path, work)
+    assert statuses == [0, 0], (tmp_path / "rank_0.txt").read_text()
+    assert found[0] == found[1]
