@@ -107,7 +107,7 @@ class RestorationDiffusion(StageModule):
         noise = noise.contiguous(memory_format=torch.channels_last)
         conditioning = self.guide(lq)
         if self.told_share:
-            told = torch.rand(len(lq), generator=generator) < self.told_share
+            told = torch.cat([torch.rand(1, generator=g) for g in generators]) < self.told_share
             words = self.trainer.datamodule.words  # type: ignore[attr-defined]
             conditioning = self.guide.told(conditioning, batch.degradation, words, told.to(lq.device))
         if self.conditioning_dropout:
