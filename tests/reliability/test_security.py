@@ -326,9 +326,7 @@ def test_ordinary_options_are_no_secrets() -> None:
     )
 
 
-def test_secrets_are_struck_out_of_everything_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_secrets_are_struck_out_of_everything_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef0123456789abcdef01234567")
     key = os.environ["WANDB_API_KEY"]
     assert redact(f"login {key} and {HF}!") == "login [secret] and [secret]!"

@@ -69,7 +69,7 @@ def test_a_photo_is_restored_the_same_in_any_batch(module: RestorationDiffusion)
 def _loss(module: RestorationDiffusion, lq: torch.Tensor) -> float:
     """Of the first training step, outside of a Trainer."""
     batch = RestorationBatch(lq, 0.9 * lq, [""] * len(lq), ["noisy"] * len(lq), [""] * len(lq))
-    stand_in = SimpleNamespace(fit_loop=SimpleNamespace(total_batch_idx=0), global_rank=0)
+    stand_in = SimpleNamespace(fit_loop=SimpleNamespace(total_batch_idx=0), global_rank=0, world_size=1)
     module._trainer = stand_in  # type: ignore[assignment]
     module.log = lambda *_, **__: None  # type: ignore[method-assign]
     loss = module.training_step(batch, 0)

@@ -27,6 +27,7 @@ TRAINING_PACKAGES = (
     "daclip.reliability.",
     "daclip.wandb_run.",
     "lightning.Trainer",
+    "lightning.fabric.",
     "lightning.pytorch.",
     "timm.optim.",
     "torch.optim.",
