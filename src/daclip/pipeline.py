@@ -4,6 +4,7 @@ import copy
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,8 @@ class Restorer:
         self.sampler: Sampler = sampler or self.artifact.build("sampler")
         stage_1 = Artifact(self.artifact.folder / "daclip")
         self.vocabulary: list[str] = vocabulary(stage_1.build("degradation"))
+        # Artifacts of earlier versions lack it.
+        self.certainty: float = self.artifact.config["stage"].get("certainty", 1.0)
         self._costs: tuple[Cost, Cost] | None = None
 
     @classmethod
@@ -254,11 +257,20 @@ class Restorer:
             (row, spread.map().numpy() if samples > 1 else None) for row, spread in zip(images, spreads, strict=True)
         ]
 
+    def decided(self, conditioning: Conditioning) -> Conditioning:
+        """Embeddings as the network wants them: as if recognition had been surer, where it was trained for that."""
+        if self.certainty <= 1:
+            return conditioning
+        assert conditioning.degradation is not None
+        surer = self.daclip.decided(conditioning.degradation, self.vocabulary, self.certainty)
+        return replace(conditioning, degradation=surer)
+
     def _recognise(self, photo: Pixels) -> tuple[Conditioning, dict[str, float]]:
         """Embeddings of one photo, by itself so that they do not depend on others, and its words."""
         with torch.inference_mode(), autocast(self.device, self.precision):
             conditioning = self.daclip(_context_view(photo)[None].to(self.device))
             row = self.daclip.classify(conditioning.degradation, self.vocabulary)[0].cpu()
+            conditioning = self.decided(conditioning)
         order = row.argsort(descending=True).tolist()
         return conditioning, {self.vocabulary[i]: float(row[i]) for i in order}
 

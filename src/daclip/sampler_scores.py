@@ -121,7 +121,8 @@ def prepare(pairs: HeldOutPairs, restorer: Restorer, photos: int | None, batch_s
     for first in range(0, len(chosen), batch_size):
         batch = collate([pairs[i] for i in chosen[first : first + batch_size]])
         with torch.inference_mode(), autocast(restorer.device, restorer.precision):
-            prepared.append(Prepared(batch, restorer.daclip(batch.lq.to(restorer.device)), first))
+            conditioning = restorer.decided(restorer.daclip(batch.lq.to(restorer.device)))
+            prepared.append(Prepared(batch, conditioning, first))
     return prepared
 
 

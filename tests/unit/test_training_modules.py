@@ -115,6 +115,12 @@ def test_told_words_move_embeddings_to_them_and_leave_the_rest() -> None:
     before, after = (daclip.classify(one, words) for one in (seen.degradation, told.degradation))
     for number in (0, 2):
         assert after[number, words.index(truth[number])] > before[number, words.index(truth[number])]
+    same = guide.decided(seen, words, 1.0).degradation
+    surer = guide.decided(seen, words, 8.0).degradation
+    assert surer is not None
+    torch.testing.assert_close(same, seen.degradation)
+    likeliest = before.argmax(1, keepdim=True)
+    assert (daclip.classify(surer, words).gather(1, likeliest) > before.gather(1, likeliest)).all()
     with pytest.raises(DaclipError, match="told_share"):
         build(told_share=-0.1)
 

@@ -185,6 +185,18 @@ class DaClip(nn.Module):
             length = degradation.float().norm(dim=-1, keepdim=True)
             return (F.normalize(unit + wanted - recognised, dim=-1) * length).to(degradation.dtype)
 
+    def decided(self, degradation: Tensor, words: Sequence[str], certainty: float) -> Tensor:
+        """Degradation embeddings as if recognition had been surer of the word that it found.
+
+        Args:
+            degradation: Degradation embeddings `[B, D]`.
+            words: The words among which degradations are recognised.
+            certainty: c of the wanted probabilities p_k^c / Σ_j p_j^c: 1 changes nothing, large values leave
+                the likeliest word alone.
+        """
+        sharpened = (self.classify(degradation, words).log() * certainty).softmax(-1)
+        return self.moved(degradation, sharpened @ self.clip.encode_text(words), words)
+
     def scale(self) -> Tensor:
         """The factor of cosine similarities, between 1 and 100."""
         return self.logit_scale.clamp(0, MAX_LOGIT_SCALE).exp()

@@ -72,6 +72,12 @@ class FrozenGuide:
         moved = self.daclip.moved(degradation, self.daclip.clip.encode_text(truth), words)
         return replace(conditioning, degradation=torch.where(told[:, None], moved, degradation))
 
+    @torch.no_grad()
+    def decided(self, conditioning: Conditioning, words: Sequence[str], certainty: float) -> Conditioning:
+        """Embeddings as if recognition had been surer, see `DaClip.decided`."""
+        assert conditioning.degradation is not None
+        return replace(conditioning, degradation=self.daclip.decided(conditioning.degradation, words, certainty))
+
     def _compute(self, lq: Tensor) -> Conditioning:
         with torch.inference_mode():
             # Not in the module tree, so no Trainer moves it; where it lies already, this does nothing.

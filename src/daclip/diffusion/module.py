@@ -43,6 +43,7 @@ class RestorationDiffusion(StageModule):
         conditioning_dropout: Share of samples that learn without conditioning, for guidance (Ho and Salimans 2022).
         told_share: Share of samples whose degradation embedding is moved to their true word. A crop shows less of its
             corruption than a photo does; unsure embeddings would teach the network to try every repair a little.
+        certainty: See `DaClip.decided`; for restoring, after a training that told words.
         remembered_photos: See `FrozenGuide`.
         compiled: Let `torch.compile` fuse the network: minutes at the start, faster steps after them.
 
@@ -66,6 +67,7 @@ class RestorationDiffusion(StageModule):
         times: TimeDraw = uniform,
         conditioning_dropout: float = 0.0,
         told_share: float = 0.0,
+        certainty: float = 1.0,
         remembered_photos: int = 0,
         compiled: bool = False,
     ):
@@ -74,6 +76,8 @@ class RestorationDiffusion(StageModule):
             raise DaclipError(f"stage.conditioning_dropout must lie in [0, 1], got {conditioning_dropout}")
         if not 0 <= told_share <= 1:
             raise DaclipError(f"stage.told_share must lie in [0, 1], got {told_share}")
+        if certainty < 1:
+            raise DaclipError(f"stage.certainty must be at least 1, got {certainty}")
         # Found now and not at the first held-out pass.
         sampler.times(process)
         self.guide = FrozenGuide(daclip, remembered_photos)
@@ -85,6 +89,7 @@ class RestorationDiffusion(StageModule):
         self.times = times
         self.conditioning_dropout = conditioning_dropout
         self.told_share = told_share
+        self.certainty = certainty
         self.seed = seed
         if compiled:
             self.denoiser.backbone.compile()
@@ -125,7 +130,11 @@ class RestorationDiffusion(StageModule):
     def restore(self, lq: Tensor, first: int = 0) -> Tensor:
         """Restore a batch; image i uses the generator of number `first + i`."""
         generators = [generator_for(self.seed, first + i) for i in range(len(lq))]
-        return self.sampler.sample(self.denoiser, lq, self.guide(lq), generators)
+        conditioning = self.guide(lq)
+        if self.certainty > 1:
+            words = self.trainer.datamodule.words  # type: ignore[attr-defined]
+            conditioning = self.guide.decided(conditioning, words, self.certainty)
+        return self.sampler.sample(self.denoiser, lq, conditioning, generators)
 
     def on_validation_epoch_start(self) -> None:
         """Forget the previous held-out pass."""

@@ -48,15 +48,19 @@ class Conditioner(nn.Module):
     Args:
         daclip: The trained network.
         vocabulary: Words whose probabilities are given.
+        certainty: See `DaClip.decided`.
     """
 
     texts: Tensor
+    scale: Tensor
 
-    def __init__(self, daclip: DaClip, vocabulary: list[str]):
+    def __init__(self, daclip: DaClip, vocabulary: list[str], certainty: float):
         super().__init__()
         self.daclip = daclip
+        self.certainty = certainty
         # The learned scale is a number by now, and clamping a parameter is more than ONNX's exporter can do.
-        self.register_buffer("texts", daclip.scale().detach() * daclip.clip.encode_text(vocabulary))
+        self.register_buffer("scale", daclip.scale().detach())
+        self.register_buffer("texts", daclip.clip.encode_text(vocabulary))
 
     def forward(self, views: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Content embedding `[1, D]`, degradation embedding `[1, D]` and probabilities `[1, K]`.
@@ -67,8 +71,13 @@ class Conditioner(nn.Module):
         clip = self.daclip.clip
         content, degradation = self.daclip.encode_views((views - clip.mean) / clip.std)
         content, degradation = content.mean(0, keepdim=True), degradation.mean(0, keepdim=True)
-        logits = nn.functional.normalize(degradation, dim=-1) @ self.texts.T
-        return content, degradation, logits.softmax(-1)
+        unit = nn.functional.normalize(degradation, dim=-1)
+        logits = self.scale * unit @ self.texts.T
+        probabilities = logits.softmax(-1)
+        if self.certainty > 1:
+            surer = unit + ((self.certainty * logits).softmax(-1) - probabilities) @ self.texts
+            degradation = nn.functional.normalize(surer, dim=-1) * degradation.norm(dim=-1, keepdim=True)
+        return content, degradation, probabilities
 
 
 @dataclass(frozen=True)
@@ -102,7 +111,10 @@ def exported(restorer: Restorer) -> list[Graph]:
     batch, views = Dim("batch"), Dim("views")
     height, width = Dim("height_64", min=1, max=256), Dim("width_64", min=1, max=256)
     image = {0: batch, 2: SIDE * height, 3: SIDE * width}
-    step, conditioner = NetworkStep(restorer.denoiser), Conditioner(restorer.daclip, restorer.vocabulary)
+    step, conditioner = (
+        NetworkStep(restorer.denoiser),
+        Conditioner(restorer.daclip, restorer.vocabulary, restorer.certainty),
+    )
     pictures = torch.rand(3, 3, clip.image_size, clip.image_size, generator=torch.Generator().manual_seed(0))
     return [
         _graph(
