@@ -11,6 +11,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.singleton import Singleton
 from running import TINY, assert_one_line, invoke, read
 
+from daclip.build import make
 from daclip.config import config_dir
 from daclip.errors import DaclipError
 from daclip.sweep import sweep_command
@@ -28,7 +29,8 @@ def test_every_run_of_a_preset_composes(path: Path) -> None:
     sweep_command(path.stem, preset, Path("folder"))
     first = [override.split(",")[0] for override in preset["grid"]]
     with hydra.initialize_config_dir(config_dir(), version_base="1.3"):
-        hydra.compose(preset["primary"], [*preset["overrides"], *first])
+        cfg = hydra.compose(preset["primary"], [*preset["overrides"], *first])
+    make(cfg.stage.get("loss", {}))
 
 
 @pytest.mark.parametrize("path", SEARCHES, ids=lambda path: path.stem)
@@ -97,13 +99,13 @@ def test_a_stopped_sweep_goes_on_and_ends_in_one_table(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     more = [f"+job.{part}" for part in TINY]
-    grid = 'sweep.grid=["stage.loss.matching=multi_positive,official","seed={}"]'
+    grid = 'sweep.grid=["loss=multi_positive,official","seed={}"]'
     assert _run(monkeypatch, "sweep=smoke", *more, grid.format("0")) is None
     folder = tmp_path / "outputs" / "sweeps" / "smoke"
-    done = folder / "seed=0,stage.loss.matching=official" / "artifact" / "metrics.json"
+    done = folder / "loss=official,seed=0" / "artifact" / "metrics.json"
     before = done.stat().st_mtime_ns
     # One run was interrupted: it has a checkpoint and no artifact yet.
-    stopped = folder / "seed=0,stage.loss.matching=multi_positive"
+    stopped = folder / "loss=multi_positive,seed=0"
     (stopped / "artifact" / "record.json").unlink()
     capsys.readouterr()
     assert _run(monkeypatch, "sweep=smoke", *more, grid.format("0,1")) is None
@@ -111,7 +113,7 @@ def test_a_stopped_sweep_goes_on_and_ends_in_one_table(
     resumed = yaml.safe_load((stopped / "artifact" / "config.yaml").read_text(encoding="utf-8"))["resume"]
     assert Path(resumed).parent == stopped / "checkpoints"
     summary = read(folder / "summary.json")
-    assert [set(run["overrides"]) for run in summary["runs"]] == [{"seed", "stage.loss.matching"}] * 4
+    assert [set(run["overrides"]) for run in summary["runs"]] == [{"seed", "loss"}] * 4
     scores = [run["score"] for run in summary["runs"]]
     assert scores == sorted(scores, reverse=True)
     for run in summary["runs"]:
@@ -119,7 +121,7 @@ def test_a_stopped_sweep_goes_on_and_ends_in_one_table(
         assert run["score"] == metrics["degradation_accuracy"]
     assert [group["count"] for group in summary["groups"]] == [2, 2]
     text = (folder / "summary.md").read_text(encoding="utf-8")
-    assert "| stage.loss.matching | seed | score | seconds |" in text
+    assert "| loss | seed | score | seconds |" in text
     assert " ± " in text
     assert "best first" in capsys.readouterr().out
     # A changed configuration is another run, not the finished one.
