@@ -1,6 +1,5 @@
 """`make dataset` and `make check-dataset` as a user runs them, and builds that are killed."""
 
-import importlib
 import json
 import subprocess
 import sys
@@ -9,21 +8,8 @@ from pathlib import Path
 import datasets
 import pytest
 from PIL import Image
+from running import invoke
 from skimage import data
-
-
-def invoke(*command: str) -> str | None:
-    """Run an entry point in this process: the error line, None if all went well."""
-    module, *arguments = command
-    before = sys.argv
-    sys.argv = [module, *arguments]
-    try:
-        importlib.import_module(module).main()
-    except SystemExit as stop:
-        return None if stop.code in (None, 0) else str(stop.code)
-    finally:
-        sys.argv = before
-    return None
 
 
 @pytest.fixture
