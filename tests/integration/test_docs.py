@@ -33,7 +33,8 @@ SERVED = re.compile(r"\bcurl\b")
 def commands(page: Path) -> list[str]:
     """Lines of the page's `sh` blocks, without comments."""
     blocks = [text for language, text in BLOCK.findall(page.read_text(encoding="utf-8")) if language == "sh"]
-    lines = [line.strip() for block in blocks if not SERVED.search(block) for line in block.splitlines()]
+    whole = [re.sub(r"\\\n\s*", " ", block) for block in blocks if not SERVED.search(block)]
+    lines = [line.strip() for block in whole for line in block.splitlines()]
     return [line for line in lines if line and not line.startswith("#")]
 
 
@@ -90,11 +91,14 @@ def test_a_command_composes(
         assert extra
         assert f"\n{extra[1]} = [" in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
         return
-    if head == "python":
+    if head == "python" and words[0] != "-m":
         check_script(words)
         return
-    assert head in ("make", "daclip"), f"{page}: this test does not know how to try '{command}'"
-    found = from_make(words) if head == "make" else from_console(words)
+    if head in ("python", "srun", "torchrun"):  # whatever starts the ranks
+        found = [word.replace("$SLURM_JOB_ID", "1") for word in words[words.index("-m") + 1 :]]
+    else:
+        assert head in ("make", "daclip"), f"{page}: this test does not know how to try '{command}'"
+        found = from_make(words) if head == "make" else from_console(words)
     if not found:
         return
     module, *overrides = found
