@@ -31,7 +31,7 @@ from daclip.types import RestorationBatch
 
 PICTURE = data.coffee()
 NOISE = {"noisy": GaussianNoise(sigma=[10, 50]), "grainy": GaussianNoise(sigma=[5, 10])}
-MAKER = PairMaker(NOISE, 32, 32, Augmentation((1.0, 1.0), 0.0, flip=True, permute=0.0, collage=0.0))
+MAKER = PairMaker(NOISE, 32, 32, Augmentation((1.0, 1.0), 0.0, flip=True))
 
 
 def encoded(i: int) -> bytes:

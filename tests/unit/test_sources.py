@@ -25,7 +25,7 @@ from daclip.errors import DaclipError
 
 PICTURE = data.astronaut()
 DEGRADATIONS: dict[str, Degradation] = {"noisy": GaussianNoise(sigma=[10, 50]), "rainy": GaussianNoise(sigma=[5, 6])}
-MAKER = PairMaker(DEGRADATIONS, 32, 48, Augmentation((1.0, 1.0), 0.0, flip=True, permute=0.0, collage=0.0))
+MAKER = PairMaker(DEGRADATIONS, 32, 48, Augmentation((1.0, 1.0), 0.0, flip=True))
 
 
 def clean(i: int) -> np.ndarray:

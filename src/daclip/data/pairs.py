@@ -81,8 +81,8 @@ class Augmentation:
     zoom: tuple[float, float]
     colour: float
     flip: bool
-    permute: float
-    collage: float
+    permute: float = 0.0  # artifacts of earlier versions lack it
+    collage: float = 0.0  # likewise
 
     def crop(self, pixels: Tensor, size: int, generator: torch.Generator) -> Tensor:
         """Cut and change one crop.
