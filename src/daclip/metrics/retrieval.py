@@ -12,6 +12,7 @@ def caption_ranks(image: Tensor, text: Tensor, own: Tensor) -> Tensor:
 
     Captions that are exactly as near as the own one come before it, so that a constant embedding gains nothing.
 
+    >>> import torch
     >>> caption_ranks(torch.eye(2), torch.eye(2), torch.tensor([0, 0]))
     tensor([1, 2])
 
@@ -27,6 +28,7 @@ def caption_ranks(image: Tensor, text: Tensor, own: Tensor) -> Tensor:
 def recall_at(ranks: Tensor, places: Sequence[int]) -> dict[str, float]:
     """Share of images whose own caption is among the first so many.
 
+    >>> import torch
     >>> recall_at(torch.tensor([1, 2, 7, 30]), [1, 5, 10])
     {'1': 0.25, '5': 0.5, '10': 0.75}
     """
