@@ -256,6 +256,7 @@ class Trial:
         self.folder = work / stage
         self.rows: list[dict[str, Any]] = []
         self.equal = True
+        self.cut: set[tuple[Path, int]] = set()  # files that the power failure has cut off, and when
         self.whole = self._fresh(work / f"{stage}_whole")
         status = live(stage, self.whole, options, Strike(self.whole / "step", None, 0, draw))
         if status:
@@ -278,6 +279,7 @@ class Trial:
         if len(found) > 1:
             newest = max(found, key=lambda path: path.stat().st_mtime_ns)
             os.truncate(newest, self.draw.randrange(newest.stat().st_size))
+            self.cut.add((newest, newest.stat().st_mtime_ns))
 
     def strike(self, fault: str) -> None:
         """One life with one fault, and what is left behind it."""
@@ -288,7 +290,8 @@ class Trial:
             before = 0
         strike = Strike(report, fault, self.draw.randrange(1, 2 * SAVED_EVERY), self.draw)
         status = live(self.stage, self.folder, self.options, strike)
-        torn = [path for path in self.states() if damage(path)]  # before the power failure is played
+        # Before the power failure is played; what an earlier one cut off stays so until it is written again.
+        torn = [path for path in self.states() if damage(path) and (path, path.stat().st_mtime_ns) not in self.cut]
         if fault == "torn":
             self._tear()
         newest = newest_complete(self.states())

@@ -36,7 +36,7 @@ GPUS = (1, 8, 16, 64, 256, 1024)
 PHOTOS = (1_000, 100_000, 1_000_000, 10_000_000, 100_000_000)
 STAGES = {
     "stage 1 (ViT-B/32, 256 px)": ("daclip", ["clip=vit_b_32", "clip.pretrained=null"]),
-    "stage 2 (official U-Net, 256 px)": ("restorer", ["backbone=unet"]),
+    "stage 2 (official U-Net, 256 px)": ("restorer", ["backbone=unet", "backbone.width=64"]),
 }
 
 
@@ -70,13 +70,13 @@ PHOTO_BYTES = 500_000  # of an encoded training photo
 
 
 def _timed(work: Callable[[], Any], seconds: float = 1.0) -> float:
-    """Seconds a call, over about so many seconds."""
+    """Seconds of one core a call, over about so many seconds; other processes on the machine do not count."""
     work()
-    count, started = 0, time.perf_counter()
-    while time.perf_counter() - started < seconds:
+    count, started = 0, time.process_time()
+    while time.process_time() - started < seconds:
         work()
         count += 1
-    return (time.perf_counter() - started) / count
+    return (time.process_time() - started) / count
 
 
 class Kept:
@@ -107,7 +107,7 @@ def networks(stage: str, overrides: list[str]) -> tuple[nn.Module, Callable[[int
 
             from daclip.clip.controller import Controller
 
-            frozen = open_clip.create_model(cfg.clip.architecture).visual.requires_grad_(False)
+            frozen = open_clip.create_model(cfg.clip.architecture, device="meta").visual.requires_grad_(False)
             controller = Controller(frozen)
             module = nn.ModuleDict({"frozen": frozen, "controller": controller})
 
