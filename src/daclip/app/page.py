@@ -17,10 +17,13 @@ FILE_TYPES = ["image", ".heic", ".heif", ".tif", ".tiff", ".webp", ".bmp"]
 TITLE = "# Restore photos\nBlur, haze, rain, snow, noise, darkness, holes: drop a photo, and get it back clean."
 
 # Everything that uses the network for long goes through one queue, one request after the other.
-QUEUE = {"concurrency_id": "restorer", "concurrency_limit": 1}
+QUEUE: dict[str, Any] = {"concurrency_id": "restorer", "concurrency_limit": 1}
 
 # How long, in seconds, results stay on the server for download.
 KEPT = 3600
+
+# The method by which Gradio fetches whatever a request names into its own folder.
+FETCH = "async_move_resource_to_block_cache"
 
 
 def build_page(service: Service, seed: int) -> gr.Blocks:
@@ -167,6 +170,6 @@ def _stay_local(page: gr.Blocks) -> None:
         return only_files
 
     for block in page.blocks.values():
-        if hasattr(block, "async_move_resource_to_block_cache"):
+        if hasattr(block, FETCH):
             # An instance's own: Gradio has no setting for it, and a subclass would be no part that its page knows.
-            block.async_move_resource_to_block_cache = guarded(block.async_move_resource_to_block_cache)
+            setattr(block, FETCH, guarded(getattr(block, FETCH)))
