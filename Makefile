@@ -103,7 +103,7 @@ audit: .venv/ready ## known vulnerabilities of the locked packages; needs a netw
 	@$(BIN)/python -m daclip.audit
 
 test: .venv/ready ## all tests
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 lint: .venv/ready ## ruff and mypy
 	$(BIN)/ruff check .

@@ -18,13 +18,14 @@ from daclip.benchmark_daclip import measure_step
 from daclip.benchmark_restorer import restorer_rows
 from daclip.build import build_data, make
 from daclip.clip.controller import DaClip
-from daclip.config import BenchmarkConfig, run_entry, validated
+from daclip.config import run_entry, validated
 from daclip.data.module import MixedDegradationData
 from daclip.data.pairs import collate, generator_for
 from daclip.data.photos import load_image
 from daclip.degradations import Degradation
 from daclip.precision import autocast
 from daclip.records import provenance, write_json
+from daclip.schemas import BenchmarkConfig
 from daclip.timing import median_seconds as _seconds
 from daclip.timing import row as _row
 from daclip.types import RestorationBatch
@@ -117,31 +118,29 @@ def _cuda_steps(sections: dict[str, Any], batch: RestorationBatch, repeats: int)
     return rows
 
 
-def _loader(data: MixedDegradationData, step: dict[str, Any]) -> dict[str, Any]:
+def _loader(data: MixedDegradationData, step: dict[str, Any], count: int) -> dict[str, Any]:
     """Samples one loader process makes, against what a stage-1 step consumes."""
     pairs = data.training_pairs()
-    count = 100
     with _one_thread():
-        seconds = _seconds(lambda: [pairs[i] for i in range(count)], 3)
+        seconds = _seconds(lambda: [pairs[i] for i in range(count)], 1)
     note = "images a training step takes → images one loader process makes; above 1 training never waits"
     return _row("loader", "images/s", step["ours"], count / seconds, True, note)
 
 
-def _loader_processes(cfg: DictConfig, step: dict[str, Any]) -> dict[str, Any]:
+def _loader_processes(cfg: DictConfig, step: dict[str, Any], count: int) -> dict[str, Any]:
     """The whole mix from two loader processes, against what a stage-1 step consumes."""
     data = build_data(cfg)
-    batches = itertools.islice(iter(data.train_dataloader()), 40)
+    batches = itertools.islice(iter(data.train_dataloader()), 1 + -(-count // data.batch_size))
     next(batches)  # the processes have started
     started = time.perf_counter()
-    count = sum(len(batch) for batch in batches)
-    rate = count / (time.perf_counter() - started)
+    seen = sum(len(batch) for batch in batches)
+    rate = seen / (time.perf_counter() - started)
     return _row("loader_2_workers", "images/s", step["ours"], rate, True, "as loader, with data.workers=2")
 
 
-def _degradations(cfg: DictConfig, repeats: int) -> list[dict[str, Any]]:
-    """Each degradation on sixteen photos of 256² in one thread: a call a photo, against one call."""
-    side, count = 256, 16
-    crops = [load_image(photo.path)[:, :side, :side] for photo in make(cfg.photos).held_out()]
+def _degradations(cfg: DictConfig, repeats: int, count: int) -> list[dict[str, Any]]:
+    """Each degradation on photos of 256² in one thread: a call a photo, against one call."""
+    crops = [load_image(photo.path)[:, :256, :256] for photo in make(cfg.photos).held_out()]
     photos = torch.stack([crops[i % len(crops)] for i in range(count)])
     rows = []
     with _one_thread():
@@ -176,10 +175,10 @@ def benchmark(cfg: DictConfig) -> list[dict[str, Any]]:
     rows = [
         *_vit_step(hydra.compose("train_daclip", overrides=list(cfg.vit)), cfg.repeats),
         first,
-        _loader(data, first),
-        _loader_processes(two_workers, first),
+        _loader(data, first, cfg.samples),
+        _loader_processes(two_workers, first, cfg.samples),
         *restorer_rows(stage_2, daclip, cfg.repeats, cfg.steps, cfg.sides),
-        *_degradations(hydra.compose("degradations"), cfg.repeats),
+        *_degradations(hydra.compose("degradations"), cfg.repeats, cfg.photos),
     ]
     table = Table("name", "unit", "baseline", "ours", "ratio", "note")
     for row in rows:

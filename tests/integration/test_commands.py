@@ -190,6 +190,8 @@ def test_benchmark_writes_rows(place: Path, monkeypatch: pytest.MonkeyPatch) -> 
             "vit=['experiments=smoke_daclip']",
             "stage_1=['experiments=smoke_daclip']",
             "stage_2=['experiments=smoke_restorer','data.batch_size=1']",
+            "samples=8",
+            "photos=1",
             "steps=3",
             "sides=[32]",
         )

@@ -19,9 +19,10 @@ from daclip import export_restorer, import_restorer
 from daclip.backbones.official import to_official
 from daclip.checkpoints import Artifact, load_daclip, load_denoiser, save_artifact
 from daclip.clip.controller import DaClip, create_daclip
-from daclip.config import EvaluateConfig, config_dir, validated
+from daclip.config import config_dir, validated
 from daclip.evaluate import evaluate
 from daclip.pipeline import Restorer
+from daclip.schemas import EvaluateConfig
 from daclip.types import Conditioning
 
 WORDS = {"noisy": {"_target_": "daclip.degradations.noise.GaussianNoise", "sigma": [10, 50]}}
@@ -164,8 +165,10 @@ def test_official_guide_weights_are_taken_as_they_are(place: Path, tmp_path: Pat
 
 
 class Evil:
+    """A pickle that leaves a file in the working folder if it is run."""
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return (Path.touch, (Path("/tmp/daclip_was_executed"),))
+        return (Path.touch, (Path("executed"),))
 
 
 @pytest.mark.parametrize(
@@ -182,14 +185,18 @@ class Evil:
     ],
 )
 def test_a_file_that_does_not_fit_is_refused_by_name(
-    change: Callable[[dict[str, Tensor]], Any], message: str, place: Path, tmp_path: Path
+    change: Callable[[dict[str, Tensor]], Any],
+    message: str,
+    place: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     torch.save(change(_tiny_weights()), tmp_path / "wrong.pth")
     with pytest.raises(Exception, match=message) as caught:
         _import(tmp_path, f"ckpt={tmp_path}/wrong.pth", f"daclip={place}/guide", *TINY)
     assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["wrong.pth"]
-    assert not Path("/tmp/daclip_was_executed").exists()
 
 
 def test_mistakes_of_the_command_line(place: Path, tmp_path: Path) -> None:
