@@ -31,10 +31,11 @@ from lightning.pytorch.callbacks import Callback
 
 import daclip.build
 import daclip.train
-from daclip.config import TrainConfig, run_config
+from daclip.config import run_config
 from daclip.errors import DaclipError, StoppedError
 from daclip.reliability import files
 from daclip.reliability.checkpoint_io import SafeCheckpointIO, damage, newest_complete, read_checkpoint
+from daclip.schemas import TrainConfig
 
 FAULTS = {
     "SIGKILL at a random moment": "random",

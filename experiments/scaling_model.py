@@ -26,8 +26,9 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from daclip.config import TrainConfig, run_config
+from daclip.config import run_config
 from daclip.records import write_json, write_text
+from daclip.schemas import TrainConfig
 
 CONSTANTS = Path(__file__).with_name("scaling_constants.json")
 TEMPLATE = Path(__file__).with_name("scaling_page.md")

@@ -21,9 +21,10 @@ from rich.console import Console
 
 from daclip.build import build_data, build_restoration, build_trainer
 from daclip.checkpoints import load_daclip
-from daclip.config import TrainConfig, config_dir, validated
+from daclip.config import config_dir, validated
 from daclip.line_chart import Panel, line_charts
 from daclip.records import provenance, write_json, write_text
+from daclip.schemas import TrainConfig
 
 # Arm → overrides. Both get the recipe's network, data, batches and weight average.
 ARMS = {

@@ -8,11 +8,12 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from daclip.config import CheckDatasetConfig, config_dir, run_entry, validated
+from daclip.config import config_dir, run_entry, validated
 from daclip.data.check import CheckOptions, check_dataset
 from daclip.data.findings import KINDS, Report
 from daclip.errors import DaclipError
 from daclip.records import write_json
+from daclip.schemas import CheckDatasetConfig
 
 __all__ = ["check", "known_words", "main"]
 

@@ -8,9 +8,10 @@ from typing import Any
 from omegaconf import DictConfig
 from rich.console import Console
 
-from daclip.config import DashboardConfig, run_entry, validated
+from daclip.config import run_entry, validated
 from daclip.errors import DaclipError
 from daclip.records import write_json
+from daclip.schemas import DashboardConfig
 
 __all__ = ["build_workspace", "dashboard", "main"]
 

@@ -8,11 +8,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from daclip.config import DatasetConfig, run_entry, validated
+from daclip.config import run_entry, validated
 from daclip.data.build import BuiltDataset, build_dataset
 from daclip.data.publish import push_dataset
 from daclip.data.recipe import DatasetRecipe, UnreadablePhotosError
 from daclip.errors import DaclipError
+from daclip.schemas import DatasetConfig
 
 __all__ = ["build", "main"]
 

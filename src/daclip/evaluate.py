@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from daclip.build import build_data, make, resolved
 from daclip.callbacks import sample_grid
 from daclip.checkpoints import find_artifact
-from daclip.config import EvaluateConfig, run_entry, validated
+from daclip.config import run_entry, validated
 from daclip.data.fingerprint import fingerprint
 from daclip.data.module import MixedDegradationData
 from daclip.data.pairs import HeldOutPairs, collate, generator_for
@@ -32,6 +32,7 @@ from daclip.metrics.folders import FilePair, match_folders
 from daclip.metrics.scorer import PhotoScore, Scorer, summarise
 from daclip.pipeline import Restorer
 from daclip.records import provenance, write_json, write_text
+from daclip.schemas import EvaluateConfig
 from daclip.score_table import score_tables
 
 __all__ = ["evaluate", "held_out_data", "main", "score", "score_folders"]

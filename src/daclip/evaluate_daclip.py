@@ -16,13 +16,14 @@ from daclip.build import build_data
 from daclip.checkpoints import Artifact, find_artifact, load_daclip
 from daclip.clip.evaluation import score_daclip
 from daclip.clip.pictures import confusion_picture, reliability_picture
-from daclip.config import EvaluateDaclipConfig, run_entry, validated
+from daclip.config import run_entry, validated
 from daclip.data.module import MixedDegradationData
 from daclip.data.pairs import collate
 from daclip.data.photos import save_image
 from daclip.degradations import vocabulary
 from daclip.precision import device_by_name
 from daclip.records import provenance, write_json
+from daclip.schemas import EvaluateDaclipConfig
 
 __all__ = ["evaluate_daclip", "main"]
 

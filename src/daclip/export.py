@@ -7,12 +7,13 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from daclip.checkpoints import find_artifact
-from daclip.config import ExportConfig, run_entry, validated
+from daclip.config import run_entry, validated
 from daclip.errors import DaclipError
 from daclip.exporting.graphs import exported
 from daclip.exporting.write import FORMATS, write_export
 from daclip.pipeline import Restorer
 from daclip.restoring.arguments import overrides
+from daclip.schemas import ExportConfig
 
 __all__ = ["export", "main"]
 

@@ -8,8 +8,9 @@ from rich.console import Console
 
 from daclip.checkpoints import find_artifact, load_daclip
 from daclip.clip.official import write_official
-from daclip.config import ExportDaclipConfig, run_entry, validated
+from daclip.config import run_entry, validated
 from daclip.errors import DaclipError
+from daclip.schemas import ExportDaclipConfig
 
 __all__ = ["export_daclip", "main"]
 

@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 
 from daclip.backbones.official import from_official, to_official
 from daclip.checkpoints import Artifact, find_artifact
-from daclip.config import ExportRestorerConfig, run_entry, validated
+from daclip.config import run_entry, validated
 from daclip.errors import DaclipError
+from daclip.schemas import ExportRestorerConfig
 
 __all__ = ["export_restorer", "main"]
 

@@ -10,9 +10,10 @@ from rich.console import Console
 from daclip.build import make, resolved
 from daclip.checkpoints import point_latest, save_artifact
 from daclip.clip.official import load_official, read_official
-from daclip.config import ImportDaclipConfig, run_entry, validated
+from daclip.config import run_entry, validated
 from daclip.errors import DaclipError
 from daclip.records import provenance
+from daclip.schemas import ImportDaclipConfig
 
 __all__ = ["import_daclip", "main"]
 

@@ -17,9 +17,10 @@ from daclip.backbones.official import from_official, to_official
 from daclip.build import make, resolved
 from daclip.checkpoints import Artifact, load_daclip, point_latest, save_artifact
 from daclip.clip.official import load_official, read_official
-from daclip.config import ImportRestorerConfig, run_entry, validated
+from daclip.config import run_entry, validated
 from daclip.errors import DaclipError
 from daclip.records import provenance
+from daclip.schemas import ImportRestorerConfig
 
 __all__ = ["fit_weights", "import_restorer", "main", "read_weights"]
 

@@ -11,10 +11,11 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from daclip.checkpoints import Artifact, read_metrics, read_record
-from daclip.config import RecipesConfig, config_dir, run_entry, validated
+from daclip.config import config_dir, run_entry, validated
 from daclip.errors import DaclipError
 from daclip.jobs import objective
 from daclip.records import write_json, write_text
+from daclip.schemas import RecipesConfig
 
 __all__ = ["main", "recipe_record", "recipes", "table"]
 

@@ -10,11 +10,12 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from daclip.checkpoints import Artifact, read_metrics, read_record
-from daclip.config import EvaluateConfig, ReproduceConfig, TrainConfig, run_entry, validated
+from daclip.config import run_entry, validated
 from daclip.errors import DaclipError
 from daclip.evaluate import evaluate
 from daclip.records import write_json
 from daclip.reliability.trust import refuse_foreign_targets
+from daclip.schemas import EvaluateConfig, ReproduceConfig, TrainConfig
 from daclip.train import train
 
 __all__ = ["differences", "main", "reproduce"]

@@ -18,12 +18,13 @@ from rich.progress import (
 
 from daclip.build import make
 from daclip.checkpoints import find_artifact
-from daclip.config import RestoreConfig, run_entry, validated
+from daclip.config import run_entry, validated
 from daclip.errors import DaclipError
 from daclip.pipeline import Restorer
 from daclip.restoring.arguments import overrides
 from daclip.restoring.jobs import Outcome, Summary, plan
 from daclip.restoring.work import Request, attempt
+from daclip.schemas import RestoreConfig
 
 __all__ = ["main", "restore", "restorer_of"]
 

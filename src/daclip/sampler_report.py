@@ -11,13 +11,14 @@ from rich.console import Console
 from rich.table import Table
 
 from daclip.checkpoints import find_artifact
-from daclip.config import SamplerReportConfig, run_entry, validated
+from daclip.config import run_entry, validated
 from daclip.diffusion.denoiser import Denoiser
 from daclip.evaluate import held_out_data
 from daclip.line_chart import Panel, line_charts
 from daclip.pipeline import Restorer
 from daclip.records import provenance, write_json, write_text
 from daclip.sampler_scores import Score, measure_all, plan_samplers, prepare, verdict
+from daclip.schemas import SamplerReportConfig
 
 __all__ = ["main", "sampler_report"]
 

@@ -10,10 +10,11 @@ from rich.console import Console
 from torch import Tensor
 
 from daclip.build import make
-from daclip.config import SheetConfig, run_entry, validated
+from daclip.config import run_entry, validated
 from daclip.data.photos import load_image, save_image, to_pil
 from daclip.degradations.base import Degradation
 from daclip.errors import DaclipError
+from daclip.schemas import SheetConfig
 
 __all__ = ["contact_sheet", "draw", "main"]
 

@@ -13,9 +13,10 @@ from rich.console import Console
 from rich.table import Table
 
 from daclip.build import resolved
-from daclip.config import SweepConfig, config_dir, run_entry, validated
+from daclip.config import config_dir, run_entry, validated
 from daclip.errors import DaclipError
 from daclip.records import write_json, write_text
+from daclip.schemas import SweepConfig
 from daclip.sweep_summary import markdown, summarise
 
 __all__ = ["main", "sweep", "sweep_command"]

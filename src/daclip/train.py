@@ -23,7 +23,7 @@ from daclip.build import (
 )
 from daclip.checkpoints import Artifact, find_artifact, load_daclip, point_latest, save_artifact
 from daclip.clip.controller import DaClip
-from daclip.config import TrainConfig, run_entry, validated
+from daclip.config import run_entry, validated
 from daclip.data.fingerprint import fingerprint
 from daclip.errors import DaclipError
 from daclip.jobs import continue_job, objective
@@ -31,6 +31,7 @@ from daclip.records import provenance
 from daclip.reliability.resume import checkpoint_to_resume, keep_logs
 from daclip.reliability.secrets import hide_secrets
 from daclip.reliability.sharding import whole_state
+from daclip.schemas import TrainConfig
 from daclip.wandb_run import describe_run, finish_run, log_artifact
 
 __all__ = ["main", "train"]

@@ -15,8 +15,9 @@ from omegaconf import OmegaConf
 from PIL import Image
 from skimage import data
 
-from daclip.config import AppConfig, composed, validated
+from daclip.config import composed, validated
 from daclip.errors import DaclipError
+from daclip.schemas import AppConfig
 
 pytest.importorskip("gradio")
 gradio_client = pytest.importorskip("gradio_client")

@@ -17,7 +17,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 from skimage import data
 
-from daclip.config import AppConfig, composed, validated
+from daclip.config import composed, validated
+from daclip.schemas import AppConfig
 
 pytest.importorskip("gradio")
 playwright = pytest.importorskip("playwright.sync_api")

@@ -9,10 +9,11 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from daclip import Restorer
-from daclip.config import ExportConfig, composed, validated
+from daclip.config import composed, validated
 from daclip.data.pairs import generator_for
 from daclip.errors import DaclipError
 from daclip.export import export
+from daclip.schemas import ExportConfig
 
 
 def config(**values: object) -> DictConfig:

@@ -9,7 +9,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 from skimage import data
 
-from daclip.config import TrainConfig, config_dir, validated
+from daclip.config import config_dir, validated
+from daclip.schemas import TrainConfig
 from daclip.train import train
 
 RECIPES = sorted((Path(__file__).parents[2] / "experiments").glob("*.yaml"))

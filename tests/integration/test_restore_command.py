@@ -17,12 +17,13 @@ from PIL import Image
 from skimage import data
 
 from daclip import Restorer, cli, restore
-from daclip.config import RestoreConfig, composed, validated
+from daclip.config import composed, validated
 from daclip.errors import DaclipError
 from daclip.restoring.arguments import overrides
 from daclip.restoring.control import Uncertainty, parse_words
 from daclip.restoring.jobs import plan
 from daclip.restoring.work import attempt
+from daclip.schemas import RestoreConfig
 
 # Mutated photos in the fuzz test; hundreds take minutes.
 FUZZ = int(os.environ.get("DACLIP_FUZZ", "60"))

@@ -11,7 +11,8 @@ from omegaconf import DictConfig
 
 from daclip.build import build_controller_pretraining, build_data, build_restoration, build_trainer, make
 from daclip.clip.controller import create_daclip
-from daclip.config import TrainConfig, run_config
+from daclip.config import run_config
+from daclip.schemas import TrainConfig
 
 CLIP: dict[str, Any] = {
     "embed_dim": 16,

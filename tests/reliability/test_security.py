@@ -19,7 +19,7 @@ from daclip.build import resolved
 from daclip.checkpoints import Artifact, load_daclip, load_denoiser, read_metrics
 from daclip.clip.controller import create_daclip
 from daclip.clip.official import read_official
-from daclip.config import TrainConfig, run_config
+from daclip.config import run_config
 from daclip.data.rows import open_split
 from daclip.diffusion.perceptual import PerceptualDistance
 from daclip.errors import DaclipError
@@ -28,6 +28,7 @@ from daclip.reliability.resume import checkpoint_to_resume
 from daclip.reliability.secrets import hide_secrets, redact, redacted, refuse_secrets
 from daclip.reliability.trust import refuse_foreign_targets
 from daclip.reproduce import reproduce
+from daclip.schemas import TrainConfig
 
 MARK = "DACLIP_TEST_MARK"
 

@@ -4,7 +4,8 @@ from omegaconf import DictConfig
 from rich.console import Console
 
 from daclip.app.serve import launch, page_of
-from daclip.config import AppConfig, run_entry, validated
+from daclip.config import run_entry, validated
+from daclip.schemas import AppConfig
 
 __all__ = ["app", "main"]
 

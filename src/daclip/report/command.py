@@ -8,13 +8,14 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from omegaconf import DictConfig
 from rich.console import Console
 
-from daclip.config import ReportConfig, run_entry, validated
+from daclip.config import run_entry, validated
 from daclip.errors import DaclipError
 from daclip.records import write_text
 from daclip.report import content
 from daclip.report.compare import compare
 from daclip.report.pictures import show
 from daclip.report.runs import Evaluation, Runs, read_runs
+from daclip.schemas import ReportConfig
 from daclip.score_table import metric_label, score_text
 
 __all__ = ["main", "report"]

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from pathlib import Path
 
-from daclip.config import RestoreConfig
 from daclip.errors import DaclipError
+from daclip.schemas import RestoreConfig
 
 __all__ = ["overrides", "quoted"]
 
