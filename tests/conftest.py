@@ -9,21 +9,10 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from daclip.build import make
 from daclip.checkpoints import save_artifact
-from daclip.clip.controller import create_daclip
 from daclip.config import config_dir
-
-CLIP: dict[str, Any] = {
-    "architecture": {
-        "embed_dim": 16,
-        "vision_cfg": {"image_size": 32, "patch_size": 16, "width": 32, "layers": 2, "head_width": 32},
-        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-    },
-    "pretrained": None,
-    "view": "multi_crop",
-    "injection": "reversed",
-    "seed": 0,
-}
+from small_clip import CLIP
 
 SMALL = [
     "backbone.width=16",
@@ -44,9 +33,9 @@ def restorer_artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     def node(name: str) -> Any:
         return OmegaConf.to_container(cfg[name], resolve=True)
 
-    daclip = create_daclip(**CLIP)
+    clip = {**CLIP, "view": "multi_crop"}
+    daclip = make(clip)
     degradation = node("degradation")
-    clip = {"_target_": "daclip.clip.controller.create_daclip", **CLIP}
     record = {"seed": 0}
     stage_1 = save_artifact(
         folder / "daclip", "daclip", {"clip": clip, "degradation": degradation}, daclip.state_dict(), {}, record

@@ -29,6 +29,7 @@ from daclip.reliability.secrets import hide_secrets, redact, redacted, refuse_se
 from daclip.reliability.trust import refuse_foreign_targets
 from daclip.reproduce import reproduce
 from daclip.schemas import TrainConfig
+from small_clip import CLIP
 
 MARK = "DACLIP_TEST_MARK"
 
@@ -41,20 +42,6 @@ class Evil:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return os.system, (f"touch '{self.mark}'",)
-
-
-CLIP: dict[str, Any] = {
-    "_target_": "daclip.clip.controller.create_daclip",
-    "architecture": {
-        "embed_dim": 16,
-        "vision_cfg": {"image_size": 32, "patch_size": 16, "width": 32, "layers": 2, "head_width": 32},
-        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-    },
-    "pretrained": None,
-    "view": "resize",
-    "injection": "reversed",
-    "seed": 0,
-}
 
 
 def artifact(folder: Path, **sections: Any) -> Path:

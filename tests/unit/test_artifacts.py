@@ -12,19 +12,7 @@ from daclip.checkpoints import Artifact, find_artifact, load_daclip, point_lates
 from daclip.clip.controller import create_daclip
 from daclip.errors import DaclipError
 from daclip.records import write_json
-
-CLIP: dict[str, Any] = {
-    "_target_": "daclip.clip.controller.create_daclip",
-    "architecture": {
-        "embed_dim": 16,
-        "vision_cfg": {"image_size": 32, "patch_size": 16, "width": 32, "layers": 2, "head_width": 32},
-        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-    },
-    "pretrained": None,
-    "view": "resize",
-    "injection": "reversed",
-    "seed": 0,
-}
+from small_clip import CLIP
 
 
 def settings(**changes: Any) -> dict[str, Any]:

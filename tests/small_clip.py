@@ -1,0 +1,16 @@
+"""The smallest CLIP that everything works with, as an artifact states it."""
+
+from typing import Any
+
+CLIP: dict[str, Any] = {
+    "_target_": "daclip.clip.controller.create_daclip",
+    "architecture": {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 32, "patch_size": 16, "width": 32, "layers": 2, "head_width": 32},
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+    },
+    "pretrained": None,
+    "view": "resize",
+    "injection": "reversed",
+    "seed": 0,
+}
