@@ -135,6 +135,7 @@ class SamplerReportConfig:
     output: str = MISSING
     data: dict[str, Any] | None = None
     degradation: dict[str, Any] | None = None
+    metric: dict[str, Any] = field(default_factory=dict)
     samplers: list[str] | None = None
     grids: list[str] = MISSING
     options: dict[str, Any] = field(default_factory=dict)
