@@ -120,6 +120,7 @@ class BenchmarkConfig:
     repeats: int = MISSING
     vit: list[str] = field(default_factory=list)
     stage_1: list[str] = field(default_factory=list)
+    restorer: list[str] = field(default_factory=list)
     stage_2: list[str] = field(default_factory=list)
     samples: int = MISSING
     photos: int = MISSING
