@@ -1,5 +1,8 @@
 """Stage 1's losses on the same photos, steps and seeds: `python experiments/stage1_losses.py PHOTOS [--captions FILE]`.
 
+`--compare` puts another choice in the place of the losses, which needs no captions: the order of injection, the view of
+a photo, or the kind of distillation.
+
 Each run is one `python -m daclip.train experiments=ablation_daclip …` in a folder of its own below --output; runs that
 are done are not repeated, so the command can be stopped and started again at any time. In the end the table is
 printed and written: accuracy on held-out photos, cosine of the steered embedding to the clean photo's, and the
@@ -20,19 +23,27 @@ from rich.console import Console
 
 from daclip.records import write_json, write_text
 
-# Name → overrides. Weights of the content losses are stated in full: the arms differ in nothing else.
-ARMS = {
-    "official": ["loss=official", "stage.loss.caption_weight=1", "stage.loss.distillation_weight=0"],
-    "multi-positive": ["loss=multi_positive", "stage.loss.caption_weight=1", "stage.loss.distillation_weight=0"],
-    "multi-positive + distillation": [
-        "loss=multi_positive", "stage.loss.caption_weight=1", "stage.loss.distillation_weight=1",
-    ],
-    "multi-positive, distillation instead of captions": [
-        "loss=multi_positive", "stage.loss.caption_weight=0", "stage.loss.distillation_weight=1",
-    ],
-    "sigmoid + distillation": [
-        "loss=sigmoid", "stage.loss.caption_weight=0", "stage.loss.distillation_weight=1",
-    ],
+# What the other comparisons hold fixed.
+FIXED = ["loss=multi_positive", "stage.loss.caption_weight=0", "stage.loss.distillation_weight=1"]
+# Comparison → arm → overrides. What a comparison is about is stated in full: its arms differ in nothing else.
+COMPARISONS: dict[str, dict[str, list[str]]] = {
+    "losses": {
+        "official": ["loss=official", "stage.loss.caption_weight=1", "stage.loss.distillation_weight=0"],
+        "multi-positive": ["loss=multi_positive", "stage.loss.caption_weight=1", "stage.loss.distillation_weight=0"],
+        "multi-positive + distillation": [
+            "loss=multi_positive", "stage.loss.caption_weight=1", "stage.loss.distillation_weight=1",
+        ],
+        "multi-positive, distillation instead of captions": FIXED,
+        "sigmoid + distillation": [
+            "loss=sigmoid", "stage.loss.caption_weight=0", "stage.loss.distillation_weight=1",
+        ],
+    },
+    "injection": {way: [*FIXED, f"clip.injection={way}"] for way in ("reversed", "aligned")},
+    # Crops of twice CLIP's size: at CLIP's own size all views are the crop itself.
+    "view": {
+        view: [*FIXED, f"clip.view={view}", "data.crop_size=128"] for view in ("resize", "crop", "multi_crop")
+    },
+    "distillation": {kind: [*FIXED, f"distillation={kind}"] for kind in ("cosine", "contrastive")},
 }  # fmt: skip
 BATCH, WORDS = 64, 10  # of ablation_daclip
 
@@ -44,7 +55,8 @@ def run(arm: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
         Console(stderr=True).print(f"{arm}, seed {seed}")
         root = json.dumps(str(Path(options.photos).resolve()))
         command = ["experiments=ablation_daclip", f"data.root={root}", f"output={json.dumps(str(output))}"]
-        command += [f"seed={seed}", f"trainer.max_steps={options.steps}", "callbacks=checkpoint", *ARMS[arm]]
+        command += [f"seed={seed}", f"trainer.max_steps={options.steps}", "callbacks=checkpoint"]
+        command += COMPARISONS[options.compare][arm]
         if options.captions:
             command.append(f"data.photos.captions={json.dumps(str(Path(options.captions).resolve()))}")
         subprocess.run([sys.executable, "-m", "daclip.train", *command], check=True, stdout=subprocess.DEVNULL)
@@ -74,13 +86,13 @@ def summary(runs: list[dict[str, float]]) -> dict[str, dict[str, float]]:
     }
 
 
-def table(results: dict[str, Any], steps: int, seeds: int) -> str:
+def table(comparison: str, results: dict[str, Any], steps: int, seeds: int) -> str:
     """The summary as Markdown."""
     floor = math.log(BATCH / WORDS)
     lines = [
         f"{steps} steps, {seeds} seeds, mean ± standard deviation; ln(B/K) = {floor:.2f}",
         "",
-        "| loss | accuracy | content cosine | plain CLIP | degradation loss |",
+        f"| {comparison} | accuracy | content cosine | plain CLIP | degradation loss |",
         "|---|---|---|---|---|",
     ]
     for arm, row in results.items():
@@ -99,17 +111,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("photos", help="folder of photos")
     parser.add_argument("--captions", help="csv or jsonl with name,caption")
-    parser.add_argument("--output", default="outputs/stage1_losses")
+    parser.add_argument("--compare", choices=list(COMPARISONS), default="losses")
+    parser.add_argument("--output", help="by default outputs/stage1_ and what is compared")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--arms", nargs="+", choices=list(ARMS), default=list(ARMS))
+    parser.add_argument("--arms", nargs="+", help="some of the comparison's; by default all")
     options = parser.parse_args()
+    arms = list(COMPARISONS[options.compare])
+    if unknown := set(options.arms or []) - set(arms):
+        parser.error(f"--arms {' '.join(sorted(unknown))}: choose from {', '.join(arms)}")
+    options.arms = options.arms or arms
+    options.output = options.output or f"outputs/stage1_{options.compare}"
     runs: dict[str, list[dict[str, float]]] = {arm: [] for arm in options.arms}
     for seed in options.seeds:  # all arms of one seed first: a part of the table is a fair table too
         for arm in options.arms:
             runs[arm].append(run(arm, seed, options))
     results = {arm: summary(found) for arm, found in runs.items()}
-    text = table(results, options.steps, len(options.seeds))
+    text = table(options.compare, results, options.steps, len(options.seeds))
     output = Path(options.output)
     write_text(output / "table.md", text)
     write_json(output / "results.json", {"steps": options.steps, "runs": runs, "summary": results})

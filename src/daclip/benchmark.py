@@ -15,7 +15,7 @@ from rich.table import Table
 from torch import Tensor
 
 from daclip.benchmark_daclip import measure_step
-from daclip.benchmark_restorer import restorer_rows
+from daclip.benchmark_restorer import restorer_rows, step_rate
 from daclip.build import build_data, make
 from daclip.clip.controller import DaClip
 from daclip.config import run_entry, validated
@@ -118,13 +118,13 @@ def _cuda_steps(sections: dict[str, Any], batch: RestorationBatch, repeats: int)
     return rows
 
 
-def _loader(data: MixedDegradationData, step: dict[str, Any], count: int) -> dict[str, Any]:
-    """Samples one loader process makes, against what a stage-1 step consumes."""
+def _loader(name: str, data: MixedDegradationData, rate: float, count: int) -> dict[str, Any]:
+    """Samples one loader process makes, against the images a second that training takes."""
     pairs = data.training_pairs()
     with _one_thread():
         seconds = _seconds(lambda: [pairs[i] for i in range(count)], 1)
     note = "images a training step takes → images one loader process makes; above 1 training never waits"
-    return _row("loader", "images/s", step["ours"], count / seconds, True, note)
+    return _row(name, "images/s", rate, count / seconds, True, note)
 
 
 def _loader_processes(cfg: DictConfig, step: dict[str, Any], count: int) -> dict[str, Any]:
@@ -166,6 +166,7 @@ def benchmark(cfg: DictConfig) -> list[dict[str, Any]]:
     """Measure all rows on the CPU, print them and write them to `cfg.output`."""
     stage_1 = hydra.compose("train_daclip", overrides=list(cfg.stage_1))
     stage_2 = hydra.compose("train_restorer", overrides=list(cfg.stage_2))
+    default = hydra.compose("train_restorer", overrides=list(cfg.restorer))
     data = build_data(stage_1)
     pairs = data.training_pairs()
     daclip: DaClip = make(stage_1.clip)
@@ -175,8 +176,9 @@ def benchmark(cfg: DictConfig) -> list[dict[str, Any]]:
     rows = [
         *_vit_step(hydra.compose("train_daclip", overrides=list(cfg.vit)), cfg.repeats),
         first,
-        _loader(data, first, cfg.samples),
+        _loader("loader", data, first["ours"], cfg.samples),
         _loader_processes(two_workers, first, cfg.samples),
+        _loader("loader_restorer", build_data(default), step_rate(default, daclip, cfg.repeats), cfg.samples),
         *restorer_rows(stage_2, daclip, cfg.repeats, cfg.steps, cfg.sides),
         *_degradations(hydra.compose("degradations"), cfg.repeats, cfg.photos),
     ]

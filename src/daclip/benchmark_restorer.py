@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -22,9 +22,12 @@ from daclip.precision import autocast
 from daclip.timing import in_new_process, median_seconds, peak_memory, plain_layout, row
 from daclip.types import Conditioning, RestorationBatch
 
-__all__ = ["restorer_rows"]
+__all__ = ["restorer_rows", "step_rate"]
 
 CPU = torch.device("cpu")
+
+Guide = Callable[[Tensor], Conditioning]
+"""Degraded photos to their embeddings."""
 
 
 def restorer_rows(cfg: DictConfig, daclip: DaClip, repeats: int, steps: int, sides: list[int]) -> list[dict[str, Any]]:
@@ -37,25 +40,48 @@ def restorer_rows(cfg: DictConfig, daclip: DaClip, repeats: int, steps: int, sid
         steps: Training steps, each way.
         sides: Sides of square photos for the memory of one evaluation.
     """
-    denoiser = Denoiser(
-        make(cfg.backbone)(context_dim=daclip.embed_dim),
-        make(cfg.process),
-        make(cfg.stage).keywords["parameterization"],
-        cfg.stage.correct_epsilon_shift,
-    )
+    denoiser = _denoiser(cfg, daclip.embed_dim)
     network = resolved(cfg)["backbone"]
     return [
         *_training(cfg, denoiser, daclip, steps),
+        _training_memory(cfg, daclip.embed_dim),
         _restoring(cfg, denoiser, daclip.eval(), repeats),
         *_evaluations(network, daclip.embed_dim, sides),
     ]
 
 
-def _training(cfg: DictConfig, denoiser: Denoiser, daclip: DaClip, steps: int) -> list[dict[str, Any]]:
-    """The same steps from the same weights in both ways: their speed, and whether they learn the same."""
+def step_rate(cfg: DictConfig, daclip: DaClip, steps: int) -> float:
+    """Images a second that training takes, our way.
+
+    Args:
+        cfg: Composed `train_restorer`.
+        daclip: The guide.
+        steps: Training steps.
+    """
+    denoiser = _denoiser(cfg, daclip.embed_dim)
+    batches = _batches(cfg, steps)
+    return len(batches[0]) / _train(cfg, denoiser, FrozenGuide(daclip), batches, fast=True)[0]
+
+
+def _denoiser(cfg: DictConfig, width: int) -> Denoiser:
+    return Denoiser(
+        make(cfg.backbone)(context_dim=width),
+        make(cfg.process),
+        make(cfg.stage).keywords["parameterization"],
+        cfg.stage.correct_epsilon_shift,
+    )
+
+
+def _batches(cfg: DictConfig, count: int) -> list[RestorationBatch]:
     data = build_data(cfg)
     pairs, size = data.training_pairs(), data.batch_size
-    batches = [collate([pairs[k * size + i] for i in range(size)]) for k in range(steps)]
+    return [collate([pairs[k * size + i] for i in range(size)]) for k in range(count)]
+
+
+def _training(cfg: DictConfig, denoiser: Denoiser, daclip: DaClip, steps: int) -> list[dict[str, Any]]:
+    """The same steps from the same weights in both ways: their speed, and whether they learn the same."""
+    batches = _batches(cfg, steps)
+    size = len(batches[0])
     guide = FrozenGuide(daclip)
     seconds, losses = {}, {}
     for way, fast in (("plain", False), ("ours", True)):
@@ -77,8 +103,26 @@ def _training(cfg: DictConfig, denoiser: Denoiser, daclip: DaClip, steps: int) -
     ]
 
 
+def _training_memory(cfg: DictConfig, width: int) -> dict[str, Any]:
+    """The most memory that training holds, each way in a process of its own."""
+    sections = {name: resolved(cfg)[name] for name in ("backbone", "process", "stage")}
+    # The optimiser's moments are there from the second step on.
+    batches = _batches(cfg, 2)
+    plain, ours = (in_new_process(_peak_of_training, sections, width, batches, fast) for fast in (False, True))
+    note = "peak of the process that takes two training steps, without stage 1"
+    return row("restorer_train_memory", "MiB", plain, ours, False, note)
+
+
+def _peak_of_training(sections: dict[str, Any], width: int, batches: list[RestorationBatch], fast: bool) -> float:
+    """MiB at the peak of some training steps; meant for a new process."""
+    cfg = OmegaConf.create(sections)
+    embedding = torch.zeros(len(batches[0]), width)
+    _train(cfg, _denoiser(cfg, width), lambda _: Conditioning(embedding, embedding), batches, fast)
+    return peak_memory()
+
+
 def _train(
-    cfg: DictConfig, denoiser: Denoiser, guide: FrozenGuide, batches: list[RestorationBatch], fast: bool
+    cfg: DictConfig, denoiser: Denoiser, guide: Guide, batches: list[RestorationBatch], fast: bool
 ) -> tuple[float, list[float]]:
     """Median seconds of a step, and the losses."""
     layout = torch.channels_last if fast else torch.contiguous_format

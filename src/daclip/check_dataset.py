@@ -8,9 +8,10 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from daclip.config import config_dir, run_entry, validated
+from daclip.config import composed, config_dir, run_entry, validated
 from daclip.data.check import CheckOptions, check_dataset
 from daclip.data.findings import KINDS, Report
+from daclip.degradations import vocabulary
 from daclip.errors import DaclipError
 from daclip.records import write_json
 from daclip.schemas import CheckDatasetConfig
@@ -21,8 +22,11 @@ SHOWN = 5  # findings of one kind in the table; the report has all
 
 
 def known_words() -> list[str]:
-    """Names of all configured degradations."""
-    return sorted(path.stem for path in (Path(config_dir()) / "degradation").glob("*.yaml"))
+    """All words that the configured degradations label photos with."""
+    names = sorted(path.stem for path in (Path(config_dir()) / "degradation").glob("*.yaml"))
+    # Not the files' names: those of `wild` and `composite` label no photo, and `wild` has words of its own.
+    nodes = composed("degradations", [f"degradation=[{','.join(names)}]"])["degradation"]
+    return vocabulary(instantiate(nodes, _convert_="object"))
 
 
 def check(cfg: DictConfig) -> Report:

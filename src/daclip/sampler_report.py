@@ -17,7 +17,7 @@ from daclip.evaluate import held_out_data
 from daclip.line_chart import Panel, line_charts
 from daclip.pipeline import Restorer
 from daclip.records import provenance, write_json, write_text
-from daclip.sampler_scores import Score, measure_all, plan_samplers, prepare, verdict
+from daclip.sampler_scores import Score, further_metrics, measure_all, plan_samplers, prepare, verdict
 from daclip.schemas import SamplerReportConfig
 
 __all__ = ["main", "sampler_report"]
@@ -34,7 +34,8 @@ def _tables(scores: Sequence[Score]) -> dict[str, list[list[str]]]:
     by_label: dict[str, dict[int, Score]] = {}
     for score in scores:
         by_label.setdefault(_label(score, several), {})[score.budget] = score
-    columns = {"gain in dB": "{0.gain:+.2f}", "SSIM": "{0.ssim:.3f}", "seconds a photo": "{0.seconds:.3f}"}
+    others = {name: f"{{0.others[{name}]:.3f}}" for name in scores[0].others}
+    columns = {"gain in dB": "{0.gain:+.2f}", "SSIM": "{0.ssim:.3f}", **others, "seconds a photo": "{0.seconds:.3f}"}
     return {
         f"{title} over network evaluations": [
             ["sampler", *map(str, budgets)],
@@ -100,11 +101,11 @@ def sampler_report(cfg: DictConfig) -> dict[str, Any]:
         restorer.denoiser = Denoiser(
             denoiser.backbone, denoiser.process, denoiser.parameterization, cfg.correct_epsilon_shift
         ).eval()
-    plan = plan_samplers(cfg, restorer.denoiser.process)
+    plan, metrics = plan_samplers(cfg, restorer.denoiser.process), further_metrics(cfg)
     pairs = held_out_data(cfg, restorer).held_out_pairs()
     prepared = prepare(pairs, restorer, cfg.photos, cfg.batch_size, cfg.seed)
-    scores = measure_all(plan, restorer, prepared, Console(stderr=True))
-    found = verdict(cfg, scores)
+    scores = measure_all(plan, restorer, prepared, metrics, Console(stderr=True))
+    found = verdict(cfg, scores, metrics)
     report = {
         "artifact": str(folder),
         "photos": sum(len(part.batch) for part in prepared),

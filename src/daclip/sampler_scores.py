@@ -18,13 +18,24 @@ from daclip.config import config_dir, user_error
 from daclip.data.pairs import HeldOutPairs, collate, generator_for
 from daclip.diffusion.process import MeanRevertingSDE
 from daclip.errors import DaclipError
+from daclip.metrics.base import PairMetric
 from daclip.metrics.image import psnr, quantise, ssim
 from daclip.pipeline import Restorer
 from daclip.precision import autocast
 from daclip.samplers import Sampler
 from daclip.types import Conditioning, RestorationBatch
 
-__all__ = ["Plan", "Prepared", "Score", "measure", "measure_all", "plan_samplers", "prepare", "verdict"]
+__all__ = [
+    "Plan",
+    "Prepared",
+    "Score",
+    "further_metrics",
+    "measure",
+    "measure_all",
+    "plan_samplers",
+    "prepare",
+    "verdict",
+]
 
 Plan = dict[tuple[str, str, int], Sampler]
 """Samplers by name, time grid and allowed network evaluations."""
@@ -44,6 +55,7 @@ class Score:
         gain: dB above the degraded photos.
         ssim: At most 1.
         seconds: Of sampling one photo, without stage 1.
+        others: Further metrics by their names.
     """
 
     sampler: str
@@ -55,6 +67,7 @@ class Score:
     gain: float
     ssim: float
     seconds: float
+    others: dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -126,8 +139,23 @@ def prepare(pairs: HeldOutPairs, restorer: Restorer, photos: int | None, batch_s
     return prepared
 
 
-def measure(sampler: Sampler, restorer: Restorer, prepared: Sequence[Prepared]) -> tuple[float, float, float, float]:
-    """PSNR, gain (both dB), SSIM and seconds a photo of a sampler, averaged over photos."""
+def further_metrics(cfg: DictConfig) -> dict[str, PairMetric]:
+    """The metrics asked for beside PSNR and SSIM, by name.
+
+    Raises:
+        DaclipError: One compares whole sets of photos.
+    """
+    metrics: dict[str, Any] = make(cfg.metric)
+    for name, metric in metrics.items():
+        if not isinstance(metric, PairMetric) or name in ("psnr", "ssim"):
+            raise DaclipError(f"metric={name}: choose metrics of single photos other than PSNR and SSIM, such as lpips")
+    return metrics
+
+
+def measure(
+    sampler: Sampler, restorer: Restorer, prepared: Sequence[Prepared], metrics: Mapping[str, PairMetric]
+) -> dict[str, Any]:
+    """PSNR, gain (both dB), SSIM, seconds a photo and other metrics of a sampler, averaged over photos."""
     seconds = 0.0
     found: list[Tensor] = []
     for part in prepared:
@@ -140,10 +168,17 @@ def measure(sampler: Sampler, restorer: Restorer, prepared: Sequence[Prepared]) 
         restored = quantise(restored.cpu())
         seconds += time.perf_counter() - started
         after = psnr(restored, hq)
-        found.append(torch.stack([after, after - psnr(quantise(lq), hq), ssim(restored, hq)], dim=1))
+        others = [metric(restored, hq) for metric in metrics.values()]
+        found.append(torch.stack([after, after - psnr(quantise(lq), hq), ssim(restored, hq), *others], dim=1))
     values = torch.cat(found).double()
-    mean_psnr, gain, mean_ssim = values.mean(0).tolist()
-    return mean_psnr, gain, mean_ssim, seconds / len(values)
+    mean_psnr, gain, mean_ssim, *means = values.mean(0).tolist()
+    return {
+        "psnr": mean_psnr,
+        "gain": gain,
+        "ssim": mean_ssim,
+        "seconds": seconds / len(values),
+        "others": dict(zip(metrics, means, strict=True)),
+    }
 
 
 def plan_samplers(cfg: DictConfig, process: MeanRevertingSDE) -> Plan:
@@ -163,17 +198,23 @@ def plan_samplers(cfg: DictConfig, process: MeanRevertingSDE) -> Plan:
     return plan
 
 
-def measure_all(plan: Plan, restorer: Restorer, prepared: Sequence[Prepared], console: Console) -> list[Score]:
+def measure_all(
+    plan: Plan,
+    restorer: Restorer,
+    prepared: Sequence[Prepared],
+    metrics: Mapping[str, PairMetric],
+    console: Console,
+) -> list[Score]:
     """Scores of all planned samplers, in their order; each score is shown when it is there."""
     # The first call of a network is slower than all others.
-    measure(next(iter(plan.values())), restorer, prepared[:1])
-    done: dict[tuple[str, str, int], tuple[float, float, float, float]] = {}
+    measure(next(iter(plan.values())), restorer, prepared[:1], metrics)
+    done: dict[tuple[str, str, int], dict[str, Any]] = {}
     scores = []
     for number, ((name, grid, budget), sampler) in enumerate(plan.items(), 1):
         key = (name, grid, sampler.steps)
         if key not in done:
-            done[key] = measure(sampler, restorer, prepared)
-        score = Score(name, grid, budget, sampler.nfe, sampler.steps, *done[key])
+            done[key] = measure(sampler, restorer, prepared, metrics)
+        score = Score(name, grid, budget, sampler.nfe, sampler.steps, **done[key])
         scores.append(score)
         console.print(
             f"{number}/{len(plan)}  {name} on {grid}, NFE {score.nfe}: {score.gain:+.2f} dB, "
@@ -187,16 +228,24 @@ def _reference(cfg: DictConfig) -> tuple[str, str, int]:
     return name[0], grid[0], int(cfg.reference.nfe)
 
 
-def verdict(cfg: DictConfig, scores: Sequence[Score]) -> dict[str, Any]:
+def verdict(cfg: DictConfig, scores: Sequence[Score], metrics: Mapping[str, PairMetric]) -> dict[str, Any]:
     """Which few evaluations reach the reference within the margin, fewest first, and the best of the few."""
+
+    def as_good(score: Score) -> bool:
+        if score.psnr < reference.psnr - cfg.margin.psnr or score.ssim < reference.ssim * (1 - cfg.margin.ssim):
+            return False
+        share = cfg.margin.others
+        return all(
+            score.others[name] >= goal * (1 - share)
+            if metrics[name].higher_is_better
+            else score.others[name] <= goal * (1 + share)
+            for name, goal in reference.others.items()
+        )
+
     wanted = _reference(cfg)
     reference = next(score for score in scores if (score.sampler, score.grid, score.budget) == wanted)
     few = [score for score in scores if score.nfe <= cfg.few]
-    equal = [
-        score
-        for score in few
-        if score.psnr >= reference.psnr - cfg.margin.psnr and score.ssim >= reference.ssim * (1 - cfg.margin.ssim)
-    ]
+    equal = [score for score in few if as_good(score)]
     return {
         "reference": asdict(reference),
         "few": cfg.few,

@@ -120,6 +120,7 @@ class BenchmarkConfig:
     repeats: int = MISSING
     vit: list[str] = field(default_factory=list)
     stage_1: list[str] = field(default_factory=list)
+    restorer: list[str] = field(default_factory=list)
     stage_2: list[str] = field(default_factory=list)
     samples: int = MISSING
     photos: int = MISSING
@@ -135,6 +136,7 @@ class SamplerReportConfig:
     output: str = MISSING
     data: dict[str, Any] | None = None
     degradation: dict[str, Any] | None = None
+    metric: dict[str, Any] = field(default_factory=dict)
     samplers: list[str] | None = None
     grids: list[str] = MISSING
     options: dict[str, Any] = field(default_factory=dict)

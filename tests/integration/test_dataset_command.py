@@ -56,6 +56,19 @@ def test_check_reports_and_fails(place: Path, capsys: pytest.CaptureFixture[str]
     assert report["problem_counts"] == {"unreadable": 1, "missing caption": 1}
 
 
+def test_check_knows_the_words_that_degradations_label_photos_with(place: Path) -> None:
+    photo = {"bytes": (place / "my photos" / "coffee-0.jpg").read_bytes(), "path": None}
+    labels = ["blurry, jpeg-compressed", "hazy, rainy", "low-resolution, gray", "wild"]
+    rows = [{"image": photo, "lq": photo, "degradation": label} for label in labels]
+    columns = {"image": datasets.Image(), "lq": datasets.Image(), "degradation": datasets.Value("string")}
+    pairs = datasets.Dataset.from_list(rows, features=datasets.Features(columns))
+    datasets.DatasetDict({"train": pairs}).save_to_disk("pairs")
+    assert invoke("daclip.check_dataset", "source=pairs", "report=found.json") is not None
+    report = json.loads((place / "found.json").read_text())
+    # The name of a file in conf/degradation/, and no label.
+    assert [problem["detail"] for problem in report["problems"]] == ["wild"]
+
+
 @pytest.mark.parametrize(
     ("command", "parts"),
     [

@@ -85,3 +85,13 @@ def test_recipe_says_what_it_is_for(recipe: Path) -> None:
     header = [line for line in recipe.read_text(encoding="utf-8").splitlines() if line.startswith("# ")]
     for part in ("Question:", "Command:"):
         assert any(part in line for line in header), part
+
+
+@pytest.mark.parametrize("recipe", [path.stem for path in RECIPES])
+def test_a_recipe_gives_up_no_safeguard(recipe: str) -> None:
+    """A list of callbacks of its own takes the place of the default's, and may forget some of them."""
+    with hydra.initialize_config_dir(config_dir(), version_base="1.3"):
+        primary = "train_daclip" if recipe.endswith("daclip") else "train_restorer"
+        default = hydra.compose(primary).callbacks
+        chosen = hydra.compose(primary, [f"experiments={recipe}"]).callbacks
+    assert set(chosen) == set(default)

@@ -3,6 +3,7 @@
 import json
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -10,12 +11,16 @@ from xml.etree import ElementTree
 import hydra
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from daclip.build import make, resolved
 from daclip.checkpoints import save_artifact
 from daclip.config import config_dir
 from daclip.line_chart import Panel, line_charts
+from daclip.metrics import ms_ssim
+from daclip.metrics.base import PairMetric
 from daclip.sampler_report import main
+from daclip.sampler_scores import Score, verdict
 
 
 @pytest.fixture(scope="module")
@@ -93,9 +98,46 @@ def test_grids_and_options_apply_to_all(artifact: Path, tmp_path: Path, monkeypa
     assert "| ddim (karras) |" in (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
 
 
+class Darkness(PairMetric):
+    """A stand-in for a distance whose network would be downloaded."""
+
+    higher_is_better = False
+
+    def __call__(self, images: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+        return 1 - images.flatten(1).mean(1)
+
+
+def test_further_metrics_count_in_the_verdict() -> None:
+    cfg = OmegaConf.create(
+        {
+            "reference": {"sampler": "posterior", "grid": "trailing", "nfe": 100},
+            "few": 10,
+            "margin": {"psnr": 0.1, "ssim": 0.02, "others": 0.02},
+        }
+    )
+    goal = Score("posterior", "trailing", 100, 100, 100, 30.0, 5.0, 0.9, 1.0, {"darkness": 0.50})
+    near = replace(goal, sampler="near", budget=5, nfe=5, others={"darkness": 0.509})
+    far = replace(near, sampler="far", others={"darkness": 0.511})
+    found = verdict(cfg, [goal, near, far], {"darkness": Darkness()})
+    assert [score["sampler"] for score in found["reach_it"]] == ["near"]
+
+
+def test_a_further_metric_has_a_table(artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(ms_ssim.MsSsim, "__call__", Darkness.__call__)  # which needs larger photos
+    wanted = ["metric=[ms_ssim]", "samplers=[posterior]", "nfe=[1]", "reference.nfe=1", "photos=1"]
+    assert _run(monkeypatch, f"artifact={artifact}", "output=out", *wanted) is None
+    (score,) = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))["scores"]
+    assert 0 < score["others"]["ms_ssim"] < 1
+    tables = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
+    assert "**ms_ssim over network evaluations**" in tables
+    assert f"| posterior | {score['others']['ms_ssim']:.3f} |" in tables
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [
+        ("metric=[fid]", "metrics of single photos"),
         ("samplers=[posteror]", "there is no sampler 'posteror'"),
         ("grids=[quadratic]", "there is no sampler/grid 'quadratic'"),
         ("nfe=[0,5]", "numbers of at least 1"),

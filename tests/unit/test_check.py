@@ -158,7 +158,7 @@ def test_a_built_dataset(tmp_path: Path, options: CheckOptions) -> None:
     assert set(found) == {"wrong record", "unreadable", "missing caption", "leak"}
 
 
-def test_stored_pairs_of_a_dataset(tmp_path: Path, options: CheckOptions) -> None:
+def test_stored_pairs_of_a_dataset(tmp_path: Path, options: CheckOptions, monkeypatch: pytest.MonkeyPatch) -> None:
     def cell(number: int, width: int = 80) -> dict[str, object]:
         path = save(tmp_path / "cells" / f"{number}-{width}.png", number, width)
         return {"bytes": path.read_bytes(), "path": path.name}
@@ -174,6 +174,13 @@ def test_stored_pairs_of_a_dataset(tmp_path: Path, options: CheckOptions) -> Non
     built = datasets.DatasetDict({"test": datasets.Dataset.from_list(rows, features=features)})
     built.save_to_disk(tmp_path / "set")
     assert findings(tmp_path / "set", options) == {"size mismatch": ["2 (test)"], "unknown word": ["2 (test)"]}
+    # One split saved by itself, and parquet files, as `data=hub` takes them.
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    built["test"].save_to_disk(tmp_path / "one split")
+    (tmp_path / "parquet").mkdir()
+    built["test"].to_parquet(tmp_path / "parquet" / "train.parquet")
+    for place in ("one split", "parquet"):
+        assert findings(tmp_path / place, options) == {"size mismatch": ["2 (train)"], "unknown word": ["2 (train)"]}
     built.remove_columns("image").save_to_disk(tmp_path / "no image")
     with pytest.raises(DaclipError, match="no column image"):
         check_dataset(tmp_path / "no image", options)

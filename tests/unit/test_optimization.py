@@ -1,11 +1,18 @@
 """Learning-rate schedule and parameter groups."""
 
 import math
+from pathlib import Path
 
 import pytest
+import torch
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from torch import nn
 
+from daclip.config import config_dir
 from daclip.optimization import decay_groups, warmup_cosine
+
+OPTIMIZERS = sorted(Path(config_dir(), "stage", "optimizer").glob("*.yaml"))
 
 
 def test_schedule_is_that_of_the_paper() -> None:
@@ -26,3 +33,19 @@ def test_vectors_do_not_decay_and_frozen_parameters_are_left_out() -> None:
     assert [tuple(p.shape) for p in free["params"]] == [(4,), (4,), (4,)]
     assert "weight_decay" not in decayed
     assert free["weight_decay"] == 0
+
+
+@pytest.mark.parametrize("path", OPTIMIZERS, ids=[path.stem for path in OPTIMIZERS])
+def test_every_optimizer_yaml_descends(path: Path) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
+    optimizer = instantiate(OmegaConf.load(path))(decay_groups(model))
+    x = torch.randn(64, 4)
+    losses = []
+    for _ in range(50):
+        loss = (model(x) - x.sum(1, keepdim=True)).square().mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] - 0.01

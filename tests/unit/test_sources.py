@@ -16,12 +16,14 @@ from skimage import data
 
 from daclip.data.hub import HubPhotos
 from daclip.data.mix import Mix, MixedPairs, MixedPhotos, WordSchedule
+from daclip.data.module import MixedDegradationData
 from daclip.data.paired import PairedFolder, match_pairs, official_captions
 from daclip.data.pairs import Augmentation, HeldOutPairs, PairMaker
 from daclip.data.photos import CleanPhoto, EmbeddedPhotos
 from daclip.degradations import Degradation
 from daclip.degradations.noise import GaussianNoise
 from daclip.errors import DaclipError
+from daclip.metrics.degradation import ConfusionMatrix
 
 PICTURE = data.astronaut()
 DEGRADATIONS: dict[str, Degradation] = {"noisy": GaussianNoise(sigma=[10, 50]), "rainy": GaussianNoise(sigma=[5, 6])}
@@ -369,6 +371,35 @@ def test_rows_with_a_degraded_version_are_real_pairs(tmp_path: Path) -> None:
     assert all(torch.equal(photo.degraded_pixels(), photo.pixels() // 2) for photo in real)
     found = [MixedPairs(source.train(), MAKER, Mix(None, 0.5), 9, 0)[i].degradation for i in range(9)]
     assert {word: found.count(word) for word in found} == {"noisy": 3, "rainy": 3, "low-light": 3}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_lists_of_captions_and_words_are_understood(tmp_path: Path, streaming: bool) -> None:
+    rows = table(4).remove_columns(["caption", "degradation"])
+    rows = rows.add_column("caption", [["a: cat", "one cat"], [], None, ["a dog"]])
+    rows = rows.add_column("degradation", [[], ["hazy", "rainy"], None, ["hazy"]])
+    datasets.DatasetDict({"train": rows, "test": rows}).save_to_disk(tmp_path / "lists")
+    source = hub(str(tmp_path / "lists"), lq_column="lq", streaming=streaming, words=["hazy", "rainy"])
+    photos = {photo.name: photo for photo in (streamed(source) if streaming else source.train())}
+    assert [photos[name].caption for name in sorted(photos)] == ["a: cat", "", "", "a dog"]
+    assert [photos[name].word for name in sorted(photos)] == ["", "hazy, rainy", "", "hazy"]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_real_pair_of_several_words_belongs_to_each_of_them(tmp_path: Path, streaming: bool) -> None:
+    rows = table(8).map(lambda row: {"degradation": "hazy, rainy" if row["degradation"] else ""})
+    datasets.DatasetDict({"train": rows, "test": rows}).save_to_disk(tmp_path / "several")
+    words = ["hazy", "rainy"] if streaming else None
+    source = hub(str(tmp_path / "several"), lq_column="lq", streaming=streaming, words=words)
+    degradations = {"noisy": MAKER.degradations["noisy"]}
+    module = MixedDegradationData(source, degradations, 32, 32, MAKER.augmentation, 4, 8, 32, 1, 4, 0, 0)
+    assert module.words == ["noisy", "hazy", "rainy"]
+    assert module.held_out_pairs().words == module.words
+    labels = {label for batch in module.train_dataloader() for label in batch.degradation}
+    assert labels == {"noisy", "hazy, rainy"}
+    confusion = ConfusionMatrix(module.words)
+    confusion.update(torch.tensor([2, 0]), ["hazy, rainy", "hazy, rainy"])
+    assert confusion.per_word() == {"hazy": 0.0, "rainy": 1.0}
 
 
 def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

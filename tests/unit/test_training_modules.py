@@ -16,6 +16,7 @@ from daclip.diffusion.objective import DataMatching
 from daclip.diffusion.process import MeanRevertingSDE
 from daclip.diffusion.schedules import ThetaSchedule
 from daclip.errors import DaclipError
+from daclip.restoring.conditioning import steer
 from daclip.samplers import PosteriorSampler
 from daclip.types import Conditioning, RestorationBatch
 
@@ -115,6 +116,12 @@ def test_told_words_move_embeddings_to_them_and_leave_the_rest() -> None:
     before, after = (daclip.classify(one, words) for one in (seen.degradation, told.degradation))
     for number in (0, 2):
         assert after[number, words.index(truth[number])] > before[number, words.index(truth[number])]
+    # Several words at once are told as a user tells them.
+    both = guide.told(seen, ["hazy, rainy"] * 3, words, torch.ones(3, dtype=torch.bool)).degradation
+    steered = steer(seen, daclip, {"hazy": 0.5, "rainy": 0.5}, words).degradation
+    assert both is not None
+    assert steered is not None
+    torch.testing.assert_close(both, steered)
     same = guide.decided(seen, words, 1.0).degradation
     surer = guide.decided(seen, words, 8.0).degradation
     assert surer is not None

@@ -1,7 +1,7 @@
 """Find what is wrong with a folder of photos, of pairs, or with a built dataset, before hours of training do."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ def check_dataset(source: str | Path, options: CheckOptions, progress: Progress 
 
     Args:
         source: A folder of photos; a folder of pairs (`TYPE/LQ` and `TYPE/GT`, or those below `train` and `val`);
-            or a dataset built by `daclip dataset build` or saved by `datasets`.
+            or a dataset built by `daclip dataset build`, saved by `datasets`, or in parquet files.
         options: How strict to be.
         progress: Told of each step forward, in the stage `reading`.
 
@@ -60,8 +60,8 @@ def check_dataset(source: str | Path, options: CheckOptions, progress: Progress 
     root = Path(source)
     if not root.is_dir():
         raise DaclipError(f"{root}: no such folder; check the path")
-    if (root / "dataset_dict.json").is_file():
-        layout, (items, problems) = "built", _built(root, options, progress)
+    if (rows := _rows(root)) is not None:
+        layout, (items, problems) = "built", _built(root, rows, options, progress)
     elif any(_pair_folders(root)):
         layout, (items, problems) = "pairs", _pairs(root, options, progress)
     else:
@@ -168,10 +168,21 @@ def _match(lq: Sequence[Path], gt: Sequence[Path], root: Path) -> tuple[list[tup
         return couples, problems or [Problem("missing partner", _name(lq[0].parent, root), str(error))]
 
 
-def _built(root: Path, options: CheckOptions, progress: Progress | None) -> tuple[list[Item], list[Problem]]:
-    loaded = datasets.load_from_disk(root)
-    assert isinstance(loaded, datasets.DatasetDict)
-    total = sum(loaded.num_rows.values())
+def _rows(root: Path) -> Mapping[str, datasets.Dataset] | None:
+    """The splits of a folder that holds rows, as `data=hub` reads them; None for a folder of image files."""
+    if any((root / name).is_file() for name in ("dataset_dict.json", "state.json")):  # all splits, or one
+        saved = datasets.load_from_disk(root)
+    elif any(root.rglob("*.parquet")):
+        saved = datasets.load_dataset(str(root))
+    else:
+        return None
+    return saved if isinstance(saved, datasets.DatasetDict) else {str(saved.split or "train"): saved}
+
+
+def _built(
+    root: Path, loaded: Mapping[str, datasets.Dataset], options: CheckOptions, progress: Progress | None
+) -> tuple[list[Item], list[Problem]]:
+    total = sum(map(len, loaded.values()))
     items: list[Item] = []
     problems: list[Problem] = []
     done = 0

@@ -127,8 +127,7 @@ class HubPhotos(PhotoSource):
         for index in range(len(rows)):
             row = {name: values[index] for name, values in texts.items()}
             key = columns.key(row if columns.name else rows[index])
-            caption, word = columns.text(row, columns.caption), columns.text(row, columns.word)
-            photos.append(StoredRow(key, caption, word, rows, index, columns))
+            photos.append(StoredRow(key, columns.caption_of(row), columns.word_of(row), rows, index, columns))
         return photos
 
     @cached_property
@@ -185,5 +184,5 @@ class HubPhotos(PhotoSource):
     def photo(row: Mapping[str, Any], columns: Columns) -> StreamedRow:
         """A row of the stream as a photo."""
         degraded = row[columns.degraded] if columns.degraded else None
-        caption, word = columns.text(row, columns.caption), columns.text(row, columns.word)
-        return StreamedRow(columns.key(row), caption, word, row[columns.image], degraded)
+        key, caption, word = columns.key(row), columns.caption_of(row), columns.word_of(row)
+        return StreamedRow(key, caption, word, row[columns.image], degraded)

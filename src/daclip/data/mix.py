@@ -107,6 +107,11 @@ class MixedPairs(Dataset[Sample]):
         words = [*(self.synthetic.words if self.synthetic else ()), *sorted(self.real)]
         self.schedule = WordSchedule(list(dict.fromkeys(words)), mix.weights)
 
+    @property
+    def words(self) -> list[str]:
+        """What takes turns: labels of real pairs and names of degradations."""
+        return self.schedule.words
+
     def __len__(self) -> int:
         """Samples of one epoch; larger indices belong to later epochs."""
         return self.length

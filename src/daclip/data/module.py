@@ -17,7 +17,7 @@ from daclip.data.mix import Mix, MixedPairs, WordSchedule
 from daclip.data.pairs import Augmentation, HeldOutPairs, PairMaker, Sample, SyntheticPairs, collate, generator_for
 from daclip.data.photos import PhotoSource
 from daclip.data.workers import ignore_job_signals
-from daclip.degradations import Degradation, vocabulary
+from daclip.degradations import Degradation, split_words, vocabulary
 from daclip.errors import DaclipError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class MixedDegradationData(L.LightningDataModule):
     """Mixed-degradation pairs from clean photos, real pairs, or both.
 
     Attributes:
-        words: Words of synthesis and of real pairs: the classes of stage 1.
+        words: Single words of synthesis and of real pairs: the classes of stage 1.
 
     Args:
         photos: Where photos come from. A photo with a degraded version of its own is shown with it.
@@ -86,7 +86,9 @@ class MixedDegradationData(L.LightningDataModule):
         self.photos = photos
         self.degradations = dict(degradations)
         synthetic = vocabulary(self.degradations) if photos.has_plain else []
-        self.words = list(dict.fromkeys([*synthetic, *photos.words]))
+        # A photo that is degraded in several ways belongs to several classes.
+        real = [word for label in photos.words for word in split_words(label)]
+        self.words = list(dict.fromkeys([*synthetic, *real]))
         self.mix = mix or Mix(weights=None, real_share=1.0)
         if context_size < crop_size:
             raise DaclipError(f"data.context_size={context_size} is smaller than data.crop_size={crop_size}")
@@ -152,7 +154,8 @@ class MixedDegradationData(L.LightningDataModule):
         return self._loader
 
     def _listed_loader(self, position: Any, steps: int, rank: int, world_size: int) -> EpochLoader:
-        pairs = WithoutDamaged(self.training_pairs(), len(self.words), self.damaged)
+        stream = self.training_pairs()
+        pairs = WithoutDamaged(stream, len(stream.words), self.damaged)
 
         def loader_from(step: int) -> DataLoader[Any]:
             return DataLoader(

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from daclip.data.collage import lay
 from daclip.data.photos import CleanPhoto
 from daclip.degradations import Degradation
-from daclip.degradations.base import vocabulary
+from daclip.degradations.base import split_words, vocabulary
 from daclip.errors import DaclipError, DamagedPhotoError
 from daclip.types import RestorationBatch
 
@@ -305,7 +305,7 @@ class HeldOutPairs(Dataset[Sample]):
         self.photos = list(photos)
         self.degradations = dict(degradations)
         synthetic = vocabulary(self.degradations) if any(not photo.word for photo in self.photos) else []
-        own = sorted({photo.word for photo in self.photos} - {"", *synthetic})
+        own = sorted({word for photo in self.photos for word in split_words(photo.word)} - {"", *synthetic})
         self.words = [*synthetic, *own]
         self.size = min(size, *(min(photo.size()) for photo in self.photos))
         self.crops_per_photo = crops_per_photo

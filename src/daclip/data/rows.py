@@ -12,6 +12,7 @@ import fsspec
 from torch import Tensor
 
 from daclip.data.images import decode_pixels, encoded_size
+from daclip.degradations import join_words
 from daclip.errors import DaclipError
 
 __all__ = ["Columns", "StoredRow", "StreamedRow", "open_split"]
@@ -109,9 +110,13 @@ class Columns:
         """The columns that hold pictures."""
         return [name for name in (self.image, self.degraded) if name]
 
-    def text(self, row: Mapping[str, Any], column: str | None) -> str:
-        """A text of a row; empty where there is none."""
-        return str(row[column] or "") if column else ""
+    def caption_of(self, row: Mapping[str, Any]) -> str:
+        """What a row's photo shows, by the first of several texts; empty where there is none."""
+        return next(iter(_texts(row, self.caption)), "")
+
+    def word_of(self, row: Mapping[str, Any]) -> str:
+        """A row's label, of several words where a list of them is stored; empty where there is none."""
+        return join_words(_texts(row, self.word))
 
     def key(self, row: Mapping[str, Any]) -> str:
         """What a row is called: its name, else the hash of its photo, else the photo's file name."""
@@ -122,6 +127,12 @@ class Columns:
         if content is not None:
             return hashlib.sha256(content).hexdigest()[:16]
         return PurePosixPath(str(value["path"])).name
+
+
+def _texts(row: Mapping[str, Any], column: str | None) -> list[str]:
+    """The texts of a cell that holds one or a list of them; those that are empty are left out."""
+    cell = row[column] if column else None
+    return [str(text) for text in (cell if isinstance(cell, (list, tuple)) else [cell]) if text]
 
 
 def _content(value: Any, name: str) -> bytes:

@@ -16,6 +16,7 @@ from daclip.data.mix import WordSchedule
 from daclip.data.pairs import PairMaker, Sample, collate, generator_for
 from daclip.data.photos import name_fraction
 from daclip.data.workers import ignore_job_signals
+from daclip.degradations import split_words
 from daclip.errors import DaclipError, DamagedPhotoError
 from daclip.types import RestorationBatch
 
@@ -147,7 +148,7 @@ class StreamedPairs(IterableDataset[Delivered | None]):
     Args:
         photos: Where the rows come from.
         maker: Makes a sample from a photo.
-        words: Words that real pairs may have.
+        words: Single words that labels of real pairs may consist of.
         schedule: The word of each synthetic sample.
         batch_size: Samples of a batch.
         seed: Changes every draw.
@@ -179,7 +180,7 @@ class StreamedPairs(IterableDataset[Delivered | None]):
             rows = rows.reshard()  # parquet files fall apart into their row groups
         self.photos = photos
         self.maker = maker
-        self.words = frozenset(words)
+        self.words = {word for label in words for word in split_words(label)}
         self.schedule = schedule
         self.batch_size = batch_size
         self.seed = seed
@@ -218,8 +219,8 @@ class StreamedPairs(IterableDataset[Delivered | None]):
         generator = generator_for(self.seed, position.round, key, position.count)
         if not photo.word:
             return self.maker.synthesise(photo, self.schedule.word(position.count - 1), generator)
-        if photo.word not in self.words:
-            raise DaclipError(f"{photo.name}: the word '{photo.word}' is not among data.photos.words")
+        if unknown := set(split_words(photo.word)) - self.words:
+            raise DaclipError(f"{photo.name}: the word '{min(unknown)}' is not among data.photos.words")
         return self.maker.cut(photo, generator)
 
 

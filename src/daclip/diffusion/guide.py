@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from daclip.clip.controller import DaClip
+from daclip.degradations import split_words
 from daclip.types import Conditioning
 
 __all__ = ["FrozenGuide"]
@@ -63,13 +64,16 @@ class FrozenGuide:
 
         Args:
             conditioning: Embeddings of B photos.
-            truth: Their true words.
+            truth: Their true labels; one of several words, such as `hazy, rainy`, counts as their mean, as the
+                user's words do when restoring.
             words: The words among which degradations are recognised.
             told: Whose embeddings move, bool `[B]`.
         """
         degradation = conditioning.degradation
         assert degradation is not None
-        moved = self.daclip.moved(degradation, self.daclip.clip.encode_text(truth), words)
+        encode = self.daclip.clip.encode_text
+        wanted = torch.stack([encode(split_words(label)).mean(0) for label in truth])
+        moved = self.daclip.moved(degradation, wanted, words)
         return replace(conditioning, degradation=torch.where(told[:, None], moved, degradation))
 
     @torch.no_grad()
