@@ -143,11 +143,15 @@ def save_artifact(
         metrics: Scores, written as `metrics.json`.
         record: Provenance: versions, commit, hardware, seed, timings.
         parts: Folders copied into it, by name.
+
+    Raises:
+        DaclipError: The disk is full or the folder cannot be written.
     """
     folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=".artifact-", dir=folder.parent))
+    temporary: Path | None = None
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".artifact-", dir=folder.parent))
         document = yaml.safe_dump({"kind": kind, **config}, sort_keys=False, allow_unicode=True)
         (temporary / CONFIG).write_text(document, encoding="utf-8")
         save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, temporary / WEIGHTS)
@@ -159,8 +163,14 @@ def save_artifact(
         if folder.exists():
             shutil.rmtree(folder)
         temporary.replace(folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+    except BaseException as error:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, (OSError, SafetensorError)):
+            reason = getattr(error, "strerror", None) or error
+            raise DaclipError(
+                f"{folder}: cannot be written ({reason}); free space or fix the folder, then go on with resume=last"
+            ) from None
         raise
     return folder
 

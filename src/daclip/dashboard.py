@@ -34,12 +34,12 @@ LINES: dict[str, list[tuple[str, list[str]]]] = {
         ("seconds per step", ["system/step_seconds"]),
         ("memory in GiB", ["system/memory_gib"]),
         ("gradient norm", ["train/grad_norm"]),
-        ("learning rate", ["lr-AdamW/pg1", "lr-AdamW/pg2", "lr-AdamW"]),
     ],
 }
 PATTERNS: dict[str, list[tuple[str, str]]] = {
     "Stage 1": [("accuracy by degradation", "^val/degradation_accuracy/")],
     "Stage 2": [("gain by degradation", "^val/gain/"), ("PSNR by degradation", "^val/psnr/")],
+    "System": [("learning rate", "^lr-")],  # named after the optimiser and its groups
 }
 
 

@@ -49,18 +49,8 @@ def recipe_record(artifact: str | Path) -> tuple[str, dict[str, Any]]:
 
 def _header(recipe: Path) -> dict[str, str]:
     """`Question`, `Command` and what else the comment at a recipe's top names."""
-    found: dict[str, str] = {}
-    key = ""
-    for line in recipe.read_text(encoding="utf-8").splitlines():
-        if not line.startswith("# ") or line.startswith("# @package"):
-            if found:
-                break
-            continue
-        named = re.match(r"# ([A-Z][a-z]+): +(.*)", line)
-        key = named[1] if named else key
-        if key:
-            found[key] = named[2] if named else f"{found[key]} {line[2:].strip()}"
-    return found
+    header = recipe.read_text(encoding="utf-8").partition("defaults:")[0]
+    return dict(re.findall(r"^# ([A-Z][a-z]+): +(.*)$", header, re.MULTILINE))
 
 
 def _score(record: Mapping[str, Any]) -> str:

@@ -5,12 +5,15 @@ import os
 import platform
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from daclip.errors import DaclipError
 
 __all__ = ["provenance", "write_json", "write_text"]
 
@@ -34,12 +37,22 @@ PACKAGES = (
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file so that a reader sees the whole file or the old one."""
+    """Write a text file so that a reader sees the whole file or the old one.
+
+    Raises:
+        DaclipError: The disk is full or the folder cannot be written.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}-{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        reason = error.strerror or error
+        raise DaclipError(f"{path}: cannot be written ({reason}); free space or fix the folder") from None
 
 
 def write_json(path: str | Path, content: Any) -> None:

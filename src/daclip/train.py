@@ -28,6 +28,7 @@ from daclip.data.fingerprint import fingerprint
 from daclip.errors import DaclipError
 from daclip.jobs import continue_job, objective
 from daclip.records import provenance
+from daclip.reliability.non_finite import skipped_steps
 from daclip.reliability.resume import checkpoint_to_resume, keep_logs
 from daclip.reliability.secrets import hide_secrets
 from daclip.reliability.sharding import whole_state
@@ -95,6 +96,8 @@ def train(cfg: DictConfig, run_folder: Path) -> tuple[dict[str, Any], dict[str, 
     if damaged := data.damaged.names():
         metrics["damaged_photos"] = damaged
         log.warning("%d damaged photos were left out: %s", len(damaged), ", ".join(damaged))
+    if skipped := skipped_steps(trainer):
+        metrics["skipped_steps"] = skipped
     weights = whole_state(daclip if is_stage_1 else module.denoiser.backbone)
     if trainer.is_global_zero:
         record = provenance(

@@ -78,11 +78,27 @@ def test_a_program_restores_and_classifies(address: str, photo: Path) -> None:
     assert probabilities.keys() == report["probabilities"].keys()
 
 
+def test_a_program_fills_what_a_mask_marks(address: str, photo: Path, tmp_path: Path) -> None:
+    marked = np.zeros(COFFEE.shape[:2], bool)
+    marked[10:30, 20:50] = True
+    Image.fromarray(marked).save(tmp_path / "holes.png")
+    Image.fromarray(marked[:20]).save(tmp_path / "half.png")
+    client = client_of(address)
+    given = {"photo": gradio_client.handle_file(photo), "api_name": "/restore"}
+    files, _ = client.predict(**given, mask=gradio_client.handle_file(tmp_path / "holes.png"))
+    restored = np.asarray(Image.open(files[0]))
+    assert np.array_equal(restored[~marked], COFFEE[~marked])
+    assert not np.array_equal(restored[marked], COFFEE[marked])
+    with pytest.raises(Exception, match="must have the photo's size") as caught:
+        client.predict(**given, mask=gradio_client.handle_file(tmp_path / "half.png"))
+    assert "/" not in str(caught.value)
+
+
 def test_plain_http_is_enough(address: str, photo: Path) -> None:
     """The commands of docs/app.md, with the standard library in place of curl."""
     path = upload(address, "cup.png", photo.read_bytes())
     file = {"path": path, "meta": {"_type": "gradio.FileData"}}
-    given = json.dumps({"data": [file, "", 1, 1, "as trained", 1, 0]}).encode()
+    given = json.dumps({"data": [file, "", 1, 1, "as trained", 1, 0, None]}).encode()
     call = f"{address}gradio_api/call/restore"
     with urlopen(Request(call, given, {"Content-Type": "application/json"})) as answer:
         event = json.load(answer)["event_id"]

@@ -110,6 +110,29 @@ def test_from_upload_to_download(page: Any, photo: Path) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= page.width
 
 
+def test_a_mask_is_filled_and_the_rest_stays(page: Any, photo: Path) -> None:
+    before = np.asarray(Image.open(photo))
+    marked = np.zeros(before.shape[:2], bool)
+    marked[SIDE // 4 : SIDE // 2, SIDE // 4 : SIDE // 2] = True
+    Image.fromarray(marked).save(photo.with_name("holes.png"))
+    upload(page, "#photo", photo)
+    page.get_by_text("cup.png:").wait_for(timeout=60_000)
+    page.get_by_role("button", name="Fill what is missing").click()
+    upload(page, "#mask", photo.with_name("holes.png"))
+    page.locator("#mask").get_by_text("holes").wait_for(timeout=60_000)
+    page.get_by_role("button", name="Restore", exact=True).click()
+    page.get_by_text("done in").wait_for(timeout=120_000)
+    shot(page, "filled")
+    with page.expect_download() as waited:
+        page.locator("#files a[download]").first.click()
+    after = np.asarray(Image.open(waited.value.path()))
+    assert np.array_equal(after[~marked], before[~marked])
+    assert not np.array_equal(after[marked], before[marked])
+    # It goes with its photo.
+    page.locator("#photo").get_by_role("button", name="Clear").click()
+    page.locator("#mask").get_by_text("holes").wait_for(state="detached", timeout=60_000)
+
+
 def test_a_bad_file_is_named(page: Any, photo: Path) -> None:
     upload(page, "#photo", photo.with_name("bad.png"))
     page.locator("#status").get_by_text("bad.png: the image is damaged").wait_for(timeout=60_000)

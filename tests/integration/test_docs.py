@@ -9,12 +9,15 @@ import re
 import shlex
 import subprocess
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from hydra.utils import instantiate
 from running import invoke
+from skimage import data
 
 from daclip.build import make
 from daclip.cli import COMMANDS
@@ -144,7 +147,49 @@ def test_the_parts_that_a_guide_writes_work(page: str, tmp_path: Path, monkeypat
         assert network(photo, photo, torch.tensor([1, 50]), conditioning).shape == photo.shape
 
 
+@pytest.mark.parametrize("page", ["restoring.md", "degradations.md"])
+def test_the_python_of_a_guide_runs(
+    page: str, restorer_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "outputs" / "restorer").mkdir(parents=True)
+    (tmp_path / "outputs" / "restorer" / "latest").symlink_to(restorer_artifact)
+    monkeypatch.chdir(tmp_path)
+    (code,) = [
+        text
+        for language, text in BLOCK.findall((ROOT / "docs" / page).read_text(encoding="utf-8"))
+        if language == "python"
+    ]
+    photo = np.ascontiguousarray(data.coffee()[:40, :48])
+    given: dict[str, Any] = {"photo": photo, "another": photo[::-1].copy()}
+    exec(compile(code, page, "exec"), given)
+    if page == "restoring.md":
+        assert [sample.shape for sample in given["done"].samples] == [photo.shape] * 4
+        assert given["done"].uncertainty.shape == photo.shape[:2]
+
+
+def test_commands_named_in_a_text_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    named = []
+    for page in PAGES:
+        text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+        for program, rest in re.findall(r"`(make|daclip) ([a-z][^`]*)`", text):
+            named.append(rest)
+            words = rest.split()
+            if program == "make":
+                assert words[0] in targets, f"{page.name}: make {rest}"
+            else:
+                assert words[0] in PLAIN or {words[0], " ".join(words[:2])} & set(COMMANDS), (
+                    f"{page.name}: daclip {rest}"
+                )
+    assert len(named) > 40
+
+
 def test_links_between_pages_lead_somewhere() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\((?!https?://)([^)#]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_readme_leads_to_every_guide() -> None:
+    readme = PAGES[0].read_text(encoding="utf-8")
+    assert [page.name for page in PAGES[1:] if f"](docs/{page.name})" not in readme] == []

@@ -1,6 +1,7 @@
 """The table of experiments/README.md comes from records."""
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -20,6 +21,17 @@ def test_the_committed_table_is_what_the_records_say(tmp_path: Path, monkeypatch
     copied = copy(tmp_path)
     assert invoke("daclip.recipes") is None
     assert (copied / "README.md").read_text(encoding="utf-8") == (FOLDER / "README.md").read_text(encoding="utf-8")
+
+
+def test_a_command_of_the_table_can_be_pasted_into_a_shell() -> None:
+    rows = [line.split(" | ") for line in (FOLDER / "README.md").read_text(encoding="utf-8").splitlines()]
+    commands = {row[0].strip("| `"): row[2].strip("`") for row in rows if len(row) == 8 and row[0].startswith("| `")}
+    assert set(commands) == {path.stem for path in FOLDER.glob("*.yaml")}
+    for recipe, command in commands.items():
+        program, *words = shlex.split(command)
+        assert program in ("make", "python"), recipe
+        options = ("EXPERIMENT=", "ARGS=", "--captions")
+        assert all(word.startswith(options) for word in words[1:] if word not in ("PHOTOS", "FILE")), command
 
 
 def test_a_finished_run_enters_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

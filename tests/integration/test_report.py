@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import skimage
 from PIL import Image
-from running import assert_one_line, invoke, read
+from running import TINY, assert_one_line, invoke, read
 
 PIECE = 64
 WORDS = ("noisy", "rainy", "hazy", "low-light")
@@ -83,6 +83,29 @@ def test_a_real_difference_is_called_and_none_where_there_is_none(place: Path, m
     text = (place / "same" / "report.md").read_text(encoding="utf-8")
     assert "no clear difference" in text
     assert "| y | – | 0 | – | – | another protocol: not comparable |" in text
+
+
+def test_stage_1_is_shown_from_its_run_and_from_its_evaluation(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    run = ["experiments=smoke_daclip", *TINY, "output=stage_1", "hydra.run.dir=stage_1/run"]
+    assert invoke("daclip.train", *run) is None
+    assert invoke("daclip.evaluate_daclip", "artifact=stage_1/latest", "output=runs/words") is None
+    assert invoke("daclip.report", "runs=[stage_1/run,runs/words]", "output=stage_1/page") is None
+    text = (place / "stage_1" / "page" / "report.md").read_text(encoding="utf-8")
+    trained, scored = (
+        read(place / "stage_1" / "run" / "artifact" / "metrics.json"),
+        read(place / "runs/words/metrics.json"),
+    )
+    assert f"| run | daclip | 1 | accuracy {trained['degradation_accuracy']:.3f} |" in text
+    assert f"| calibration error | {scored['calibration_error']:.3f} |" in text
+    for word, share in scored["per_degradation_accuracy"].items():
+        assert f"| {word} recognised | {share:.1%} |" in text
+    # Both saw the same photos with the same network, and share the matrix.
+    assert trained["confusion"] == scored["confusion"]
+    assert "## Recognised degradations: words, run" in text
+    matrix = text.partition("## Recognised degradations")[2].partition("\n## ")[0]
+    counts = [cell.strip() for line in matrix.splitlines() for cell in line.split("|")[2:-1]]
+    assert sum(int(count) for count in counts if count.isdigit()) == scored["count"]
 
 
 @pytest.mark.parametrize(

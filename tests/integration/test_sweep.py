@@ -33,6 +33,29 @@ def test_every_run_of_a_preset_composes(path: Path) -> None:
     make(cfg.stage.get("loss", {}))
 
 
+PRESET_OPTIONS = [
+    (preset["launcher"], preset.get("launcher_options") or {})
+    for preset in (yaml.safe_load(path.read_text(encoding="utf-8")) for path in PRESETS)
+]
+
+
+@pytest.mark.parametrize(
+    ("launcher", "options"),
+    # Those of the presets, and those that the guides show.
+    [*PRESET_OPTIONS, ("joblib", {"n_jobs": 2}), ("submitit_local", {"timeout_min": 60}), ("ray", {})],
+)
+def test_a_launcher_knows_its_options(launcher: str, options: dict[str, Any]) -> None:
+    if launcher != "basic":
+        pytest.importorskip(f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher")
+    preset = {"primary": "train_daclip", "launcher": launcher, "launcher_options": options, "overrides": []}
+    command = sweep_command("mine", {**preset, "grid": ["seed=0,1"]}, Path("f"))
+    chosen = [part for part in command if part.startswith(("hydra/launcher=", "hydra.launcher."))]
+    with hydra.initialize_config_dir(config_dir(), version_base="1.3"):
+        cfg = hydra.compose("train_daclip", chosen, return_hydra_config=True)
+    assert cfg.hydra.launcher._target_.startswith("hydra")
+    assert {key: cfg.hydra.launcher[key] for key in options} == options
+
+
 @pytest.mark.parametrize("path", SEARCHES, ids=lambda path: path.stem)
 def test_a_wandb_search_drives_the_same_entry_point(path: Path) -> None:
     """What its agent would run composes, and the metric it watches is logged by that stage."""

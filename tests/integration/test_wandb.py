@@ -1,6 +1,7 @@
 """An offline wandb run, read back: keys, media, configuration, artifacts with their lineage; and the workspace."""
 
 import json
+import re
 import struct
 import time
 from importlib import import_module
@@ -174,6 +175,14 @@ def test_the_workspace_has_its_sections_and_panels() -> None:
         for _, keys in panels:
             for key in keys:
                 assert any(key in line for line in lines), key
+    patterns = [
+        panel.metric_regex
+        for section in workspace.sections
+        for panel in section.panels
+        if getattr(panel, "metric_regex", None)
+    ]
+    for key in ("lr-AdamW/pg1", "lr-Lion", "val/gain/noisy", "val/degradation_accuracy/rainy"):
+        assert any(re.search(pattern, key) for pattern in patterns), key
 
 
 def test_without_a_login_the_dashboard_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

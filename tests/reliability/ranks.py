@@ -20,10 +20,51 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def run_ranks(world: int, folder: Path, work: Callable[[int], Any]) -> tuple[list[Any], list[int]]:
+def torchrun(rank: int, world: int, nodes: int) -> dict[str, str]:
+    """The environment that torchrun gives a rank."""
+    local = world // nodes
+    return {
+        "RANK": f"{rank}",
+        "LOCAL_RANK": f"{rank % local}",
+        "WORLD_SIZE": f"{world}",
+        "LOCAL_WORLD_SIZE": f"{local}",
+        "GROUP_RANK": f"{rank // local}",
+        "GROUP_WORLD_SIZE": f"{nodes}",
+        "TORCHELASTIC_RUN_ID": "test",
+    }
+
+
+def srun(rank: int, world: int, nodes: int) -> dict[str, str]:
+    """The environment that srun gives a rank."""
+    local = world // nodes
+    return {
+        "SLURM_PROCID": f"{rank}",
+        "SLURM_LOCALID": f"{rank % local}",
+        "SLURM_NTASKS": f"{world}",
+        "SLURM_NTASKS_PER_NODE": f"{local}",
+        "SLURM_NODEID": f"{rank // local}",
+        "SLURM_NNODES": f"{nodes}",
+        "SLURM_JOB_NAME": "test",
+    }
+
+
+def run_ranks(
+    world: int,
+    folder: Path,
+    work: Callable[[int], Any],
+    started_by: Callable[[int, int, int], dict[str, str]] = torchrun,
+    nodes: int = 1,
+) -> tuple[list[Any], list[int]]:
     """What `work(rank)` returns on each rank as JSON (None where it raised), and the exit statuses.
 
     A rank that raises writes its error to `rank_N.txt` in the folder.
+
+    Args:
+        world: Number of ranks.
+        folder: Gets what they return.
+        work: Called in each rank.
+        started_by: What the environment is that of.
+        nodes: Machines that the ranks take themselves to be spread over.
     """
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
@@ -31,7 +72,7 @@ def run_ranks(world: int, folder: Path, work: Callable[[int], Any]) -> tuple[lis
     for rank in range(world):
         child = os.fork()
         if child == 0:
-            _be_rank(rank, world, port, folder, work)
+            _be_rank(rank, port, folder, work, started_by(rank, world, nodes))
         children.append(child)
     deadline = time.monotonic() + PATIENCE
     statuses: list[int] = []
@@ -48,20 +89,10 @@ def run_ranks(world: int, folder: Path, work: Callable[[int], Any]) -> tuple[lis
     return [json.loads(path.read_text()) if path.is_file() else None for path in results], statuses
 
 
-def _be_rank(rank: int, world: int, port: int, folder: Path, work: Callable[[int], Any]) -> None:
+def _be_rank(rank: int, port: int, folder: Path, work: Callable[[int], Any], environment: dict[str, str]) -> None:
     status = 1
     try:
-        os.environ.update(
-            MASTER_ADDR="127.0.0.1",
-            MASTER_PORT=str(port),
-            RANK=str(rank),
-            LOCAL_RANK=str(rank),
-            WORLD_SIZE=str(world),
-            LOCAL_WORLD_SIZE=str(world),
-            GROUP_RANK="0",
-            GROUP_WORLD_SIZE="1",
-            TORCHELASTIC_RUN_ID="test",
-        )
+        os.environ.update(environment, MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
         result = work(rank)
         (folder / f"rank_{rank}.json").write_text(json.dumps(result))
         status = 0

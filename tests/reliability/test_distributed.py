@@ -9,7 +9,7 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
-from ranks import run_ranks
+from ranks import run_ranks, srun, torchrun
 from runs import fit
 from torch import distributed
 
@@ -80,23 +80,24 @@ def assert_same(curves: list[dict[str, Any]], expected: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("stage", "world", "trainer"),
+    ("stage", "world", "nodes", "trainer"),
     [
-        ("daclip", 2, "torchrun"),
-        ("restorer", 2, "torchrun"),
-        ("restorer", 4, "torchrun"),
-        ("daclip", 2, "fsdp"),
-        ("restorer", 2, "fsdp"),
+        ("daclip", 2, 2, "torchrun"),
+        ("restorer", 2, 2, "slurm"),
+        ("restorer", 4, 2, "torchrun"),
+        ("daclip", 2, 1, "fsdp"),
+        ("restorer", 2, 1, "fsdp"),
     ],
 )
 def test_ranks_do_what_one_process_does(
-    stage: str, world: int, trainer: str, single: dict[str, dict[str, Any]], tmp_path: Path
+    stage: str, world: int, nodes: int, trainer: str, single: dict[str, dict[str, Any]], tmp_path: Path
 ) -> None:
     more = options(stage, world, trainer)
     if trainer == "fsdp":
         more += [f"trainer.devices={world}", "trainer.strategy.bf16=false"]
         more += ["~callbacks.ema"] if stage == "restorer" else []
-    curves, statuses = run_ranks(world, tmp_path, lambda rank: curve(stage, tmp_path / "run", *more))
+    starter = srun if trainer == "slurm" else torchrun
+    curves, statuses = run_ranks(world, tmp_path, lambda rank: curve(stage, tmp_path / "run", *more), starter, nodes)
     assert statuses == [0] * world, (tmp_path / "rank_0.txt").read_text()
     expected = single[stage]
     if trainer == "fsdp" and stage == "restorer":

@@ -9,16 +9,20 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
+from omegaconf import DictConfig
 from PIL import Image
-from runs import fit
+from runs import compose, fit
 from skimage import data as photos
 from torch import nn
 
+from daclip.build import build_trainer
+from daclip.checkpoints import read_metrics
 from daclip.data.damaged import DamagedPhotos, WithoutDamaged
 from daclip.errors import DaclipError, DamagedPhotoError
 from daclip.optimization import global_norm, scale_down
 from daclip.reliability.checkpoint_io import newest_complete
 from daclip.reliability.non_finite import NonFiniteSteps
+from daclip.train import train
 
 
 class BadBatches(Callback):
@@ -57,6 +61,18 @@ def test_a_bad_step_is_skipped_counted_and_named(stage: str, tmp_path: Path, cap
     assert len(lines) == 1
     assert "(noisy)" in lines[0]
     assert "loss nan" in lines[0]
+
+
+def test_the_scores_of_a_run_say_how_many_steps_were_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def with_a_bad_batch(cfg: DictConfig) -> L.Trainer:
+        trainer = build_trainer(cfg)
+        trainer.callbacks.append(BadBatches(1))  # type: ignore[attr-defined]
+        return trainer
+
+    monkeypatch.setattr("daclip.train.build_trainer", with_a_bad_batch)
+    cfg = compose("daclip", tmp_path / "run", "trainer.max_steps=3", f"output={tmp_path}")
+    train(cfg, tmp_path / "run")
+    assert read_metrics(tmp_path / "latest")["skipped_steps"] == 1
 
 
 def test_a_loss_that_is_not_finite_counts_even_with_finite_gradients(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from daclip.app.serve import NoOtherServers
 from daclip.app.service import AS_TRAINED, Limits, Service, Settings, preview, sampler_names
 from daclip.app.watched import Watched
 from daclip.errors import DaclipError
+from daclip.restoring.jobs import Outcome
 from daclip.restoring.photo_files import read_photo
 from daclip.restoring.results import Stopped
 
@@ -104,6 +105,34 @@ def test_errors_name_the_photo_and_no_folder(service: Service, tmp_path: Path) -
         for text in (str(caught.value), outcome.error or "", outcome.photo):
             assert name in text
             assert str(tmp_path) not in text
+
+
+def test_a_mask_says_what_is_filled_and_names_no_folder(service: Service, tmp_path: Path) -> None:
+    photo = tmp_path / "cup.png"
+    Image.fromarray(COFFEE).save(photo)
+    marked = np.zeros(COFFEE.shape[:2], bool)
+    marked[5:25, 30:60] = True
+    (tmp_path / "masks").mkdir()
+    masks = {"good": marked, "small": marked[:20], "empty": marked & False, "large": np.ones((200, 200), bool)}
+    for name, values in masks.items():
+        Image.fromarray(values).save(tmp_path / "masks" / f"{name}.png")
+    (tmp_path / "masks" / "bad.png").write_bytes(b"no picture")
+
+    def outcome(name: str) -> Outcome:
+        return service.restore(photo, PLAIN, tmp_path / name, None, tmp_path / "masks" / f"{name}.png")
+
+    result = np.asarray(Image.open(outcome("good").results[-1]))
+    assert np.array_equal(result[~marked], COFFEE[~marked])
+    assert not np.array_equal(result[marked], COFFEE[marked])
+    for name, part in (
+        ("small", "photo's size"),
+        ("empty", "marks no pixel"),
+        ("large", "million"),
+        ("bad", "not an image"),
+    ):
+        error = outcome(name).error or ""
+        assert part in error
+        assert str(tmp_path) not in error
 
 
 def test_the_preview_shows_transparency_and_is_small(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors import SafetensorError
 from torch import nn
 
 from daclip.checkpoints import Artifact, find_artifact, load_daclip, point_latest, save_artifact
@@ -47,6 +48,25 @@ def test_a_failed_save_leaves_no_folder(tmp_path: Path) -> None:
     with pytest.raises(TypeError):
         save_artifact(tmp_path / "artifact", "daclip", {}, {"w": torch.zeros(1)}, {"bad": object()}, {})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_or_a_broken_folder_is_one_line_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(state: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("daclip.checkpoints.save_file", full)
+        with pytest.raises(DaclipError, match=r"No space left on device.*resume=last"):
+            save_artifact(tmp_path / "artifact", "daclip", {}, {"w": torch.zeros(1)}, {}, {})
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
+    with pytest.raises(DaclipError, match="cannot be written"):
+        save_artifact(tmp_path / "file" / "artifact", "daclip", {}, {}, {}, {})
+    with pytest.raises(DaclipError, match=r"metrics\.json: cannot be written"):
+        write_json(tmp_path / "file" / "metrics.json", {})
 
 
 def test_latest_moves_to_the_newest(artifact: Path, tmp_path: Path) -> None:

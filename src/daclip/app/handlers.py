@@ -67,6 +67,7 @@ class Handlers:
             parts.bars: None,
             parts.gallery: gr.Gallery(value=None, visible=False),
             parts.files: gr.File(value=None, visible=False),
+            parts.mask: None,  # that of another photo
             parts.status: "",
             parts.restore: gr.Button(interactive=False),
         }
@@ -101,6 +102,7 @@ class Handlers:
     def restore(
         self,
         photo: str | None,
+        mask: str | None,
         words: str | None,
         strength: float,
         samples: float,
@@ -119,7 +121,7 @@ class Handlers:
         started = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="daclip-") as folder:
             try:
-                with self._watched(Path(photo), chosen, Path(folder)) as work:
+                with self._watched(Path(photo), chosen, Path(folder), mask) as work:
                     for share in work.shares():
                         if self._stopped(request):
                             work.stop()
@@ -219,6 +221,7 @@ class Handlers:
         sampler: str = "as trained",
         steps: float = 0,
         seed: float = 0,
+        mask: str | None = None,
     ) -> Iterator[tuple[list[str] | None, dict[str, Any]]]:
         """Restore a photo: the written files (the restoration first), and a report as in `summary.jsonl`.
 
@@ -227,7 +230,7 @@ class Handlers:
         chosen = _settings(degradation, strength, samples, sampler, steps, seed)
         with tempfile.TemporaryDirectory(prefix="daclip-") as folder:
             try:
-                with self._watched(Path(photo), chosen, Path(folder)) as work:
+                with self._watched(Path(photo), chosen, Path(folder), mask) as work:
                     for share in work.shares():
                         yield None, {"progress": round(share, 3)}
                 outcome = work.result()
@@ -240,9 +243,9 @@ class Handlers:
             report["results"] = [Path(path).name for path in files]
             yield files, report
 
-    def _watched(self, photo: Path, settings: Settings, folder: Path) -> Watched[Outcome]:
+    def _watched(self, photo: Path, settings: Settings, folder: Path, mask: str | None = None) -> Watched[Outcome]:
         def run(on_progress: Callable[[float], None]) -> Outcome:
-            return self.service.restore(photo, settings, folder, on_progress)
+            return self.service.restore(photo, settings, folder, on_progress, Path(mask) if mask else None)
 
         return Watched(run, self.service.alone)
 

@@ -44,6 +44,13 @@ def build_page(service: Service, seed: int) -> gr.Blocks:
                             restore = gr.Button("Restore", variant="primary", interactive=False, min_width=120)
                             stop = gr.Button("Stop", variant="stop", interactive=False, min_width=80)
                         status = gr.HTML(elem_id="status")
+                        with gr.Accordion("Fill what is missing", open=False):
+                            mask = gr.File(
+                                label="Mask: white is filled",
+                                file_types=FILE_TYPES,
+                                elem_id="mask",
+                                height=140,
+                            )
                     with gr.Tab("Many photos") as many:
                         photos = gr.File(
                             label=f"Photos (up to {service.limits.files})",
@@ -71,8 +78,9 @@ def build_page(service: Service, seed: int) -> gr.Blocks:
                     table = gr.HTML(elem_id="table")
                     archive = gr.DownloadButton("Download all (zip)", interactive=False, elem_id="archive")
         parts = Parts(
-            restore, stop, status, slider, bars, gallery, files, restore_all, stop_all, batch_status, table, archive
-        )
+            restore, stop, status, slider, bars, gallery, files, mask,
+            restore_all, stop_all, batch_status, table, archive,
+        )  # fmt: skip
         handlers = Handlers(service, parts)
         _connect(handlers, parts, photo, photos, settings)
         for tab, single in ((one, True), (many, False)):
@@ -126,11 +134,11 @@ def _connect(
     photos: gr.File,
     settings: Sequence[gr.components.Component],
 ) -> None:
-    one = [parts.restore, parts.stop, parts.status, parts.slider, parts.bars, parts.gallery, parts.files]
+    one = [parts.restore, parts.stop, parts.status, parts.slider, parts.bars, parts.gallery, parts.files, parts.mask]
     several = [parts.restore_all, parts.stop_all, parts.batch_status, parts.table, parts.archive]
     gr.on([photo.upload, photo.clear], handlers.look, photo, one, concurrency_limit=2, **_private())
     parts.restore.click(handlers.begin, None, [parts.restore, parts.stop], queue=False, **_private()).then(
-        handlers.restore, [photo, *settings], one, **QUEUE, **_private()
+        handlers.restore, [photo, parts.mask, *settings], one, **QUEUE, **_private()
     )
     parts.stop.click(handlers.stop, None, parts.status, queue=False, **_private())
     parts.restore_all.click(
@@ -149,11 +157,12 @@ def _programs(handlers: Handlers, service: Service) -> None:
         sampler = gr.Textbox(AS_TRAINED, label="sampler")
         steps = gr.Number(0, label="steps", precision=0)
         seed = gr.Number(0, label="seed", precision=0)
+        mask = gr.File(file_types=FILE_TYPES, label="mask")
         files = gr.File(file_count="multiple", label="files")
         report = gr.JSON(label="report")
         probabilities = gr.JSON(label="probabilities")
         start, name = gr.Button(), gr.Button()
-    inputs = [photo, degradation, strength, samples, sampler, steps, seed]
+    inputs = [photo, degradation, strength, samples, sampler, steps, seed, mask]
     start.click(handlers.restore_for_programs, inputs, [files, report], api_name="restore", **QUEUE)
     name.click(handlers.classify_for_programs, photo, probabilities, api_name="classify", concurrency_limit=2)
 

@@ -19,6 +19,7 @@ class Parts:
         bars: Recognised degradations.
         gallery: Several samples and their differences.
         files: Results in full size.
+        mask: The upload of the photo's missing parts.
         restore_all: Starts with several photos.
         stop_all: Stops them.
         batch_status: Progress of several photos.
@@ -33,6 +34,7 @@ class Parts:
     bars: gr.Label
     gallery: gr.Gallery
     files: gr.File
+    mask: gr.File
     restore_all: gr.Button
     stop_all: gr.Button
     batch_status: gr.HTML

@@ -145,10 +145,24 @@ class Service:
         if settings.words.strip():
             parse_words(settings.words)
 
-    def restore(self, photo: Path, settings: Settings, folder: Path, on_progress: Progress | None) -> Outcome:
+    def restore(
+        self,
+        photo: Path,
+        settings: Settings,
+        folder: Path,
+        on_progress: Progress | None,
+        mask: Path | None = None,
+    ) -> Outcome:
         """Restore an uploaded photo into a folder, in which no file of its name may be yet.
 
         A photo that cannot be restored is an outcome with an error, as on the command line.
+
+        Args:
+            photo: The uploaded file.
+            settings: What the user chose.
+            folder: Gets the results.
+            on_progress: Told the finished share.
+            mask: An uploaded picture of the photo's size; what is white in it is missing and is filled.
 
         Raises:
             DaclipError: Settings that cannot be used.
@@ -159,15 +173,20 @@ class Service:
         restorer = self.restorer.using(sampler=sampler, steps=settings.steps or None, seed=settings.seed)
         words = settings.words.strip() or None
         request = Request(words, settings.strength, settings.samples, dry_run=False, overwrite=False)
+        given = [photo] if mask is None else [photo, mask]
         try:
-            self._check_size(photo)
+            for file in given:
+                self._check_size(file)
         except DaclipError as error:
             outcome = Outcome(str(photo), "failed", error=str(error))
         else:
             result = folder / f"{photo.stem}-restored{result_suffix(photo, None)}"
-            outcome = attempt(restorer, Job(photo, result), request, on_progress)
+            outcome = attempt(restorer, Job(photo, result, mask), request, on_progress)
         outcome.photo = photo.name
-        outcome.error = outcome.error and outcome.error.replace(str(photo), photo.name).replace(f"{folder}/", "")
+        # As in `look`.
+        for file in given:
+            outcome.error = outcome.error and outcome.error.replace(str(file), file.name)
+        outcome.error = outcome.error and outcome.error.replace(f"{folder}/", "")
         return outcome
 
     def _check_size(self, photo: Path) -> None:

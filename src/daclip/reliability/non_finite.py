@@ -12,7 +12,7 @@ from daclip.errors import DaclipError
 from daclip.optimization import StageModule
 from daclip.types import RestorationBatch
 
-__all__ = ["NonFiniteSteps"]
+__all__ = ["NonFiniteSteps", "skipped_steps"]
 
 log = logging.getLogger(__name__)
 
@@ -109,3 +109,8 @@ class NonFiniteSteps(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on counting."""
         self.skipped, self.in_a_row = int(state_dict["skipped"]), int(state_dict["in_a_row"])
+
+
+def skipped_steps(trainer: Any) -> int:
+    """Steps that a trainer's run has skipped since its beginning."""
+    return sum(callback.skipped for callback in trainer.callbacks if isinstance(callback, NonFiniteSteps))

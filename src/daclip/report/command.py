@@ -14,7 +14,7 @@ from daclip.records import write_text
 from daclip.report import content
 from daclip.report.compare import compare
 from daclip.report.pictures import show
-from daclip.report.runs import Evaluation, Runs, read_runs
+from daclip.report.runs import Evaluation, Recognition, Runs, read_runs
 from daclip.schemas import ReportConfig
 from daclip.score_table import metric_label, score_text
 
@@ -40,7 +40,8 @@ def _photos(evaluation: Evaluation, count: int, side: int) -> list[dict[str, Any
 
 def _records(runs: Runs) -> list[dict[str, str]]:
     """What makes each run repeatable, as text."""
-    found = [(one.label, dict(one.metrics["record"])) for one in runs.evaluations]
+    scored: list[Evaluation | Recognition] = [*runs.evaluations, *runs.recognitions]
+    found = [(one.label, dict(one.metrics["record"])) for one in scored]
     found += [(run.label, dict(run.record)) for run in runs.trainings]
     return [
         {"label": label, "text": yaml.safe_dump(record, sort_keys=False, allow_unicode=True, width=100)}
@@ -66,12 +67,13 @@ def report(cfg: DictConfig) -> Path:
         tables.append(content.comparison_table(comparisons, evaluations[0].label, cfg.confidence))
     absent = content.missing(evaluations)
     tables += [absent] if absent else []
+    tables += [content.recognitions(runs.recognitions)] if runs.recognitions else []
     tables += [content.trainings(runs.trainings)] if runs.trainings else []
     page = {
         "title": cfg.title,
         "tables": tables,
         "charts": content.charts(runs),
-        "matrices": content.confusion(evaluations),
+        "matrices": content.confusion([*evaluations, *runs.recognitions, *runs.trainings]),
         "photos": [(one.label, _photos(one, cfg.pictures, cfg.zoom)) for one in evaluations],
         "records": _records(runs),
     }

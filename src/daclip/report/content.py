@@ -8,10 +8,21 @@ from typing import Any
 from daclip.line_chart import Panel, line_charts
 from daclip.report.compare import Comparison
 from daclip.report.figures import heat, radar
-from daclip.report.runs import Evaluation, Runs, Training
+from daclip.report.runs import Evaluation, Recognition, Runs, Training
 from daclip.score_table import metric_label, metric_names, score_text
 
-__all__ = ["Matrix", "Table", "charts", "comparison_table", "confusion", "facts", "missing", "scores", "trainings"]
+__all__ = [
+    "Matrix",
+    "Table",
+    "charts",
+    "comparison_table",
+    "confusion",
+    "facts",
+    "missing",
+    "recognitions",
+    "scores",
+    "trainings",
+]
 
 SMOOTH = 200  # points of a training curve
 
@@ -147,10 +158,10 @@ def comparison_table(comparisons: Sequence[Comparison], first: str, confidence: 
     return Table(f"Differences to {first}", ["run", "metric", "crops", "mean difference", "p", "verdict"], rows, note)
 
 
-def confusion(evaluations: Sequence[Evaluation]) -> list[Matrix]:
-    """The confusion matrices; evaluations that agree in every count share one."""
+def confusion(runs: Sequence[Evaluation | Recognition | Training]) -> list[Matrix]:
+    """The confusion matrices of evaluations and of stage 1; runs that agree in every count share one."""
     matrices: dict[str, Matrix] = {}
-    for one in evaluations:
+    for one in runs:
         counts: Mapping[str, Mapping[str, int]] = one.metrics.get("confusion", {})
         seen = {word for row in counts.values() for word in row} | {word for word, row in counts.items() if row}
         words = [word for word in counts if word in seen]
@@ -165,6 +176,23 @@ def confusion(evaluations: Sequence[Evaluation]) -> list[Matrix]:
             same = matrices.get(repr(rows))
             matrices[repr(rows)] = Matrix(f"{same.title}, {one.label}" if same else one.label, words, rows)
     return list(matrices.values())
+
+
+def recognitions(runs: Sequence[Recognition]) -> Table:
+    """What stage 1 by itself is worth: one column a run."""
+    names = {
+        "recognised": lambda metrics: f"{metrics['degradation_accuracy']:.1%}",
+        "calibration error": lambda metrics: f"{metrics['calibration_error']:.3f}",
+        "cosine to the clean photo, steered": lambda metrics: f"{metrics['content_cosine']:.4f}",
+        "the same, plain CLIP": lambda metrics: f"{metrics['content_cosine_plain']:.4f}",
+        "crops": lambda metrics: str(metrics["count"]),
+    }
+    rows = [[name, *(text(run.metrics) for run in runs)] for name, text in names.items()]
+    words = dict.fromkeys(word for run in runs for word in run.metrics["per_degradation_accuracy"])
+    for word in words:
+        shares = [run.metrics["per_degradation_accuracy"].get(word) for run in runs]
+        rows.append([f"{word} recognised", *("–" if share is None else f"{share:.1%}" for share in shares)])
+    return Table("Stage 1 on held-out photos", ["", *(run.label for run in runs)], rows)
 
 
 def trainings(runs: Sequence[Training]) -> Table:

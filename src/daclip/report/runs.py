@@ -1,4 +1,4 @@
-"""What a report reads: evaluations, training runs and sampler reports, each from its folder."""
+"""What a report reads: evaluations of both stages, training runs and sampler reports, each from its folder."""
 
 import csv
 import json
@@ -11,7 +11,7 @@ from daclip.checkpoints import read_metrics, read_record
 from daclip.errors import DaclipError
 from daclip.metrics.scorer import PhotoScore
 
-__all__ = ["Evaluation", "Runs", "SamplerScores", "Training", "read_runs"]
+__all__ = ["Evaluation", "Recognition", "Runs", "SamplerScores", "Training", "read_runs"]
 
 FACTS = ("name", "crop", "degradation", "recognised")  # columns of photos.csv that are no scores
 
@@ -31,6 +31,19 @@ class Evaluation:
     folder: Path
     metrics: dict[str, Any]
     photos: list[PhotoScore]
+
+
+@dataclass(frozen=True)
+class Recognition:
+    """A folder that `daclip evaluate-daclip` wrote.
+
+    Attributes:
+        label: What the report calls it.
+        metrics: Its `metrics.json`.
+    """
+
+    label: str
+    metrics: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -70,6 +83,7 @@ class Runs:
     """All that a report shows, each kind in the order given."""
 
     evaluations: list[Evaluation]
+    recognitions: list[Recognition]
     trainings: list[Training]
     samplers: list[SamplerScores]
 
@@ -114,12 +128,12 @@ def read_runs(folders: Sequence[str]) -> Runs:
     """Read every folder as what it is.
 
     Raises:
-        DaclipError: A folder is missing or damaged, or holds none of the three kinds.
+        DaclipError: A folder is missing or damaged, or holds none of these kinds.
     """
     if not folders:
         raise DaclipError("give folders of runs, as in runs=[outputs/evaluation] (make report RUNS=outputs/evaluation)")
     paths = [Path(folder) for folder in folders]
-    runs = Runs([], [], [])
+    runs = Runs([], [], [], [])
     for path, label in zip(paths, _labels(paths), strict=True):
         if not path.is_dir():
             raise DaclipError(f"{path}: no such folder; check the path")
@@ -140,6 +154,8 @@ def _read(path: Path, label: str, runs: Runs) -> None:
         log = artifact.resolve().parent / "logs" / "metrics.csv"
         curves = _curves(log) if log.is_file() else {}
         runs.trainings.append(Training(label, kind, metrics, read_record(artifact), curves))
+    elif (path / "reliability.png").is_file():
+        runs.recognitions.append(Recognition(label, read_metrics(path)))
     elif (path / "report.json").is_file():
         found = json.loads((path / "report.json").read_text(encoding="utf-8"))
         runs.samplers.append(SamplerScores(label, found["scores"]))
