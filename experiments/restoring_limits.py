@@ -4,14 +4,13 @@ Question: does memory grow with the tile and not with the photo, and do tiles gi
 Command:  python experiments/restoring_limits.py --artifact outputs/restorer/latest [--sizes 256x256 4000x6000]
 Expected: a peak below `--max-memory` at every size; 40 dB and more between tiles and the whole photo.
 
-Each size runs in a process of its own, whose peak is the largest resident set the system saw (`ru_maxrss`), from a file
+Each size runs in a process of its own, whose peak is the largest resident set the system saw, from a file
 to a file as `daclip restore` does. With `--compare PHOTOS` tiles are compared with the whole photo instead, and a
 picture degraded | whole | tiled | ten times the difference is written for each photo and word.
 """
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
@@ -31,6 +30,7 @@ from daclip.data.pairs import generator_for
 from daclip.restoring.jobs import Job
 from daclip.restoring.photo_files import read_photo
 from daclip.restoring.work import Request, attempt
+from daclip.timing import peak_memory
 
 
 def noisy_photo(height: int, width: int) -> Image.Image:
@@ -51,7 +51,7 @@ def measure(options: argparse.Namespace, photo: Path) -> dict[str, Any]:
     restorer = Restorer.from_pretrained(
         options.artifact, steps=options.steps, max_memory=options.max_memory, device="cpu", precision=options.precision
     )
-    loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    loaded = peak_memory()
     told: list[float] = []
     started = time.perf_counter()
     request = Request(None, 1.0, 1, dry_run=False, overwrite=True)
@@ -63,8 +63,8 @@ def measure(options: argparse.Namespace, photo: Path) -> dict[str, Any]:
         "nfe": restorer.sampler.nfe,
         "network_calls": len(told),
         "seconds": round(time.perf_counter() - started, 1),
-        "peak_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
-        "loaded_gib": round(loaded / 2**20, 2),
+        "peak_gib": round(peak_memory() / 1024, 2),
+        "loaded_gib": round(loaded / 1024, 2),
     }
 
 

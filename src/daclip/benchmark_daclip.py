@@ -1,13 +1,12 @@
 """Stage 1's training step against the plain way, each in a process of its own so that peak memory can be told."""
 
-import resource
 import statistics
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, multiprocessing
+from torch import Tensor
 from torch.nn import functional as F
 
 from daclip.build import make
@@ -15,6 +14,7 @@ from daclip.clip.controller import DaClip
 from daclip.clip.losses import contrastive_loss
 from daclip.clip.towers import blocks, embed_patches, pool_tokens
 from daclip.precision import autocast
+from daclip.timing import in_new_process, peak_memory
 from daclip.types import RestorationBatch
 
 __all__ = ["measure_step"]
@@ -35,21 +35,15 @@ def measure_step(
         repeats: Steps that are timed, after two that are not; the median counts.
         device: Where; the memory is the process's on a CPU and what was allocated on a GPU.
     """
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(sender, kind, dict(cfg), batch, repeats, device))
-    process.start()
-    sender.close()
-    try:
-        found: tuple[float, float] = receiver.recv()
-    except EOFError:
-        raise RuntimeError(f"the process that measures the {kind} step died") from None
-    finally:
-        process.join()
+    found: tuple[float, float] = in_new_process(
+        _measured, kind, dict(cfg), batch, repeats, device, plain=kind == "plain"
+    )
     return found
 
 
-def _child(sender: Any, kind: str, cfg: Mapping[str, Any], batch: RestorationBatch, repeats: int, device: str) -> None:
+def _measured(
+    kind: str, cfg: Mapping[str, Any], batch: RestorationBatch, repeats: int, device: str
+) -> tuple[float, float]:
     daclip: DaClip = make(cfg["clip"]).to(device)
     batch.lq, batch.hq = batch.lq.to(device), batch.hq.to(device)
     step = STEPS[kind](daclip, batch, cfg)
@@ -60,11 +54,8 @@ def _child(sender: Any, kind: str, cfg: Mapping[str, Any], batch: RestorationBat
         if device != "cpu":
             torch.cuda.synchronize()
         times.append(time.perf_counter() - started)
-    if device == "cpu":
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    else:
-        peak = torch.cuda.max_memory_allocated() / 2**20
-    sender.send((len(batch) / statistics.median(times[2:]), peak))
+    peak = peak_memory() if device == "cpu" else torch.cuda.max_memory_allocated() / 2**20
+    return len(batch) / statistics.median(times[2:]), peak
 
 
 def _ours(daclip: DaClip, batch: RestorationBatch, cfg: Mapping[str, Any]) -> Callable[[], None]:

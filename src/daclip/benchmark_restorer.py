@@ -1,6 +1,5 @@
 """Stage 2 against the plain way: a training step, a restored photo, memory."""
 
-import copy
 import statistics
 import time
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from daclip.diffusion.denoiser import Denoiser
 from daclip.diffusion.guide import FrozenGuide
 from daclip.diffusion.objective import draw_training_state
 from daclip.precision import autocast
-from daclip.timing import in_new_process, median_seconds, peak_memory, plain_layout, row
+from daclip.timing import in_new_process, median_seconds, peak_memory, row
 from daclip.types import Conditioning, RestorationBatch
 
 __all__ = ["restorer_rows", "step_rate"]
@@ -43,10 +42,9 @@ def restorer_rows(cfg: DictConfig, daclip: DaClip, repeats: int, steps: int, sid
     denoiser = _denoiser(cfg, daclip.embed_dim)
     network = resolved(cfg)["backbone"]
     return [
-        *_training(cfg, denoiser, daclip, steps),
-        _training_memory(cfg, daclip.embed_dim),
+        *_training(cfg, daclip.embed_dim, steps),
         _restoring(cfg, denoiser, daclip.eval(), repeats),
-        *_evaluations(network, daclip.embed_dim, sides),
+        *_evaluations(network, daclip.embed_dim, sides, repeats),
     ]
 
 
@@ -78,24 +76,24 @@ def _batches(cfg: DictConfig, count: int) -> list[RestorationBatch]:
     return [collate([pairs[k * size + i] for i in range(size)]) for k in range(count)]
 
 
-def _training(cfg: DictConfig, denoiser: Denoiser, daclip: DaClip, steps: int) -> list[dict[str, Any]]:
-    """The same steps from the same weights in both ways: their speed, and whether they learn the same."""
+def _training(cfg: DictConfig, width: int, steps: int) -> list[dict[str, Any]]:
+    """The same steps from the same weights in both ways: speed, memory, and whether they learn the same."""
+    sections = {name: resolved(cfg)[name] for name in ("backbone", "process", "stage")}
     batches = _batches(cfg, steps)
     size = len(batches[0])
-    guide = FrozenGuide(daclip)
-    seconds, losses = {}, {}
-    for way, fast in (("plain", False), ("ours", True)):
-        seconds[way], losses[way] = _train(cfg, copy.deepcopy(denoiser), guide, batches, fast)
-    apart = [abs(a - b) / abs(a) for a, b in zip(losses["plain"], losses["ours"], strict=True)]
-    note = "fp32, contiguous, eager, plain AdamW → auto precision, channels-last, fused AdamW"
-    ends = {way: statistics.mean(values[-10:]) for way, values in losses.items()}
+    (slow, plain, much), (quick, ours, little) = (
+        in_new_process(_training_run, sections, width, batches, fast, plain=not fast) for fast in (False, True)
+    )
+    apart = [abs(a - b) / abs(a) for a, b in zip(plain, ours, strict=True)]
+    note = "fp32, contiguous, eager, plain AdamW, plain allocator → auto precision, channels-last, fused AdamW, make's"
     return [
-        row("restorer_train_step", "images/s", size / seconds["plain"], size / seconds["ours"], True, note),
+        row("restorer_train_step", "images/s", size / slow, size / quick, True, note),
+        row("restorer_train_memory", "MiB", much, little, False, "peak of the process that takes these steps"),
         row(
             "restorer_loss_curve",
             "loss",
-            ends["plain"],
-            ends["ours"],
+            statistics.mean(plain[-10:]),
+            statistics.mean(ours[-10:]),
             False,
             f"mean of the last 10 of {steps} steps each way; step by step {statistics.mean(apart):.1%} apart on "
             f"average, {max(apart):.1%} at most",
@@ -103,22 +101,15 @@ def _training(cfg: DictConfig, denoiser: Denoiser, daclip: DaClip, steps: int) -
     ]
 
 
-def _training_memory(cfg: DictConfig, width: int) -> dict[str, Any]:
-    """The most memory that training holds, each way in a process of its own."""
-    sections = {name: resolved(cfg)[name] for name in ("backbone", "process", "stage")}
-    # The optimiser's moments are there from the second step on.
-    batches = _batches(cfg, 2)
-    plain, ours = (in_new_process(_peak_of_training, sections, width, batches, fast) for fast in (False, True))
-    note = "peak of the process that takes two training steps, without stage 1"
-    return row("restorer_train_memory", "MiB", plain, ours, False, note)
-
-
-def _peak_of_training(sections: dict[str, Any], width: int, batches: list[RestorationBatch], fast: bool) -> float:
-    """MiB at the peak of some training steps; meant for a new process."""
+def _training_run(
+    sections: dict[str, Any], width: int, batches: list[RestorationBatch], fast: bool
+) -> tuple[float, list[float], float]:
+    """Median seconds of a step, losses and peak memory in MiB, without stage 1; meant for a new process."""
     cfg = OmegaConf.create(sections)
+    torch.manual_seed(0)
     embedding = torch.zeros(len(batches[0]), width)
-    _train(cfg, _denoiser(cfg, width), lambda _: Conditioning(embedding, embedding), batches, fast)
-    return peak_memory()
+    seconds, losses = _train(cfg, _denoiser(cfg, width), lambda _: Conditioning(embedding, embedding), batches, fast)
+    return seconds, losses, peak_memory()
 
 
 def _train(
@@ -148,31 +139,29 @@ def _train(
 def _restoring(cfg: DictConfig, denoiser: Denoiser, daclip: DaClip, repeats: int) -> dict[str, Any]:
     """One photo of 256² with the configured sampler, against a hundred plain evaluations."""
     photo = torch.rand(1, 3, 256, 256, generator=generator_for(1))
-    denoiser.eval()
+    denoiser.eval().to(memory_format=torch.channels_last)
+    sampler = make(cfg.sampler)
 
     @torch.inference_mode()
-    def restore(precision: str, sampler: Any) -> None:
-        with autocast(CPU, precision):
+    def restore() -> None:
+        with autocast(CPU, "auto"):
             sampler.sample(denoiser, photo, daclip(photo), [generator_for(2)])
 
-    sampler = make(cfg.sampler)
     # One evaluation is measured and multiplied: a hundred of them all cost the same.
-    single = make({**cfg.sampler, "steps": 1})
-    with plain_layout(denoiser):
-        slow = 100 * median_seconds(lambda: restore("fp32", single), repeats)
-    quick = median_seconds(lambda: restore("auto", sampler), repeats)
-    note = f"100 fp32 evaluations (one measured, times 100) → {sampler.nfe} at auto precision"
-    return row("restore_256", "s/photo", slow, quick, False, note)
+    network = resolved(cfg)["backbone"]
+    _, slow = in_new_process(_evaluation, network, daclip.embed_dim, 256, False, repeats, plain=True)
+    note = f"100 fp32 evaluations (one measured, times 100) → {sampler.nfe} and stage 1 at auto precision"
+    return row("restore_256", "s/photo", 100 * slow, median_seconds(restore, repeats), False, note)
 
 
-def _evaluations(network: dict[str, Any], width: int, sides: list[int]) -> list[dict[str, Any]]:
+def _evaluations(network: dict[str, Any], width: int, sides: list[int], repeats: int) -> list[dict[str, Any]]:
     """Peak memory of one evaluation at several sizes; at the largest, where the plain way may not fit, of ours only."""
     rows = []
     for side in sides:
-        ours, seconds = in_new_process(_evaluation, network, width, side, True)
+        ours, seconds = in_new_process(_evaluation, network, width, side, True, repeats)
         note = f"one evaluation at {side}², {seconds:.1f} s, beside the weights"
         if side < 1024:
-            plain, slow = in_new_process(_evaluation, network, width, side, False)
+            plain, slow = in_new_process(_evaluation, network, width, side, False, repeats, plain=True)
             note = f"fp32, attention matrices formed, {slow:.1f} s → {note}"
         else:
             heads, tokens = 16, (side // 8) ** 2
@@ -182,8 +171,8 @@ def _evaluations(network: dict[str, Any], width: int, sides: list[int]) -> list[
     return rows
 
 
-def _evaluation(network: dict[str, Any], width: int, side: int, fast: bool) -> tuple[float, float]:
-    """MiB that one evaluation takes beside the weights, and its seconds; meant for a new process."""
+def _evaluation(network: dict[str, Any], width: int, side: int, fast: bool, repeats: int) -> tuple[float, float]:
+    """MiB that one evaluation takes beside the weights, and its median seconds; meant for a new process."""
     layout = torch.channels_last if fast else torch.contiguous_format
     backbone: nn.Module = make(network)(context_dim=width).eval().to(memory_format=layout)
     embedding = torch.zeros(1, width)
@@ -198,6 +187,6 @@ def _evaluation(network: dict[str, Any], width: int, side: int, fast: bool) -> t
     # Libraries set themselves up in the first call.
     evaluate(32)
     before = peak_memory()
-    started = time.perf_counter()
-    evaluate(side)
-    return max(peak_memory() - before, 1.0), time.perf_counter() - started
+    seconds = median_seconds(lambda: evaluate(side), repeats)
+    # Nothing at all would make no ratio.
+    return max(peak_memory() - before, 1.0), seconds

@@ -1,8 +1,6 @@
 """What a run shows while it trains."""
 
 import logging
-import resource
-import sys
 import time
 from collections import deque
 from pathlib import Path
@@ -16,6 +14,7 @@ from torch import Tensor
 from torchvision.utils import make_grid
 
 from daclip.data.photos import save_image, to_pil
+from daclip.timing import peak_memory
 from daclip.types import RestorationBatch
 
 __all__ = ["SampleGrid", "SystemMonitor", "ValidationLog", "sample_grid"]
@@ -118,6 +117,4 @@ class SystemMonitor(Callback):
 def _peak_gib(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Kibibytes, except on macOS.
-    return peak / (2**30 if sys.platform == "darwin" else 2**20)
+    return peak_memory() / 1024

@@ -2,19 +2,22 @@
 
 import contextlib
 import multiprocessing
+import os
 import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-__all__ = ["in_new_process", "median_seconds", "peak_memory", "plain_layout", "row"]
+__all__ = ["in_new_process", "median_seconds", "peak_memory", "row"]
 
 MIB = 2**20
+ALLOCATOR = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_")
 
 
 def row(name: str, unit: str, baseline: float, ours: float, higher_is_better: bool, note: str) -> dict[str, Any]:
@@ -34,22 +37,43 @@ def median_seconds(work: Callable[[], object], repeats: int) -> float:
     return statistics.median(times)
 
 
-@contextlib.contextmanager
-def plain_layout(module: nn.Module) -> Iterator[None]:
-    """Contiguous weights for the baseline, channels-last again afterwards."""
-    module.to(memory_format=torch.contiguous_format)
-    yield
-    module.to(memory_format=torch.channels_last)
-
-
 def peak_memory() -> float:
     """The most memory that this process has ever held, in MiB."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        # `ru_maxrss` counts what the process held that this one was forked from, too.
+        lines = status.read_text(encoding="ascii").splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) / 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (1 if sys.platform == "darwin" else 1024) / (MIB if sys.platform == "darwin" else 1)
+    # Kibibytes, except on macOS.
+    return peak / (MIB if sys.platform == "darwin" else 1024)
 
 
-def in_new_process(work: Callable[..., Any], *arguments: Any) -> Any:
-    """Result of a function of a module in a process of its own, whose peak memory is the function's."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        pool.apply(torch.set_num_threads, (torch.get_num_threads(),))
-        return pool.apply(work, arguments)
+def in_new_process(work: Callable[..., Any], *arguments: Any, plain: bool = False) -> Any:
+    """Result of a function of a module in a process of its own, whose peak memory is the function's.
+
+    Args:
+        work: The function.
+        arguments: Its arguments.
+        plain: Without the settings of the C library's allocator that our Makefile makes.
+
+    Raises:
+        BrokenProcessPool: The process died, for want of memory for example.
+    """
+    spawn = multiprocessing.get_context("spawn")
+    threads = (torch.get_num_threads(),)
+    with (
+        _without(ALLOCATOR if plain else ()),
+        ProcessPoolExecutor(1, mp_context=spawn, initializer=torch.set_num_threads, initargs=threads) as pool,
+    ):
+        return pool.submit(work, *arguments).result()
+
+
+@contextlib.contextmanager
+def _without(names: Iterable[str]) -> Iterator[None]:
+    """The environment without some variables, for processes that are started meanwhile."""
+    kept = {name: os.environ.pop(name) for name in names if name in os.environ}
+    try:
+        yield
+    finally:
+        os.environ.update(kept)
