@@ -16,7 +16,7 @@ COLOURS = (
 )  # fmt: skip
 DASHES = ("", "6 3", "2 3")
 WIDTH, HEIGHT = 380, 300
-LEFT, RIGHT, TOP, BOTTOM = 56, 12, 30, 44
+LEFT, RIGHT, TOP, BOTTOM = 68, 12, 30, 44
 LEGEND = 170  # width of the legend's column
 MARKED = 30  # points of a line above which they are not marked one by one
 
