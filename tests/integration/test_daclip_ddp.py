@@ -15,7 +15,7 @@ COMMON = [
     "trainer.limit_val_batches=1",
     "trainer.log_every_n_steps=1",
     "trainer.precision=32-true",
-    "stage.loss.caption_weight=0",  # no term looks at the content: links must not be waited for
+    "stage.loss.distillation_weight=0",  # no term looks at the content: links must not be waited for
 ]
 
 
