@@ -64,6 +64,17 @@ def test_a_runs_folder_is_called_after_its_place_in_the_grid() -> None:
     assert "hydra.job.config.override_dirname.exclude_keys=[clip,output]" in command
 
 
+def test_options_reach_the_launcher() -> None:
+    """Text with commas, lists, and keys that the launcher's own configuration does not name."""
+    options = {"setup": ["module load a, b"], "account": None, "additional_parameters": {"mail-type": "END"}}
+    preset = {"primary": "train_daclip", "launcher": "submitit_slurm", "launcher_options": options}
+    command = sweep_command("mine", {**preset, "overrides": [], "grid": ["seed=0,1"]}, Path("f"))
+    chosen = [part for part in command if "launcher" in part]
+    with hydra.initialize_config_dir(config_dir(), version_base="1.3"):
+        launcher = hydra.compose("train_daclip", chosen, return_hydra_config=True).hydra.launcher
+    assert {key: launcher[key] for key in options} == options
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -138,12 +149,48 @@ def test_a_stopped_sweep_goes_on_and_ends_in_one_table(
     assert done.stat().st_mtime_ns > before
 
 
+def test_a_run_that_fails_leaves_the_others_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    more = [f"+job.{part}" for part in TINY]
+    error = _run(monkeypatch, "sweep=smoke", *more, 'sweep.grid=["daclip=nowhere,null"]')
+    assert_one_line(error, "the sweep stopped", "1 runs are finished")
+    assert "daclip=nowhere" in capsys.readouterr().err  # which run it was
+    summary = read(tmp_path / "outputs" / "sweeps" / "smoke" / "summary.json")
+    assert [run["folder"] for run in summary["runs"]] == ["daclip=null"]
+
+
+LAUNCHERS = {
+    "submitit_local": ("hydra_submitit_launcher", "+launcher_options.timeout_min=10"),
+    "ray": ("hydra_ray_launcher", "+launcher_options.ray.init.num_cpus=1"),
+}
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_runs_in_other_processes_come_home(
+    launcher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """One run finishes; the mistake of the other arrives as one line, without a traceback."""
+    plugin, option = LAUNCHERS[launcher]
+    pytest.importorskip(f"hydra_plugins.{plugin}")
+    monkeypatch.chdir(tmp_path)
+    more = [f"+job.{part}" for part in TINY]
+    grid = 'sweep.grid=["daclip=nowhere,null"]'
+    error = invoke("daclip.sweep", "sweep=smoke", *more, grid, f"launcher={launcher}", option)
+    assert_one_line(error, "the sweep stopped", "1 runs are finished")
+    printed = capfd.readouterr().err
+    assert "error: nowhere: no such artifact folder" in printed
+    assert "Traceback" not in printed
+
+
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
         ([], ["sweep=NAME", "losses", "smoke"]),
         (["sweep=nothing"], ["nothing"]),
         (["sweep=smoke", "launcher=slurm"], ["launcher=slurm"]),
+        (["sweep=smoke", "+launcher_options.ray.int.num_cpus=1"], ["the sweep stopped"]),
         (["sweep=smoke", 'sweep.grid=["stage.loss.metching=a,b"]'], ["the sweep stopped"]),
     ],
     ids=lambda value: "_".join(value)[:40],
