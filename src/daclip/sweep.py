@@ -70,9 +70,15 @@ def sweep_command(name: str, preset: Mapping[str, Any], folder: Path) -> list[st
 def start(command: Sequence[str]) -> int:
     """Run a Python command and return its exit status.
 
-    A process of its own: a multirun inside this one's Hydra would not start.
+    A process of its own: a multirun inside this one's Hydra would not start. Ctrl+C reaches both processes, and this
+    one waits until the other has saved its state.
     """
-    return subprocess.run([sys.executable, *command], check=False).returncode
+    process = subprocess.Popen([sys.executable, *command])
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            continue
 
 
 def _flat(options: Mapping[str, Any], prefix: str = "") -> list[str]:

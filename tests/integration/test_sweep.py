@@ -1,5 +1,6 @@
 """Sweeps: the command they become, going on after a stop, and the summary."""
 
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from running import TINY, assert_one_line, invoke, read
 from daclip.build import make
 from daclip.config import config_dir
 from daclip.errors import DaclipError
-from daclip.sweep import sweep_command
+from daclip.sweep import start, sweep_command
 
 PRESETS = sorted((Path(config_dir()) / "sweep").glob("*.yaml"))
 SEARCHES = sorted((Path(config_dir()) / "wandb_sweep").glob("*.yaml"))
@@ -147,6 +148,20 @@ def test_a_stopped_sweep_goes_on_and_ends_in_one_table(
         is None
     )
     assert done.stat().st_mtime_ns > before
+
+
+def test_an_interrupted_sweep_waits_for_its_run_to_save_its_state(tmp_path: Path) -> None:
+    run = (
+        "import os, pathlib, signal, sys, time; signal.signal(signal.SIGINT, signal.SIG_IGN);"
+        "os.kill(os.getppid(), signal.SIGINT); time.sleep(1);"  # longer than Python itself would wait
+        "pathlib.Path(sys.argv[1]).touch(); sys.exit(75)"
+    )
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert start(["-c", run, str(tmp_path / "state")]) == 75
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (tmp_path / "state").is_file()
 
 
 def test_a_run_that_fails_leaves_the_others_alone(
