@@ -12,6 +12,7 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
@@ -160,6 +161,10 @@ def run_entry(task: Callable[[DictConfig], Any], config_name: str) -> None:
                 if mistake.exit_status:
                     sys.stderr.write(f"{mistake}\n")
                 raise SystemExit(mistake.exit_status) from None
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                # Launchers carry an exception home and let the other runs finish; a worker that exits is a crash to
+                # them, which ray answers with three more attempts.
+                raise mistake from None
             raise SystemExit(f"error: {mistake}") from None
 
     # Hydra names the job after the function's module.

@@ -54,11 +54,10 @@ def sweep_command(name: str, preset: Mapping[str, Any], folder: Path) -> list[st
     swept = {_key(override) for override in preset["grid"]}
     fixed = [override for override in preset["overrides"] if _key(override) not in swept]
     constant = sorted({_key(override) for override in fixed} | {"output"})
-    options = [f"hydra.launcher.{key}={value}" for key, value in (preset.get("launcher_options") or {}).items()]
     return [
         *("-m", "daclip.train", "--config-name", str(preset["primary"]), "--multirun"),
         f"hydra/launcher={preset['launcher']}",
-        *options,
+        *_launcher_options(preset.get("launcher_options") or {}),
         f"hydra.sweep.dir='{folder}'",
         "hydra.sweep.subdir=${hydra.job.override_dirname}",
         f"hydra.job.config.override_dirname.exclude_keys=[{','.join(constant)}]",
@@ -71,9 +70,15 @@ def sweep_command(name: str, preset: Mapping[str, Any], folder: Path) -> list[st
 def start(command: Sequence[str]) -> int:
     """Run a Python command and return its exit status.
 
-    A process of its own: a multirun inside this one's Hydra would not start.
+    A process of its own: a multirun inside this one's Hydra would not start. Ctrl+C reaches both processes, and this
+    one waits until the other has saved its state.
     """
-    return subprocess.run([sys.executable, *command], check=False).returncode
+    process = subprocess.Popen([sys.executable, *command])
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            continue
 
 
 def _flat(options: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -88,6 +93,26 @@ def _flat(options: Mapping[str, Any], prefix: str = "") -> list[str]:
             found += _flat(value, f"{prefix}{key}.")
         else:
             found.append(f"{prefix}{key}={json.dumps(value, separators=(',', ':'), ensure_ascii=False)}")
+    return found
+
+
+def _launcher_options(options: Mapping[str, Any]) -> list[str]:
+    """Options of the launcher as overrides.
+
+    >>> _launcher_options({"n_jobs": 2, "ray": {"init": {"num_cpus": 2}}})
+    ['hydra.launcher.n_jobs=2', 'hydra.launcher.ray.init={}', '++hydra.launcher.ray.init.num_cpus=2']
+    """
+    found: list[str] = []
+    for override in _flat(options, "hydra.launcher."):
+        # The launcher's own groups, such as ray.init; what lies deeper belongs to the library behind it.
+        group = ".".join(_key(override).split(".")[:-1][:4])
+        if group == "hydra.launcher":
+            found.append(override)
+            continue
+        # A group takes any key, which only ++ may add; merging nothing into it first is refused where there is none.
+        if f"{group}={{}}" not in found:
+            found.append(f"{group}={{}}")
+        found.append(f"++{override}")
     return found
 
 

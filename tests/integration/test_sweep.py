@@ -1,5 +1,6 @@
 """Sweeps: the command they become, going on after a stop, and the summary."""
 
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from running import TINY, assert_one_line, invoke, read
 from daclip.build import make
 from daclip.config import config_dir
 from daclip.errors import DaclipError
-from daclip.sweep import sweep_command
+from daclip.sweep import start, sweep_command
 
 PRESETS = sorted((Path(config_dir()) / "sweep").glob("*.yaml"))
 SEARCHES = sorted((Path(config_dir()) / "wandb_sweep").glob("*.yaml"))
@@ -85,6 +86,17 @@ def test_a_runs_folder_is_called_after_its_place_in_the_grid() -> None:
     # What the grid varies is not fixed at the same time.
     assert command[-2:] == ["clip=tiny", "seed=0,1"]
     assert "hydra.job.config.override_dirname.exclude_keys=[clip,output]" in command
+
+
+def test_options_reach_the_launcher() -> None:
+    """Text with commas, lists, and keys that the launcher's own configuration does not name."""
+    options = {"setup": ["module load a, b"], "account": None, "additional_parameters": {"mail-type": "END"}}
+    preset = {"primary": "train_daclip", "launcher": "submitit_slurm", "launcher_options": options}
+    command = sweep_command("mine", {**preset, "overrides": [], "grid": ["seed=0,1"]}, Path("f"))
+    chosen = [part for part in command if "launcher" in part]
+    with hydra.initialize_config_dir(config_dir(), version_base="1.3"):
+        launcher = hydra.compose("train_daclip", chosen, return_hydra_config=True).hydra.launcher
+    assert {key: launcher[key] for key in options} == options
 
 
 @pytest.mark.parametrize(
@@ -161,12 +173,62 @@ def test_a_stopped_sweep_goes_on_and_ends_in_one_table(
     assert done.stat().st_mtime_ns > before
 
 
+def test_an_interrupted_sweep_waits_for_its_run_to_save_its_state(tmp_path: Path) -> None:
+    run = (
+        "import os, pathlib, signal, sys, time; signal.signal(signal.SIGINT, signal.SIG_IGN);"
+        "os.kill(os.getppid(), signal.SIGINT); time.sleep(1);"  # longer than Python itself would wait
+        "pathlib.Path(sys.argv[1]).touch(); sys.exit(75)"
+    )
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert start(["-c", run, str(tmp_path / "state")]) == 75
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert (tmp_path / "state").is_file()
+
+
+def test_a_run_that_fails_leaves_the_others_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    more = [f"+job.{part}" for part in TINY]
+    error = _run(monkeypatch, "sweep=smoke", *more, 'sweep.grid=["daclip=nowhere,null"]')
+    assert_one_line(error, "the sweep stopped", "1 runs are finished")
+    assert "daclip=nowhere" in capsys.readouterr().err  # which run it was
+    summary = read(tmp_path / "outputs" / "sweeps" / "smoke" / "summary.json")
+    assert [run["folder"] for run in summary["runs"]] == ["daclip=null"]
+
+
+LAUNCHERS = {
+    "submitit_local": ("hydra_submitit_launcher", "+launcher_options.timeout_min=10"),
+    "ray": ("hydra_ray_launcher", "+launcher_options.ray.init.num_cpus=1"),
+}
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_runs_in_other_processes_come_home(
+    launcher: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """One run finishes; the mistake of the other arrives as one line, without a traceback."""
+    plugin, option = LAUNCHERS[launcher]
+    pytest.importorskip(f"hydra_plugins.{plugin}")
+    monkeypatch.chdir(tmp_path)
+    more = [f"+job.{part}" for part in TINY]
+    grid = 'sweep.grid=["daclip=nowhere,null"]'
+    error = invoke("daclip.sweep", "sweep=smoke", *more, grid, f"launcher={launcher}", option)
+    assert_one_line(error, "the sweep stopped", "1 runs are finished")
+    printed = capfd.readouterr().err
+    assert "error: nowhere: no such artifact folder" in printed
+    assert "Traceback" not in printed
+
+
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
         ([], ["sweep=NAME", "losses", "smoke"]),
         (["sweep=nothing"], ["nothing"]),
         (["sweep=smoke", "launcher=slurm"], ["launcher=slurm"]),
+        (["sweep=smoke", "+launcher_options.ray.int.num_cpus=1"], ["the sweep stopped"]),
         (["sweep=smoke", 'sweep.grid=["stage.loss.metching=a,b"]'], ["the sweep stopped"]),
     ],
     ids=lambda value: "_".join(value)[:40],
