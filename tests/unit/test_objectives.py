@@ -23,6 +23,7 @@ from daclip.diffusion import (
 )
 from daclip.diffusion import times as time_laws
 from daclip.diffusion import weighting as weightings
+from daclip.diffusion.objective import TrainingState
 from daclip.diffusion.perceptual import PerceptualDistance
 from daclip.errors import DaclipError
 from daclip.samplers import PosteriorSampler
@@ -231,7 +232,7 @@ def test_distillation_holds_on_to_its_teacher(process: MeanRevertingSDE) -> None
     x_t = process.perturb(hq[:1], lq[:1], first, noise[:1])
     ours: Prediction = student(x_t, lq[:1], first, conditioning)
     theirs: Prediction = objective.teacher.denoiser(x_t, lq[:1], first, conditioning)
-    found = objective.error(student, ours, x_t, lq[:1], hq[:1], conditioning, first, noise[:1])
+    found = objective.error(student, ours, TrainingState(x_t, lq[:1], hq[:1], conditioning, first, noise[:1]))
     torch.testing.assert_close(found, ours.x0 - theirs.x0.clamp(0, 1))
 
 

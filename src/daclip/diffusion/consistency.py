@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from daclip.diffusion.denoiser import Denoiser, Prediction
-from daclip.diffusion.objective import Objective
+from daclip.diffusion.objective import Objective, TrainingState
 from daclip.errors import DaclipError
 from daclip.types import Conditioning
 
@@ -73,23 +73,14 @@ class ConsistencyDistillation(Objective):
             )
         self.teacher = FrozenTeacher(denoiser)
 
-    def error(
-        self,
-        denoiser: Denoiser,
-        prediction: Prediction,
-        x_t: Tensor,
-        lq: Tensor,
-        hq: Tensor,
-        conditioning: Conditioning,
-        t: Tensor,
-        noise: Tensor,
-    ) -> Tensor:
+    def error(self, denoiser: Denoiser, prediction: Prediction, state: TrainingState) -> Tensor:
         """x̂_0(x_t, t) − x̂_0(x_s, s)."""
         if self.teacher is None:
             raise DaclipError("distillation needs a trained restorer to start from: init=ARTIFACT")
-        s = self.earlier(t, denoiser.process.horizon)
+        lq, conditioning = state.lq, state.conditioning
+        s = self.earlier(state.t, denoiser.process.horizon)
         with torch.no_grad():
-            x_s = self.teacher.walk(x_t, lq, t, s, conditioning)
+            x_s = self.teacher.walk(state.x_t, lq, state.t, s, conditioning)
             # At s = 0 the student is not asked; index 1 only keeps its arithmetic finite.
             answer = denoiser(x_s, lq, s.clamp_min(1), conditioning).x0.clamp(0, 1)
             target = torch.where((s > 0).view(-1, 1, 1, 1), answer, x_s)

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -18,6 +19,7 @@ __all__ = [
     "NoiseMatching",
     "Objective",
     "PosteriorMatching",
+    "TrainingState",
     "draw_training_state",
 ]
 
@@ -47,6 +49,27 @@ def draw_training_state(
     t = times(process, shape[0], generator)
     noise = torch.randn(tuple(shape), generator=generator, device=generator.device)
     return t.to(device), noise.to(device)
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """Where an objective compares.
+
+    Attributes:
+        x_t: Perturbed images, `[B, C, H, W]`.
+        lq: Degraded images μ, same shape, in [0, 1].
+        hq: Clean images x_0, same shape, in [0, 1].
+        conditioning: Embeddings of the degraded images.
+        t: Grid indices, long `[B]`, in 1..T.
+        noise: Unit normal that `x_t` was made with, shape of the images.
+    """
+
+    x_t: Tensor
+    lq: Tensor
+    hq: Tensor
+    conditioning: Conditioning
+    t: Tensor
+    noise: Tensor
 
 
 class Objective(ABC):
@@ -102,7 +125,7 @@ class Objective(ABC):
         """
         x_t = denoiser.process.perturb(hq, lq, t, noise)
         prediction = denoiser(x_t, lq, t, conditioning)
-        error = self.error(denoiser, prediction, x_t, lq, hq, conditioning, t, noise)
+        error = self.error(denoiser, prediction, TrainingState(x_t, lq, hq, conditioning, t, noise))
         loss = error.abs().flatten(1).mean(1)
         if self.frequency_weight:
             # All coefficients: those that the real transform leaves out mirror the others and count as well.
@@ -115,54 +138,24 @@ class Objective(ABC):
         return loss if self.perceptual is None else loss + self.perceptual(prediction.x0, hq)
 
     @abstractmethod
-    def error(
-        self,
-        denoiser: Denoiser,
-        prediction: Prediction,
-        x_t: Tensor,
-        lq: Tensor,
-        hq: Tensor,
-        conditioning: Conditioning,
-        t: Tensor,
-        noise: Tensor,
-    ) -> Tensor:
-        """Difference `[B, C, H, W]` between what is predicted and what is asked for at the state `x_t`."""
+    def error(self, denoiser: Denoiser, prediction: Prediction, state: TrainingState) -> Tensor:
+        """Difference `[B, C, H, W]` between what is predicted and what is asked for at the state."""
 
 
 class DataMatching(Objective):
     """|x̂_0 − x_0|: the loss is the error that one sees."""
 
-    def error(
-        self,
-        denoiser: Denoiser,
-        prediction: Prediction,
-        x_t: Tensor,
-        lq: Tensor,
-        hq: Tensor,
-        conditioning: Conditioning,
-        t: Tensor,
-        noise: Tensor,
-    ) -> Tensor:
+    def error(self, denoiser: Denoiser, prediction: Prediction, state: TrainingState) -> Tensor:
         """x̂_0 − x_0."""
-        return prediction.x0 - hq
+        return prediction.x0 - state.hq
 
 
 class NoiseMatching(Objective):
     """|ε̂ − ε|: the simple loss of DDPM (Ho et al. 2020, eq. 14) in L1."""
 
-    def error(
-        self,
-        denoiser: Denoiser,
-        prediction: Prediction,
-        x_t: Tensor,
-        lq: Tensor,
-        hq: Tensor,
-        conditioning: Conditioning,
-        t: Tensor,
-        noise: Tensor,
-    ) -> Tensor:
+    def error(self, denoiser: Denoiser, prediction: Prediction, state: TrainingState) -> Tensor:
         """ε̂ − ε."""
-        return prediction.epsilon - noise
+        return prediction.epsilon - state.noise
 
 
 class PosteriorMatching(Objective):
@@ -174,23 +167,13 @@ class PosteriorMatching(Objective):
     on the output before the correction, so one network serves both.
     """
 
-    def error(
-        self,
-        denoiser: Denoiser,
-        prediction: Prediction,
-        x_t: Tensor,
-        lq: Tensor,
-        hq: Tensor,
-        conditioning: Conditioning,
-        t: Tensor,
-        noise: Tensor,
-    ) -> Tensor:
+    def error(self, denoiser: Denoiser, prediction: Prediction, state: TrainingState) -> Tensor:
         """Euler mean − posterior mean, both at t − 1."""
         if denoiser.parameterization != "epsilon":
             raise DaclipError(f"PosteriorMatching trains epsilon, not {denoiser.parameterization!r}; use DataMatching")
-        process = denoiser.process
+        process, x_t, lq, t = denoiser.process, state.x_t, state.lq, state.t
         epsilon = prediction.epsilon
         if denoiser.correct_epsilon_shift:
             epsilon = process.shift_epsilon(epsilon, x_t, lq, t)
         reverse_mean = process.reverse_sde_mean(x_t, lq, process.score(epsilon, t), t, t - 1)
-        return reverse_mean - process.posterior_mean(x_t, lq, hq, t, t - 1)
+        return reverse_mean - process.posterior_mean(x_t, lq, state.hq, t, t - 1)

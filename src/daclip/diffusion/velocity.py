@@ -3,9 +3,8 @@
 from torch import Tensor
 
 from daclip.diffusion.denoiser import Denoiser, Prediction
-from daclip.diffusion.objective import Objective
+from daclip.diffusion.objective import Objective, TrainingState
 from daclip.errors import DaclipError
-from daclip.types import Conditioning
 
 __all__ = ["VelocityMatching"]
 
@@ -17,20 +16,10 @@ class VelocityMatching(Objective):
     `parameterization: v` makes it the error of the network's own output.
     """
 
-    def error(
-        self,
-        denoiser: Denoiser,
-        prediction: Prediction,
-        x_t: Tensor,
-        lq: Tensor,
-        hq: Tensor,
-        conditioning: Conditioning,
-        t: Tensor,
-        noise: Tensor,
-    ) -> Tensor:
+    def error(self, denoiser: Denoiser, prediction: Prediction, state: TrainingState) -> Tensor:
         """v̂ − v."""
         process = denoiser.process
         if process.lambda_ == 0:
             raise DaclipError("VelocityMatching needs a diffusion; with process=direct use DataMatching")
-        alpha, std = process.alpha(t), process.relative_std(t)
-        return alpha * (prediction.epsilon - noise) - std * (prediction.x0 - hq) / process.lambda_
+        alpha, std = process.alpha(state.t), process.relative_std(state.t)
+        return alpha * (prediction.epsilon - state.noise) - std * (prediction.x0 - state.hq) / process.lambda_
