@@ -10,7 +10,7 @@ from torch import Tensor
 
 from daclip.errors import DaclipError
 
-__all__ = ["MetricUnavailableError", "PairMetric", "SetMetric", "loading"]
+__all__ = ["MetricUnavailableError", "PairMetric", "SetMetric", "loading", "refuse_small"]
 
 DOWNLOAD_SECONDS = 30.0  # a connection that is silent for longer counts as absent
 
@@ -72,6 +72,16 @@ class SetMetric(ABC):
         Raises:
             MetricUnavailableError: Too few photos.
         """
+
+
+def refuse_small(images: Tensor, side: int) -> None:
+    """Refuse photos with a side below what a metric's windows need.
+
+    Raises:
+        MetricUnavailableError: They are smaller.
+    """
+    if min(images.shape[-2:]) < side:
+        raise MetricUnavailableError(f"photos need sides of at least {side} pixels, got {list(images.shape[-2:])}")
 
 
 @contextmanager

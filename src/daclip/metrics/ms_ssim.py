@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from daclip.metrics.base import MetricUnavailableError, PairMetric
+from daclip.metrics.base import PairMetric, refuse_small
 from daclip.metrics.image import ms_ssim
 
 __all__ = ["MsSsim"]
@@ -17,8 +17,5 @@ class MsSsim(PairMetric):
 
     def __call__(self, images: Tensor, reference: Tensor) -> Tensor:
         """Similarity of each photo, `[B]`, at most 1."""
-        if min(images.shape[-2:]) < SMALLEST_SIDE:
-            raise MetricUnavailableError(
-                f"photos need sides of at least {SMALLEST_SIDE} pixels, got {list(images.shape[-2:])}"
-            )
+        refuse_small(images, SMALLEST_SIDE)
         return ms_ssim(images, reference)
