@@ -208,15 +208,17 @@ class LinearAttention(nn.Module):
         """Map `[B, C, H, W]` to the same shape; `context` is ignored."""
         height, width = x.shape[-2:]
         tokens = to_tokens(x)
+        # Shared, so that the gradients of q and k meet in their own memory order and are turned around once.
+        turned = tokens.transpose(1, 2)
         w_q, w_k, w_v = self.to_qkv.weight.flatten(1).expand(len(x), -1, -1).chunk(3, dim=1)
-        q = torch.bmm(w_q, tokens.transpose(1, 2)).unflatten(1, (self.heads, HEAD_WIDTH))
+        q = torch.bmm(w_q, turned).unflatten(1, (self.heads, HEAD_WIDTH))
         q = q.softmax(2).flatten(1, 2)
-        k = torch.bmm(w_k, tokens.transpose(1, 2)).softmax(-1)
+        k = torch.bmm(w_k, turned).softmax(-1)
         # All pairs of channels in one product; each head keeps its diagonal block.
         pairs = torch.bmm(torch.bmm(k, tokens), w_v.transpose(1, 2))
         own = torch.block_diag(*[pairs.new_ones(HEAD_WIDTH, HEAD_WIDTH)] * self.heads)
         pairs = pairs * (own * (HEAD_WIDTH**-0.5 / (height * width)))
-        out = torch.bmm(self.to_out.weight.flatten(1) @ pairs.transpose(1, 2), q).transpose(1, 2)
+        out = torch.bmm(q.transpose(1, 2), pairs @ self.to_out.weight.flatten(1).t())
         assert self.to_out.bias is not None
         # The sum is float32 under autocast too: `out`, of the order 1/(H·W), would drown in a bfloat16 bias.
         return self.norm(to_image(out + self.to_out.bias, height, width))
