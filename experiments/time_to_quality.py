@@ -4,7 +4,8 @@
 
 Trains both for the same time of training (held-out passes do not count) with the learning-rate schedule of each spread
 over it, and plots held-out PSNR against wall-clock. Writes `result.json`, `result.md` and `result.svg`; a finished arm
-is kept and not run again. Other arguments are Hydra overrides of both, such as `data=folder data.root=PHOTOS`.
+is kept as `arm_N.json`, with its network as the artifact `arm_N`, and not run again. Other arguments are Hydra
+overrides of both, such as `data=folder data.root=PHOTOS`.
 """
 
 import argparse
@@ -19,8 +20,8 @@ import torch
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from daclip.build import build_data, build_restoration, build_trainer
-from daclip.checkpoints import load_daclip
+from daclip.build import build_data, build_restoration, build_trainer, resolved
+from daclip.checkpoints import load_daclip, save_artifact
 from daclip.config import config_dir, validated
 from daclip.line_chart import Panel, line_charts
 from daclip.records import provenance, write_json, write_text
@@ -73,7 +74,7 @@ class Clock(L.Callback):
 
 
 def fit(overrides: list[str], folder: Path, steps: int, passes: int) -> Clock:
-    """Train for so many steps with so many held-out passes (0: none)."""
+    """Train for so many steps; with held-out passes (0: none) the network is kept as an artifact."""
     with hydra.initialize_config_dir(config_dir(), version_base="1.3"):
         composed = hydra.compose("train_restorer", [*overrides, f"trainer.max_steps={steps}", f"output={folder}"])
     # Checkpoints and pictures would need a run folder.
@@ -90,6 +91,12 @@ def fit(overrides: list[str], folder: Path, steps: int, passes: int) -> Clock:
     trainer = build_trainer(cfg)
     trainer.callbacks.append(clock := Clock())
     trainer.fit(module, build_data(cfg))
+    if passes:
+        record = provenance(cfg.seed, ["python", "experiments/time_to_quality.py"], {"fit": clock.steps[-1]})
+        weights = module.denoiser.backbone.state_dict()
+        save_artifact(
+            folder, "restorer", resolved(cfg), weights, module.results(), record, {"daclip": Path(cfg.daclip)}
+        )
     return clock
 
 
@@ -132,7 +139,8 @@ def main() -> None:
         if not kept.is_file():
             console.print(f"training: {arm}")
             more = [f"sampler.steps={chosen.official_steps}"] if arm == OFFICIAL else []
-            points = train_arm([*shared, *own, *overrides, *more], chosen.output, chosen.minutes, chosen.passes)
+            folder = kept.with_suffix("")
+            points = train_arm([*shared, *own, *overrides, *more], folder, chosen.minutes, chosen.passes)
             write_json(kept, points)
         curves[arm] = [(minutes, score) for minutes, score in json.loads(kept.read_text(encoding="utf-8"))]
     sentence = verdict(curves)
