@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from daclip.backbones.layers import HEAD_WIDTH, ChannelNorm, LinearAttention
+from daclip.backbones.layers import HEAD_WIDTH, ChannelNorm, LinearAttention, UpsamplingConv
 
 __all__ = ["textbook"]
 
@@ -18,11 +18,12 @@ def textbook(network: nn.Module) -> Iterator[None]:
     """Compute the same function with the same weights, formula by formula in float32, attention matrices formed.
 
     Args:
-        network: Its channel norms and linear attentions take their own forward again when the context ends.
+        network: Its norms, attentions and upsampling take their own forward again when the context ends.
     """
     written: dict[type[nn.Module], Callable[..., Tensor]] = {
         ChannelNorm: _channel_norm,
         LinearAttention: _linear_attention,
+        UpsamplingConv: nn.Sequential.forward,
     }
     changed = [module for module in network.modules() if type(module) in written]
     for module in changed:

@@ -13,7 +13,7 @@ from daclip.types import Conditioning
 
 def _network() -> ConditionalUNet:
     torch.manual_seed(0)
-    network = ConditionalUNet(context_dim=16, width=32, multipliers=(1, 2), transformer_levels=[1])
+    network = ConditionalUNet(context_dim=16, width=32, multipliers=(1, 2), transformer_levels=[1], scale=0.5)
     with torch.no_grad():
         for parameter in network.parameters():
             if not parameter.any():

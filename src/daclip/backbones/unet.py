@@ -15,6 +15,7 @@ from daclip.backbones.layers import (
     NormedResidual,
     ResidualBlock,
     SpatialTransformer,
+    UpsamplingConv,
     check_context,
     context_tokens,
     pad_to_multiple,
@@ -95,13 +96,13 @@ class ConditionalUNet(nn.Module):
             narrow, wide, last = widths[i], widths[i + 1], i == levels - 1
             down = _conv3(narrow, wide) if last else nn.Conv2d(narrow, wide, 4, 2, 1)
             self.downs.append(_Level(narrow, narrow, emb, attention(narrow, i in with_transformer), down))
-            up = _conv3(wide, narrow) if i == 0 else _upsample(wide, narrow)
+            up = _conv3(wide, narrow) if i == 0 else UpsamplingConv(wide, narrow)
             level = _Level(wide + narrow, wide, emb, attention(wide, i in with_transformer), up)
             self.ups.insert(0, level)
         self.mid_block1 = ResidualBlock(widths[-1], widths[-1], emb)
         self.mid_attention = attention(widths[-1], True)
         self.mid_block2 = ResidualBlock(widths[-1], widths[-1], emb)
-        self.upsample = _upsample(width, width) if scale == 0.5 else nn.Identity()
+        self.upsample = UpsamplingConv(width, width) if scale == 0.5 else nn.Identity()
         self.final_block = ResidualBlock(2 * width, width, emb)
         self.final_conv = nn.Conv2d(width, in_channels, 3, padding=1)
 
@@ -167,10 +168,6 @@ class _Level(nn.Module):
 
 def _conv3(in_channels: int, out_channels: int) -> nn.Module:
     return nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
-
-
-def _upsample(in_channels: int, out_channels: int) -> nn.Module:
-    return nn.Sequential(nn.Upsample(scale_factor=2), nn.Conv2d(in_channels, out_channels, 3, padding=1))
 
 
 def _transformer_levels(chosen: Sequence[int] | None, levels: int) -> set[int]:
