@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from daclip.attention import attend
 from daclip.errors import DaclipError
 from daclip.precision import layer_norm_on_cpu
 from daclip.types import Conditioning
@@ -249,7 +250,7 @@ class LinearAttention(nn.Module):
 
 
 class SelfAttention(nn.Module):
-    """Softmax attention among tokens `[B, N, C]`, heads of 32 channels, no quadratic memory."""
+    """Softmax attention among tokens `[B, N, C]`, heads of 32 channels."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -377,4 +378,4 @@ class NormedResidual(nn.Module):
 def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Multi-head attention of projected tokens `[B, N, C]`, scale 1/√32."""
     q, k, v = (z.unflatten(-1, (-1, HEAD_WIDTH)).transpose(1, 2) for z in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
+    return attend(q, k, v).transpose(1, 2).flatten(2)

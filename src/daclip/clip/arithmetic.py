@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from daclip.attention import attend, trains_on_cpu
+
 __all__ = ["RunBlock", "run_block"]
 
 RunBlock = Callable[[nn.Module, Tensor], Tensor]
@@ -35,25 +37,13 @@ def run_block(block: Any, tokens: Tensor) -> Tensor:
 def _self_attention(attention: nn.MultiheadAttention, x: Tensor) -> Tensor:
     joint = F.linear(x, attention.in_proj_weight, attention.in_proj_bias)
     q, k, v = joint.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
-    if _trains_on_cpu(x.device):
-        weights = (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).float().softmax(-1)
-        mixed = weights.to(v.dtype) @ v
-    else:
-        mixed = F.scaled_dot_product_attention(q, k, v)
+    mixed = attend(q, k, v)
     projected: Tensor = attention.out_proj(mixed.transpose(1, 2).flatten(2))
     return projected
-
-
-def _trains_on_cpu(device: torch.device) -> bool:
-    """On a CPU the fused kernel's backward pass needs four times as long in bfloat16 as plain matrix products.
-
-    CLIP's few tokens, at most 577, leave the N×N matrix small.
-    """
-    return device.type == "cpu" and torch.is_grad_enabled()
 
 
 @contextlib.contextmanager
 def _plain_products(device: torch.device) -> Iterator[None]:
     """The same choice for blocks of other libraries."""
-    with sdpa_kernel(SDPBackend.MATH) if _trains_on_cpu(device) else contextlib.nullcontext():
+    with sdpa_kernel(SDPBackend.MATH) if trains_on_cpu(device) else contextlib.nullcontext():
         yield
