@@ -144,7 +144,7 @@ def main() -> None:
             write_json(kept, points)
         curves[arm] = [(minutes, score) for minutes, score in json.loads(kept.read_text(encoding="utf-8"))]
     sentence = verdict(curves)
-    panel = Panel("held-out PSNR", "minutes of training", "dB", curves)
+    panel = Panel("held-out PSNR", "minutes of training", "dB", curves, logarithmic=False)
     write_text(chosen.output / "result.svg", line_charts([panel]))
     write_text(chosen.output / "result.md", sentence + ".\n")
     record = provenance(0, ["python", "experiments/time_to_quality.py"], {})

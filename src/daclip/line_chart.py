@@ -17,7 +17,7 @@ COLOURS = (
 DASHES = ("", "6 3", "2 3")
 WIDTH, HEIGHT = 380, 300
 LEFT, RIGHT, TOP, BOTTOM = 68, 12, 30, 44
-LEGEND = 170  # width of the legend's column
+LEGEND, LETTER = 48, 6.4  # width of the legend's column without its names, and of one of their letters
 MARKED = 30  # points of a line above which they are not marked one by one
 
 
@@ -55,7 +55,8 @@ def line_charts(panels: Sequence[Panel], legend_below: bool = False) -> str:
     """
     names = list(dict.fromkeys(name for panel in panels for name in panel.series))
     looks = {name: _look(index) for index, name in enumerate(names)}
-    width = WIDTH * len(panels) + (0 if legend_below else LEGEND)
+    legend = LEGEND + round(LETTER * max(map(len, names), default=0))
+    width = WIDTH * len(panels) + (0 if legend_below else legend)
     height = HEIGHT + 18 * len(names) if legend_below else max(HEIGHT, TOP + 18 * len(names) + 10)
     left, top = (LEFT, HEIGHT + 6) if legend_below else (WIDTH * len(panels) + 8, TOP + 9)
     parts = [
