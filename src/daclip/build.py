@@ -66,7 +66,6 @@ def build_restoration(cfg: DictConfig, daclip: DaClip) -> RestorationDiffusion:
         artifact = Artifact(cfg.init)
         artifact.require("restorer")
         artifact.load_into(module.denoiser.backbone)
-    module.objective.begin(module.denoiser, cfg.init is not None)
     return module
 
 

@@ -73,9 +73,6 @@ def test_recipe_trains_a_step(recipe: str, tmp_path: Path, guide: Path) -> None:
     overrides = [] if recipe.endswith("daclip") else [f"daclip={guide}"]
     if recipe == "direct_restorer":
         overrides.append("sampler.steps=1")  # regression has no more
-    if recipe == "distil_restorer":
-        (tmp_path / "teacher").mkdir()
-        overrides.append(f"init={run_one_step('embedded_restorer', tmp_path / 'teacher', f'daclip={guide}')}")
     artifact = run_one_step(recipe, tmp_path, *overrides)
     assert (artifact / "metrics.json").is_file()
 

@@ -1,6 +1,5 @@
 """The diffusion: schedule, process, meaning of the network's output, training objectives."""
 
-from daclip.diffusion.consistency import ConsistencyDistillation
 from daclip.diffusion.denoiser import Denoiser, Prediction
 from daclip.diffusion.direct import DirectRegression
 from daclip.diffusion.objective import DataMatching, NoiseMatching, Objective, PosteriorMatching
@@ -10,7 +9,6 @@ from daclip.diffusion.schedules import ThetaSchedule
 from daclip.diffusion.velocity import VelocityMatching
 
 __all__ = [
-    "ConsistencyDistillation",
     "DataMatching",
     "Denoiser",
     "DirectRegression",

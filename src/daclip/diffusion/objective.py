@@ -101,9 +101,6 @@ class Objective(ABC):
         self.relative = relative
         self.perceptual = perceptual
 
-    def begin(self, denoiser: Denoiser, trained: bool) -> None:  # noqa: B027 (most objectives need nothing)
-        """Told once, before training, the denoiser with its starting weights, and whether they are trained ones."""
-
     def __call__(
         self, denoiser: Denoiser, lq: Tensor, hq: Tensor, conditioning: Conditioning, t: Tensor, noise: Tensor
     ) -> Tensor:
