@@ -70,7 +70,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert invoke("daclip.train", *restorer, *common, "hydra.run.dir=two", "output=two") is None
     for stage in ("one", "two"):
         patience = time.monotonic() + 60
-        while records(folder / stage)[-1].WhichOneof("record_type") != "exit":
+        while [record.WhichOneof("record_type") for record in records(folder / stage)[-1:]] != ["exit"]:
             assert time.monotonic() < patience, "wandb never finished its file"
             time.sleep(0.2)
     return folder
