@@ -61,7 +61,7 @@ def test_a_metric_is_right_about_equal_photos_or_says_what_it_lacks(name: str, p
     noisy = (photos + 0.1 * torch.randn(photos.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
     equal, worse = metric(photos, photos), metric(noisy, photos)
     assert equal.shape == worse.shape == (2,)
-    best = float("inf") if name == "psnr" else 1.0
+    best = float("inf") if name == "psnr" else float(metric.higher_is_better)
     assert equal.tolist() == pytest.approx([best, best], abs=1e-5)
     assert bool(((worse < equal) if metric.higher_is_better else (worse > equal)).all())
     torch.testing.assert_close(metric(noisy[1:], photos[1:]), worse[1:])
@@ -72,11 +72,13 @@ def test_what_cannot_be_computed_is_named_and_the_rest_is_kept(photos: torch.Ten
     scorer = Scorer(RGB, make(compose("metric=all").metric))
     rows = scorer.add(["a", "b"], ["noisy", "rainy"], photos * 0.9, photos, photos * 0.8)
     assert set(scorer.missing) == DOWNLOADED
-    assert list(rows[0]) == ["psnr_lq", "psnr", "ssim_lq", "ssim", "ms_ssim_lq", "ms_ssim"]
+    assert list(rows[0]) == ["psnr_lq", "psnr", "ssim_lq", "ssim", "ms_ssim_lq", "ms_ssim", "lite_lq", "lite"]
     # A metric that fails at a later photo leaves no column with holes.
     scorer.add(["c"], ["rainy"], photos[:1, :, :100, :100], photos[:1, :, :100, :100], photos[:1, :, :100, :100])
     assert "161" in scorer.missing["ms_ssim"]
-    assert {tuple(photo.scores) for photo in scorer.photos} == {("psnr_lq", "psnr", "ssim_lq", "ssim")}
+    assert {tuple(photo.scores) for photo in scorer.photos} == {
+        ("psnr_lq", "psnr", "ssim_lq", "ssim", "lite_lq", "lite")
+    }
 
 
 @pytest.mark.parametrize("network", ["lpips", "dists"])

@@ -21,8 +21,8 @@ from daclip.clip.controller import create_daclip
 from daclip.clip.official import read_official
 from daclip.config import run_config
 from daclip.data.rows import open_split
-from daclip.diffusion.perceptual import PerceptualDistance
 from daclip.errors import DaclipError
+from daclip.recognition import vgg16
 from daclip.reliability.checkpoint_io import read_checkpoint
 from daclip.reliability.resume import checkpoint_to_resume
 from daclip.reliability.secrets import hide_secrets, redact, redacted, refuse_secrets
@@ -163,7 +163,7 @@ def official_weights(folder: Path, mark: Path) -> None:
 def perceptual_weights(folder: Path, mark: Path) -> None:
     path = folder / "vgg.pth"
     torch.save(Evil(mark), path)
-    PerceptualDistance(str(path), 1.0)
+    vgg16(str(path))
 
 
 def callback_of_a_recorded_run(folder: Path, mark: Path) -> None:

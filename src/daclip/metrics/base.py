@@ -93,6 +93,8 @@ def loading() -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         raise MetricUnavailableError("a package is missing; install daclip[perceptual]") from error
+    except DaclipError as error:
+        raise MetricUnavailableError(str(error)) from error
     except (OSError, RuntimeError) as error:  # no network, a refusal, a damaged download
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise MetricUnavailableError(f"its weights cannot be downloaded ({reason})") from error

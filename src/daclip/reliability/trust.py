@@ -17,6 +17,7 @@ PACKAGES = (
     "daclip.degradations.",
     "daclip.diffusion.",
     "daclip.metrics.",
+    "daclip.recognition.",
     "daclip.samplers.",
 )
 # What a recorded training run names beside them.
@@ -34,7 +35,12 @@ TRAINING_PACKAGES = (
 )
 # Functions are named one by one: others of the same modules write files or reach the network.
 FUNCTION_MODULES = ("daclip.samplers.grids", "daclip.diffusion.weighting", "daclip.diffusion.times")
-FUNCTIONS = ("daclip.clip.controller.create_daclip", "daclip.wandb_run.wandb_logger")
+FUNCTIONS = (
+    "daclip.clip.controller.create_daclip",
+    "daclip.recognition.efficientnet_lite",
+    "daclip.recognition.vgg16",
+    "daclip.wandb_run.wandb_logger",
+)
 
 
 def _strings(node: Any) -> Iterator[tuple[str, str]]:
