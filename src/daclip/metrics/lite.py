@@ -30,7 +30,7 @@ class LiteDistance(PairMetric):
         """Distance of each photo, `[B]`; 0 for equal photos.
 
         Raises:
-            MetricUnavailableError: The package with the weights is missing; a side is below 32.
+            MetricUnavailableError: The package with the weights is damaged; a side is below 32.
         """
         refuse_small(images, 32)
         return self._network.to(images.device).distance(images, reference)
