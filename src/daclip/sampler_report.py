@@ -89,7 +89,9 @@ def _chart(scores: Sequence[Score], metrics: Mapping[str, PairMetric]) -> str:
             Panel("PSNR gain", calls, "dB", points("nfe", "gain"), 4.0),
             Panel("SSIM", calls, "SSIM", points("nfe", "ssim"), 0.25),
             *(
-                Panel(name, calls, name, points("nfe", name), 0.5, lower_is_better=not metric.higher_is_better)
+                Panel(name, calls, name, points("nfe", name), 0.5)
+                if metric.higher_is_better
+                else Panel(f"{name} (smaller is better)", calls, name, points("nfe", name), 0.5, lower_is_better=True)
                 for name, metric in metrics.items()
             ),
             Panel("PSNR gain by time", "seconds a photo", "dB", points("seconds", "gain"), 4.0),
