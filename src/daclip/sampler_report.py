@@ -78,8 +78,9 @@ def _chart(scores: Sequence[Score], metrics: Mapping[str, PairMetric]) -> str:
         if all(score.nfe != other.nfe for other in line):
             line.append(score)
 
+    values = {name: [{**asdict(score), **score.others} for score in line] for name, line in lines.items()}
+
     def points(x: str, y: str) -> dict[str, list[tuple[float, float]]]:
-        values = {name: [{**asdict(score), **score.others} for score in line] for name, line in lines.items()}
         return {name: [(value[x], value[y]) for value in line] for name, line in values.items()}
 
     calls = "network evaluations"

@@ -49,7 +49,7 @@ def test_features_come_from_five_resolutions(network: Recognizer) -> None:
 
 
 def test_the_distance_is_not_that_of_pixels(network: Recognizer) -> None:
-    """At one mean squared error a change of brightness disturbs least, then noise in few large spots."""
+    """At one mean squared error a change of brightness disturbs far less than blur or noise."""
     clean = 0.1 + 0.8 * photo("astronaut")
     noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(0))
     blurred = F.interpolate(F.avg_pool2d(clean, 4), clean.shape[2:], mode="bilinear") - clean
