@@ -20,7 +20,7 @@ export MALLOC_TRIM_THRESHOLD_ ?= 8589934592
 export MALLOC_TOP_PAD_ ?= 268435456
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train-daclip train-restorer evaluate restore app dataset check-dataset degradations benchmark sampler-report test lint format lock wheel clean import-daclip export-daclip evaluate-daclip import-restorer export-restorer report sweep recipes reproduce dashboard soak audit
+.PHONY: help setup train-daclip train-restorer evaluate restore app dataset check-dataset degradations benchmark sampler-report test lint format lock wheel clean import-daclip export-daclip evaluate-daclip import-restorer export-restorer report sweep dashboard soak
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -87,20 +87,11 @@ report: .venv/ready ## one page from RUNS="folder folder …" into OUTPUT=folder
 sweep: .venv/ready ## many runs: SWEEP=name of conf/sweep; goes on where it was stopped
 	@$(BIN)/python -m daclip.sweep $(if $(SWEEP),sweep=$(SWEEP)) $(ARGS)
 
-reproduce: .venv/ready ## replay RUN=folder from its record and compare
-	@$(BIN)/python -m daclip.reproduce $(if $(RUN),'run="$(RUN)"') $(ARGS)
-
-recipes: .venv/ready ## table of recipes from records; RUNS="folder …" takes over finished runs
-	@$(BIN)/python -m daclip.recipes 'runs=[$(call listed,$(RUNS))]' $(ARGS)
-
 dashboard: .venv/ready ## wandb workspace of both stages
 	@$(BIN)/python -m daclip.dashboard $(ARGS)
 
 soak: .venv/ready ## train both stages for MINUTES=60 and watch memory, files, processes, throughput
 	$(BIN)/python experiments/soak.py $(or $(MINUTES),60) $(ARGS)
-
-audit: .venv/ready ## known vulnerabilities of the locked packages; needs a network
-	@$(BIN)/python -m daclip.audit
 
 test: .venv/ready ## all tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)

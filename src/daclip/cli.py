@@ -35,8 +35,6 @@ COMMANDS: dict[str, tuple[str, list[str]]] = {
     "export restorer": ("daclip.export_restorer", []),
     "report": ("daclip.report", []),
     "sweep": ("daclip.sweep", []),
-    "reproduce": ("daclip.reproduce", []),
-    "recipes": ("daclip.recipes", []),
     "dashboard": ("daclip.dashboard", []),
 }
 
@@ -73,9 +71,6 @@ USAGE = """usage: daclip COMMAND [hydra overrides]
   daclip report runs=[FOLDER,…]
                              one page from the records of runs
   daclip sweep sweep=NAME    many runs and the table of what came out
-  daclip reproduce run=FOLDER
-                             replay a run from its record and compare
-  daclip recipes             table of recipes from their records
   daclip dashboard           wandb workspace of both stages
 
 COMMAND --help lists a command's options."""

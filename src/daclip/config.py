@@ -17,7 +17,6 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from daclip.errors import DaclipError, StoppedError
-from daclip.reliability.secrets import refuse_secrets
 
 __all__ = [
     "composed",
@@ -170,7 +169,6 @@ def run_entry(task: Callable[[DictConfig], Any], config_name: str) -> None:
     # Hydra names the job after the function's module.
     with_one_line_errors.__module__ = "__main__"
     try:
-        refuse_secrets(sys.argv[1:])
         hydra.main(version_base="1.3", config_path=config_dir(), config_name=config_name)(with_one_line_errors)()
     except DaclipError as error:
         sys.exit(f"error: {error}")

@@ -6,50 +6,28 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import Tensor, distributed, nn
-from torch.distributed.tensor import DTensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-
-__all__ = ["OptimizerFactory", "StageModule", "decay_groups", "global_norm", "scale_down", "warmup_cosine"]
 
 OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
 
 
 def decay_groups(module: nn.Module) -> list[dict[str, Any]]:
-    """Trainable parameters in groups: with the optimiser's weight decay and without.
-
-    Vectors and scalars (biases, gains, the logit scale) never decay. Sharded and whole parameters are kept apart,
-    because fused optimisers take one kind at a time.
-    """
-    groups: dict[tuple[bool, bool], dict[str, Any]] = {}
+    """Trainable parameters in two groups: with the optimiser's weight decay, and without (vectors and scalars)."""
+    groups: dict[bool, dict[str, Any]] = {}
     for parameter in module.parameters():
         if parameter.requires_grad:
-            free, sharded = parameter.ndim < 2, isinstance(parameter, DTensor)
-            group = groups.setdefault((free, sharded), {"params": [], **({"weight_decay": 0.0} if free else {})})
-            group["params"].append(parameter)
-    return [groups[kind] for kind in sorted(groups)]
+            free = parameter.ndim < 2
+            groups.setdefault(free, {"params": [], **({"weight_decay": 0.0} if free else {})})["params"].append(
+                parameter
+            )
+    return [groups[free] for free in sorted(groups)]
 
 
 def global_norm(gradients: Sequence[Tensor]) -> Tensor:
-    """Euclidean norm of all gradients together, a float32 scalar; sharded ones count with all their shards.
-
-    Like the norm of `clip_grad_norm_`, and the same on every rank.
-    """
-    kinds = [[g for g in gradients if isinstance(g, DTensor) is sharded] for sharded in (False, True)]
-    norms = [nn.utils.get_total_norm(kind) for kind in kinds if kind]
-    whole = [norm.full_tensor() if isinstance(norm, DTensor) else norm for norm in norms]
-    if not whole:
-        return torch.zeros(())
-    return whole[0] if len(whole) == 1 else torch.stack(whole).norm()
-
-
-def scale_down(gradients: Sequence[Tensor], factor: float) -> None:
-    """Multiply all gradients in place by a factor of at most 1."""
-    for sharded in (False, True):
-        kind = [gradient for gradient in gradients if isinstance(gradient, DTensor) is sharded]
-        if kind and factor < 1:
-            torch._foreach_mul_(kind, factor)
+    """Euclidean norm of all gradients together, a float32 scalar."""
+    return nn.utils.get_total_norm(gradients) if gradients else torch.zeros(())
 
 
 def warmup_cosine(step: int, warmup: int, total: int, final: float) -> float:
@@ -75,7 +53,6 @@ class StageModule(L.LightningModule):
 
     Attributes:
         step_skipped: Whether the last optimiser step was left out because its loss or gradient was not finite.
-        replicated_group: With sharding, the ranks over which gradients of whole parameters are averaged; else None.
 
     Args:
         optimizer: Makes the optimiser from parameter groups.
@@ -89,7 +66,6 @@ class StageModule(L.LightningModule):
         self.warmup_steps = warmup_steps
         self.final_lr = final_lr
         self.step_skipped = False
-        self.replicated_group: Any = None
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Groups of all trainable parameters for the optimiser."""
@@ -101,10 +77,6 @@ class StageModule(L.LightningModule):
         total = int(self.trainer.estimated_stepping_batches)
         scheduler = LambdaLR(optimizer, lambda step: warmup_cosine(step, self.warmup_steps, total, self.final_lr))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def networks(self) -> list[nn.Module]:
-        """The networks that learn and are called as a whole: what can be spread over ranks."""
-        raise NotImplementedError
 
     def constrain(self) -> None:
         """Bring parameters back to where they are allowed to be; called behind every optimiser step."""
@@ -140,11 +112,6 @@ class StageModule(L.LightningModule):
         if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
             scaler.unscale_(optimizer)
         gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
-        if self.replicated_group is not None:
-            for gradient in gradients:
-                if not isinstance(gradient, DTensor):
-                    gradient /= distributed.get_world_size(self.replicated_group)
-                    distributed.all_reduce(gradient, group=self.replicated_group)
         norm = global_norm(gradients)
         self.log("train/grad_norm", norm)
         self.step_skipped = not bool(torch.isfinite(norm))
@@ -152,4 +119,6 @@ class StageModule(L.LightningModule):
             for parameter in self.parameters():
                 parameter.grad = None
         elif gradient_clip_val is not None:
-            scale_down(gradients, min(1.0, float(gradient_clip_val) / (float(norm) + 1e-6)))
+            factor = float(gradient_clip_val) / (float(norm) + 1e-6)
+            if factor < 1:
+                torch._foreach_mul_(gradients, factor)

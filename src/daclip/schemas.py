@@ -18,9 +18,7 @@ __all__ = [
     "ExportRestorerConfig",
     "ImportDaclipConfig",
     "ImportRestorerConfig",
-    "RecipesConfig",
     "ReportConfig",
-    "ReproduceConfig",
     "RestoreConfig",
     "SamplerReportConfig",
     "SheetConfig",
@@ -294,23 +292,6 @@ class SweepConfig:
     launcher: str | None = None
     launcher_options: dict[str, Any] = field(default_factory=dict)
     job: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass
-class ReproduceConfig:
-    """Top level of `reproduce.yaml`."""
-
-    run: str | None = None
-    output: str = MISSING
-    tolerance: float = MISSING
-
-
-@dataclass
-class RecipesConfig:
-    """Top level of `recipes.yaml`."""
-
-    runs: list[str] = field(default_factory=list)
-    folder: str = MISSING
 
 
 @dataclass

@@ -31,7 +31,6 @@ from daclip.records import provenance
 from daclip.reliability.non_finite import skipped_steps
 from daclip.reliability.resume import checkpoint_to_resume, keep_logs
 from daclip.reliability.secrets import hide_secrets
-from daclip.reliability.sharding import whole_state
 from daclip.schemas import TrainConfig
 from daclip.wandb_run import describe_run, finish_run, log_artifact
 
@@ -98,8 +97,8 @@ def train(cfg: DictConfig, run_folder: Path) -> tuple[dict[str, Any], dict[str, 
         log.warning("%d damaged photos were left out: %s", len(damaged), ", ".join(damaged))
     if skipped := skipped_steps(trainer):
         metrics["skipped_steps"] = skipped
-    weights = whole_state(daclip if is_stage_1 else module.denoiser.backbone)
     if trainer.is_global_zero:
+        weights = (daclip if is_stage_1 else module.denoiser.backbone).state_dict()
         record = provenance(
             cfg.seed,
             ["python", "-m", "daclip.train", *sys.argv[1:]],

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from running import TINY, assert_one_line, invoke, read
+from running import TINY, invoke, read
 
 SMOKE_1 = ["experiments=smoke_daclip", *TINY]
 SMOKE_2 = ["experiments=smoke_restorer", *TINY]
@@ -39,36 +39,6 @@ def test_every_job_of_a_process_has_its_own_wandb_run(place: Path) -> None:
         assert len(list((place / "one" / str(job)).glob("wandb/offline-run-*/*.wandb"))) == 1
 
 
-@pytest.mark.parametrize("run", ["one/0", "two/1/artifact", "score"])
-def test_a_run_is_reproduced_from_its_record(
-    place: Path, run: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(place)
-    assert invoke("daclip.reproduce", f"run={run}", f"output=again/{run}") is None
-    found = read(place / "again" / run / "reproduction.json")
-    assert found["identical"]
-    assert found["differences"] == []
-    assert not [row for row in found["circumstances"] if row["name"].startswith(("versions", "data"))]
-    assert "all scores are identical" in capsys.readouterr().out
-    if run == "score":
-        first, second = ((place / name / "photos.csv").read_bytes() for name in ("score", "again/score/run"))
-        assert first == second
-
-
-def test_a_score_that_is_not_reproduced_is_named(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(place)
-    path = place / "score" / "metrics.json"
-    text = path.read_text(encoding="utf-8")
-    psnr = read(path)["mean"]["psnr"]
-    path.write_text(text.replace(f'"psnr": {psnr}', f'"psnr": {psnr + 0.5}'), encoding="utf-8")
-    try:
-        error = invoke("daclip.reproduce", "run=score", "output=again/changed")
-        assert_one_line(error, "1 scores differ", "mean.psnr")
-        assert invoke("daclip.reproduce", "run=score", "output=again/near", "tolerance=0.6") is None
-    finally:
-        path.write_text(text, encoding="utf-8")
-
-
 def test_a_record_says_what_was_run_on_what(place: Path) -> None:
     record = read(place / "two" / "0" / "artifact" / "record.json")
     assert record["seed"] == 0
@@ -80,20 +50,3 @@ def test_a_record_says_what_was_run_on_what(place: Path) -> None:
     score = read(place / "score" / "metrics.json")["record"]
     assert score["config"]["metric"]["psnr"]["_target_"] == "daclip.metrics.psnr.Psnr"
     assert score["data"]["held_out"] == record["data"]["held_out"]
-
-
-@pytest.mark.parametrize(
-    ("arguments", "parts"),
-    [
-        ([], ["run=outputs/restorer/latest"]),
-        (["run=nowhere"], ["nowhere", "no such folder"]),
-        (["run=."], ["neither a training run"]),
-        (["run=score", "output=score"], ["mix the replay"]),
-    ],
-    ids=lambda value: "_".join(value)[:40],
-)
-def test_a_mistake_ends_in_one_line(
-    place: Path, arguments: list[str], parts: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(place)
-    assert_one_line(invoke("daclip.reproduce", *arguments), *parts)

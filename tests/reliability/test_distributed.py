@@ -187,13 +187,6 @@ def test_a_rank_that_fails_ends_the_others(tmp_path: Path) -> None:
     assert "the graphics card fell out" in (tmp_path / "rank_1.txt").read_text()
 
 
-def test_a_weight_average_of_sharded_weights_is_refused(tmp_path: Path) -> None:
-    more = [*options("restorer", 2, "fsdp"), "trainer.devices=2"]
-    _, statuses = run_ranks(2, tmp_path, lambda rank: fit("restorer", tmp_path / "run", *more))
-    assert statuses == [1, 1]
-    assert "~callbacks.ema" in (tmp_path / "rank_0.txt").read_text()
-
-
 def test_the_official_network_has_no_unused_parameter(tmp_path: Path) -> None:
     more = [
         *options("restorer", 2, "torchrun"),

@@ -1,7 +1,6 @@
 """The parts of experiments/ that judge or write a page: without the hour that their measurements take."""
 
 import importlib.util
-import json
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -48,8 +47,3 @@ def test_whatever_grows_piles_up_or_slows_down_is_named(change: object, part: st
     _, wrong = soak.verdict("daclip", samples)
     assert len(wrong) == 1
     assert wrong[0].startswith(f"daclip: {part}")
-
-
-def test_the_page_on_scaling_is_what_its_constants_say() -> None:
-    constants = json.loads((ROOT / "experiments" / "scaling_constants.json").read_text(encoding="utf-8"))
-    assert script("scaling_model").page(constants) == (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
@@ -137,10 +137,6 @@ class ControllerPretraining(StageModule):
             self.log("train/distillation_loss", terms.distillation, batch_size=size)
         self.log("train/logit_scale", self.daclip.scale(), batch_size=size)
         return terms.total
-
-    def networks(self) -> list[nn.Module]:
-        """The controller."""
-        return [self.daclip.controller]
 
     def constrain(self) -> None:
         """Keep the logit scale where its exponential lies in [1, 100]."""

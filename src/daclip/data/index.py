@@ -16,7 +16,7 @@ Progress = Callable[[str, int, int], None]
 """Told what is being done, how much of it is done, and how much there is."""
 
 BATCH = 16  # files between two records of progress: an interruption costs no more
-RECORD = ("path", "bytes", "mtime_ns", "sha256", "width", "height")
+FACTS = ("path", "bytes", "mtime_ns", "sha256", "width", "height")
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,8 @@ def _remembered(journal: Journal, paths: Container[str]) -> dict[tuple[str, int,
     """Stamp to hash, width and height of the files that earlier scans have read."""
     known = {}
     for record in journal:
-        if all(name in record for name in RECORD) and record["path"] in paths:
-            path, length, time, *facts = (record[name] for name in RECORD)
+        if all(name in record for name in FACTS) and record["path"] in paths:
+            path, length, time, *facts = (record[name] for name in FACTS)
             known[path, length, time] = (facts[0], facts[1], facts[2])
     return known
 
@@ -127,7 +127,7 @@ def scan(paths: Iterable[Path], memory: str | Path, workers: int, progress: Prog
                 else:
                     files[path] = result
                     values = (*stamps[path], result.sha256, result.width, result.height)
-                    records.append(dict(zip(RECORD, values, strict=True)))
+                    records.append(dict(zip(FACTS, values, strict=True)))
             journal.append(records)
             if progress:
                 progress("reading", min(start + BATCH, len(paths)), len(paths))

@@ -95,10 +95,6 @@ class RestorationDiffusion(StageModule):
             self.denoiser.backbone.compile()
         self._scores: dict[str, list[tuple[float, float]]] = defaultdict(list)
 
-    def networks(self) -> list[torch.nn.Module]:
-        """The backbone."""
-        return [self.denoiser.backbone]
-
     def training_step(self, batch: RestorationBatch, batch_index: int) -> Tensor:
         """One step on a batch of pairs."""
         lq = batch.lq.contiguous(memory_format=torch.channels_last)

@@ -3,13 +3,11 @@
 import logging
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from daclip.errors import DaclipError
-
-__all__ = ["hide_secrets", "redact", "redacted", "refuse_secrets"]
+__all__ = ["hide_secrets", "redact", "redacted"]
 
 STRUCK_OUT = "[secret]"
 # What the last part of a name says when its value is a secret: api_key, hf_token, WANDB_API_KEY, AWS_SECRET_ACCESS_KEY.
@@ -19,23 +17,6 @@ VALUE = re.compile(
     r"\b(hf_[A-Za-z0-9]{16,}|wandb_v\d_[A-Za-z0-9_]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{16,}|AKIA[A-Z0-9]{16})"
 )
 SHORTEST = 8  # characters; shorter values of such names are settings and would strike out ordinary words
-
-
-def refuse_secrets(arguments: Sequence[str]) -> None:
-    """Refuse a command line that holds a key or token: other users see it, and shells and loggers keep it.
-
-    Raises:
-        DaclipError: Names the option, never the value.
-    """
-    for argument in arguments:
-        key, equals, value = argument.partition("=")
-        key = key.lstrip("+~")
-        named = bool(equals) and NAME.search(key) and value not in ("", "null") and not value.startswith("${")
-        if named or VALUE.search(argument):
-            raise DaclipError(
-                f"{key if equals else 'an argument'} holds a key or token, which the command line shows to others; "
-                "set it in the environment (WANDB_API_KEY, HF_TOKEN) or log in (wandb login, hf auth login)"
-            )
 
 
 def _known() -> list[str]:
