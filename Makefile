@@ -37,58 +37,58 @@ setup: .venv/ready ## make .venv from requirements.lock
 	@touch $@
 
 train-daclip: .venv/ready ## stage 1: the controller learns to name degradations
-	$(BIN)/python -m daclip.train $(RECIPE) $(ARGS)
+	$(BIN)/python -m daclip.commands.train $(RECIPE) $(ARGS)
 
 train-restorer: .venv/ready ## stage 2: the restorer (trains stage 1 first if there is none)
-	$(BIN)/python -m daclip.train --config-name train_restorer $(RECIPE) $(ARGS)
+	$(BIN)/python -m daclip.commands.train --config-name train_restorer $(RECIPE) $(ARGS)
 
 evaluate: .venv/ready ## table, JSON and picture grid on held-out photos
-	$(BIN)/python -m daclip.evaluate $(ARGS)
+	$(BIN)/python -m daclip.commands.evaluate $(ARGS)
 
 restore: .venv/ready ## restore INPUT=file-or-folder into OUTPUT=folder
-	@$(BIN)/python -m daclip.restore $(if $(INPUT),'input="$(INPUT)"') $(if $(OUTPUT),'output="$(OUTPUT)"') $(ARGS)
+	@$(BIN)/python -m daclip.commands.restore $(if $(INPUT),'input="$(INPUT)"') $(if $(OUTPUT),'output="$(OUTPUT)"') $(ARGS)
 
 app: .venv/ready ## web page for restoring photos
 	@$(BIN)/python -m daclip.app $(ARGS)
 
 dataset: .venv/ready ## captioned dataset from the photos in SOURCE=folder into OUTPUT=folder
-	@$(BIN)/python -m daclip.dataset $(if $(SOURCE),'source="$(SOURCE)"') $(if $(OUTPUT),'output="$(OUTPUT)"') $(ARGS)
+	@$(BIN)/python -m daclip.commands.dataset $(if $(SOURCE),'source="$(SOURCE)"') $(if $(OUTPUT),'output="$(OUTPUT)"') $(ARGS)
 
 check-dataset: .venv/ready ## what is wrong with SOURCE=folder: photos, pairs or a built dataset
-	@$(BIN)/python -m daclip.check_dataset $(if $(SOURCE),'source="$(SOURCE)"') $(ARGS)
+	@$(BIN)/python -m daclip.commands.check_dataset $(if $(SOURCE),'source="$(SOURCE)"') $(ARGS)
 
 degradations: .venv/ready ## contact sheet of the corruptions
-	$(BIN)/python -m daclip.sheet $(ARGS)
+	$(BIN)/python -m daclip.commands.degradations $(ARGS)
 
 benchmark: .venv/ready ## speed ratios against a plain baseline
-	$(BIN)/python -m daclip.benchmark $(ARGS)
+	$(BIN)/python -m benchmarks.benchmark $(ARGS)
 
 sampler-report: .venv/ready ## quality and seconds of every sampler at 1 to 100 network evaluations
-	$(BIN)/python -m daclip.sampler_report $(ARGS)
+	$(BIN)/python -m daclip.commands.sampler_report $(ARGS)
 
 import-daclip: .venv/ready ## official weights CKPT=file to a stage-1 artifact; CLIP=vit_b_32 or vit_l_14
-	@$(BIN)/python -m daclip.import_daclip $(if $(CKPT),'checkpoint="$(CKPT)"') $(if $(CLIP),clip=$(CLIP)) $(ARGS)
+	@$(BIN)/python -m daclip.commands.import_daclip $(if $(CKPT),'checkpoint="$(CKPT)"') $(if $(CLIP),clip=$(CLIP)) $(ARGS)
 
 export-daclip: .venv/ready ## stage-1 ARTIFACT=folder to official weights OUTPUT=file
-	@$(BIN)/python -m daclip.export_daclip $(if $(ARTIFACT),'artifact="$(ARTIFACT)"') $(if $(OUTPUT),'output="$(OUTPUT)"') $(ARGS)
+	@$(BIN)/python -m daclip.commands.export_daclip $(if $(ARTIFACT),'artifact="$(ARTIFACT)"') $(if $(OUTPUT),'output="$(OUTPUT)"') $(ARGS)
 
 evaluate-daclip: .venv/ready ## stage 1 on held-out photos: words, calibration, content, captions; ARTIFACT=folder
-	$(BIN)/python -m daclip.evaluate_daclip $(if $(ARTIFACT),'artifact="$(ARTIFACT)"') $(ARGS)
+	$(BIN)/python -m daclip.commands.evaluate_daclip $(if $(ARTIFACT),'artifact="$(ARTIFACT)"') $(ARGS)
 
 import-restorer: .venv/ready ## official weights CKPT=file with DACLIP=artifact-or-file to an artifact, VARIANT=universal|mix|wild
-	@$(BIN)/python -m daclip.import_restorer $(if $(CKPT),'ckpt="$(CKPT)"') $(if $(DACLIP),'daclip="$(DACLIP)"') $(if $(VARIANT),variant=$(VARIANT)) $(ARGS)
+	@$(BIN)/python -m daclip.commands.import_restorer $(if $(CKPT),'ckpt="$(CKPT)"') $(if $(DACLIP),'daclip="$(DACLIP)"') $(if $(VARIANT),variant=$(VARIANT)) $(ARGS)
 
 export-restorer: .venv/ready ## the U-Net of ARTIFACT=folder as official weights OUTPUT=file
-	@$(BIN)/python -m daclip.export_restorer $(if $(ARTIFACT),'artifact="$(ARTIFACT)"') $(if $(OUTPUT),'output="$(OUTPUT)"') $(ARGS)
+	@$(BIN)/python -m daclip.commands.export_restorer $(if $(ARTIFACT),'artifact="$(ARTIFACT)"') $(if $(OUTPUT),'output="$(OUTPUT)"') $(ARGS)
 
 report: .venv/ready ## one page from RUNS="folder folder …" into OUTPUT=folder
-	@$(BIN)/python -m daclip.report 'runs=[$(call listed,$(RUNS))]' $(if $(OUTPUT),'output="$(OUTPUT)"') $(ARGS)
+	@$(BIN)/python -m daclip.commands.report 'runs=[$(call listed,$(RUNS))]' $(if $(OUTPUT),'output="$(OUTPUT)"') $(ARGS)
 
 sweep: .venv/ready ## many runs: SWEEP=name of conf/sweep; goes on where it was stopped
-	@$(BIN)/python -m daclip.sweep $(if $(SWEEP),sweep=$(SWEEP)) $(ARGS)
+	@$(BIN)/python -m daclip.commands.sweep $(if $(SWEEP),sweep=$(SWEEP)) $(ARGS)
 
 dashboard: .venv/ready ## wandb workspace of both stages
-	@$(BIN)/python -m daclip.dashboard $(ARGS)
+	@$(BIN)/python -m daclip.commands.dashboard $(ARGS)
 
 soak: .venv/ready ## train both stages for MINUTES=60 and watch memory, files, processes, throughput
 	$(BIN)/python experiments/soak.py $(or $(MINUTES),60) $(ARGS)

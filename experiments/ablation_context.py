@@ -18,7 +18,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from daclip.records import write_json, write_text
+from daclip.files import write_json, write_text
 
 # Setting → overrides of the network.
 SETTINGS = {
@@ -36,7 +36,7 @@ def run(folder: Path, command: Sequence[str], console: Console) -> dict[str, dic
     done = folder / "metrics.json"
     if not done.is_file():
         console.print(f"training {folder}")
-        subprocess.run([sys.executable, "-m", "daclip.train", *command, f"output={folder}"], check=True)
+        subprocess.run([sys.executable, "-m", "daclip.commands.train", *command, f"output={folder}"], check=True)
         write_json(done, json.loads((folder / "latest" / "metrics.json").read_text(encoding="utf-8")))
     scores: dict[str, dict[str, float]] = json.loads(done.read_text(encoding="utf-8"))["per_degradation"]
     return scores

@@ -29,13 +29,13 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
-import daclip.build
-import daclip.train
+import daclip.commands.assembly
+import daclip.commands.train
+from daclip import files
+from daclip.commands.schemas import TrainConfig
 from daclip.config import run_config
 from daclip.errors import DaclipError, StoppedError
-from daclip.reliability import files
-from daclip.reliability.checkpoint_io import SafeCheckpointIO, damage, newest_complete, read_checkpoint
-from daclip.schemas import TrainConfig
+from daclip.training.checkpointing import SafeCheckpointIO, damage, newest_complete, read_checkpoint
 
 FAULTS = {
     "SIGKILL at a random moment": "random",
@@ -192,15 +192,15 @@ def live(stage: str, folder: Path, options: list[str], strike: Strike) -> int:
             os.dup2(output.fileno(), 1)
             os.dup2(output.fileno(), 2)
         cfg = run_config(f"train_{stage}", TrainConfig, folder, options)
-        plain = daclip.build.build_trainer
+        plain = daclip.commands.assembly.build_trainer
 
         def struck(given: Any) -> L.Trainer:
             trainer = plain(given)
             trainer.callbacks.insert(0, strike)
             return trainer
 
-        daclip.train.build_trainer = struck  # type: ignore[attr-defined]
-        daclip.train.train(cfg, folder)
+        daclip.commands.train.build_trainer = struck  # type: ignore[attr-defined]
+        daclip.commands.train.train(cfg, folder)
         status = 0
     except StoppedError as stopped:
         status = stopped.exit_status

@@ -25,12 +25,11 @@ from PIL import Image
 from skimage import data
 
 from daclip import Restorer
-from daclip.checkpoints import Artifact
-from daclip.data.pairs import generator_for
-from daclip.restoring.jobs import Job
-from daclip.restoring.photo_files import read_photo
-from daclip.restoring.work import Request, attempt
-from daclip.timing import peak_memory
+from daclip.artifacts import Artifact
+from daclip.images import read_photo
+from daclip.restoring.batch import Job, Request, attempt
+from daclip.rng import generator_for
+from daclip.training.callbacks import peak_memory
 
 
 def noisy_photo(height: int, width: int) -> Image.Image:

@@ -16,12 +16,13 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from daclip.checkpoints import Artifact, find_artifact, load_daclip
-from daclip.data.images import find_images, load_image
-from daclip.data.photos import EmbeddedPhotos
+from daclip.arithmetic import autocast, device_by_name
+from daclip.artifacts import Artifact, find_artifact, load_daclip
+from daclip.data.sources import EmbeddedPhotos
 from daclip.degradations import vocabulary
-from daclip.precision import autocast, device_by_name
-from daclip.records import provenance, write_json
+from daclip.files import write_json
+from daclip.images import find_images, load_image
+from daclip.training.provenance import provenance
 
 # Their name → our word. Only what one of our words describes.
 CORRUPTIONS = {

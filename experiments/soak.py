@@ -4,8 +4,8 @@ Question: can a run last for days?
 Command:  make soak MINUTES=60, which is python experiments/soak.py 60 [--output outputs/soak]
 Expected: exit status 0; memory, open files and children flat, no zombies, throughput steady, in report.md and soak.svg.
 
-Each stage runs for half of the time as `python -m daclip.train`, with two loader processes, held-out passes and saved
-states. At the end it is asked to stop by SIGTERM and must end with status 75 and leave no process behind.
+Each stage runs for half of the time as `python -m daclip.commands.train`, with two loader processes,
+held-out passes and saved states. At the end it is asked to stop by SIGTERM and must end with status 75 and leave no process behind.
 """
 
 import argparse
@@ -21,8 +21,8 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from daclip.line_chart import Panel, line_charts
-from daclip.records import write_json, write_text
+from daclip.files import write_json, write_text
+from daclip.reporting.tables import Panel, line_charts
 
 WARM_UP = 0.25  # share of the time in which caches fill and which the limits leave out
 GROWTH = 0.05  # of memory and open files that may be noise
@@ -128,7 +128,7 @@ def soak(stage: str, minutes: float, folder: Path, interval: float) -> tuple[lis
     Returns:
         The samples, and what was wrong with how the run ended.
     """
-    command = [sys.executable, "-m", "daclip.train", *STAGES[stage], *SHARED]
+    command = [sys.executable, "-m", "daclip.commands.train", *STAGES[stage], *SHARED]
     started = time.monotonic()
     samples: list[Sample] = []
     wrong: list[str] = []
@@ -238,7 +238,9 @@ def main() -> None:
     wrong: list[str] = []
     # Stage 2 needs stage 1's artifact.
     first = ["experiments=smoke_daclip", "output=outputs/daclip"]
-    subprocess.run([sys.executable, "-m", "daclip.train", *first], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, "-m", "daclip.commands.train", *first], cwd=folder, check=True, stdout=subprocess.DEVNULL
+    )
     for stage in STAGES:
         found[stage], ended = soak(stage, arguments.minutes / 2, folder, interval)
         figures[stage], limits = verdict(stage, found[stage])

@@ -3,7 +3,7 @@
 `--compare` puts another choice in the place of the losses, which needs no captions: the order of injection, the view of
 a photo, or the kind of distillation.
 
-Each run is one `python -m daclip.train experiments=ablation_daclip …` in a folder of its own below --output; runs that
+Each run is one `python -m daclip.commands.train experiments=ablation_daclip …` in a folder of its own below --output; runs that
 are done are not repeated, so the command can be stopped and started again at any time. In the end the table is
 printed and written: accuracy on held-out photos, cosine of the steered embedding to the clean photo's, and the
 degradation loss of the last fifth of training against ln(B/K), which one-to-one InfoNCE cannot go below.
@@ -21,7 +21,7 @@ from typing import Any
 
 from rich.console import Console
 
-from daclip.records import write_json, write_text
+from daclip.files import write_json, write_text
 
 # What the other comparisons hold fixed.
 FIXED = ["loss=multi_positive", "stage.loss.caption_weight=0", "stage.loss.distillation_weight=1"]
@@ -59,7 +59,7 @@ def run(arm: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
         command += COMPARISONS[options.compare][arm]
         if options.captions:
             command.append(f"data.photos.captions={json.dumps(str(Path(options.captions).resolve()))}")
-        subprocess.run([sys.executable, "-m", "daclip.train", *command], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run([sys.executable, "-m", "daclip.commands.train", *command], check=True, stdout=subprocess.DEVNULL)
     artifact = (output / "latest").resolve()
     metrics: dict[str, Any] = json.loads((artifact / "metrics.json").read_text(encoding="utf-8"))
     if metrics["steps"] != options.steps:

@@ -27,7 +27,7 @@ import torch
 from PIL import Image
 
 from daclip.data.hub import HubPhotos
-from daclip.data.mix import WordSchedule
+from daclip.data.mixed import WordSchedule
 from daclip.data.pairs import Augmentation, PairMaker, Sample
 from daclip.data.photos import CleanPhoto
 from daclip.data.stream import StreamedPairs, StreamLoader

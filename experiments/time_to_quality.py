@@ -20,12 +20,13 @@ import torch
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from daclip.build import build_data, build_restoration, build_trainer, resolved
-from daclip.checkpoints import load_daclip, save_artifact
+from daclip.artifacts import load_daclip, save_artifact
+from daclip.commands.assembly import build_data, build_restoration, build_trainer, resolved
+from daclip.commands.schemas import TrainConfig
 from daclip.config import config_dir, validated
-from daclip.line_chart import Panel, line_charts
-from daclip.records import provenance, write_json, write_text
-from daclip.schemas import TrainConfig
+from daclip.files import write_json, write_text
+from daclip.reporting.tables import Panel, line_charts
+from daclip.training.provenance import provenance
 
 # Arm → overrides. Both get the recipe's network, data, batches and weight average.
 ARMS = {

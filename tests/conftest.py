@@ -9,8 +9,8 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from daclip.build import make
-from daclip.checkpoints import save_artifact
+from daclip.artifacts import save_artifact
+from daclip.commands.assembly import make
 from daclip.config import config_dir
 from small_clip import CLIP
 

@@ -18,14 +18,6 @@ from omegaconf.errors import OmegaConfBaseException
 
 from daclip.errors import DaclipError, StoppedError
 
-__all__ = [
-    "composed",
-    "config_dir",
-    "run_config",
-    "run_entry",
-    "validated",
-]
-
 
 def config_dir() -> str:
     """Absolute path of `conf/`: beside the package in a wheel, else at the root of the checkout."""

@@ -1,7 +1,5 @@
 """The one exception that means "the user can fix this"."""
 
-__all__ = ["DaclipError", "DamagedPhotoError", "StoppedError"]
-
 
 class DaclipError(Exception):
     """A mistake in the input, stated in one line that says what is wrong and what to do.

@@ -4,8 +4,6 @@ from dataclasses import dataclass, fields
 
 from torch import Tensor
 
-__all__ = ["Conditioning", "RestorationBatch"]
-
 
 @dataclass
 class RestorationBatch:

@@ -12,7 +12,7 @@ import torch
 import torchvision
 from skimage import data
 
-from daclip.build import make
+from daclip.commands.assembly import make
 from daclip.config import config_dir
 from daclip.metrics.base import MetricUnavailableError, PairMetric, SetMetric
 from daclip.metrics.protocol import Protocol

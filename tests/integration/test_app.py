@@ -15,14 +15,14 @@ from omegaconf import OmegaConf
 from PIL import Image
 from skimage import data
 
+from daclip.commands.schemas import AppConfig
 from daclip.config import composed, validated
 from daclip.errors import DaclipError
-from daclip.schemas import AppConfig
 
 pytest.importorskip("gradio")
 gradio_client = pytest.importorskip("gradio_client")
 
-from daclip.app.serve import launch, page_of  # noqa: E402  only with Gradio
+from daclip.app.server import launch, page_of  # noqa: E402
 
 COFFEE = np.ascontiguousarray(data.coffee()[:48, :64])
 

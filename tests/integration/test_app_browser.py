@@ -17,15 +17,15 @@ from omegaconf import OmegaConf
 from PIL import Image
 from skimage import data
 
+from daclip.commands.schemas import AppConfig
 from daclip.config import composed, validated
-from daclip.schemas import AppConfig
 
 pytest.importorskip("gradio")
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 
-from daclip.app.serve import launch, page_of  # noqa: E402  only with Gradio
+from daclip.app.server import launch, page_of  # noqa: E402
 
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 ARTIFACT = os.environ.get("DACLIP_ARTIFACT")

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from daclip.checkpoints import Artifact
+from daclip.artifacts import Artifact
 from daclip.degradations import vocabulary
 
 TEN = {
@@ -25,7 +25,7 @@ TEN = {
 
 def test_stage_1_learns_the_single_words_of_combined_labels(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "daclip.train", "experiments=smoke_daclip", "degradation=[composite,wild]"],
+        [sys.executable, "-m", "daclip.commands.train", "experiments=smoke_daclip", "degradation=[composite,wild]"],
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -44,8 +44,8 @@ def run(*command: str, cwd: Path, ok: bool = True) -> subprocess.CompletedProces
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working folder in which both stages have been trained for two steps, stage 1 by stage 2's command."""
     folder = tmp_path_factory.mktemp("place")
-    run("daclip.train", "experiments=smoke_daclip", cwd=folder)
-    run("daclip.cli", "train", "restorer", "experiments=smoke_restorer", cwd=folder)
+    run("daclip.commands.train", "experiments=smoke_daclip", cwd=folder)
+    run("daclip.commands.main", "train", "restorer", "experiments=smoke_restorer", cwd=folder)
     return folder
 
 
@@ -81,7 +81,7 @@ def test_stage_2_leaves_an_artifact_with_both_stages_and_pictures(place: Path) -
 
 
 def test_evaluate_writes_scores_of_every_word(place: Path) -> None:
-    done = run("daclip.evaluate", cwd=place)
+    done = run("daclip.commands.evaluate", cwd=place)
     metrics = read(place / "outputs" / "evaluation" / "metrics.json")
     assert set(metrics["per_degradation"]) == WORDS
     for row in [*metrics["per_degradation"].values(), metrics["mean"]]:
@@ -94,7 +94,7 @@ def test_evaluate_writes_scores_of_every_word(place: Path) -> None:
     for word in WORDS:
         assert word in done.stdout
     # Another sampler is one option; the artifact's data stays.
-    run("daclip.evaluate", "sampler=flow_ode", "sampler.steps=1", "output=other", cwd=place)
+    run("daclip.commands.evaluate", "sampler=flow_ode", "sampler.steps=1", "output=other", cwd=place)
     again = read(place / "other" / "metrics.json")
     assert again["nfe"] == 1
     assert again["mean"]["psnr_lq"] == metrics["mean"]["psnr_lq"]
@@ -105,14 +105,14 @@ def test_restore_keeps_names_and_sizes_and_names_the_degradation(place: Path) ->
     (photos / "trip").mkdir(parents=True)
     Image.fromarray(data.coffee()[:45, :70]).save(photos / "a b.png")
     Image.fromarray(data.chelsea()[:33, :50]).convert("L").save(photos / "trip" / "cat.jpg")
-    done = run("daclip.cli", "restore", f"input='{photos}'", "output=clean", cwd=place)
+    done = run("daclip.commands.main", "restore", f"input='{photos}'", "output=clean", cwd=place)
     assert Image.open(place / "clean" / "a b.png").size == (70, 45)
     assert Image.open(place / "clean" / "trip" / "cat.jpg").size == (50, 33)
     lines = [line for line in done.stdout.splitlines() if "→" in line]
     assert len(lines) == 2
     assert all(any(word in line for word in WORDS) for line in lines)
     first = (place / "clean" / "a b.png").read_bytes()
-    run("daclip.restore", str(photos / "a b.png"), "--output", "clean2", cwd=place)
+    run("daclip.commands.restore", str(photos / "a b.png"), "--output", "clean2", cwd=place)
     assert (place / "clean2" / "a b.png").read_bytes() == first
 
 
@@ -133,7 +133,7 @@ def test_restore_goes_on_after_a_damaged_photo_and_says_so(place: Path) -> None:
     photos.mkdir()
     Image.fromarray(data.coffee()[:40, :40]).save(photos / "good.png")
     (photos / "bad.png").write_bytes((photos / "good.png").read_bytes()[:500])
-    done = run("daclip.restore", "input=mixed", "output=mixed_clean", cwd=place, ok=False)
+    done = run("daclip.commands.restore", "input=mixed", "output=mixed_clean", cwd=place, ok=False)
     assert_one_line(done.stderr.strip().splitlines()[-1], "1 of 2")
     assert "Traceback" not in done.stderr
     assert "bad.png" in done.stdout
@@ -141,7 +141,7 @@ def test_restore_goes_on_after_a_damaged_photo_and_says_so(place: Path) -> None:
 
 
 def test_info_shows_scores_and_provenance(place: Path) -> None:
-    done = run("daclip.cli", "info", "outputs/restorer/latest", cwd=place)
+    done = run("daclip.commands.main", "info", "outputs/restorer/latest", cwd=place)
     for part in ("restorer", "metrics.mean.psnr", "versions.torch", "seed"):
         assert part in done.stdout
 
@@ -149,8 +149,8 @@ def test_info_shows_scores_and_provenance(place: Path) -> None:
 def test_resume_continues_the_count(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     arguments = ["experiments=smoke_daclip", "trainer.max_steps=4", "output=outputs/resumed"]
-    assert invoke("daclip.train", *arguments, "trainer.max_steps=2") is None
-    assert invoke("daclip.train", *arguments, "resume=last") is None
+    assert invoke("daclip.commands.train", *arguments, "trainer.max_steps=2") is None
+    assert invoke("daclip.commands.train", *arguments, "resume=last") is None
     resumed = read(place / "outputs" / "resumed" / "latest" / "metrics.json")
     assert resumed["steps"] == 4
     logs = sorted((place / "outputs" / "resumed").glob("*/logs/metrics.csv"))[-1].read_text(encoding="utf-8")
@@ -164,20 +164,22 @@ def test_offline_wandb_needs_no_account(place: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.chdir(place)
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    assert invoke("daclip.train", "experiments=smoke_daclip", "logger=wandb", "output=outputs/wandb_try") is None
+    assert (
+        invoke("daclip.commands.train", "experiments=smoke_daclip", "logger=wandb", "output=outputs/wandb_try") is None
+    )
     assert list((place / "outputs" / "wandb_try").glob("*/wandb/offline-run-*/*.wandb"))
 
 
 def test_multirun_trains_each_job_by_itself(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
-    assert invoke("daclip.train", "-m", "experiments=smoke_daclip", "seed=0,1", "output=outputs/sweep") is None
+    assert invoke("daclip.commands.train", "-m", "experiments=smoke_daclip", "seed=0,1", "output=outputs/sweep") is None
     found = sorted((place / "outputs" / "sweep").glob("sweep_*/*/artifact/record.json"))
     assert [read(path)["seed"] for path in found] == [0, 1]
 
 
 def test_contact_sheet(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
-    assert invoke("daclip.cli", "degradations", "size=48", "severities=[0.5]") is None
+    assert invoke("daclip.commands.main", "degradations", "size=48", "severities=[0.5]") is None
     assert Image.open(place / "outputs" / "degradations.png").size[0] > 4 * 48
 
 
@@ -185,7 +187,7 @@ def test_benchmark_writes_rows(place: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(place)
     assert (
         invoke(
-            "daclip.benchmark",
+            "benchmarks.benchmark",
             "repeats=1",
             "vit=['experiments=smoke_daclip']",
             "stage_1=['experiments=smoke_daclip']",
@@ -221,41 +223,41 @@ def test_benchmark_writes_rows(place: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     ("command", "parts"),
     [
-        (["daclip.train", "data.bath_size=2"], ["data.bath_size", "data.batch_size"]),
-        (["daclip.train", "+bogus=1"], ["bogus"]),
-        (["daclip.train", "clip=huge"], ["huge"]),
-        (["daclip.train", "experiments=nothing"], ["nothing"]),
+        (["daclip.commands.train", "data.bath_size=2"], ["data.bath_size", "data.batch_size"]),
+        (["daclip.commands.train", "+bogus=1"], ["bogus"]),
+        (["daclip.commands.train", "clip=huge"], ["huge"]),
+        (["daclip.commands.train", "experiments=nothing"], ["nothing"]),
         (
-            ["daclip.train", "experiments=smoke_daclip", "data.batch_size=21"],
+            ["daclip.commands.train", "experiments=smoke_daclip", "data.batch_size=21"],
             ["batch_size=21", "larger than the data"],
         ),
         (
-            ["daclip.train", "experiments=smoke_daclip", "data=folder", "data.root=empty"],
+            ["daclip.commands.train", "experiments=smoke_daclip", "data=folder", "data.root=empty"],
             ["empty", "no images"],
         ),
-        (["daclip.train", "experiments=smoke_daclip", "data=folder"], ["data.root"]),
-        (["daclip.train", "experiments=smoke_daclip", "data=folder", "data.root=broken"], ["damaged"]),
-        (["daclip.train", "experiments=smoke_daclip", "resume=gone.ckpt"], ["gone.ckpt"]),
-        (["daclip.train", "experiments=smoke_daclip", "degradation.noisy.sigma=[1,2,3]"], ["sigma"]),
-        (["daclip.train", "experiments=smoke_daclip", "trainer.max_steps=abc"], ["max_steps"]),
-        (["daclip.train", "--config-name", "train_restorer", "daclip=empty"], ["not an artifact"]),
+        (["daclip.commands.train", "experiments=smoke_daclip", "data=folder"], ["data.root"]),
+        (["daclip.commands.train", "experiments=smoke_daclip", "data=folder", "data.root=broken"], ["damaged"]),
+        (["daclip.commands.train", "experiments=smoke_daclip", "resume=gone.ckpt"], ["gone.ckpt"]),
+        (["daclip.commands.train", "experiments=smoke_daclip", "degradation.noisy.sigma=[1,2,3]"], ["sigma"]),
+        (["daclip.commands.train", "experiments=smoke_daclip", "trainer.max_steps=abc"], ["max_steps"]),
+        (["daclip.commands.train", "--config-name", "train_restorer", "daclip=empty"], ["not an artifact"]),
         (
-            ["daclip.train", "--config-name", "train_restorer", "daclip=outputs/restorer/latest"],
+            ["daclip.commands.train", "--config-name", "train_restorer", "daclip=outputs/restorer/latest"],
             ["train-daclip"],
         ),
-        (["daclip.evaluate", "artifact=empty"], ["not an artifact"]),
-        (["daclip.evaluate", "artifact=nowhere"], ["no such artifact"]),
-        (["daclip.evaluate", "artifact=outputs/daclip/latest"], ["train-restorer"]),
-        (["daclip.evaluate", "sampler=posterior", "sampler.steps=101"], ["101"]),
-        (["daclip.evaluate", "device=tpu"], ["device=tpu"]),
-        (["daclip.restore"], ["INPUT"]),
-        (["daclip.restore", "input=gone.png"], ["gone.png"]),
-        (["daclip.restore", "input=empty"], ["no images"]),
-        (["daclip.restore", "input=broken", "output=broken"], ["would be lost"]),
-        (["daclip.restore", "input=broken/bad.png"], ["damaged"]),
-        (["daclip.cli", "info", "empty"], ["not an artifact"]),
-        (["daclip.cli", "paint"], ["paint"]),
-        (["daclip.cli", "train"], ["which stage"]),
+        (["daclip.commands.evaluate", "artifact=empty"], ["not an artifact"]),
+        (["daclip.commands.evaluate", "artifact=nowhere"], ["no such artifact"]),
+        (["daclip.commands.evaluate", "artifact=outputs/daclip/latest"], ["train-restorer"]),
+        (["daclip.commands.evaluate", "sampler=posterior", "sampler.steps=101"], ["101"]),
+        (["daclip.commands.evaluate", "device=tpu"], ["device=tpu"]),
+        (["daclip.commands.restore"], ["INPUT"]),
+        (["daclip.commands.restore", "input=gone.png"], ["gone.png"]),
+        (["daclip.commands.restore", "input=empty"], ["no images"]),
+        (["daclip.commands.restore", "input=broken", "output=broken"], ["would be lost"]),
+        (["daclip.commands.restore", "input=broken/bad.png"], ["damaged"]),
+        (["daclip.commands.main", "info", "empty"], ["not an artifact"]),
+        (["daclip.commands.main", "paint"], ["paint"]),
+        (["daclip.commands.main", "train"], ["which stage"]),
     ],
     ids=lambda value: "_".join(value)[7:60] if isinstance(value, list) else None,
 )

@@ -9,8 +9,8 @@ import hydra
 import pytest
 from omegaconf import OmegaConf
 
+from daclip.commands.schemas import TrainConfig
 from daclip.config import config_dir, validated
-from daclip.schemas import TrainConfig
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
 

@@ -22,7 +22,7 @@ COMMON = [
 def losses(folder: Path, *overrides: str) -> list[tuple[float, float]]:
     """Loss and gradient norm of each step."""
     done = subprocess.run(
-        [sys.executable, "-m", "daclip.train", *COMMON, *overrides, f"output={folder}"],
+        [sys.executable, "-m", "daclip.commands.train", *COMMON, *overrides, f"output={folder}"],
         capture_output=True,
         text=True,
         check=False,

@@ -19,8 +19,8 @@ from hydra.utils import instantiate
 from running import invoke
 from skimage import data
 
-from daclip.build import make
-from daclip.cli import COMMANDS
+from daclip.commands.assembly import make
+from daclip.commands.main import COMMANDS
 from daclip.types import Conditioning
 
 ROOT = Path(__file__).parents[2]
@@ -115,7 +115,7 @@ def test_a_command_composes(
     assert invoke(module, "--cfg", "job", *overrides) is None, command
     composed = yaml.safe_load(capsys.readouterr().out)
     assert composed
-    if module == "daclip.train":  # options that compose and are refused when the loss is made
+    if module == "daclip.commands.train":  # options that compose and are refused when the loss is made
         make(composed["stage"].get("loss", {}))
 
 

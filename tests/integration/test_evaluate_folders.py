@@ -38,7 +38,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_agrees_with_scikit_image(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
-    assert invoke("daclip.evaluate", "pred=pred", "gt=gt", "output=out") is None
+    assert invoke("daclip.commands.evaluate", "pred=pred", "gt=gt", "output=out") is None
     with (place / "out" / "photos.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 20
@@ -65,7 +65,7 @@ def test_it_agrees_with_scikit_image(place: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_degraded_photos_bring_gains_and_pictures(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
-    command = ["daclip.evaluate", "pred=pred", "gt=gt", "lq=lq", "output=gains", "protocol=y_channel"]
+    command = ["daclip.commands.evaluate", "pred=pred", "gt=gt", "lq=lq", "output=gains", "protocol=y_channel"]
     assert invoke(*command, "pictures=2") is None
     metrics = read(place / "gains" / "metrics.json")
     assert metrics["protocol"]["text"] == "y_channel: Y of YCbCr (BT.601), rounded to 8 bits, no border cut"
@@ -106,5 +106,5 @@ def test_a_mistake_ends_in_one_line(
     monkeypatch.chdir(place)
     for path in (place / "pred" / "rainy").iterdir():
         save(Image.new("RGB", (70, 90)), place / "smaller" / f"{path.stem}.png")
-    assert_one_line(invoke("daclip.evaluate", *arguments, "output=wrong"), *parts)
+    assert_one_line(invoke("daclip.commands.evaluate", *arguments, "output=wrong"), *parts)
     assert not (place / "wrong" / "metrics.json").exists()

@@ -9,11 +9,11 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from daclip import Restorer
+from daclip.commands.export import export
+from daclip.commands.schemas import ExportConfig
 from daclip.config import composed, validated
-from daclip.data.pairs import generator_for
 from daclip.errors import DaclipError
-from daclip.export import export
-from daclip.schemas import ExportConfig
+from daclip.rng import generator_for
 
 
 def config(**values: object) -> DictConfig:

@@ -15,14 +15,14 @@ from torch import Tensor
 sys.path.append(str(Path(__file__).parents[1] / "numerics"))
 from reference import assert_near, recording, unet_settings
 
-from daclip import export_restorer, import_restorer
+from daclip.artifacts import Artifact, load_daclip, load_denoiser, save_artifact
 from daclip.backbones.official import to_official
-from daclip.checkpoints import Artifact, load_daclip, load_denoiser, save_artifact
 from daclip.clip.controller import DaClip, create_daclip
+from daclip.commands import export_restorer, import_restorer
+from daclip.commands.evaluate import evaluate
+from daclip.commands.schemas import EvaluateConfig
 from daclip.config import config_dir, validated
-from daclip.evaluate import evaluate
-from daclip.pipeline import Restorer
-from daclip.schemas import EvaluateConfig
+from daclip.restoring.restorer import Restorer
 from daclip.types import Conditioning
 
 WORDS = {"noisy": {"_target_": "daclip.degradations.noise.GaussianNoise", "sigma": [10, 50]}}

@@ -9,9 +9,9 @@ from omegaconf import OmegaConf
 from PIL import Image
 from skimage import data
 
+from daclip.commands.schemas import TrainConfig
+from daclip.commands.train import train
 from daclip.config import config_dir, validated
-from daclip.schemas import TrainConfig
-from daclip.train import train
 
 RECIPES = sorted((Path(__file__).parents[2] / "experiments").glob("*.yaml"))
 

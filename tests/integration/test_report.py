@@ -40,10 +40,20 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for system in "AB":
-            command = ["daclip.evaluate", f"pred={system}", "gt=gt", "lq=lq", f"output=runs/{system}", "pictures=2"]
+            command = [
+                "daclip.commands.evaluate",
+                f"pred={system}",
+                "gt=gt",
+                "lq=lq",
+                f"output=runs/{system}",
+                "pictures=2",
+            ]
             assert invoke(*command, "metric=[psnr,ssim,ms_ssim]") is None
-        assert invoke("daclip.evaluate", "pred=B", "gt=gt", "lq=lq", "output=runs/y", "protocol=y_channel") is None
-        assert invoke("daclip.report", "runs=[runs/A,runs/B]", "output=page") is None
+        assert (
+            invoke("daclip.commands.evaluate", "pred=B", "gt=gt", "lq=lq", "output=runs/y", "protocol=y_channel")
+            is None
+        )
+        assert invoke("daclip.commands.report", "runs=[runs/A,runs/B]", "output=page") is None
     return folder
 
 
@@ -79,7 +89,7 @@ def test_a_real_difference_is_called_and_none_where_there_is_none(place: Path, m
     assert len(rows) == 2
     assert all("better" in row for row in rows)
     shutil.copytree(place / "runs" / "A", place / "runs" / "again", dirs_exist_ok=True)
-    assert invoke("daclip.report", "runs=[runs/A,runs/again,runs/y]", "output=same") is None
+    assert invoke("daclip.commands.report", "runs=[runs/A,runs/again,runs/y]", "output=same") is None
     text = (place / "same" / "report.md").read_text(encoding="utf-8")
     assert "no clear difference" in text
     assert "| y | – | 0 | – | – | another protocol: not comparable |" in text
@@ -88,9 +98,9 @@ def test_a_real_difference_is_called_and_none_where_there_is_none(place: Path, m
 def test_stage_1_is_shown_from_its_run_and_from_its_evaluation(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     run = ["experiments=smoke_daclip", *TINY, "output=stage_1", "hydra.run.dir=stage_1/run"]
-    assert invoke("daclip.train", *run) is None
-    assert invoke("daclip.evaluate_daclip", "artifact=stage_1/latest", "output=runs/words") is None
-    assert invoke("daclip.report", "runs=[stage_1/run,runs/words]", "output=stage_1/page") is None
+    assert invoke("daclip.commands.train", *run) is None
+    assert invoke("daclip.commands.evaluate_daclip", "artifact=stage_1/latest", "output=runs/words") is None
+    assert invoke("daclip.commands.report", "runs=[stage_1/run,runs/words]", "output=stage_1/page") is None
     text = (place / "stage_1" / "page" / "report.md").read_text(encoding="utf-8")
     trained, scored = (
         read(place / "stage_1" / "run" / "artifact" / "metrics.json"),
@@ -122,7 +132,7 @@ def test_a_mistake_ends_in_one_line(place: Path, runs: str, parts: list[str], mo
     monkeypatch.chdir(place)
     shutil.copytree(place / "runs" / "A", place / "broken", dirs_exist_ok=True)
     (place / "broken" / "photos.csv").write_text("name,crop\nx,y\n", encoding="utf-8")
-    assert_one_line(invoke("daclip.report", f"runs={runs}", "output=wrong"), *parts)
+    assert_one_line(invoke("daclip.commands.report", f"runs={runs}", "output=wrong"), *parts)
     assert not (place / "wrong").exists()
 
 

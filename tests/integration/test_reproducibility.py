@@ -16,11 +16,18 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("WANDB_MODE", "offline")
-        first = ["daclip.train", "-m", *SMOKE_1, "logger=wandb", "seed=0,1,0", "hydra.sweep.dir=one"]
+        first = ["daclip.commands.train", "-m", *SMOKE_1, "logger=wandb", "seed=0,1,0", "hydra.sweep.dir=one"]
         assert invoke(*first, "output=one") is None
-        second = ["daclip.train", "--config-name=train_restorer", "-m", *SMOKE_2, "seed=0,1,0", "hydra.sweep.dir=two"]
+        second = [
+            "daclip.commands.train",
+            "--config-name=train_restorer",
+            "-m",
+            *SMOKE_2,
+            "seed=0,1,0",
+            "hydra.sweep.dir=two",
+        ]
         assert invoke(*second, "output=two", f"daclip={folder}/one/0/artifact") is None
-        assert invoke("daclip.evaluate", "artifact=two/0/artifact", "output=score") is None
+        assert invoke("daclip.commands.evaluate", "artifact=two/0/artifact", "output=score") is None
     return folder
 
 
@@ -48,5 +55,5 @@ def test_a_record_says_what_was_run_on_what(place: Path) -> None:
     assert record["data"]["held_out"]["photos"] == 2
     assert len(record["data"]["train"]["sha256"]) == 16
     score = read(place / "score" / "metrics.json")["record"]
-    assert score["config"]["metric"]["psnr"]["_target_"] == "daclip.metrics.psnr.Psnr"
+    assert score["config"]["metric"]["psnr"]["_target_"] == "daclip.metrics.image.Psnr"
     assert score["data"]["held_out"] == record["data"]["held_out"]

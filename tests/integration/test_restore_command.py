@@ -16,14 +16,15 @@ from omegaconf import OmegaConf
 from PIL import Image
 from skimage import data
 
-from daclip import Restorer, cli, restore
+from daclip import Restorer
+from daclip.commands import main as cli
+from daclip.commands import restore
+from daclip.commands.restore import overrides
+from daclip.commands.schemas import RestoreConfig
 from daclip.config import composed, validated
 from daclip.errors import DaclipError
-from daclip.restoring.arguments import overrides
+from daclip.restoring.batch import attempt, plan
 from daclip.restoring.control import Uncertainty, parse_words
-from daclip.restoring.jobs import plan
-from daclip.restoring.work import attempt
-from daclip.schemas import RestoreConfig
 
 # Mutated photos in the fuzz test; hundreds take minutes.
 FUZZ = int(os.environ.get("DACLIP_FUZZ", "60"))
@@ -250,7 +251,7 @@ def test_stopping_keeps_what_is_done(
             raise KeyboardInterrupt
         return tried(*arguments)
 
-    monkeypatch.setattr("daclip.restore.attempt", stops)
+    monkeypatch.setattr("daclip.commands.restore.attempt", stops)
     cfg = OmegaConf.create({**composed("restore"), "input": "photos", "output": "clean"})
     with pytest.raises(SystemExit) as stop:
         restore.restore(validated(cfg, RestoreConfig))
@@ -324,7 +325,7 @@ def test_the_python_api(restorer_artifact: Path) -> None:
 
 
 def test_naming_what_was_recognised_with_certainty_changes_nothing(restorer_artifact: Path) -> None:
-    from daclip.restoring.conditioning import steer
+    from daclip.restoring.control import steer
     from daclip.types import Conditioning
 
     restorer = Restorer.from_pretrained(restorer_artifact, device="cpu")

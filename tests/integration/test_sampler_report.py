@@ -13,14 +13,14 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from daclip.build import make, resolved
-from daclip.checkpoints import save_artifact
+from daclip.artifacts import save_artifact
+from daclip.commands.assembly import make, resolved
+from daclip.commands.sampler_report import main
+from daclip.commands.sampler_scores import Score, verdict
 from daclip.config import config_dir
-from daclip.line_chart import Panel, line_charts
-from daclip.metrics import ms_ssim
+from daclip.metrics import image as ms_ssim
 from daclip.metrics.base import PairMetric
-from daclip.sampler_report import main
-from daclip.sampler_scores import Score, verdict
+from daclip.reporting.tables import Panel, line_charts
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _run(monkeypatch: pytest.MonkeyPatch, *overrides: str) -> str | None:
     """The command in this process: its error line, None if all went well."""
-    monkeypatch.setattr(sys, "argv", ["daclip.sampler_report", *overrides])
+    monkeypatch.setattr(sys, "argv", ["daclip.commands.sampler_report", *overrides])
     try:
         main()
     except SystemExit as stop:

@@ -19,11 +19,11 @@ from running import assert_one_line, invoke, read
 from skimage import data
 from torch import Tensor
 
+from daclip.data.datamodule import MixedDegradationData
 from daclip.data.hub import HubPhotos
-from daclip.data.mix import Mix, WordSchedule
-from daclip.data.module import MixedDegradationData
+from daclip.data.mixed import Mix, WordSchedule
 from daclip.data.pairs import Augmentation, PairMaker
-from daclip.data.photos import EmbeddedPhotos
+from daclip.data.sources import EmbeddedPhotos
 from daclip.data.stream import Position, RowStream, StreamedPairs, StreamLoader
 from daclip.degradations.noise import GaussianNoise
 from daclip.errors import DaclipError
@@ -287,7 +287,7 @@ def test_stage_1_trains_from_each_source(
     monkeypatch.chdir(place)
     output = f"outputs/{overrides[0].removeprefix('data=')}"
     small = ["experiments=smoke_daclip", "data.held_out_batch_size=40", f"output={output}"]
-    assert invoke("daclip.train", *small, *overrides) is None
+    assert invoke("daclip.commands.train", *small, *overrides) is None
     metrics = read(place / output / "latest" / "metrics.json")
     assert metrics["steps"] == 2
     assert set(metrics["per_degradation_accuracy"]) == words
@@ -316,4 +316,4 @@ def test_a_mistake_ends_in_one_line(
             file = io.BytesIO()
             Image.fromarray(PICTURE).save(file, format="PNG")
             (broken / f"{name}.png").write_bytes(file.getvalue()[:90000])
-    assert_one_line(invoke("daclip.train", "experiments=smoke_daclip", *overrides), *parts)
+    assert_one_line(invoke("daclip.commands.train", "experiments=smoke_daclip", *overrides), *parts)

@@ -12,10 +12,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.singleton import Singleton
 from running import TINY, assert_one_line, invoke, read
 
-from daclip.build import make
+from daclip.commands.assembly import make
+from daclip.commands.sweep import start, sweep_command
 from daclip.config import config_dir
 from daclip.errors import DaclipError
-from daclip.sweep import start, sweep_command
 
 PRESETS = sorted((Path(config_dir()) / "sweep").glob("*.yaml"))
 SEARCHES = sorted((Path(config_dir()) / "wandb_sweep").glob("*.yaml"))
@@ -67,7 +67,7 @@ def test_a_wandb_search_drives_the_same_entry_point(path: Path) -> None:
     }
     arguments = [f"{name}={value}" for name, value in chosen.items()]
     parts = [search["program"] if part == "${program}" else part for part in search["command"]]
-    assert parts[:4] == ["${env}", "python", "-m", "daclip.train"]
+    assert parts[:4] == ["${env}", "python", "-m", "daclip.commands.train"]
     assert parts[-1] == "${args_no_hyphens}"
     primary = next(part.split("=")[1] for part in parts if part.startswith("--config-name="))
     overrides = [part for part in parts[4:-1] if not part.startswith("-")]
@@ -125,8 +125,8 @@ def _run(monkeypatch: pytest.MonkeyPatch, *overrides: str) -> str | None:
         Singleton.set_state(outer)
         return int(error is not None)
 
-    monkeypatch.setattr("daclip.sweep.start", inside)
-    return invoke("daclip.sweep", *overrides)
+    monkeypatch.setattr("daclip.commands.sweep.start", inside)
+    return invoke("daclip.commands.sweep", *overrides)
 
 
 def test_a_stopped_sweep_goes_on_and_ends_in_one_table(
@@ -215,7 +215,7 @@ def test_runs_in_other_processes_come_home(
     monkeypatch.chdir(tmp_path)
     more = [f"+job.{part}" for part in TINY]
     grid = 'sweep.grid=["daclip=nowhere,null"]'
-    error = invoke("daclip.sweep", "sweep=smoke", *more, grid, f"launcher={launcher}", option)
+    error = invoke("daclip.commands.sweep", "sweep=smoke", *more, grid, f"launcher={launcher}", option)
     assert_one_line(error, "the sweep stopped", "1 runs are finished")
     printed = capfd.readouterr().err
     assert "error: nowhere: no such artifact folder" in printed

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from running import TINY, assert_one_line, invoke
 
-from daclip.dashboard import LINES, build_workspace
+from daclip.commands.dashboard import LINES, build_workspace
 
 messages: Any = import_module("wandb.proto.wandb_internal_pb2")
 BLOCK, HEADER = 2**15, 7
@@ -65,9 +65,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         # The data folder of artifacts, which else is the user's.
         patch.setenv("WANDB_DATA_DIR", str(folder / "staging"))
         common = [*TINY, "logger=wandb"]
-        assert invoke("daclip.train", "experiments=smoke_daclip", *common, "hydra.run.dir=one", "output=one") is None
+        assert (
+            invoke("daclip.commands.train", "experiments=smoke_daclip", *common, "hydra.run.dir=one", "output=one")
+            is None
+        )
         restorer = ["--config-name=train_restorer", "experiments=smoke_restorer", "daclip=one/artifact"]
-        assert invoke("daclip.train", *restorer, *common, "hydra.run.dir=two", "output=two") is None
+        assert invoke("daclip.commands.train", *restorer, *common, "hydra.run.dir=two", "output=two") is None
     for stage in ("one", "two"):
         patience = time.monotonic() + 60
         while [record.WhichOneof("record_type") for record in records(folder / stage)[-1:]] != ["exit"]:
@@ -190,5 +193,5 @@ def test_without_a_login_the_dashboard_says_so(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setenv("NETRC", str(tmp_path / "none"))
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    assert_one_line(invoke("daclip.dashboard"), "not logged in", "wandb login")
+    assert_one_line(invoke("daclip.commands.dashboard"), "not logged in", "wandb login")
     assert not (tmp_path / "outputs").exists()

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from daclip.attention import SMALL, attend
+from daclip.arithmetic import SMALL, attend
 
 
 def _tokens(queries: int, keys: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -6,17 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from daclip.diffusion import (
-    DataMatching,
-    Denoiser,
-    MeanRevertingSDE,
-    NoiseMatching,
-    PosteriorMatching,
-    ThetaSchedule,
-)
+from daclip.diffusion import DataMatching, Denoiser, MeanRevertingSDE, NoiseMatching, PosteriorMatching, ThetaSchedule
 from daclip.diffusion.denoiser import Parameterization
-from daclip.diffusion.schedules import ScheduleKind
-from daclip.diffusion.weighting import min_snr
+from daclip.diffusion.sde import ScheduleKind
+from daclip.diffusion.weightings import min_snr
 from daclip.errors import DaclipError
 from daclip.types import Conditioning
 

@@ -8,12 +8,11 @@ from reference import Recording, assert_near, facts, recording, reference_folder
 from torch import Tensor
 from torch.nn import functional as F
 
-from daclip.clip.backbone import FrozenClip
 from daclip.clip.controller import MAX_LOGIT_SCALE, DaClip, create_daclip
+from daclip.clip.frozen_clip import FrozenClip, resize
 from daclip.clip.losses import contrastive_loss
 from daclip.clip.official import from_official, load_official, read_official, to_official
-from daclip.clip.views import resize
-from daclip.optimization import decay_groups
+from daclip.training.optimizers import decay_groups
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from reference import recording
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from daclip.averaging import WarmedUpAveraging, warmed_up_decay
+from daclip.training.callbacks import WarmedUpAveraging, warmed_up_decay
 
 CONFIG = Path(__file__).parents[2] / "conf" / "callbacks" / "ema_official.yaml"
 

@@ -8,7 +8,7 @@ from reference import Recording, assert_near, recording
 from torch import Tensor, nn
 
 from daclip.diffusion import Denoiser, MeanRevertingSDE, PosteriorMatching, ThetaSchedule
-from daclip.diffusion.objective import draw_training_state
+from daclip.diffusion.objectives import draw_training_state
 from daclip.samplers import FlowOdeSampler, PosteriorSampler, ReverseSdeSampler, Sampler
 from daclip.samplers import base as sampler_base
 from daclip.types import Conditioning

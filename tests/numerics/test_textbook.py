@@ -3,11 +3,11 @@
 from contextlib import nullcontext
 
 import torch
+from benchmarks.textbook import textbook
 from torch import Tensor, nn
 
 from daclip.backbones import ConditionalUNet
 from daclip.backbones.layers import LinearAttention
-from daclip.textbook import textbook
 from daclip.types import Conditioning
 
 

@@ -9,10 +9,10 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig
 
-from daclip.build import build_controller_pretraining, build_data, build_restoration, build_trainer, make
 from daclip.clip.controller import create_daclip
+from daclip.commands.assembly import build_controller_pretraining, build_data, build_restoration, build_trainer, make
+from daclip.commands.schemas import TrainConfig
 from daclip.config import run_config
-from daclip.schemas import TrainConfig
 
 CLIP: dict[str, Any] = {
     "embed_dim": 16,

@@ -16,12 +16,17 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from runs import fit
 
+from daclip import files
 from daclip.errors import DaclipError, StoppedError
-from daclip.reliability import files
-from daclip.reliability.checkpoint_io import SafeCheckpointIO, damage, newest_complete, read_checkpoint
-from daclip.reliability.files import atomic_file, remove_partial
-from daclip.reliability.resume import keep_logs
-from daclip.reliability.rolling import RollingCheckpoint
+from daclip.files import atomic_file, remove_partial
+from daclip.training.checkpointing import (
+    RollingCheckpoint,
+    SafeCheckpointIO,
+    damage,
+    keep_logs,
+    newest_complete,
+    read_checkpoint,
+)
 
 STATE: dict[str, Any] = {
     "state_dict": {"weight": torch.arange(5000.0)},

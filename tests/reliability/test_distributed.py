@@ -13,8 +13,8 @@ from ranks import run_ranks, srun, torchrun
 from runs import fit
 from torch import distributed
 
-from daclip.reliability.checkpoint_io import read_checkpoint
-from daclip.reliability.non_finite import NonFiniteSteps
+from daclip.training.callbacks import NonFiniteSteps
+from daclip.training.checkpointing import read_checkpoint
 
 FASTER = ["stage.optimizer.lr=1e-3", "stage.warmup_steps=1"]
 # Contrastive losses gather the batch of all ranks. Accumulated parts of a batch do not meet, so what equals the whole

@@ -15,9 +15,8 @@ from lightning.pytorch.plugins import MixedPrecision
 from runs import Losses, differences, fit
 
 from daclip.errors import DaclipError, StoppedError
-from daclip.reliability.checkpoint_io import read_checkpoint
-from daclip.reliability.generators import generator_states, set_generator_states
-from daclip.reliability.resume import checkpoint_to_resume
+from daclip.training.callbacks import generator_states, set_generator_states
+from daclip.training.checkpointing import checkpoint_to_resume, read_checkpoint
 
 STEPS = 6  # one and a half epochs
 

@@ -15,14 +15,14 @@ from runs import compose, fit
 from skimage import data as photos
 from torch import nn
 
-from daclip.build import build_trainer
-from daclip.checkpoints import read_metrics
-from daclip.data.damaged import DamagedPhotos, WithoutDamaged
+from daclip.artifacts import read_metrics
+from daclip.commands.assembly import build_trainer
+from daclip.commands.train import train
+from daclip.data.loading import DamagedPhotos, WithoutDamaged
 from daclip.errors import DaclipError, DamagedPhotoError
-from daclip.optimization import global_norm, scale_down
-from daclip.reliability.checkpoint_io import newest_complete
-from daclip.reliability.non_finite import NonFiniteSteps
-from daclip.train import train
+from daclip.training.callbacks import NonFiniteSteps
+from daclip.training.checkpointing import newest_complete
+from daclip.training.optimizers import global_norm
 
 
 class BadBatches(Callback):
@@ -69,7 +69,7 @@ def test_the_scores_of_a_run_say_how_many_steps_were_skipped(tmp_path: Path, mon
         trainer.callbacks.append(BadBatches(1))  # type: ignore[attr-defined]
         return trainer
 
-    monkeypatch.setattr("daclip.train.build_trainer", with_a_bad_batch)
+    monkeypatch.setattr("daclip.commands.train.build_trainer", with_a_bad_batch)
     cfg = compose("daclip", tmp_path / "run", "trainer.max_steps=3", f"output={tmp_path}")
     train(cfg, tmp_path / "run")
     assert read_metrics(tmp_path / "latest")["skipped_steps"] == 1
@@ -120,7 +120,7 @@ def test_the_norm_and_its_limit_are_those_of_torch() -> None:
     ours = [p.grad.clone() for p in model.parameters() if p.grad is not None]
     norm = global_norm(ours)
     assert torch.equal(nn.utils.clip_grad_norm_(model.parameters(), 0.5), norm)
-    scale_down(ours, 0.5 / (float(norm) + 1e-6))
+    torch._foreach_mul_(ours, 0.5 / (float(norm) + 1e-6))
     for parameter, gradient in zip(model.parameters(), ours, strict=True):
         assert parameter.grad is not None
         torch.testing.assert_close(parameter.grad, gradient, rtol=1e-6, atol=0)

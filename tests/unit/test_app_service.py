@@ -12,13 +12,13 @@ from PIL import Image
 from skimage import data
 
 from daclip import Restorer
-from daclip.app.serve import NoOtherServers
+from daclip.app.handlers import Watched
+from daclip.app.server import NoOtherServers
 from daclip.app.service import AS_TRAINED, Limits, Service, Settings, preview, sampler_names
-from daclip.app.watched import Watched
 from daclip.errors import DaclipError
-from daclip.restoring.jobs import Outcome
-from daclip.restoring.photo_files import read_photo
-from daclip.restoring.results import Stopped
+from daclip.images import read_photo
+from daclip.restoring.batch import Outcome
+from daclip.restoring.restorer import Stopped
 
 LIMITS = Limits(megapixels=0.01, files=3, samples=4, steps=20, words=40)
 PLAIN = Settings("", 1.0, 1, AS_TRAINED, 0, 0)

@@ -9,10 +9,10 @@ import yaml
 from safetensors import SafetensorError
 from torch import nn
 
-from daclip.checkpoints import Artifact, find_artifact, load_daclip, point_latest, save_artifact
+from daclip.artifacts import Artifact, find_artifact, load_daclip, point_latest, save_artifact
 from daclip.clip.controller import create_daclip
 from daclip.errors import DaclipError
-from daclip.records import write_json
+from daclip.files import write_json
 from small_clip import CLIP
 
 
@@ -58,7 +58,7 @@ def test_a_full_disk_or_a_broken_folder_is_one_line_and_leaves_nothing(
         raise SafetensorError("I/O error: No space left on device (os error 28)")
 
     with monkeypatch.context() as patch:
-        patch.setattr("daclip.checkpoints.save_file", full)
+        patch.setattr("daclip.artifacts.save_file", full)
         with pytest.raises(DaclipError, match=r"No space left on device.*resume=last"):
             save_artifact(tmp_path / "artifact", "daclip", {}, {"w": torch.zeros(1)}, {}, {})
     assert list(tmp_path.iterdir()) == []

@@ -14,12 +14,19 @@ from PIL import Image
 from skimage import data
 
 from daclip.data import build as build_module
-from daclip.data.build import build_dataset, ensure_dataset, load_built
-from daclip.data.captioned import CaptionedFolder
+from daclip.data.build import (
+    CaptionedFolder,
+    DatasetRecipe,
+    UnreadablePhotosError,
+    build_dataset,
+    digest_of,
+    ensure_dataset,
+    load_built,
+    push_dataset,
+)
 from daclip.data.captions import Captioner, SidecarCaptions
-from daclip.data.photos import Photo, PhotoFolder
-from daclip.data.publish import push_dataset
-from daclip.data.recipe import DatasetRecipe, UnreadablePhotosError, digest_of
+from daclip.data.photos import Photo
+from daclip.data.sources import PhotoFolder
 from daclip.errors import DaclipError
 
 
@@ -172,7 +179,7 @@ def test_nothing_is_done_twice(photos: Path, tmp_path: Path, monkeypatch: pytest
     plan = recipe(photos, tmp_path / "cache", namer)
     build_dataset(plan, tmp_path / "set", False)
     before = contents(tmp_path / "set")
-    monkeypatch.setattr("daclip.data.index.read_file", lambda _: pytest.fail("a known file was read again"))
+    monkeypatch.setattr("daclip.data.build.read_file", lambda _: pytest.fail("a known file was read again"))
     assert not build_dataset(plan, tmp_path / "set", False).fresh
     monkeypatch.undo()
     # One more photo costs one more caption.

@@ -11,9 +11,15 @@ import torch
 from PIL import Image
 from skimage import data
 
-from daclip.data.blip import BlipCaptioner
-from daclip.data.captions import CaptionCache, Captioner, CaptionFile, NoCaptions, SidecarCaptions
-from daclip.data.journal import Journal
+from daclip.data.captions import (
+    BlipCaptioner,
+    CaptionCache,
+    Captioner,
+    CaptionFile,
+    Journal,
+    NoCaptions,
+    SidecarCaptions,
+)
 from daclip.data.photos import Photo
 from daclip.errors import DaclipError
 

@@ -8,11 +8,9 @@ import pytest
 from PIL import Image
 from skimage import data
 
-from daclip.data.build import build_dataset
+from daclip.data.build import DatasetRecipe, build_dataset
 from daclip.data.captions import NoCaptions, SidecarCaptions
-from daclip.data.check import CheckOptions, check_dataset
-from daclip.data.findings import KINDS, Item, judge
-from daclip.data.recipe import DatasetRecipe
+from daclip.data.check import KINDS, CheckOptions, Item, check_dataset, judge
 from daclip.errors import DaclipError
 
 PICTURE = data.astronaut()

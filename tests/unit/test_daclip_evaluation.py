@@ -10,13 +10,11 @@ import torch
 from PIL import Image
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from daclip import evaluate_daclip, train
 from daclip.clip.controller import create_daclip
-from daclip.clip.evaluation import score_daclip
-from daclip.clip.pictures import confusion_picture, reliability_picture
+from daclip.clip.evaluation import confusion_picture, reliability_picture, score_daclip
+from daclip.commands import evaluate_daclip, train
 from daclip.errors import DaclipError
-from daclip.metrics.degradation import calibration
-from daclip.metrics.retrieval import caption_ranks, recall_at
+from daclip.metrics.classification import calibration, caption_ranks, recall_at
 from daclip.types import RestorationBatch
 
 CLIP = {

@@ -4,9 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from daclip.clip.backbone import FrozenClip
 from daclip.clip.controller import DaClip, create_daclip
-from daclip.clip.views import crop, multi_crop, resize
+from daclip.clip.frozen_clip import FrozenClip, crop, multi_crop, resize
 from daclip.errors import DaclipError
 
 TINY = {

@@ -10,18 +10,17 @@ from PIL import Image
 from skimage import data
 from torch import Tensor
 
+from daclip.commands.degradations import contact_sheet
 from daclip.degradations.base import Drawn, span
 from daclip.degradations.blur import MotionBlur
 from daclip.degradations.compose import OneOf
+from daclip.degradations.digital import JpegCompression
 from daclip.degradations.fields import patches, smooth_noise, stamp
-from daclip.degradations.jpeg import JpegCompression
 from daclip.degradations.light import LowLight, Shadow
 from daclip.degradations.mask import Inpainting
 from daclip.degradations.noise import GaussianNoise
-from daclip.degradations.raindrops import Raindrops
-from daclip.degradations.weather import Haze, Rain, Snow
+from daclip.degradations.weather import Haze, Rain, Raindrops, Snow
 from daclip.errors import DaclipError
-from daclip.sheet import contact_sheet
 
 PHOTO = (torch.from_numpy(data.astronaut()).permute(2, 0, 1).float() / 255)[None, :, 20:148, 180:308]
 GREY = torch.full((1, 3, 128, 128), 0.5)

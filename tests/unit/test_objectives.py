@@ -18,11 +18,11 @@ from daclip.diffusion import (
     ThetaSchedule,
     VelocityMatching,
 )
-from daclip.diffusion import times as time_laws
-from daclip.diffusion import weighting as weightings
-from daclip.diffusion.perceptual import PerceptualDistance
+from daclip.diffusion import weightings as time_laws
+from daclip.diffusion import weightings as weightings
+from daclip.diffusion.objectives import PerceptualDistance
 from daclip.errors import DaclipError
-from daclip.recognition import efficientnet_lite
+from daclip.metrics.perceptual import efficientnet_lite
 from daclip.samplers import PosteriorSampler
 from daclip.types import Conditioning
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from daclip import export_daclip, import_daclip
-from daclip.checkpoints import Artifact, load_daclip, save_artifact
+from daclip.artifacts import Artifact, load_daclip, save_artifact
 from daclip.clip.controller import DaClip, create_daclip
 from daclip.clip.official import read_official, to_official, write_official
+from daclip.commands import export_daclip, import_daclip
 from daclip.errors import DaclipError
 
 SMALL: dict[str, Any] = {

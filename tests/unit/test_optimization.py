@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from daclip.config import config_dir
-from daclip.optimization import decay_groups, warmup_cosine
+from daclip.training.optimizers import decay_groups, warmup_cosine
 
 OPTIMIZERS = sorted(Path(config_dir(), "stage", "optimizer").glob("*.yaml"))
 

@@ -8,11 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daclip.data.collage import lay
-from daclip.data.epochs import EpochLoader, StreamSampler
-from daclip.data.module import MixedDegradationData
-from daclip.data.pairs import Augmentation, HeldOutPairs, PairMaker, SyntheticPairs, collate
-from daclip.data.photos import EmbeddedPhotos
+from daclip.data.datamodule import MixedDegradationData
+from daclip.data.loading import EpochLoader, StreamSampler
+from daclip.data.pairs import Augmentation, HeldOutPairs, PairMaker, SyntheticPairs, collate, lay
+from daclip.data.sources import EmbeddedPhotos
 from daclip.degradations import Degradation
 from daclip.degradations.mask import Inpainting
 from daclip.degradations.noise import GaussianNoise

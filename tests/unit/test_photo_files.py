@@ -15,9 +15,8 @@ from PIL import Image, ImageCms
 from skimage import data
 
 from daclip.errors import DaclipError
-from daclip.restoring.deep_files import deep_bytes
-from daclip.restoring.photo_files import PhotoFile, read_photo, result_suffix, write_photo
-from daclip.restoring.pixels import Pixels, from_pil, to_pil, unpack
+from daclip.images import PhotoFile, deep_bytes, read_photo, result_suffix, write_photo
+from daclip.pixels import Pixels, pixels_from_pil, pixels_to_pil, unpack
 
 COFFEE = np.ascontiguousarray(data.coffee()[40:100, 100:190])
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
@@ -297,7 +296,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA"])
 def test_pillow_images_come_back_as_they_were(mode: str) -> None:
     image = Image.fromarray(COFFEE).convert(mode)
-    back = to_pil(from_pil(image))
+    back = pixels_to_pil(pixels_from_pil(image))
     assert back.mode == mode
     assert np.array_equal(np.asarray(back), np.asarray(image))
 

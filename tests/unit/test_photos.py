@@ -9,9 +9,9 @@ from PIL import Image
 from skimage import data
 
 from daclip.data.captions import embedded_captions
-from daclip.data.images import decode_pixels, encoded_size, image_size
-from daclip.data.photos import EmbeddedPhotos, PhotoFolder, find_images, load_image, save_image
+from daclip.data.sources import EmbeddedPhotos, PhotoFolder
 from daclip.errors import DaclipError
+from daclip.images import decode_pixels, encoded_size, find_images, image_size, load_image, save_image
 
 
 @pytest.fixture

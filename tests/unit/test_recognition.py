@@ -12,8 +12,7 @@ from torchvision.models.vgg import cfgs, make_layers
 
 from daclip.errors import DaclipError
 from daclip.metrics.base import MetricUnavailableError
-from daclip.metrics.lite import LiteDistance
-from daclip.recognition import LITE, Recognizer, efficientnet_lite, lite_weights, vgg16
+from daclip.metrics.perceptual import LITE, LiteDistance, Recognizer, efficientnet_lite, lite_weights, vgg16
 
 CATS = {281, 282, 285}  # ImageNet's tabby, tiger cat, Egyptian cat
 ESPRESSO = 967

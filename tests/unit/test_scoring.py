@@ -7,13 +7,11 @@ import pytest
 import torch
 from PIL import Image
 
-from daclip.data.pairs import generator_for
 from daclip.errors import DaclipError
-from daclip.metrics.extremes import Extremes
-from daclip.metrics.folders import match_folders
+from daclip.metrics.image import Psnr
 from daclip.metrics.protocol import Protocol
-from daclip.metrics.psnr import Psnr
-from daclip.metrics.scorer import Scorer, summarise
+from daclip.metrics.scorer import Extremes, Scorer, match_folders, summarise
+from daclip.rng import generator_for
 
 
 def touch(*paths: Path) -> None:

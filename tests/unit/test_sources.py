@@ -14,16 +14,16 @@ from hypothesis import strategies as st
 from PIL import Image
 from skimage import data
 
+from daclip.data.datamodule import MixedDegradationData
 from daclip.data.hub import HubPhotos
-from daclip.data.mix import Mix, MixedPairs, MixedPhotos, WordSchedule
-from daclip.data.module import MixedDegradationData
-from daclip.data.paired import PairedFolder, match_pairs, official_captions
+from daclip.data.mixed import Mix, MixedPairs, MixedPhotos, WordSchedule
 from daclip.data.pairs import Augmentation, HeldOutPairs, PairMaker
-from daclip.data.photos import CleanPhoto, EmbeddedPhotos
+from daclip.data.photos import CleanPhoto
+from daclip.data.sources import EmbeddedPhotos, PairedFolder, match_pairs, official_captions
 from daclip.degradations import Degradation
 from daclip.degradations.noise import GaussianNoise
 from daclip.errors import DaclipError
-from daclip.metrics.degradation import ConfusionMatrix
+from daclip.metrics.classification import ConfusionMatrix
 
 PICTURE = data.astronaut()
 DEGRADATIONS: dict[str, Degradation] = {"noisy": GaussianNoise(sigma=[10, 50]), "rainy": GaussianNoise(sigma=[5, 6])}

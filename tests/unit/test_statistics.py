@@ -5,9 +5,9 @@ import math
 import pytest
 import torch
 
-from daclip.data.pairs import generator_for
-from daclip.metrics.statistics import bootstrap, interval, paired_difference
-from daclip.report.compare import holm
+from daclip.metrics.bootstrap import bootstrap, interval, paired_difference
+from daclip.reporting.content import holm
+from daclip.rng import generator_for
 
 
 def test_the_interval_of_a_mean_is_as_wide_as_theory_says() -> None:

@@ -17,13 +17,12 @@ from daclip import Restorer
 from daclip.backbones.layers import GlobalPool
 from daclip.diffusion import Denoiser, MeanRevertingSDE, ThetaSchedule
 from daclip.errors import DaclipError
+from daclip.pixels import Pixels
 from daclip.restoring.memory import GIB, RUNTIME, Cost, PeakMemory, Pieces, choose_pieces, linear_cost
 from daclip.restoring.noise import NoiseField
-from daclip.restoring.pixels import Pixels
-from daclip.restoring.pooling import scouts
-from daclip.restoring.results import Stopped
+from daclip.restoring.restorer import Stopped
 from daclip.restoring.sampling import Progress, sample_photos
-from daclip.restoring.tiling import GRID, TiledDenoiser, spans
+from daclip.restoring.tiling import GRID, TiledDenoiser, scouts, spans
 from daclip.samplers import PosteriorSampler
 from daclip.types import Conditioning
 

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from daclip.clip.backbone import FrozenClip
 from daclip.clip.controller import DaClip
+from daclip.clip.frozen_clip import FrozenClip
 from daclip.clip.losses import CosineDistillation, DaClipLoss, MultiPositive
 from daclip.errors import DaclipError
 
@@ -151,7 +151,7 @@ def test_a_tag_brings_its_normalisation_also_without_its_weights() -> None:
     with torch.device("meta"):
         ours = FrozenClip("ViT-L-14", "laion2b_s32b_b82k", "resize", 0, load_weights=False)
     # Under the meta device the buffer has no values; ask for the numbers themselves.
-    from daclip.clip.backbone import _statistics
+    from daclip.clip.frozen_clip import _statistics
 
     assert _statistics("ViT-L-14", "laion2b_s32b_b82k", nn.Identity())[0] == (0.5, 0.5, 0.5)
     assert _statistics("ViT-B-16-SigLIP", None, nn.Identity())[0] == (0.5, 0.5, 0.5)

@@ -9,14 +9,11 @@ import torch
 
 from daclip.backbones import ConditionalUNet
 from daclip.clip.controller import create_daclip
-from daclip.diffusion.direct import DirectRegression
-from daclip.diffusion.guide import FrozenGuide
-from daclip.diffusion.module import RestorationDiffusion
-from daclip.diffusion.objective import DataMatching
-from daclip.diffusion.process import MeanRevertingSDE
-from daclip.diffusion.schedules import ThetaSchedule
+from daclip.diffusion.module import FrozenGuide, RestorationDiffusion
+from daclip.diffusion.objectives import DataMatching
+from daclip.diffusion.sde import DirectRegression, MeanRevertingSDE, ThetaSchedule
 from daclip.errors import DaclipError
-from daclip.restoring.conditioning import steer
+from daclip.restoring.control import steer
 from daclip.samplers import PosteriorSampler
 from daclip.types import Conditioning, RestorationBatch
 

@@ -13,25 +13,25 @@ from skimage import data
 from torch import Tensor
 from torch.nn import functional as F
 
-from daclip.build import make
+from daclip.commands.assembly import make
+from daclip.commands.evaluate import score
 from daclip.config import config_dir
 from daclip.data.pairs import HeldOutPairs
-from daclip.data.photos import EmbeddedPhotos
-from daclip.degradations import kernels, vocabulary
+from daclip.data.sources import EmbeddedPhotos
+from daclip.degradations import blur as kernels
+from daclip.degradations import vocabulary
 from daclip.degradations.blur import KernelBlur
 from daclip.degradations.compose import Chain, Combinations, OneOf, RandomOrder, named, steps
+from daclip.degradations.digital import Resize, resampling
 from daclip.degradations.light import LowLight
 from daclip.degradations.mask import Inpainting
 from daclip.degradations.noise import GaussianNoise, PoissonNoise
-from daclip.degradations.resize import Resize, resampling
 from daclip.degradations.wild import WildPipeline
 from daclip.errors import DaclipError
-from daclip.evaluate import score
-from daclip.metrics.extremes import Extremes
+from daclip.metrics.image import Psnr
 from daclip.metrics.protocol import Protocol
-from daclip.metrics.psnr import Psnr
-from daclip.metrics.scorer import Scorer
-from daclip.restoring.results import Restoration, Restored
+from daclip.metrics.scorer import Extremes, Scorer
+from daclip.restoring.restorer import Restoration, Restored
 
 PHOTO = (torch.from_numpy(data.astronaut()).permute(2, 0, 1).float() / 255)[None, :, 20:116, 180:308]
 GREY = torch.full((1, 3, 128, 128), 0.5)

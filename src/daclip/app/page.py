@@ -1,4 +1,4 @@
-"""The page: its parts, and which button does what."""
+"""The parts of the page that change."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,8 +9,6 @@ from gradio_client import utils as client_utils
 from daclip.app.handlers import Handlers
 from daclip.app.parts import Parts
 from daclip.app.service import AS_TRAINED, Service, sampler_names
-
-__all__ = ["build_page"]
 
 FILE_TYPES = ["image", ".heic", ".heif", ".tif", ".tiff", ".webp", ".bmp"]
 

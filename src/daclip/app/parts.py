@@ -4,8 +4,6 @@ from dataclasses import dataclass
 
 import gradio as gr
 
-__all__ = ["Parts"]
-
 
 @dataclass(frozen=True)
 class Parts:

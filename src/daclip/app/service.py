@@ -8,15 +8,12 @@ from PIL import Image
 
 from daclip.config import config_dir
 from daclip.errors import DaclipError
-from daclip.pipeline import Restorer
+from daclip.images import PhotoFile, photo_size, read_photo, result_suffix
+from daclip.pixels import pixels_to_pil, shallow
+from daclip.restoring.batch import Job, Outcome, Request, attempt
 from daclip.restoring.control import check_strength, parse_words
-from daclip.restoring.jobs import Job, Outcome
-from daclip.restoring.photo_files import PhotoFile, photo_size, read_photo, result_suffix
-from daclip.restoring.pixels import shallow, to_pil
+from daclip.restoring.restorer import Restorer
 from daclip.restoring.sampling import Progress
-from daclip.restoring.work import Request, attempt
-
-__all__ = ["AS_TRAINED", "Limits", "Look", "Service", "Settings", "preview", "sampler_names"]
 
 # The choice of no sampler.
 AS_TRAINED = "as trained"
@@ -89,7 +86,7 @@ def sampler_names() -> list[str]:
 
 def preview(file: PhotoFile) -> Image.Image:
     """A photo as browsers show it: 8 bits, at most 1600 pixels a side, transparency on light gray."""
-    image = to_pil(shallow(file.pixels))
+    image = pixels_to_pil(shallow(file.pixels))
     image.thumbnail((SHOWN, SHOWN))
     image = image.convert("RGBA")
     ground = Image.new("RGBA", image.size, (230, 230, 230, 255))

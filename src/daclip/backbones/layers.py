@@ -11,31 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from daclip.attention import attend
+from daclip.arithmetic import attend, layer_norm_on_cpu
 from daclip.errors import DaclipError
-from daclip.precision import layer_norm_on_cpu
 from daclip.types import Conditioning
-
-__all__ = [
-    "ChannelNorm",
-    "ConditionEmbedding",
-    "Context",
-    "CrossAttention",
-    "FeedForward",
-    "GlobalPool",
-    "LinearAttention",
-    "NormedResidual",
-    "ResidualBlock",
-    "SelfAttention",
-    "SinusoidalEmbedding",
-    "SpatialTransformer",
-    "UpsamplingConv",
-    "check_context",
-    "context_tokens",
-    "pad_to_multiple",
-    "to_image",
-    "to_tokens",
-]
 
 HEAD_WIDTH = 32
 

@@ -23,8 +23,6 @@ from daclip.backbones.layers import (
 from daclip.errors import DaclipError
 from daclip.types import Conditioning
 
-__all__ = ["ConditionalNAFNet"]
-
 
 class ConditionalNAFNet(nn.Module):
     """NAFNet (Chen et al., ECCV 2022) `(x_t, lq, t, conditioning) → output`, as DA-CLIP's section 4.4 uses it.

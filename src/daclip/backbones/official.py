@@ -4,8 +4,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
-__all__ = ["from_official", "to_official"]
-
 T = TypeVar("T")
 
 # Applied in this order to every key; names that no rule mentions are the same on both sides.

@@ -23,8 +23,6 @@ from daclip.backbones.layers import (
 from daclip.errors import DaclipError
 from daclip.types import Conditioning
 
-__all__ = ["ConditionalUNet"]
-
 
 class ConditionalUNet(nn.Module):
     """U-Net `(x_t, lq, t, conditioning) → output` of DA-CLIP (Luo et al., ICLR 2024, section 3).

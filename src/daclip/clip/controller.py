@@ -11,13 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from daclip.clip.arithmetic import RunBlock, run_block
-from daclip.clip.backbone import FrozenClip
-from daclip.clip.towers import blocks, embed_patches, pool_tokens, project_patches, token_width
+from daclip.clip.frozen_clip import FrozenClip
+from daclip.clip.vit import RunBlock, blocks, embed_patches, pool_tokens, project_patches, run_block, token_width
 from daclip.errors import DaclipError
 from daclip.types import Conditioning
-
-__all__ = ["Controller", "DaClip", "Injection", "create_daclip"]
 
 Injection = Literal["reversed", "aligned"]
 

@@ -6,8 +6,6 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, distributed
 
-__all__ = ["encode_texts", "gather_objects", "gather_rows", "is_distributed"]
-
 T = TypeVar("T")
 
 

@@ -12,11 +12,9 @@ from torch.utils.checkpoint import checkpoint
 from daclip.clip.controller import MAX_LOGIT_SCALE, DaClip
 from daclip.clip.losses import DaClipLoss
 from daclip.errors import DaclipError
-from daclip.metrics.degradation import ConfusionMatrix
-from daclip.optimization import OptimizerFactory, StageModule, decay_groups
+from daclip.metrics.classification import ConfusionMatrix
+from daclip.training.optimizers import OptimizerFactory, StageModule, decay_groups
 from daclip.types import Conditioning, RestorationBatch
-
-__all__ = ["ControllerPretraining"]
 
 
 class ControllerPretraining(StageModule):

@@ -15,8 +15,6 @@ from torch import Tensor
 from daclip.clip.controller import DaClip
 from daclip.errors import DaclipError
 
-__all__ = ["from_official", "load_official", "read_official", "to_official", "write_official"]
-
 T = TypeVar("T")
 
 # Official prefix and ours; the longer of two that fit comes first.

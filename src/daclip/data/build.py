@@ -1,24 +1,460 @@
-"""Build the captioned dataset as a `datasets.DatasetDict`: resumable, byte for byte the same each time."""
+"""What is in a folder of images: content hash and size of every file, computed once."""
 
 import contextlib
 import hashlib
 import json
+import logging
 import shutil
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import datasets
 from filelock import FileLock, Timeout
+from huggingface_hub import HfApi
+from PIL import Image, ImageDraw, ImageFont
 
-from daclip.data.card import data_card, sample_sheet
-from daclip.data.images import save_image
-from daclip.data.index import Progress
-from daclip.data.recipe import DatasetRecipe, Plan, Row, digest_of
+from daclip.data.captions import CaptionCache, Captioner, Journal, read_table
+from daclip.data.photos import Photo, PhotoSource, held_out_names
 from daclip.errors import DaclipError
-from daclip.records import write_json
+from daclip.files import write_json
+from daclip.images import decode_pixels, find_images, load_image, save_image, to_pil
 
-__all__ = ["BuiltDataset", "build_dataset", "ensure_dataset", "load_built"]
+Progress = Callable[[str, int, int], None]
+"""Told what is being done, how much of it is done, and how much there is."""
+
+BATCH = 16  # files between two records of progress: an interruption costs no more
+FACTS = ("path", "bytes", "mtime_ns", "sha256", "width", "height")
+
+
+@dataclass(frozen=True)
+class IndexedFile:
+    """One image file that was read from its first to its last pixel.
+
+    Attributes:
+        path: The file.
+        sha256: Hash of the file's bytes, in hexadecimal.
+        bytes: Length of the file.
+        width: Columns in pixels, EXIF orientation applied.
+        height: Rows in pixels, EXIF orientation applied.
+    """
+
+    path: Path
+    sha256: str
+    bytes: int
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Index:
+    """Result of a scan.
+
+    Attributes:
+        files: What could be read, by path.
+        unreadable: What could not, by path, with the reason in one line.
+    """
+
+    files: Mapping[Path, IndexedFile]
+    unreadable: Mapping[Path, str]
+
+
+def _stamp(path: Path) -> tuple[str, int, int]:
+    """What must stay the same for a file to count as unchanged: path, length and time of change in ns."""
+    try:
+        stat = path.stat()
+    except OSError:  # reading it will say what is wrong
+        return str(path), -1, -1
+    return str(path.resolve()), stat.st_size, stat.st_mtime_ns
+
+
+def read_file(path: Path) -> IndexedFile:
+    """Hash and decode one file.
+
+    Raises:
+        DaclipError: The file cannot be read or is no image.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DaclipError(f"{path}: cannot be read ({error.strerror or error})") from None
+    height, width = decode_pixels(content, str(path)).shape[-2:]
+    return IndexedFile(path, hashlib.sha256(content).hexdigest(), len(content), width, height)
+
+
+def _try_file(path: Path) -> IndexedFile | DaclipError:
+    try:
+        return read_file(path)
+    except DaclipError as error:
+        return error
+
+
+def _remembered(journal: Journal, paths: Container[str]) -> dict[tuple[str, int, int], tuple[str, int, int]]:
+    """Stamp to hash, width and height of the files that earlier scans have read."""
+    known = {}
+    for record in journal:
+        if all(name in record for name in FACTS) and record["path"] in paths:
+            path, length, time, *facts = (record[name] for name in FACTS)
+            known[path, length, time] = (facts[0], facts[1], facts[2])
+    return known
+
+
+def scan(paths: Iterable[Path], memory: str | Path, workers: int, progress: Progress | None = None) -> Index:
+    """Hash and decode image files, remembering those that have not changed since an earlier scan.
+
+    Files that could not be read are tried anew each time.
+
+    Args:
+        paths: Image files.
+        memory: A journal of earlier scans, made if missing; several folders may share one.
+        workers: Threads; hashing and decoding run outside Python's lock.
+        progress: Told of each batch as stage `reading`.
+    """
+    paths = list(paths)
+    if workers < 1:
+        raise DaclipError(f"workers must be at least 1, got {workers}")
+    journal = Journal(memory)
+    known = _remembered(journal, {str(path.resolve()) for path in paths})
+    files: dict[Path, IndexedFile] = {}
+    unreadable: dict[Path, str] = {}
+    with ThreadPoolExecutor(workers) as pool:
+        for start in range(0, len(paths), BATCH):
+            batch: Sequence[Path] = paths[start : start + BATCH]
+            # Taken before reading: a file that changes meanwhile is read again next time.
+            stamps = {path: _stamp(path) for path in batch}
+            fresh = [path for path in batch if stamps[path] not in known]
+            results = dict(zip(fresh, pool.map(_try_file, fresh), strict=True))
+            records = []
+            for path in batch:
+                result = results.get(path)
+                if isinstance(result, DaclipError):
+                    unreadable[path] = str(result)
+                elif result is None:
+                    sha256, width, height = known[stamps[path]]
+                    files[path] = IndexedFile(path, sha256, stamps[path][1], width, height)
+                else:
+                    files[path] = result
+                    values = (*stamps[path], result.sha256, result.width, result.height)
+                    records.append(dict(zip(FACTS, values, strict=True)))
+            journal.append(records)
+            if progress:
+                progress("reading", min(start + BATCH, len(paths)), len(paths))
+    return Index(files, unreadable)
+
+
+LAYOUT = 1  # counts up when the same plan would be written differently
+
+
+class UnreadablePhotosError(DaclipError):
+    """Photos that cannot be read; the message names the first of them.
+
+    Args:
+        reasons: One line a photo.
+        total: Photos looked at.
+    """
+
+    def __init__(self, reasons: Sequence[str], total: int):
+        self.reasons = list(reasons)
+        more = f" and {len(reasons) - 3} more" if len(reasons) > 3 else ""
+        super().__init__(
+            f"{len(reasons)} of {total} photos cannot be read: {'; '.join(reasons[:3])}{more}; "
+            "or leave them out with skip_unreadable=true"
+        )
+
+
+@dataclass(frozen=True)
+class Row:
+    """One photo of the dataset.
+
+    Attributes:
+        name: Path relative to the source folder, with forward slashes.
+        sha256: Hash of the file's bytes.
+        bytes: Length of the file.
+        width: Columns in pixels.
+        height: Rows in pixels.
+        caption: What the photo shows; empty if unknown.
+        source: Where the photo comes from.
+        license: Terms under which it may be used; empty if unknown.
+        split: `train` or `test`.
+    """
+
+    name: str
+    sha256: str
+    bytes: int
+    width: int
+    height: int
+    caption: str
+    source: str
+    license: str
+    split: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that decides the dataset's content.
+
+    Attributes:
+        root: Folder of the photos.
+        rows: One a photo, in the order of their names.
+        duplicates: Left out, with the name of the equal photo that was kept.
+        unreadable: Names of the photos that were left out because they cannot be read.
+        reasons: Why they cannot be read, one line each.
+        shard_bytes: Photos of about this many bytes share a file.
+    """
+
+    root: Path
+    rows: Sequence[Row]
+    duplicates: Mapping[str, str]
+    unreadable: Sequence[str]
+    reasons: Sequence[str]
+    shard_bytes: int
+
+    def split(self, name: str) -> list[Row]:
+        """Rows of one split."""
+        return [row for row in self.rows if row.split == name]
+
+    def shards(self, split: str) -> list[list[Row]]:
+        """Rows of one split, grouped so that a group's files hold about `shard_bytes`, at least one each."""
+        groups: list[list[Row]] = []
+        room = 0
+        for row in self.split(split):
+            if row.bytes > room:
+                groups.append([])
+                room = self.shard_bytes
+            groups[-1].append(row)
+            room -= row.bytes
+        return groups
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of the content: equal plans give equal datasets, wherever the photos lie."""
+        return digest_of(
+            {
+                "layout": LAYOUT,
+                "rows": [asdict(row) for row in self.rows],
+                "duplicates": dict(self.duplicates),
+                "unreadable": list(self.unreadable),
+                "shard_bytes": self.shard_bytes,
+            }
+        )
+
+
+def digest_of(content: Any) -> str:
+    """SHA-256 of JSON content, in hexadecimal."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class DatasetRecipe:
+    """What to build a captioned dataset from.
+
+    Attributes:
+        root: Folder of photos, searched recursively.
+        captioner: Says what the photos show.
+        cache: Folder that remembers hashes and captions between builds; several datasets may share it.
+        held_out: Share of photos in the split `test`, in (0, 1); chosen by the hash of the name, as `PhotoFolder`
+            chooses them.
+        source_name: Where the photos come from, for the column `source`; None takes the folder's name.
+        license: Terms under which they may be used; empty if unknown.
+        attribution: A csv or jsonl with name,source,license for photos that differ; None if there are none.
+        skip_unreadable: Leave photos out that cannot be read, instead of refusing to build.
+        workers: Threads that read photos.
+        shard_megabytes: Photos of about this many megabytes share a file; also the memory that writing takes.
+    """
+
+    root: Path
+    captioner: Captioner
+    cache: Path
+    held_out: float
+    source_name: str | None
+    license: str
+    attribution: Path | None
+    skip_unreadable: bool
+    workers: int
+    shard_megabytes: float
+
+    def plan(self, progress: Progress | None = None) -> Plan:
+        """Read, hash, de-duplicate, split and caption the photos.
+
+        Everything slow is remembered in the cache: an interrupted plan goes on where it stopped.
+
+        Args:
+            progress: Told of each step forward, in the stages `reading` and `captioning`.
+
+        Raises:
+            DaclipError: A photo cannot be read, fewer than two photos differ, or an option makes no sense.
+        """
+        if not 0 < self.held_out < 1:
+            raise DaclipError(f"held_out must be a share between 0 and 1, got {self.held_out}")
+        if self.shard_megabytes <= 0:
+            raise DaclipError(f"shard_megabytes must be above 0, got {self.shard_megabytes}")
+        paths = find_images(self.root)
+        attribution = read_table(self.attribution, ["source", "license"]) if self.attribution else {}
+        index = scan(paths, self.cache / "files.jsonl", self.workers, progress)
+        reasons = list(index.unreadable.values())
+        if reasons and not self.skip_unreadable:
+            raise UnreadablePhotosError(reasons, len(paths))
+        kept, duplicates = self._unique(index)
+        if len(kept) < 2:
+            raise DaclipError(f"{self.root}: a dataset needs two different photos at least, for train and test")
+        test = held_out_names(list(kept), self.held_out)
+        captions = CaptionCache(self.cache / "captions.jsonl").captions(
+            self.captioner,
+            [Photo(name, file.path) for name, file in kept.items()],
+            [file.sha256 for file in kept.values()],
+            (lambda done: progress("captioning", done, len(kept))) if progress else None,
+        )
+        rows = []
+        for (name, file), caption in zip(kept.items(), captions, strict=True):
+            own = attribution.get(name, {})
+            rows.append(
+                Row(
+                    name=name,
+                    sha256=file.sha256,
+                    bytes=file.bytes,
+                    width=file.width,
+                    height=file.height,
+                    caption=caption,
+                    source=own.get("source") or self.source_name or self.root.resolve().name,
+                    license=own.get("license") or self.license,
+                    split="test" if name in test else "train",
+                )
+            )
+        unreadable = [self._name(path) for path in index.unreadable]
+        return Plan(self.root, rows, duplicates, unreadable, reasons, round(self.shard_megabytes * 1e6))
+
+    def _name(self, path: Path) -> str:
+        return path.relative_to(self.root).as_posix()
+
+    def _unique(self, index: Index) -> tuple[dict[str, IndexedFile], dict[str, str]]:
+        """Photos by name, the first of equal content only; the others with the name that was kept."""
+        kept: dict[str, IndexedFile] = {}
+        first: dict[str, str] = {}
+        duplicates: dict[str, str] = {}
+        for path, file in index.files.items():
+            name = self._name(path)
+            if file.sha256 in first:
+                duplicates[name] = first[file.sha256]
+            else:
+                first[file.sha256] = name
+                kept[name] = file
+        return kept, duplicates
+
+
+COLUMNS = {
+    "image": "the photo, its file's bytes unchanged",
+    "name": "path in the source folder",
+    "caption": "what it shows; empty if unknown",
+    "sha256": "hash of the file",
+    "width": "columns in pixels, EXIF orientation applied",
+    "height": "rows in pixels, EXIF orientation applied",
+    "source": "where it comes from",
+    "license": "terms of use; empty if unknown",
+}
+
+CELL = 192  # side of a thumbnail on the sheet
+LABEL = 32  # height of the text below it
+GAP = 6
+ACROSS = 6
+MOST = 24  # photos on the sheet
+
+
+def data_card(plan: Plan, title: str) -> str:
+    """Markdown with the counts of a planned dataset, under a header that the hub understands.
+
+    Args:
+        plan: What is in the dataset.
+        title: Name of the dataset.
+    """
+    rows = plan.rows
+    sides = sorted(min(row.width, row.height) for row in rows)
+    lines = [
+        "---",
+        f"pretty_name: {json.dumps(title)}",
+        "license: other",
+        "task_categories: [image-to-image]",
+        "tags: [image-restoration, daclip]",
+        "---",
+        "",
+        f"# {title}",
+        "",
+        "Clean photos with captions, for degradations synthesised on the fly. Built by `daclip dataset build`.",
+        "",
+        "![sample photos](sheet.png)",
+        "",
+        "| split | photos | with caption | megapixels | MB |",
+        "|---|---|---|---|---|",
+        *(_counts(name, plan.split(name)) for name in ("train", "test")),
+        _counts("all", rows),
+        "",
+        f"Shorter side: {sides[0]} px at least, {sides[len(sides) // 2]} px in the median, {sides[-1]} px at most. "
+        "A photo's split follows from the hash of its name, so more photos move none across it.",
+        "",
+        "| column | holds |",
+        "|---|---|",
+        *(f"| `{name}` | {meaning} |" for name, meaning in COLUMNS.items()),
+        "",
+        "| source | license | photos |",
+        "|---|---|---|",
+        *(
+            f"| {_cell(source)} | {_cell(terms) or 'unknown'} | {count} |"
+            for (source, terms), count in sorted(Counter((row.source, row.license) for row in rows).items())
+        ),
+        "",
+    ]
+    if plan.duplicates:
+        lines += [f"Left out as copies of another photo ({len(plan.duplicates)}):", ""]
+        lines += [f"- `{name}` equals `{kept}`" for name, kept in plan.duplicates.items()]
+        lines.append("")
+    if plan.unreadable:
+        lines += [f"Left out because they cannot be read ({len(plan.unreadable)}):", ""]
+        lines += [f"- `{name}`" for name in plan.unreadable]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _counts(name: str, rows: Sequence[Row]) -> str:
+    captioned = sum(bool(row.caption) for row in rows)
+    megapixels = sum(row.width * row.height for row in rows) / 1e6
+    megabytes = sum(row.bytes for row in rows) / 1e6
+    return f"| {name} | {len(rows)} | {captioned} | {megapixels:.1f} | {megabytes:.1f} |"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("|", "\\|")
+
+
+def sample_sheet(plan: Plan) -> Image.Image:
+    """Up to 24 photos, evenly spaced over the dataset, each with its split and the start of its caption."""
+    count = min(MOST, len(plan.rows))
+    chosen = [plan.rows[i * len(plan.rows) // count] for i in range(count)]
+    down = -(-count // ACROSS)
+    step = (CELL + GAP, CELL + LABEL + GAP)
+    sheet = Image.new("RGB", (min(count, ACROSS) * step[0] + GAP, down * step[1] + GAP), "white")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
+    for i, row in enumerate(chosen):
+        left, top = GAP + (i % ACROSS) * step[0], GAP + (i // ACROSS) * step[1]
+        thumbnail = to_pil(load_image(Path(plan.root) / row.name))
+        thumbnail.thumbnail((CELL, CELL))
+        sheet.paste(thumbnail, (left + (CELL - thumbnail.width) // 2, top + CELL - thumbnail.height))
+        for line, text in enumerate((f"{row.split}  {row.width} x {row.height}", row.caption or Path(row.name).name)):
+            pen.text((left, top + CELL + 1 + 14 * line), _fitted(text, font), fill="black", font=font)
+    return sheet
+
+
+def _fitted(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """The text, cut to the width of a cell."""
+    text = " ".join(text.split())
+    if font.getlength(text) <= CELL:
+        return text
+    while text and font.getlength(text + "…") > CELL:
+        text = text[:-1]
+    return text + "…"
+
 
 RECORD = "build.json"  # marks a folder that was built here, and says from what
 
@@ -259,3 +695,138 @@ def _without_bars() -> Iterator[None]:
     finally:
         if not before:
             datasets.utils.enable_progress_bars()
+
+
+log = logging.getLogger(__name__)
+
+
+class CaptionedFolder(PhotoSource):
+    """The photos of a folder, de-duplicated and captioned through a dataset that is built at the first use.
+
+    Nothing happens before `prepare`, `train` or `held_out` is called. The dataset lies in the cache under the
+    hash of its content: later runs find it there, and captions are never computed twice. Pixels are read from
+    the folder, so that a photo costs one decode; the dataset is there to be shared and streamed.
+
+    Args:
+        root: Folder of photos, searched recursively.
+        captioner: Says what the photos show.
+        cache: Folder for hashes, captions and datasets.
+        held_out: Share of photos that training never sees, in (0, 1).
+        source_name: Where the photos come from; None takes the folder's name.
+        license: Terms under which they may be used; empty if unknown.
+        attribution: A csv or jsonl with name,source,license for photos that differ.
+        skip_unreadable: Leave out photos that cannot be read.
+        workers: Threads that read photos.
+        shard_megabytes: Photos of about this many megabytes share a file of the dataset.
+    """
+
+    def __init__(
+        self,
+        root: str | Path | None,
+        captioner: Captioner,
+        cache: str | Path,
+        held_out: float,
+        source_name: str | None,
+        license: str,  # noqa: A002 - the column's name
+        attribution: str | Path | None,
+        skip_unreadable: bool,
+        workers: int,
+        shard_megabytes: float,
+    ):
+        if root is None:
+            raise DaclipError("data.root is not set: give the folder of your photos, as in data.root=photos/")
+        self.recipe = DatasetRecipe(
+            root=Path(root),
+            captioner=captioner,
+            cache=Path(cache),
+            held_out=held_out,
+            source_name=source_name,
+            license=license,
+            attribution=Path(attribution) if attribution else None,
+            skip_unreadable=skip_unreadable,
+            workers=workers,
+            shard_megabytes=shard_megabytes,
+        )
+
+    def prepare(self) -> None:
+        """Build the dataset if the cache lacks it; one process of several does so while the others wait."""
+        _ = self._built
+
+    @property
+    def dataset(self) -> Path:
+        """Folder of the built dataset, see `daclip.data.build.load_built`."""
+        return self._built[0]
+
+    @cached_property
+    def _built(self) -> tuple[Path, Plan]:
+        built = ensure_dataset(self.recipe, _tenths())
+        plan = built.plan
+        for reason in plan.reasons:
+            log.warning("left out: %s", reason)
+        captioned = sum(bool(row.caption) for row in plan.rows)
+        log.info(
+            "%s %s: %d photos, %d captioned, %d copies left out",
+            "built" if built.fresh else "found",
+            built.path,
+            len(plan.rows),
+            captioned,
+            len(plan.duplicates),
+        )
+        return built.path, plan
+
+    def _photos(self, split: str) -> list[Photo]:
+        plan = self._built[1]
+        return [Photo(row.name, plan.root / row.name, row.caption) for row in plan.split(split)]
+
+    def train(self) -> Sequence[Photo]:
+        """Photos to learn from."""
+        return self._photos("train")
+
+    def held_out(self) -> Sequence[Photo]:
+        """Photos that training never sees."""
+        return self._photos("test")
+
+
+def _tenths() -> Progress:
+    """Progress as about ten lines a stage."""
+    told: dict[str, int] = {}
+
+    def progress(stage: str, done: int, total: int) -> None:
+        tenth = 10 * done // max(total, 1)
+        if tenth > told.get(stage, 0):
+            told[stage] = tenth
+            log.info("%s: %d of %d photos", stage, done, total)
+
+    return progress
+
+
+def push_dataset(folder: str | Path, name: str, private: bool) -> str:
+    """Upload a built dataset with its card and sample sheet; `data=hub` and `load_built` read it back.
+
+    Args:
+        folder: A folder made by `build_dataset`.
+        name: `user/name` or `organisation/name` on the hub.
+        private: Whether only its owners see it; of no effect on a dataset that exists already.
+
+    Returns:
+        Address of the dataset.
+
+    Raises:
+        DaclipError: No account, no permission, no network.
+    """
+    folder = Path(folder)
+    built = load_built(folder)
+    try:
+        hub = HfApi()
+        url = hub.create_repo(name, repo_type="dataset", private=private, exist_ok=True)
+        # The card goes first: the upload of the rows adds its own header lines to the card that it finds.
+        for file in ("README.md", "sheet.png"):
+            hub.upload_file(path_or_fileobj=folder / file, path_in_repo=file, repo_id=name, repo_type="dataset")
+        built.push_to_hub(name, private=private)
+    except Exception as error:  # the hub client raises what its HTTP library raises
+        lines = str(error).strip().splitlines()
+        raise DaclipError(
+            f"{folder} is built, but could not be pushed to {name} ({lines[0] if lines else type(error).__name__}); "
+            "check the network and `hf auth login`, then run the command again"
+        ) from error
+    return str(url)

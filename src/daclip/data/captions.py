@@ -1,28 +1,82 @@
-"""Captions of photos: the captioners, what a captioner has said before, and the embedded photos' own texts."""
+"""A file of JSON lines that only ever grows, and survives being killed at any moment."""
 
 import csv
+import hashlib
 import io
 import json
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from daclip.data.journal import Journal
+import torch
+
+from daclip.data.photos import Photo
 from daclip.errors import DaclipError
+from daclip.images import load_image, to_pil
+
+
+class Journal:
+    """Records appended one line each, for work that must not be done twice.
+
+    A batch of records goes out in one write, so that processes may append to one journal at the same time. A
+    line that was cut short by a crash is no JSON and is passed over when reading: its work is done again.
+
+    Args:
+        path: The file, made with its folders at the first append.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """All whole records, oldest first; none if there is no file yet."""
+        if not self.path.is_file():
+            return
+        try:
+            with self.path.open(encoding="utf-8", errors="replace", newline="\n") as lines:
+                for line in lines:
+                    try:
+                        record = json.loads(line)
+                    except json.JSONDecodeError:
+                        continue
+                    if isinstance(record, dict):
+                        yield record
+        except OSError as error:
+            raise DaclipError(f"{self.path}: cannot be read ({error.strerror or error})") from None
+
+    def append(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Add records behind the others; they are on the disk when this returns.
+
+        Raises:
+            DaclipError: The file cannot be written.
+        """
+        if not records:
+            return
+        # ASCII: no line separator of Unicode can end a line early.
+        text = "".join(json.dumps(record) + "\n" for record in records)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with self.path.open("ab") as file:
+                # A torn last line must not swallow the first new record; an empty line is passed over.
+                file.write(b"\n" + text.encode() if self._torn() else text.encode())
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise DaclipError(f"{self.path}: cannot be written ({error.strerror or error})") from None
+
+    def _torn(self) -> bool:
+        if self.path.stat().st_size == 0:
+            return False
+        with self.path.open("rb") as file:
+            file.seek(-1, os.SEEK_END)
+            return file.read(1) != b"\n"
+
 
 if TYPE_CHECKING:
     from daclip.data.photos import Photo
-
-__all__ = [
-    "CaptionCache",
-    "CaptionFile",
-    "Captioner",
-    "NoCaptions",
-    "SidecarCaptions",
-    "embedded_captions",
-    "read_table",
-]
 
 
 def embedded_captions() -> dict[str, str]:
@@ -195,3 +249,86 @@ class CaptionCache:
             for record in self._journal
             if record.get("captioner") == identity and {"sha256", "caption"} <= record.keys()
         }
+
+
+class BlipCaptioner(Captioner):
+    """Describes photos with BLIP, as the original's captions were made.
+
+    Nothing is loaded before the first photo that is not in the cache of captions. Decoding is greedy or by
+    beams, never sampled, so that a photo's caption does not depend on when it is made.
+
+    Args:
+        model: Name on the hub, or a folder with the weights, tokeniser and configuration.
+        revision: Branch, tag or commit on the hub; of no meaning for a folder.
+        beams: Beams of the search; 1 is greedy.
+        max_tokens: Longest caption in tokens.
+        batch_size: Photos captioned together.
+        device: `auto` takes a GPU if there is one; or `cpu`, `cuda`, `mps`.
+
+    Raises:
+        DaclipError: transformers is not installed, or the weights cannot be loaded.
+    """
+
+    def __init__(self, model: str, revision: str, beams: int, max_tokens: int, batch_size: int, device: str):
+        for name, value in {"beams": beams, "max_tokens": max_tokens, "batch_size": batch_size}.items():
+            if value < 1:
+                raise DaclipError(f"captioner.{name} must be at least 1, got {value}")
+        self.model, self.revision = model, revision
+        self.beams, self.max_tokens, self.batch_size = beams, max_tokens, batch_size
+        self.device = device
+
+    @cached_property
+    def identity(self) -> str:  # type: ignore[override]
+        """Model, weights and decoding; a local folder is known by its weights, wherever it lies."""
+        folder = Path(self.model)
+        weights = _hash_of_weights(folder) if folder.is_dir() else f"{self.model}@{self.revision}"
+        return f"blip:{weights}:beams={self.beams}:max_tokens={self.max_tokens}"
+
+    @cached_property
+    def _parts(self) -> tuple[Any, Any, torch.device]:
+        """Processor, model and device."""
+        try:
+            from transformers import AutoProcessor, BlipForConditionalGeneration
+        except ImportError:
+            raise DaclipError(
+                "BLIP captions need transformers; install it with `pip install 'daclip[captions]'` "
+                "(in a checkout: `.venv/bin/uv pip install transformers`), or choose captioner=sidecar"
+            ) from None
+        device = torch.device(
+            ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
+        )
+        try:
+            processor = AutoProcessor.from_pretrained(self.model, revision=self.revision)
+            # safetensors only: a pickle can run code when it is read.
+            model = BlipForConditionalGeneration.from_pretrained(
+                self.model, revision=self.revision, use_safetensors=True
+            )
+            return processor, model.eval().to(device), device
+        except (OSError, ValueError, RuntimeError) as error:
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise DaclipError(
+                f"captioner.model={self.model} cannot be loaded ({reason}); "
+                "check the name and the network, or give a local folder"
+            ) from None
+
+    @torch.inference_mode()
+    def describe(self, photos: Sequence[Photo]) -> list[str]:
+        """One sentence a photo, in lower case as BLIP writes it."""
+        processor, model, device = self._parts
+        # EXIF orientation is applied here; the processor resizes to the model's own square.
+        pictures = [to_pil(load_image(photo.path)) for photo in photos]
+        inputs = processor(images=pictures, return_tensors="pt").to(device)
+        tokens = model.generate(**inputs, num_beams=self.beams, max_new_tokens=self.max_tokens, do_sample=False)
+        texts: list[str] = processor.batch_decode(tokens, skip_special_tokens=True)
+        return [text.strip() for text in texts]
+
+
+def _hash_of_weights(folder: Path) -> str:
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise DaclipError(f"captioner.model={folder}: the folder holds no .safetensors file; download the whole model")
+    total = hashlib.sha256()
+    for path in files:
+        with path.open("rb") as file:
+            total.update(hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()[:16]

@@ -9,23 +9,8 @@ from typing import Protocol
 
 from torch import Tensor
 
-from daclip.data.captions import CaptionFile, embedded_captions
-from daclip.data.images import cached_pixels, find_images, image_size, load_image, save_image, to_pil
 from daclip.errors import DaclipError
-
-__all__ = [
-    "CleanPhoto",
-    "EmbeddedPhotos",
-    "Photo",
-    "PhotoFolder",
-    "PhotoSource",
-    "find_images",
-    "held_out_names",
-    "load_image",
-    "name_fraction",
-    "save_image",
-    "to_pil",
-]
+from daclip.images import cached_pixels, image_size
 
 
 class CleanPhoto(Protocol):
@@ -114,36 +99,6 @@ class PhotoSource(ABC):
         """Photos that training never sees."""
 
 
-class EmbeddedPhotos(PhotoSource):
-    """The colour photographs inside scikit-image's wheel: no download needed.
-
-    Two views of one motorcycle are one scene, so they are on the same side of the split.
-
-    Args:
-        held_out: File names of the photos that training never sees.
-    """
-
-    def __init__(self, held_out: Sequence[str]):
-        import skimage
-
-        folder = Path(skimage.__file__).parent / "data"
-        captions = embedded_captions()
-        unknown = sorted(set(held_out) - set(captions))
-        if unknown:
-            raise DaclipError(f"no embedded photo is called {unknown}; choose from {sorted(captions)}")
-        photos = [Photo(Path(name).stem, folder / name, caption) for name, caption in captions.items()]
-        self._train = [photo for photo in photos if photo.path.name not in held_out]
-        self._held_out = [photo for photo in photos if photo.path.name in held_out]
-
-    def train(self) -> Sequence[Photo]:
-        """Photos to learn from."""
-        return self._train
-
-    def held_out(self) -> Sequence[Photo]:
-        """Photos that training never sees."""
-        return self._held_out
-
-
 def name_fraction(name: str) -> float:
     """A number in [0, 1) that depends on nothing but the name."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
@@ -169,43 +124,3 @@ def held_out_names(names: Iterable[str], share: float) -> set[str]:
     ordered = sorted(set(names), key=name_fraction)
     count = sum(name_fraction(name) < share for name in ordered)
     return set(ordered[: min(max(count, 1), max(len(ordered) - 1, 0))])
-
-
-class PhotoFolder(PhotoSource):
-    """Every image file below a folder of the user's.
-
-    A photo is held out by the hash of its relative path, so that adding photos later moves none from
-    one side to the other.
-
-    Args:
-        root: The folder; searched recursively.
-        held_out: Share of photos that training never sees, in (0, 1); at least one photo.
-        captions: A csv or jsonl file of captions; None reads a `.txt` file beside a photo where present.
-
-    Raises:
-        DaclipError: The folder is missing, holds no images, or fewer than two.
-    """
-
-    def __init__(self, root: str | Path | None, held_out: float, captions: str | Path | None = None):
-        if root is None:
-            raise DaclipError("data.root is not set: give the folder of your photos, as in data.root=photos/")
-        root = Path(root)
-        paths = find_images(root)
-        chosen = held_out_names((path.relative_to(root).as_posix() for path in paths), held_out)
-        if not chosen:
-            raise DaclipError(f"{root}: one photo cannot be split into train and held-out; add more photos")
-        texts = CaptionFile(captions) if captions else None
-        photos = []
-        for path in paths:
-            name = path.relative_to(root).as_posix()
-            photos.append(Photo(name, path, texts.get(name) if texts else CaptionFile.sidecar(path)))
-        self._train = [photo for photo in photos if photo.name not in chosen]
-        self._held_out = [photo for photo in photos if photo.name in chosen]
-
-    def train(self) -> Sequence[Photo]:
-        """Photos to learn from."""
-        return self._train
-
-    def held_out(self) -> Sequence[Photo]:
-        """Photos that training never sees."""
-        return self._held_out

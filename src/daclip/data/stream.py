@@ -10,17 +10,15 @@ import torch
 from datasets.distributed import split_dataset_by_node
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from daclip.data.damaged import DamagedPhotos
 from daclip.data.hub import HubPhotos
-from daclip.data.mix import WordSchedule
-from daclip.data.pairs import PairMaker, Sample, collate, generator_for
+from daclip.data.loading import DamagedPhotos, ignore_job_signals
+from daclip.data.mixed import WordSchedule
+from daclip.data.pairs import PairMaker, Sample, collate
 from daclip.data.photos import name_fraction
-from daclip.data.workers import ignore_job_signals
 from daclip.degradations import split_words
 from daclip.errors import DaclipError, DamagedPhotoError
+from daclip.rng import generator_for
 from daclip.types import RestorationBatch
-
-__all__ = ["Position", "RowStream", "StreamLoader", "StreamedPairs"]
 
 Row = Mapping[str, Any]
 

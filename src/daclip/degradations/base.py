@@ -10,20 +10,6 @@ from torch import Tensor
 
 from daclip.errors import DaclipError
 
-__all__ = [
-    "Degradation",
-    "Degraded",
-    "Drawn",
-    "Span",
-    "fork",
-    "join_words",
-    "ramp",
-    "span",
-    "split_words",
-    "uniform",
-    "vocabulary",
-]
-
 Drawn = dict[str, Tensor]
 """What one call of `draw` decided; every value has a leading dimension of 1, so samples concatenate."""
 

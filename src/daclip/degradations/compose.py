@@ -8,19 +8,6 @@ from torch import Tensor
 from daclip.degradations.base import Degradation, Drawn, Span, fork, join_words, span, uniform, vocabulary
 from daclip.errors import DaclipError
 
-__all__ = [
-    "Chain",
-    "Combinations",
-    "Composition",
-    "OneByOne",
-    "OneOf",
-    "RandomOrder",
-    "choose",
-    "named",
-    "steps",
-    "weights_of",
-]
-
 MARK = "/"  # between the name of a part and the names of what it drew
 
 

@@ -9,8 +9,6 @@ from torch import Tensor
 from daclip.degradations.base import Degradation, Drawn, Span, ramp, span, uniform
 from daclip.degradations.fields import pixels, smooth_noise
 
-__all__ = ["LowLight", "Shadow"]
-
 
 class LowLight(Degradation):
     """An underexposed photo: light scaled down where it is linear, with the sensor noise that then shows.

@@ -9,8 +9,6 @@ from torch import Tensor
 
 from daclip.degradations.base import Degradation, Drawn, Span, ramp, span, uniform
 
-__all__ = ["Inpainting"]
-
 
 class Inpainting(Degradation):
     """Free-form holes: brush strokes and blocks painted over with one value, or half of the picture missing.

@@ -7,8 +7,6 @@ from torch import Tensor
 
 from daclip.degradations.base import Degradation, Drawn, Span, ramp, span, uniform
 
-__all__ = ["LUMA", "GaussianNoise", "PoissonNoise"]
-
 LUMA = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
 """Weights of red, green and blue in the brightness of a pixel (ITU-R BT.601)."""
 

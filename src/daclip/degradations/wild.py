@@ -7,11 +7,9 @@ from torch import Tensor
 
 from daclip.degradations.base import Degradation, Drawn, fork, join_words, span, uniform
 from daclip.degradations.compose import OneByOne, named, steps
+from daclip.degradations.digital import Resize
 from daclip.degradations.noise import LUMA
-from daclip.degradations.resize import Resize
 from daclip.errors import DaclipError
-
-__all__ = ["WildPipeline"]
 
 BACK = "back"  # name of the step that gives the photo its size again
 GRAY = "gray"

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from daclip.errors import DaclipError
 
-__all__ = ["MetricUnavailableError", "PairMetric", "SetMetric", "loading", "refuse_small"]
-
 DOWNLOAD_SECONDS = 30.0  # a connection that is silent for longer counts as absent
 
 

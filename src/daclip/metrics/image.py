@@ -7,7 +7,7 @@ from torchmetrics.functional.image import (
     structural_similarity_index_measure,
 )
 
-__all__ = ["luma", "ms_ssim", "psnr", "quantise", "ssim"]
+from daclip.metrics.base import PairMetric, refuse_small
 
 BORDER = 5  # half of SSIM's 11×11 window
 
@@ -75,3 +75,41 @@ def ms_ssim(images: Tensor, reference: Tensor) -> Tensor:
         images.float(), reference.float(), data_range=1.0, sigma=1.5, reduction="none"
     )
     return values.reshape(-1)
+
+
+class Psnr(PairMetric):
+    """Peak signal-to-noise ratio in dB over all pixels and channels; infinite for equal photos."""
+
+    higher_is_better = True
+
+    def __call__(self, images: Tensor, reference: Tensor) -> Tensor:
+        """dB of each photo, `[B]`."""
+        return psnr(images, reference)
+
+
+WINDOW = 11
+
+
+class Ssim(PairMetric):
+    """Structural similarity (Wang et al. 2004), averaged over channels and the region where its window fits."""
+
+    higher_is_better = True
+
+    def __call__(self, images: Tensor, reference: Tensor) -> Tensor:
+        """Similarity of each photo, `[B]`, at most 1."""
+        refuse_small(images, WINDOW)
+        return ssim(images, reference)
+
+
+SMALLEST_SIDE = 161  # the 11×11 window at the fifth scale
+
+
+class MsSsim(PairMetric):
+    """Multi-scale structural similarity (Wang et al. 2003)."""
+
+    higher_is_better = True
+
+    def __call__(self, images: Tensor, reference: Tensor) -> Tensor:
+        """Similarity of each photo, `[B]`, at most 1."""
+        refuse_small(images, SMALLEST_SIDE)
+        return ms_ssim(images, reference)

@@ -8,8 +8,6 @@ from torch import Tensor
 from daclip.errors import DaclipError
 from daclip.metrics.image import luma, quantise
 
-__all__ = ["Protocol"]
-
 
 @dataclass(frozen=True)
 class Protocol:

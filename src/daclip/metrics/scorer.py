@@ -1,19 +1,162 @@
-"""Scores of photo after photo under one protocol, and their means with intervals."""
+"""Restored photos of any system against their references, matched by name."""
 
 import copy
+import heapq
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from daclip.errors import DaclipError
+from daclip.images import find_images, save_image
 from daclip.metrics.base import MetricUnavailableError, PairMetric, SetMetric
+from daclip.metrics.bootstrap import bootstrap, interval
 from daclip.metrics.protocol import Protocol
-from daclip.metrics.statistics import bootstrap, interval
 
-__all__ = ["PhotoScore", "Scorer", "summarise"]
+UNSORTED = "all"  # the group of photos that lie in no subfolder
+
+
+@dataclass(frozen=True)
+class FilePair:
+    """One photo on disk.
+
+    Attributes:
+        name: Path below its folder, without suffix.
+        group: First subfolder of the path, such as a degradation word; `all` without one.
+        pred: The restored photo.
+        gt: Its reference.
+        lq: The degraded photo, where a third folder is given.
+    """
+
+    name: str
+    group: str
+    pred: Path
+    gt: Path
+    lq: Path | None
+
+
+def _by_name(root: Path, option: str) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for path in find_images(root):
+        name = path.relative_to(root).with_suffix("").as_posix()
+        if name in found:
+            raise DaclipError(f"{option}={root}: {found[name].name} and {path.name} have the same name; remove one")
+        found[name] = path
+    return found
+
+
+def _list(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def match_folders(pred: str | Path, gt: str | Path, lq: str | Path | None = None) -> list[FilePair]:
+    """Pair the photos of two or three folders by their path below the folder; suffixes may differ.
+
+    Args:
+        pred: Restored photos.
+        gt: References.
+        lq: Degraded photos; optional.
+
+    Raises:
+        DaclipError: A folder is missing or empty, or a photo has no partner of its name.
+    """
+    folders = {"pred": Path(pred), "gt": Path(gt), **({} if lq is None else {"lq": Path(lq)})}
+    found = {option: _by_name(root, option) for option, root in folders.items()}
+    for option, names in found.items():
+        lonely = sorted(set(names) - set(found["gt"]))
+        absent = sorted(set(found["gt"]) - set(names))
+        if lonely:
+            raise DaclipError(f"{option}={folders[option]}: gt={gt} has no photo named {_list(lonely)}")
+        if absent:
+            raise DaclipError(
+                f"{option}={folders[option]}: {len(absent)} of {len(found['gt'])} photos of gt={gt} are missing: "
+                f"{_list(absent)}"
+            )
+    return [
+        FilePair(
+            name,
+            name.split("/")[0] if "/" in name else UNSORTED,
+            found["pred"][name],
+            found["gt"][name],
+            found["lq"][name] if lq is not None else None,
+        )
+        for name in sorted(found["gt"])
+    ]
+
+
+@dataclass(order=True)
+class Kept:
+    """A photo that is kept; the order is that of `rank`, then of arrival.
+
+    Attributes:
+        rank: Its merit, with the sign that makes those to keep largest.
+        arrival: Minus its number, so that the first of equals is kept.
+        facts: What is known of it.
+        images: Its pictures by name, `[3, H, W]`.
+    """
+
+    rank: float
+    arrival: int
+    facts: dict[str, Any] = field(compare=False)
+    images: dict[str, Tensor] = field(compare=False)
+
+
+class Extremes:
+    """Holds the photos of the lowest and the highest merit, whatever the number that passes by.
+
+    >>> extremes = Extremes(1)
+    >>> for merit in (3.0, 1.0, 2.0):
+    ...     extremes.offer(merit, {"merit": merit}, {})
+    >>> [(which, kept.facts["merit"]) for which, kept in extremes.kept()]
+    [('worst', 1.0), ('best', 3.0)]
+
+    Args:
+        count: Photos of each kind.
+    """
+
+    def __init__(self, count: int):
+        self.count = count
+        self._offered = 0
+        self._heaps: dict[str, list[Kept]] = {"worst": [], "best": []}
+
+    def offer(self, merit: float, facts: Mapping[str, Any], images: Mapping[str, Tensor]) -> None:
+        """Show one photo: how well it did, what is known of it, and its pictures `[3, H, W]` by name."""
+        self._offered += 1
+        for which, heap in self._heaps.items():
+            entry = Kept(merit if which == "best" else -merit, -self._offered, dict(facts), dict(images))
+            if len(heap) < self.count:
+                heapq.heappush(heap, entry)
+            elif heap and entry > heap[0]:
+                heapq.heapreplace(heap, entry)
+
+    def kept(self) -> list[tuple[str, Kept]]:
+        """`worst` photos, the worst first, then `best` ones, the best first; no photo is both."""
+        worst = min(self.count, self._offered // 2)
+        limits = {"worst": worst, "best": min(self.count, self._offered - worst)}
+        return [
+            (which, entry)
+            for which, heap in self._heaps.items()
+            for entry in sorted(heap, reverse=True)[: limits[which]]
+        ]
+
+    def save(self, folder: Path) -> list[dict[str, Any]]:
+        """Write the pictures losslessly.
+
+        Returns:
+            One entry a photo: `rank` (`worst` or `best`), its facts, and `files`, picture to file name.
+        """
+        entries = []
+        for number, (which, entry) in enumerate(self.kept()):
+            files = {}
+            for name, image in entry.images.items():
+                files[name] = f"{number:02d}_{which}_{name}.png"
+                save_image(image, folder / files[name])
+            entries.append({"rank": which, **entry.facts, "files": files})
+        return entries
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,6 @@ from torch.utils._pytree import tree_leaves
 from daclip.errors import DaclipError
 from daclip.restoring.tiling import GRID
 
-__all__ = ["RUNTIME", "Cost", "PeakMemory", "Pieces", "choose_pieces", "linear_cost", "memory_errors", "tensor_bytes"]
-
 GIB = 2**30
 
 # What the interpreter and the libraries take before the first photo: 0.86 measured on Linux. A constant, since pieces

@@ -5,9 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from daclip.data.pairs import generator_for
-
-__all__ = ["NoiseField", "NoiseWindow"]
+from daclip.rng import generator_for
 
 CELL = 256
 

@@ -5,18 +5,15 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from daclip.arithmetic import autocast
 from daclip.diffusion.denoiser import Denoiser, Prediction
-from daclip.precision import autocast
-from daclip.restoring.conditioning import rows
+from daclip.pixels import Pixels
+from daclip.restoring.control import rows
 from daclip.restoring.memory import Cost, Pieces, linear_cost
 from daclip.restoring.noise import NoiseField
-from daclip.restoring.pixels import Pixels
-from daclip.restoring.pooling import Pooled, ScoutDenoiser, Window, has_pools, scouts
-from daclip.restoring.tiling import TiledDenoiser, cover, tile_calls
+from daclip.restoring.tiling import Pooled, ScoutDenoiser, TiledDenoiser, Window, cover, has_pools, scouts, tile_calls
 from daclip.samplers.base import Sampler
 from daclip.types import Conditioning
-
-__all__ = ["Progress", "measured_costs", "sample_photos"]
 
 Progress = Callable[[float], None]
 """Told the finished share in [0, 1] after each call of the network; may raise `Stopped` to end the work."""

@@ -11,12 +11,10 @@ import torch
 from torch import Tensor
 
 from daclip.diffusion.denoiser import Denoiser, Prediction
-from daclip.diffusion.process import MeanRevertingSDE
+from daclip.diffusion.sde import MeanRevertingSDE
 from daclip.errors import DaclipError
 from daclip.samplers.grids import TimeGrid, trailing
 from daclip.types import Conditioning
-
-__all__ = ["NoiseSource", "Sampler", "SamplerOptions", "Step", "StepHook", "draw_noise"]
 
 
 @dataclass(frozen=True)

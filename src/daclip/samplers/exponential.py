@@ -1,16 +1,15 @@
 """The formula behind the multistep solvers: linear part exact, data estimate as a polynomial in log-SNR."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Unpack
 
 import torch
 from torch import Tensor
 
-from daclip.diffusion.process import MeanRevertingSDE
+from daclip.diffusion.sde import MeanRevertingSDE
 from daclip.errors import DaclipError
+from daclip.samplers.base import Sampler, SamplerOptions, Step
 from daclip.samplers.grids import half_log_snr
-
-__all__ = ["SlopeRule", "check_slope_rule", "exponential_step"]
 
 SlopeRule = Literal["exact", "bh1", "bh2"]
 
@@ -106,3 +105,112 @@ def _weights(
     right = torch.cat(moments, dim=1).view(len(t), -1)
     solved = torch.linalg.solve(vandermonde, right)
     return [solved[:, i].view(-1, 1, 1, 1) for i in range(len(times))]
+
+
+class DdimSampler(Sampler):
+    """DDIM (Song, Meng and Ermon 2021, eq. 12) on y = (x − μ)/λ, with the ratios of the stride:
+
+        x_s = μ + α_s (x̂_0 − μ) + λ √(s_s² − ς²) ε̂ + λ ς ξ,    ς = η × the posterior's deviation.
+
+    First order. η = 1 is `PosteriorSampler`, η = 0 is first-order DPM-Solver++. The last step gives x̂_0.
+
+    Args:
+        eta: η in [0, 1].
+        options: See `Sampler`.
+    """
+
+    def __init__(self, eta: float, **options: Unpack[SamplerOptions]) -> None:
+        super().__init__(**options)
+        if not 0 <= eta <= 1:
+            raise DaclipError(f"sampler.eta must lie in [0, 1], got {eta}")
+        self.eta = eta
+        self.stochastic = eta > 0
+
+    def step(self, step: Step) -> Tensor:
+        """The estimate, noised to the level of s, `[B, C, H, W]`."""
+        process, estimate = step.process, step.prediction
+        fresh = self.eta * process.posterior_std(step.t, step.s)
+        kept = (process.marginal_std(step.s) ** 2 - fresh**2).clamp(min=0).sqrt()
+        x_s = process.marginal_mean(estimate.x0, step.lq, step.s) + kept * estimate.epsilon
+        return x_s if step.noise is None else x_s + fresh * step.noise
+
+
+class DpmSolverSampler(Sampler):
+    """Multistep DPM-Solver++ (Lu et al. 2022b, algorithm 2) and its SDE form, on y = (x − μ)/λ.
+
+    The estimate of the clean image is extrapolated in log-SNR from this step and up to `order − 1` earlier ones, at
+    no further network evaluation. Order 1 is DDIM (τ = 0) or `PosteriorSampler` (τ = 1). The order rises over the
+    first steps and falls over the last, since log-SNR is infinite at t = 0: the last step gives x̂_0.
+
+    The third order integrates its parabola exactly; the published 3M gives the second difference half that weight.
+
+    Args:
+        order: 1, 2 or 3.
+        tau: Noise strength τ in [0, 1]: 0 for the ODE, 1 for the SDE (`sde-dpmsolver++`).
+        slope: Weight of the slope at order 2: `bh2` as published (midpoint rule), `bh1` or `exact`.
+        options: See `Sampler`.
+    """
+
+    def __init__(self, order: int, tau: float, slope: SlopeRule, **options: Unpack[SamplerOptions]) -> None:
+        super().__init__(**options)
+        if order not in (1, 2, 3):
+            raise DaclipError(f"sampler.order of DPM-Solver++ must be 1, 2 or 3, got {order}")
+        if not 0 <= tau <= 1:
+            raise DaclipError(f"sampler.tau must lie in [0, 1], got {tau}")
+        check_slope_rule(slope)
+        self.order = order
+        self.tau = tau
+        self.slope = slope
+        self.stochastic = tau > 0
+        self.lookback = order - 1
+
+    def step(self, step: Step) -> Tensor:
+        """Extrapolate the estimate over the step, `[B, C, H, W]`."""
+        order = min(self.order, len(step.history) + 1, step.remaining)
+        used = [step, *reversed(step.history)][:order]
+        nodes = [(one.t, one.prediction.x0) for one in used]
+        return exponential_step(
+            step.process, step.x_t, step.lq, step.t, step.s, nodes, self.slope, self.tau, step.noise
+        )
+
+
+class UniPcSampler(Sampler):
+    """UniPC (Zhao et al. 2023, algorithms 5 and 8, data prediction) on y = (x − μ)/λ.
+
+    The predictor is multistep DPM-Solver++ of order p. Once the estimate at the predicted state is there, the step
+    that led to it is done again with that estimate as one more node, which lifts the order to p + 1; the estimate
+    itself is not renewed. The order rises over the first steps and falls over the last, the last step gives x̂_0.
+
+    Args:
+        order: p, 1 to 3.
+        slope: Weight of the slope where two estimates meet, the paper's B(h): `bh1`, `bh2`, or `exact`.
+        options: See `Sampler`.
+    """
+
+    stochastic = False
+
+    def __init__(self, order: int, slope: SlopeRule, **options: Unpack[SamplerOptions]) -> None:
+        super().__init__(**options)
+        if order not in (1, 2, 3):
+            raise DaclipError(f"sampler.order of UniPC must be 1, 2 or 3, got {order}")
+        check_slope_rule(slope)
+        self.order = order
+        self.slope = slope
+        self.lookback = order
+
+    def correct(self, step: Step) -> Tensor:
+        """UniC: the step to t again, now with the estimate at t, `[B, C, H, W]`."""
+        if not step.history:
+            return step.x_t
+        # The order that the predictor had in that step.
+        order = min(self.order, len(step.history), step.remaining + 1)
+        previous, *older = list(reversed(step.history))[:order]
+        nodes = [(one.t, one.prediction.x0) for one in (previous, step, *older)]
+        return exponential_step(step.process, previous.x_t, step.lq, previous.t, step.t, nodes, self.slope)
+
+    def step(self, step: Step) -> Tensor:
+        """UniP: extrapolate the estimate over the step, `[B, C, H, W]`."""
+        order = min(self.order, len(step.history) + 1, step.remaining)
+        used = [step, *reversed(step.history)][:order]
+        nodes = [(one.t, one.prediction.x0) for one in used]
+        return exponential_step(step.process, step.x_t, step.lq, step.t, step.s, nodes, self.slope)

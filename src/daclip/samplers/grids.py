@@ -10,9 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from daclip.diffusion.process import MeanRevertingSDE
-
-__all__ = ["TimeGrid", "half_log_snr", "karras", "log_snr", "trailing", "uniform"]
+from daclip.diffusion.sde import MeanRevertingSDE
 
 TimeGrid = Callable[[MeanRevertingSDE, int, int], list[int]]
 

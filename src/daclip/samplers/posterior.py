@@ -1,10 +1,10 @@
 """Sampling from the exact posterior of the process."""
 
+from typing import Unpack
+
 from torch import Tensor
 
-from daclip.samplers.base import Sampler, Step
-
-__all__ = ["PosteriorSampler"]
+from daclip.samplers.base import Sampler, SamplerOptions, Step
 
 
 class PosteriorSampler(Sampler):
@@ -20,3 +20,31 @@ class PosteriorSampler(Sampler):
         process = step.process
         mean = process.posterior_mean(step.x_t, step.lq, step.prediction.x0, step.t, step.s)
         return mean + process.posterior_std(step.t, step.s) * step.noise
+
+
+class ReverseSdeSampler(Sampler):
+    """Euler–Maruyama on the reverse SDE (IR-SDE, section 3.2), θ integrated over the stride.
+
+    First order in the stride: it needs many steps (the reference takes all T).
+
+    Args:
+        final_noise: Add noise in the last step too, as the reference does. Nothing removes that noise any
+            more, and over a long stride it is visible.
+        options: See `Sampler`.
+    """
+
+    def __init__(self, final_noise: bool, **options: Unpack[SamplerOptions]) -> None:
+        super().__init__(**options)
+        self.final_noise = final_noise
+
+    def step(self, step: Step) -> Tensor:
+        """Euler mean minus noise, `[B, C, H, W]`."""
+        assert step.noise is not None
+        process = step.process
+        score = process.score(step.prediction.epsilon, step.t)
+        mean = process.reverse_sde_mean(step.x_t, step.lq, score, step.t, step.s)
+        std = process.reverse_sde_std(step.t, step.s)
+        if not self.final_noise:
+            std = std * (step.s > 0).view(-1, 1, 1, 1)
+        # The sign is that of the reference, so that its recorded draws give its trajectories.
+        return mean - std * step.noise

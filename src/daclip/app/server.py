@@ -1,0 +1,88 @@
+"""Serving the page: no telemetry, no network, no file of the server but what the page itself gives out."""
+
+import os
+from typing import Any
+
+from daclip.app.service import Limits, Service
+from daclip.artifacts import find_artifact
+from daclip.errors import DaclipError
+from daclip.restoring.restorer import Restorer
+
+# Gradio reads these when it is imported.
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+
+class NoOtherServers:
+    """ASGI middleware that refuses Gradio's routes for fetching files from other servers.
+
+    Args:
+        app: What answers all other requests.
+    """
+
+    def __init__(self, app: Any):
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer one request."""
+        path = str(scope.get("path", "")).lower()
+        if scope["type"] == "http" and ("/proxy=" in path or "file=http" in path):
+            await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain")]})
+            await send({"type": "http.response.body", "body": b"this server fetches nothing from elsewhere\n"})
+            return
+        await self.app(scope, receive, send)
+
+
+def page_of(cfg: Any) -> Any:
+    """The page that a configuration of `app.yaml` describes, as Gradio blocks with their queue.
+
+    Raises:
+        DaclipError: Gradio is not installed, or the restorer cannot be made.
+    """
+    try:
+        from daclip.app.page import build_page
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("gradio", "gradio_client"):
+            raise
+        raise DaclipError("the web app needs Gradio; install it with pip install 'daclip[app]'") from None
+    folder = find_artifact(cfg.artifact, "outputs/restorer", "make train-restorer")
+    options = {name: cfg[name] for name in ("device", "precision", "seed", "max_memory")}
+    restorer = Restorer.from_pretrained(folder, **options)
+    limits = Limits(cfg.max_megapixels, cfg.max_files, cfg.max_samples, cfg.max_steps, cfg.max_words)
+    page = build_page(Service(restorer, limits), cfg.seed)
+    return page.queue(max_size=cfg.queue, default_concurrency_limit=1)
+
+
+def launch(page: Any, cfg: Any, block: bool = True) -> str:
+    """Serve the page.
+
+    Args:
+        page: What `page_of` returned.
+        cfg: Address and size limit, as in `app.yaml`.
+        block: Serve until the process is interrupted; else return at once.
+
+    Returns:
+        The page's address.
+    """
+    from starlette.middleware import Middleware
+
+    try:
+        _, address, _ = page.launch(
+            server_name=cfg.host,
+            server_port=cfg.port,
+            max_file_size=f"{cfg.max_upload_mb}mb",
+            app_kwargs={"middleware": [Middleware(NoOtherServers)]},
+            prevent_thread_lock=True,
+            share=False,
+            ssr_mode=False,
+            run_history=False,
+            enable_monitoring=False,
+            footer_links=["api"],
+            show_error=True,
+            quiet=True,
+        )
+    except OSError as error:
+        raise DaclipError(f"host={cfg.host} port={cfg.port} cannot be served ({error}); choose another port") from None
+    if block:
+        page.block_thread()
+    return str(address)

@@ -1,0 +1,407 @@
+"""What a configuration that came with an artifact may name: parts of this framework, and nothing through them."""
+
+import importlib
+import inspect
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from daclip.clip.controller import DaClip
+from daclip.diffusion.denoiser import Denoiser
+from daclip.errors import DaclipError
+from daclip.files import write_json
+
+# Where parts lived that artifacts of earlier commits name: old module to new.
+MOVED = {
+    "daclip.data.captioned": "daclip.data.build",
+    "daclip.data.mix": "daclip.data.mixed",
+    "daclip.data.module": "daclip.data.datamodule",
+    "daclip.data.paired": "daclip.data.sources",
+    "daclip.data.photos": "daclip.data.sources",
+    "daclip.degradations.jpeg": "daclip.degradations.digital",
+    "daclip.degradations.raindrops": "daclip.degradations.weather",
+    "daclip.degradations.resize": "daclip.degradations.digital",
+    "daclip.diffusion.direct": "daclip.diffusion.sde",
+    "daclip.diffusion.objective": "daclip.diffusion.objectives",
+    "daclip.diffusion.perceptual": "daclip.diffusion.objectives",
+    "daclip.diffusion.preconditioning": "daclip.diffusion.denoiser",
+    "daclip.diffusion.process": "daclip.diffusion.sde",
+    "daclip.diffusion.schedules": "daclip.diffusion.sde",
+    "daclip.diffusion.times": "daclip.diffusion.weightings",
+    "daclip.diffusion.velocity": "daclip.diffusion.objectives",
+    "daclip.diffusion.weighting": "daclip.diffusion.weightings",
+    "daclip.recognition": "daclip.metrics.perceptual",
+    "daclip.samplers.ddim": "daclip.samplers.exponential",
+    "daclip.samplers.dpm_solver": "daclip.samplers.exponential",
+    "daclip.samplers.flow_ode": "daclip.samplers.ode",
+    "daclip.samplers.heun": "daclip.samplers.ode",
+    "daclip.samplers.reverse_sde": "daclip.samplers.posterior",
+    "daclip.samplers.unipc": "daclip.samplers.exponential",
+}
+
+# Classes defined in these packages build networks, samplers, data and corruptions; none of them runs what it is given.
+PACKAGES = (
+    "daclip.backbones.",
+    "daclip.clip.",
+    "daclip.data.",
+    "daclip.degradations.",
+    "daclip.diffusion.",
+    "daclip.metrics.",
+    "daclip.samplers.",
+)
+# Functions are named one by one: others of the same modules write files or reach the network.
+FUNCTION_MODULES = ("daclip.samplers.grids", "daclip.diffusion.weightings")
+FUNCTIONS = (
+    "daclip.clip.controller.create_daclip",
+    "daclip.metrics.perceptual.efficientnet_lite",
+    "daclip.metrics.perceptual.vgg16",
+)
+
+
+def _present_names(node: Any) -> Any:
+    """A configuration with the `_target_`s that have moved since it was written under their present names."""
+    if isinstance(node, Mapping):
+        return {
+            key: _present_name(value) if key == "_target_" else _present_names(value) for key, value in node.items()
+        }
+    return [_present_names(value) for value in node] if isinstance(node, list) else node
+
+
+def _present_name(target: Any) -> Any:
+    module, _, name = str(target).rpartition(".")
+    return f"{MOVED[module]}.{name}" if module in MOVED else target
+
+
+def _strings(node: Any) -> Iterator[tuple[str, str]]:
+    """All strings of nested containers with the key in front of them."""
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            yield str(key), str(key)
+            if isinstance(value, str):
+                yield str(key), value
+            else:
+                yield from _strings(value)
+    elif isinstance(node, (list, tuple)):
+        for value in node:
+            if isinstance(value, str):
+                yield "", value
+            else:
+                yield from _strings(value)
+
+
+def _is_part(target: str) -> bool:
+    """Whether a dotted name is that of a class or function defined in one of the packages.
+
+    `daclip.commands.train.subprocess.run` is not: the name begins with daclip, what it names does not.
+    """
+    module_name, _, name = target.rpartition(".")
+    if not target.startswith(PACKAGES) or not name.isidentifier():
+        return False
+    try:
+        # The part itself is imported here, by its full name, which runs no code but the framework's own.
+        part = getattr(importlib.import_module(module_name), name)
+    except (ImportError, AttributeError, ValueError):
+        return False
+    home = getattr(part, "__module__", "")
+    if not f"{home}.".startswith(PACKAGES):
+        return False
+    if inspect.isclass(part):
+        return True
+    return inspect.isfunction(part) and (home in FUNCTION_MODULES or f"{home}.{part.__name__}" in FUNCTIONS)
+
+
+def refuse_foreign_targets(node: Any, where: str) -> None:
+    """Check a section of an artifact's configuration before anything is made of it.
+
+    Args:
+        node: Plain containers.
+        where: File that errors name.
+
+    Raises:
+        DaclipError: A `_target_` is no part of this framework, or a value is a reference that would read the
+            environment or call a resolver.
+    """
+    for key, value in _strings(node):
+        if "${" in value:
+            raise DaclipError(
+                f"{where}: refuses the reference {value!r}; an artifact's configuration holds plain values"
+            )
+        if key == "_target_" and value != "_target_" and not _is_part(value):
+            raise DaclipError(f"{where}: refuses to make {value}; only parts of daclip may be named")
+    for target in _targets_of_wrong_type(node):
+        raise DaclipError(f"{where}: refuses to make {target!r}; only parts of daclip may be named")
+
+
+def _targets_of_wrong_type(node: Any) -> Iterator[Any]:
+    if isinstance(node, Mapping):
+        for key, value in node.items():
+            if key == "_target_" and not isinstance(value, str):
+                yield value
+            yield from _targets_of_wrong_type(value)
+    elif isinstance(node, (list, tuple)):
+        for value in node:
+            yield from _targets_of_wrong_type(value)
+
+
+HUB_FILES = ["*.yaml", "*.json", "*.safetensors"]
+CONFIG, WEIGHTS, METRICS, RECORD = "config.yaml", "weights.safetensors", "metrics.json", "record.json"
+
+
+class Artifact:
+    """An artifact folder on disk.
+
+    Args:
+        folder: Holds `config.yaml` and `weights.safetensors`.
+
+    Attributes:
+        config: The resolved configuration of the run that made it.
+
+    Raises:
+        DaclipError: The folder is missing or is no artifact.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        if not self.folder.is_dir():
+            raise DaclipError(f"{folder}: no such artifact folder; check the path")
+        for name in (CONFIG, WEIGHTS):
+            if not (self.folder / name).is_file():
+                raise DaclipError(
+                    f"{folder}: not an artifact, {name} is missing; give the folder a training run ended with"
+                )
+        try:
+            config = yaml.safe_load((self.folder / CONFIG).read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError):
+            raise DaclipError(f"{self.folder / CONFIG}: damaged; train or copy the artifact again") from None
+        if not isinstance(config, dict) or config.get("kind") not in ("daclip", "restorer"):
+            raise DaclipError(f"{self.folder / CONFIG}: not the configuration of a daclip artifact")
+        self.config: dict[str, Any] = _present_names(config)
+
+    def require(self, kind: str) -> None:
+        """Refuse an artifact of the other stage."""
+        if self.config["kind"] != kind:
+            raise DaclipError(
+                f"{self.folder}: an artifact of kind '{self.config['kind']}', but a '{kind}' one is needed "
+                f"(make train-{kind})"
+            )
+
+    def section(self, name: str) -> dict[str, Any]:
+        """A section of the configuration, which may only name parts of this framework: it is a stranger's data.
+
+        Args:
+            name: Such as `process`, or `stage.objective` for a part of one.
+
+        Raises:
+            DaclipError: The section is missing, or refused (see `daclip.artifacts`).
+        """
+        node: Any = self.config
+        for key in name.split("."):
+            node = node.get(key) if isinstance(node, dict) else None
+        if not isinstance(node, dict):
+            raise DaclipError(
+                f"{self.folder / CONFIG}: the section {name} is missing or damaged; train or copy the artifact again"
+            )
+        refuse_foreign_targets(node, str(self.folder / CONFIG))
+        return node
+
+    def build(self, section: str, node: Any = None) -> Any:
+        """Make the object that a section such as `process` or `stage.objective` describes, or a `node` in its place."""
+        if node is None:
+            node = self.section(section)
+        else:
+            refuse_foreign_targets(node, str(self.folder / CONFIG))
+        try:
+            return instantiate(node, _convert_="object")
+        except InstantiationException as error:
+            if isinstance(error.__cause__, DaclipError):
+                raise error.__cause__ from None
+            reason = str(error).splitlines()[0]
+            raise DaclipError(
+                f"{self.folder / CONFIG}: nothing can be made of the section {section} ({reason})"
+            ) from error
+
+    def load_into(self, module: nn.Module) -> None:
+        """Read the weights into a module of the same layout."""
+        try:
+            state = load_file(self.folder / WEIGHTS)
+        except (SafetensorError, OSError) as error:
+            raise DaclipError(f"{self.folder / WEIGHTS}: damaged ({error}); train or copy it again") from None
+        present = module.state_dict()
+        wrong = sorted(
+            {name for name in present.keys() | state.keys() if name not in present or name not in state}
+            | {name for name in present.keys() & state.keys() if present[name].shape != state[name].shape}
+        )
+        if wrong:
+            raise DaclipError(f"{self.folder / WEIGHTS}: does not fit its configuration at {', '.join(wrong[:5])}")
+        module.load_state_dict(state)
+
+
+def save_artifact(
+    folder: str | Path,
+    kind: str,
+    config: Mapping[str, Any],
+    weights: Mapping[str, Tensor],
+    metrics: Mapping[str, Any],
+    record: Mapping[str, Any],
+    parts: Mapping[str, Path] | None = None,
+) -> Path:
+    """Write an artifact folder; it appears under its name only when complete.
+
+    Args:
+        folder: The new folder; one that exists is replaced.
+        kind: `daclip` or `restorer`.
+        config: Resolved configuration.
+        weights: State dict.
+        metrics: Scores, written as `metrics.json`.
+        record: Provenance: versions, commit, hardware, seed, timings.
+        parts: Folders copied into it, by name.
+
+    Raises:
+        DaclipError: The disk is full or the folder cannot be written.
+    """
+    folder = Path(folder)
+    temporary: Path | None = None
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".artifact-", dir=folder.parent))
+        document = yaml.safe_dump({"kind": kind, **config}, sort_keys=False, allow_unicode=True)
+        (temporary / CONFIG).write_text(document, encoding="utf-8")
+        save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, temporary / WEIGHTS)
+        write_json(temporary / METRICS, metrics)
+        write_json(temporary / RECORD, record)
+        for name, source in (parts or {}).items():
+            shutil.copytree(source, temporary / name)
+        temporary.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.replace(folder)
+    except BaseException as error:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, (OSError, SafetensorError)):
+            reason = getattr(error, "strerror", None) or error
+            raise DaclipError(
+                f"{folder}: cannot be written ({reason}); free space or fix the folder, then go on with resume=last"
+            ) from None
+        raise
+    return folder
+
+
+def point_latest(artifact: Path, root: str | Path) -> None:
+    """Let `root/latest` point at the artifact; the link is replaced in one step."""
+    root = Path(root)
+    link = root / "latest"
+    temporary = root / f".latest-{os.getpid()}"
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(os.path.relpath(artifact, root), target_is_directory=True)
+    temporary.replace(link)
+
+
+def find_artifact(path: str | Path | None, root: str | Path, make: str) -> Path:
+    """The artifact the user named, else the newest below `root`.
+
+    Args:
+        path: What the user gave; None takes the newest.
+        root: Output folder of the stage.
+        make: Command that makes one, for the message.
+    """
+    if path is not None:
+        return Path(path)
+    latest = Path(root) / "latest"
+    if not latest.is_dir():
+        raise DaclipError(f"there is no artifact at {latest} yet; run `{make}` first or give a path")
+    return latest.resolve()
+
+
+def load_daclip(folder: str | Path) -> DaClip:
+    """DA-CLIP from a stage-1 artifact, in evaluation mode without gradients."""
+    artifact = Artifact(folder)
+    artifact.require("daclip")
+    # The artifact holds all weights, the frozen ones too: nothing is downloaded.
+    artifact.section("clip")["load_weights"] = False
+    daclip: DaClip = artifact.build("clip")
+    artifact.load_into(daclip)
+    daclip.clip.forget_texts()
+    return daclip.eval().requires_grad_(False)
+
+
+def load_denoiser(artifact: Artifact, context_dim: int) -> Denoiser:
+    """The trained network of a stage-2 artifact with the meaning of its output, in evaluation mode.
+
+    Args:
+        artifact: A stage-2 artifact.
+        context_dim: Length of DA-CLIP's embeddings.
+    """
+    artifact.require("restorer")
+    # The stage's other parts are for training, and nothing is made of them here.
+    stage, network = artifact.config.get("stage"), artifact.section("backbone")
+    if not isinstance(stage, dict) or "parameterization" not in stage:
+        raise DaclipError(
+            f"{artifact.folder / CONFIG}: the section stage is missing or damaged; copy the artifact again"
+        )
+    if "content_context" in network:  # the name and values of the first artifacts
+        network["context"] = "token" if network.pop("content_context") else "none"
+    named = isinstance(stage["parameterization"], str)
+    denoiser = Denoiser(
+        artifact.build("backbone")(context_dim=context_dim),
+        artifact.build("process"),
+        stage["parameterization"] if named else artifact.build("stage.parameterization"),
+        stage["correct_epsilon_shift"],
+    )
+    artifact.load_into(denoiser.backbone)
+    # Gradients stay allowed: autocast then keeps its bfloat16 copies of the weights from one evaluation to the next.
+    return denoiser.eval()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise DaclipError(f"{path}: missing or damaged; train or copy the artifact again") from None
+    return content
+
+
+def read_metrics(folder: str | Path) -> dict[str, Any]:
+    """The scores in an artifact folder."""
+    return _read_json(Path(folder) / METRICS)
+
+
+def read_record(folder: str | Path) -> dict[str, Any]:
+    """Provenance in an artifact folder."""
+    return _read_json(Path(folder) / RECORD)
+
+
+def from_hub(name: str, revision: str | None = None) -> Path:
+    """Download a model of the Hugging Face hub, or find it in the cache.
+
+    Args:
+        name: `owner/name`.
+        revision: Branch, tag or commit; None takes the newest.
+
+    Raises:
+        DaclipError: There is no such model, or the hub cannot be reached.
+    """
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise DaclipError(f"{name}: no such artifact folder; check the path")
+    from huggingface_hub import snapshot_download  # slow to import, and most users have a folder
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=HUB_FILES))
+    except Exception as error:
+        # The hub client raises its own, the HTTP library's and the operating system's errors.
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise DaclipError(
+            f"{name}: no such artifact folder, and the model hub did not give one ({reason}); check the name"
+        ) from None

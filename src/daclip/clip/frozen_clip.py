@@ -1,0 +1,326 @@
+"""How a photo of any size becomes square CLIP inputs."""
+
+import contextlib
+import logging
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+from open_clip.transformer import VisionTransformer
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from daclip.clip.vit import RunBlock, blocks, check_tower, embed_dim, embed_patches, image_size, pool_tokens, run_block
+from daclip.errors import DaclipError
+
+View = Callable[[Tensor, int], Tensor]
+
+MAX_CROPS_PER_SIDE = 3
+
+
+def _shrink(images: Tensor, shorter: int) -> Tensor:
+    """Resize so that the shorter side becomes `shorter` (bicubic, antialiased), the longer cut as torchvision does."""
+    height, width = images.shape[-2:]
+    size = (shorter * height // min(height, width), shorter * width // min(height, width))
+    if size == (height, width):
+        return images
+    return F.interpolate(images, size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+
+
+def _centre(images: Tensor, size: int) -> Tensor:
+    top, left = (round((side - size) / 2) for side in images.shape[-2:])
+    return images[..., top : top + size, left : left + size]
+
+
+def resize(images: Tensor, size: int) -> Tensor:
+    """The whole photo, shrunk to CLIP's size, as the original does: `[B, 3, H, W]` to `[B, 1, 3, s, s]`.
+
+    Fine corruptions such as noise or JPEG blocks vanish when a large photo is shrunk.
+    """
+    return _centre(_shrink(images, size), size)[:, None]
+
+
+def crop(images: Tensor, size: int) -> Tensor:
+    """The centre at full resolution: `[B, 3, H, W]` to `[B, 1, 3, s, s]`; small photos are enlarged."""
+    return _centre(images if min(images.shape[-2:]) >= size else _shrink(images, size), size)[:, None]
+
+
+def multi_crop(images: Tensor, size: int) -> Tensor:
+    """An even grid of at most 3×3 crops at full resolution: `[B, 3, H, W]` to `[B, V, 3, s, s]`.
+
+    The crops cover photos of up to three times CLIP's size and sample larger ones. A photo that already
+    has CLIP's size is its own single view.
+    """
+    if min(images.shape[-2:]) < size:
+        images = _shrink(images, size)
+
+    def starts(length: int) -> list[int]:
+        count = min(math.ceil(length / size), MAX_CROPS_PER_SIDE)
+        return [round(i * (length - size) / max(count - 1, 1)) for i in range(count)]
+
+    height, width = images.shape[-2:]
+    corners = [(top, left) for top in starts(height) for left in starts(width)]
+    return torch.stack([images[..., y : y + size, x : x + size] for y, x in corners], dim=1)
+
+
+VIEWS: dict[str, View] = {"resize": resize, "crop": crop, "multi_crop": multi_crop}
+
+
+def view_by_name(name: str) -> View:
+    """The view called `name`.
+
+    Raises:
+        DaclipError: There is none of that name.
+    """
+    if name not in VIEWS:
+        raise DaclipError(f"clip.view={name} is not known; choose from {', '.join(VIEWS)}")
+    return VIEWS[name]
+
+
+SCHEMES = ("hf-hub:", "local-dir:")  # names of models that open_clip does not list itself
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without open_clip's log lines: random weights are meant, and failures are reported by the caller."""
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        root.setLevel(level)
+
+
+def _create(architecture: str | Mapping[str, Any], pretrained: str | None, seed: int) -> nn.Module:
+    if not isinstance(architecture, str):
+        # Random weights are part of the experiment: the same seed gives the same frozen model anywhere.
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            fresh = open_clip.CLIP(**{key: _plain(value) for key, value in architecture.items()})
+        if isinstance(fresh.visual, VisionTransformer):
+            balance_frequencies(fresh.visual.conv1.weight, torch.Generator().manual_seed(seed))
+        return fresh
+    if not architecture.startswith(SCHEMES):
+        _check_name(architecture, pretrained)
+    try:
+        with torch.random.fork_rng(devices=[]), _quiet():
+            torch.manual_seed(seed)
+            model: nn.Module = open_clip.create_model(
+                architecture,
+                pretrained=pretrained,
+                device=torch.get_default_device(),
+                pretrained_image=False,
+                pretrained_text=False,
+            )
+    except Exception as error:
+        # open_clip wraps a failed download or a bad file in whatever the hub client or loader raised.
+        raise DaclipError(
+            f"the CLIP weights {architecture}/{pretrained} could not be loaded ({_first_line(error)}); check the "
+            "name and the network, or set clip.pretrained to a weight file on disk"
+        ) from error
+    return model
+
+
+def _check_name(architecture: str, pretrained: str | None) -> None:
+    if architecture not in open_clip.list_models():
+        raise DaclipError(
+            f"clip.architecture={architecture} is no open_clip model; see open_clip.list_models() "
+            "(for example ViT-B-32, ViT-L-14)"
+        )
+    if pretrained is None:
+        return
+    tag = open_clip.get_pretrained_cfg(architecture, pretrained)
+    if not tag and not Path(pretrained).is_file():
+        known = ", ".join(open_clip.list_pretrained_tags_by_model(architecture)) or "none"
+        raise DaclipError(
+            f"clip.pretrained={pretrained} is neither a weight tag of {architecture} ({known}) nor a weight file"
+        )
+    quick = bool(tag.get("quick_gelu", False)) if tag else None
+    built = bool((open_clip.get_model_config(architecture) or {}).get("quick_gelu", False))
+    if quick is not None and quick != built:
+        plain = architecture.removesuffix("-quickgelu")
+        raise DaclipError(
+            f"the weights {pretrained} were trained with {'QuickGELU' if quick else 'GELU'}, which {architecture} "
+            f"does not use; set clip.architecture={plain}{'-quickgelu' if quick else ''}"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _statistics(architecture: str | Mapping[str, Any], pretrained: str | None, tower: Any) -> tuple[Any, Any]:
+    """Mean and standard deviation per channel that the weights were trained with.
+
+    A tag says its own. Weights from a file, and random ones, take those that all tags of the architecture
+    share, else OpenAI's.
+    """
+    if isinstance(architecture, str) and not architecture.startswith(SCHEMES):
+        tags = [pretrained] if pretrained else []
+        if not tags or not open_clip.get_pretrained_cfg(architecture, tags[0]):
+            tags = open_clip.list_pretrained_tags_by_model(architecture)
+        known = [open_clip.get_pretrained_cfg(architecture, tag) for tag in tags]
+        found = {(tuple(entry["mean"]), tuple(entry["std"])) for entry in known if entry.get("mean")}
+        if len(found) == 1:
+            return found.pop()
+    mean = getattr(tower, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN
+    return mean, getattr(tower, "image_std", None) or open_clip.OPENAI_DATASET_STD
+
+
+@torch.no_grad()
+def balance_frequencies(weight: Tensor, generator: torch.Generator) -> None:
+    """Draw a patch embedding anew, with gains that grow with the frequency, as amplitudes in photos fall.
+
+    White random weights see little but the brightness of a patch, and what most corruptions change is fine
+    detail. Whitening the first layer is known to speed up training from scratch (Coates and Ng 2012); here
+    with the 1/f spectrum that all photos share instead of one measured on the data.
+
+    Args:
+        weight: `[width, 3, p, p]`; keeps its standard deviation per frequency unit.
+        generator: Source of the draw.
+    """
+    patch = weight.shape[-1]
+    n = torch.arange(patch, dtype=torch.float32)
+    basis = torch.cos(math.pi / patch * n[:, None] * (n + 0.5)) * math.sqrt(2 / patch)
+    basis[0] /= math.sqrt(2)
+    # The mean of a patch keeps a little; beyond the third frequency there is more noise than picture.
+    gain = (torch.hypot(n[:, None], n) + 0.3).clamp(max=3.0)
+    coefficients = torch.randn(weight.shape, generator=generator) * gain
+    weight.copy_(torch.einsum("ki,lj,ockl->ocij", basis, basis, coefficients) * weight.std())
+
+
+def _tokenizer(architecture: str | Mapping[str, Any], context_length: int) -> Any:
+    name = architecture if isinstance(architecture, str) else "ViT-B-32"
+    try:
+        with _quiet():
+            return open_clip.get_tokenizer(name, context_length=context_length)
+    except Exception as error:
+        raise DaclipError(
+            f"the tokeniser of {name} could not be loaded ({_first_line(error)}); check the network, or give a "
+            "folder with model and tokeniser as clip.architecture=local-dir:FOLDER"
+        ) from error
+
+
+def _plain(value: Any) -> Any:
+    return {key: _plain(item) for key, item in value.items()} if isinstance(value, Mapping) else value
+
+
+class FrozenClip(nn.Module):
+    """An open_clip model that never learns.
+
+    Args:
+        architecture: Name of an open_clip model whose image tower is a plain ViT (`ViT-B-32`,
+            `ViT-B-16-SigLIP`, `hf-hub:…`, `local-dir:…`) or the arguments of `open_clip.CLIP` as a mapping,
+            which gives random weights.
+        pretrained: Weight tag or file for a named model; None leaves the weights random.
+        view: How photos become CLIP inputs: `resize`, `crop` or `multi_crop` (see `daclip.clip.frozen_clip`).
+        seed: Seed of random weights.
+        load_weights: False leaves the weights random and downloads none, but keeps what else belongs to
+            `pretrained`, such as the normalisation of inputs. For weights that come from an artifact.
+
+    Attributes:
+        image_size: Side of CLIP's square input.
+        embed_dim: Length D of the shared embedding.
+        run_block: Computes a transformer block of the image tower.
+
+    Raises:
+        DaclipError: Unknown name, weights or tokeniser that cannot be loaded, or an image tower that is no
+            plain ViT.
+    """
+
+    model: Any  # open_clip has no type hints
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        architecture: str | Mapping[str, Any],
+        pretrained: str | None,
+        view: str,
+        seed: int,
+        load_weights: bool = True,
+    ):
+        super().__init__()
+        self.run_block: RunBlock = run_block
+        model = _create(architecture, pretrained if load_weights else None, seed)
+        self.model = model.eval().requires_grad_(False)
+        tower = self.model.visual
+        check_tower(tower, architecture if isinstance(architecture, str) else "clip.architecture")
+        self.view = view_by_name(view)
+        self.image_size = image_size(tower)
+        self.embed_dim = embed_dim(tower)
+        self.tokenizer = _tokenizer(architecture, getattr(self.model, "context_length", 77))
+        mean, std = _statistics(architecture, pretrained, tower)
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        self._texts: dict[str, Tensor] = {}
+
+    @property
+    def tower(self) -> Any:
+        """The image tower, for the functions of `daclip.clip.vit`."""
+        return self.model.visual
+
+    def train(self, mode: bool = True) -> "FrozenClip":
+        """Stay in evaluation mode: frozen means frozen."""
+        return super().train(False)
+
+    def views(self, images: Tensor) -> Tensor:
+        """Photos `[B, 3, H, W]` in [0, 1] to normalised CLIP inputs `[B, V, 3, s, s]`."""
+        return (self.view(images.float(), self.image_size) - self.mean) / self.std
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Plain CLIP embedding of photos, averaged over their views.
+
+        Args:
+            images: `[B, 3, H, W]`, RGB in [0, 1].
+
+        Returns:
+            `[B, D]`, not normalised.
+        """
+        views = self.views(images)
+        tokens = embed_patches(self.tower, views.flatten(0, 1))
+        for block in blocks(self.tower):
+            tokens = self.run_block(block, tokens)
+        return pool_tokens(self.tower, tokens).unflatten(0, views.shape[:2]).mean(1)
+
+    def encode_tokens(self, tokens: Tensor) -> Tensor:
+        """Embedding of token ids `[N, L]`, not normalised, `[N, D]`.
+
+        A text is cut after its last end-of-text token (the largest id): attention is causal, so what
+        follows cannot change the embedding, and most captions need a seventh of the 77 positions.
+        """
+        model = self.model
+        if not isinstance(model, open_clip.CLIP) or model.text_pool_type != "argmax":
+            embedded: Tensor = model.encode_text(tokens)
+            return embedded
+        end = tokens.argmax(-1)
+        length = int(end.max()) + 1
+        x = model.token_embedding(tokens[:, :length]) + model.positional_embedding[:length]
+        mask: Tensor = model.attn_mask
+        x = model.transformer(x, attn_mask=mask[:length, :length])
+        x = model.ln_final(x)[torch.arange(len(tokens), device=tokens.device), end]
+        projection = model.text_projection
+        return projection(x) if isinstance(projection, nn.Linear) else x @ projection
+
+    @torch.no_grad()
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Unit-length embeddings of texts, `[N, D]` float32; each text is computed once per process.
+
+        The text tower is frozen, so an embedding never changes: training steps only look it up.
+        """
+        device = self.mean.device
+        new = list(dict.fromkeys(text for text in texts if text not in self._texts))
+        # One by one on a CPU: products round differently in another batch, and a resumed run meets other ones first.
+        for group in [[text] for text in new] if device.type == "cpu" else [new] if new else []:
+            with torch.autocast(device.type, enabled=False):
+                embedded = F.normalize(self.encode_tokens(self.tokenizer(group).to(device)).float(), dim=-1)
+            self._texts.update(zip(group, embedded, strict=True))
+        return torch.stack([self._texts[text].to(device) for text in texts])
+
+    def forget_texts(self) -> None:
+        """Empty the cache of text embeddings, as after loading other weights."""
+        self._texts.clear()

@@ -1,0 +1,347 @@
+"""What a loss between images and texts is given."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from daclip.clip.frozen_clip import FrozenClip
+from daclip.clip.gather import encode_texts, gather_objects, gather_rows, is_distributed
+from daclip.degradations import split_words
+from daclip.errors import DaclipError
+
+
+@dataclass(frozen=True)
+class Targets:
+    """The texts of a batch and which of them belong to which image.
+
+    Attributes:
+        text: Unit vectors of the K unique texts, `[K, D]`.
+        rows: For each of the B images the rows of `text` that belong to it, at least one.
+    """
+
+    text: Tensor
+    rows: Sequence[Sequence[int]]
+
+    @property
+    def label(self) -> Tensor:
+        """The first row of each image, int64 `[B]`."""
+        return torch.tensor([rows[0] for rows in self.rows], device=self.text.device)
+
+    @property
+    def member(self) -> Tensor:
+        """1 where a text belongs to an image, `[B, K]` of the texts' type."""
+        member = torch.zeros(len(self.rows), len(self.text))
+        for image, rows in enumerate(self.rows):
+            member[image, list(rows)] = 1
+        return member.to(self.text)
+
+
+class Matching(nn.Module, ABC):
+    """A loss that pulls images to their texts and pushes them from the others.
+
+    Attributes:
+        splits_labels: Whether a label of several degradation words counts as several texts; otherwise it is
+            one text of its own.
+    """
+
+    splits_labels = False
+
+    @abstractmethod
+    def forward(self, image: Tensor, targets: Targets, scale: Tensor) -> Tensor:
+        """The loss of a batch.
+
+        Args:
+            image: Unit vectors `[B, D]`.
+            targets: The texts and what belongs to what.
+            scale: Factor of the cosine similarities.
+
+        Returns:
+            Scalar.
+        """
+
+
+def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
+    """Symmetric one-to-one InfoNCE (CLIP, Radford et al. 2021), the official loss of DA-CLIP.
+
+    Samples of a batch with the same text are negatives of each other: with K texts in a batch of B it
+    cannot fall below about ln(B/K).
+
+    Args:
+        image: Unit vectors `[B, D]`.
+        text: Unit vectors `[B, D]`; row i belongs to image i.
+        scale: Factor of the cosine similarities.
+
+    Returns:
+        Scalar, the mean of both directions.
+    """
+    logits = scale * image @ text.T
+    target = torch.arange(len(image), device=image.device)
+    return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
+
+
+class Official(Matching):
+    """`contrastive_loss` over all samples of the batch."""
+
+    def forward(self, image: Tensor, targets: Targets, scale: Tensor) -> Tensor:
+        """The loss of a batch, as in `Matching`."""
+        return contrastive_loss(image, targets.text[targets.label], scale)
+
+
+def multi_positive_loss(image: Tensor, text: Tensor, label: Tensor, scale: Tensor) -> Tensor:
+    """Contrastive loss in which every sample of equal text is a positive (SupCon, Khosla et al. 2020).
+
+    Image to text it is the cross-entropy over the K unique texts, whose floor is 0; text to image each
+    text is matched to the uniform distribution over its images, less that distribution's entropy, so that
+    this floor is 0 too.
+
+    Args:
+        image: Unit vectors `[B, D]`.
+        text: Unit vectors of the unique texts, `[K, D]`.
+        label: Row of `text` that belongs to each image, int64 `[B]`.
+        scale: Factor of the cosine similarities.
+
+    Returns:
+        Scalar, the mean of both directions.
+    """
+    logits = scale * image @ text.T
+    to_text = F.cross_entropy(logits, label)
+    member = F.one_hot(label, len(text)).T.to(logits.dtype)
+    present = member.sum(1) > 0
+    count = member[present].sum(1)
+    log_likelihood = logits.T[present].log_softmax(-1)
+    to_image = -(member[present] * log_likelihood).sum(1) / count - count.log()
+    return (to_text + to_image.mean()) / 2
+
+
+class MultiPositive(Matching):
+    """`multi_positive_loss`; a label of several words is one text of its own."""
+
+    def forward(self, image: Tensor, targets: Targets, scale: Tensor) -> Tensor:
+        """The loss of a batch, as in `Matching`."""
+        return multi_positive_loss(image, targets.text, targets.label, scale)
+
+
+def multi_label_loss(image: Tensor, text: Tensor, member: Tensor, scale: Tensor) -> Tensor:
+    """Contrastive loss with several texts to an image and several images to a text.
+
+    Each image is matched to the uniform distribution over its texts, each text to that over its images, both
+    less the distribution's entropy, so that the floor is 0. With one text an image it equals
+    `multi_positive_loss` (SupCon, Khosla et al. 2020).
+
+    Args:
+        image: Unit vectors `[B, D]`.
+        text: Unit vectors of the unique texts, `[K, D]`.
+        member: 1 where a text belongs to an image, else 0, `[B, K]`; no row is all 0.
+        scale: Factor of the cosine similarities.
+
+    Returns:
+        Scalar, the mean of both directions.
+    """
+    logits = scale * image @ text.T
+    present = member.sum(0) > 0
+    return (_divergence(logits, member) + _divergence(logits.T[present], member.T[present])) / 2
+
+
+def _divergence(logits: Tensor, member: Tensor) -> Tensor:
+    """Mean Kullback-Leibler divergence from the uniform distributions over members to those of the logits."""
+    count = member.sum(1)
+    return (-(member * logits.log_softmax(-1)).sum(1) / count - count.log()).mean()
+
+
+class MultiLabel(Matching):
+    """`multi_label_loss`; a label of several words counts for each of them."""
+
+    splits_labels = True
+
+    def forward(self, image: Tensor, targets: Targets, scale: Tensor) -> Tensor:
+        """The loss of a batch, as in `Matching`."""
+        return multi_label_loss(image, targets.text, targets.member, scale)
+
+
+def sigmoid_loss(image: Tensor, text: Tensor, member: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    """Sum over texts and mean over images of -log sigmoid(±(scale · cosine + bias)) (SigLIP, Zhai et al. 2023).
+
+    Args:
+        image: Unit vectors `[B, D]`.
+        text: Unit vectors of the unique texts, `[K, D]`.
+        member: 1 where a text belongs to an image, else 0, `[B, K]`.
+        scale: Factor of the cosine similarities.
+        bias: Added to them; negative, since most pairs are wrong ones.
+
+    Returns:
+        Scalar.
+    """
+    logits = scale * image @ text.T + bias
+    return -F.logsigmoid((2 * member - 1) * logits).sum(1).mean()
+
+
+class Sigmoid(Matching):
+    """`sigmoid_loss` with a bias that is learned; a label of several words counts for each of them.
+
+    Args:
+        bias: Start of the bias. It should undo the scale times the usual cosine between a photo and any text,
+            so that training does not begin with every pair taken for a right one.
+    """
+
+    splits_labels = True
+
+    def __init__(self, bias: float):
+        super().__init__()
+        self.bias = nn.Parameter(torch.tensor(float(bias)))
+
+    def forward(self, image: Tensor, targets: Targets, scale: Tensor) -> Tensor:
+        """The loss of a batch, as in `Matching`."""
+        return sigmoid_loss(image, targets.text, targets.member, scale, self.bias)
+
+
+def distillation_loss(content: Tensor, clean: Tensor) -> Tensor:
+    """One minus the cosine between steered and clean embeddings: scalar from `[B, D]` pairs."""
+    return (1 - F.cosine_similarity(content, clean, dim=-1)).mean()
+
+
+class Distillation(nn.Module, ABC):
+    """A distance of steered embeddings to those of the clean photos."""
+
+    @abstractmethod
+    def forward(self, content: Tensor, clean: Tensor, scale: Tensor) -> Tensor:
+        """The loss of a batch.
+
+        Args:
+            content: Steered embeddings `[B, D]`, not normalised.
+            clean: Frozen CLIP's embeddings of the clean photos `[B, D]`, not normalised.
+            scale: Factor of the cosine similarities.
+
+        Returns:
+            Scalar.
+        """
+
+
+class CosineDistillation(Distillation):
+    """`distillation_loss`: each photo by itself."""
+
+    def forward(self, content: Tensor, clean: Tensor, scale: Tensor) -> Tensor:
+        """The loss of a batch, as in `Distillation`."""
+        return distillation_loss(content, clean)
+
+
+class ContrastiveDistillation(Distillation):
+    """InfoNCE: each steered embedding is to find its clean photo among those of the batch, and the reverse."""
+
+    def forward(self, content: Tensor, clean: Tensor, scale: Tensor) -> Tensor:
+        """The loss of a batch, as in `Distillation`."""
+        return contrastive_loss(F.normalize(content, dim=-1), F.normalize(clean, dim=-1), scale)
+
+
+@dataclass
+class LossTerms:
+    """The total and its parts, scalars; absent parts are None."""
+
+    total: Tensor
+    degradation: Tensor
+    caption: Tensor | None
+    distillation: Tensor | None
+
+
+class DaClipLoss(nn.Module):
+    """Degradation loss plus content losses with weights.
+
+    In a distributed run the samples of all ranks form one batch: every rank returns the loss of the whole, and
+    after DistributedDataParallel's mean the gradients are those of a single process with that batch.
+
+    Args:
+        matching: The loss between embeddings and texts, of degradations and of captions alike.
+        distillation: The distance to the clean photos' embeddings.
+        degradation_weight: Weight of the degradation loss.
+        caption_weight: Weight of the loss between content embedding and caption; 0 leaves it out. Samples
+            without a caption are passed over.
+        distillation_weight: Weight of the distance to the clean photo's frozen CLIP embedding; 0 leaves it
+            out. It needs no caption.
+
+    Raises:
+        DaclipError: `matching` or `distillation` is a name.
+    """
+
+    def __init__(
+        self,
+        matching: Matching,
+        distillation: Distillation,
+        degradation_weight: float,
+        caption_weight: float,
+        distillation_weight: float,
+    ):
+        super().__init__()
+        if not isinstance(matching, Matching):
+            raise DaclipError(f"stage.loss.matching={matching}: choose a loss as in loss=official, see conf/loss")
+        if not isinstance(distillation, Distillation):
+            raise DaclipError(f"stage.loss.distillation={distillation}: choose one as in distillation=cosine")
+        self.matching = matching
+        self.distillation = distillation
+        self.degradation_weight = degradation_weight
+        self.caption_weight = caption_weight
+        self.distillation_weight = distillation_weight
+
+    @property
+    def uses_content(self) -> bool:
+        """Whether any term looks at content embeddings."""
+        return bool(self.caption_weight or self.distillation_weight)
+
+    def _match(self, image: Tensor, texts: Sequence[list[str]], clip: FrozenClip, scale: Tensor) -> Tensor | None:
+        """The matching loss of all ranks' samples that have a text; None where no sample has one."""
+        ranks = gather_objects(list(texts))
+        unique, rows = encode_texts(
+            [[text for sample in rank for text in sample] for rank in ranks], clip.encode_text, image
+        )
+        samples = [sample for rank in ranks for sample in rank]
+        named = [index for index, sample in enumerate(samples) if sample]
+        if not named:
+            return None
+        image = gather_rows(F.normalize(image.float(), dim=-1))[named]
+        place = {text: row for row, text in enumerate(unique)}
+        targets = Targets(rows, [[place[text] for text in samples[index]] for index in named])
+        loss: Tensor = self.matching(image, targets, scale)
+        return loss
+
+    def forward(
+        self,
+        clip: FrozenClip,
+        content: Tensor | None,
+        degradation: Tensor,
+        scale: Tensor,
+        captions: Sequence[str],
+        words: Sequence[str],
+        clean: Tensor | None,
+    ) -> LossTerms:
+        """All terms of a batch.
+
+        Args:
+            clip: Encodes the texts.
+            content: Content embeddings `[N, D]` of the batch's first N samples; None where none are made.
+            degradation: Degradation embeddings `[B, D]`.
+            scale: Factor of the cosine similarities.
+            captions: One text for each of the N samples; empty where unknown.
+            words: One degradation label for each of the B samples.
+            clean: Frozen CLIP embeddings of the clean photos `[N, D]`; needed for distillation only.
+        """
+        # Float32: a scale of up to 100 would blow bfloat16's rounding of cosines up to noise in the loss.
+        with torch.autocast(degradation.device.type, enabled=False):
+            labels = [split_words(word) if self.matching.splits_labels else [word] for word in words]
+            by_word = self._match(degradation, labels, clip, scale)
+            assert by_word is not None
+            total = self.degradation_weight * by_word
+            by_caption = distilled = None
+            if self.caption_weight and content is not None:
+                texts = [[caption] if caption else [] for caption in captions]
+                by_caption = self._match(content, texts, clip, scale)
+                if by_caption is not None:
+                    total = total + self.caption_weight * by_caption
+            if self.distillation_weight and content is not None and clean is not None:
+                distilled = self.distillation(gather_rows(content.float()), gather_rows(clean.float()), scale)
+                total = total + self.distillation_weight * distilled
+            if content is not None and by_caption is None and distilled is None and is_distributed():
+                # DistributedDataParallel waits for the gradient of every weight, also in a batch without captions.
+                total = total + 0 * content.sum()
+        return LossTerms(total, by_word, by_caption, distilled)

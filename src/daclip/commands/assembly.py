@@ -1,0 +1,118 @@
+"""From a validated configuration to the objects of a run."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import yaml
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from daclip.arithmetic import trainer_precision
+from daclip.artifacts import Artifact, read_metrics
+from daclip.clip.controller import DaClip
+from daclip.clip.module import ControllerPretraining
+from daclip.data.datamodule import MixedDegradationData
+from daclip.diffusion.module import RestorationDiffusion
+from daclip.errors import DaclipError
+from daclip.files import write_text
+from daclip.training.checkpointing import checkpoint_to_resume
+from daclip.training.provenance import redacted
+
+
+def make(node: Any) -> Any:
+    """Instantiate a node of the configuration into plain Python containers."""
+    return instantiate(node, _convert_="object")
+
+
+def resolved(cfg: DictConfig) -> dict[str, Any]:
+    """The configuration as plain containers with all references resolved and secrets struck out."""
+    plain = OmegaConf.to_container(cfg, resolve=True)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in redacted(plain).items()}
+
+
+def build_data(cfg: DictConfig) -> MixedDegradationData:
+    """The data module of `cfg.data`."""
+    node = OmegaConf.to_container(cfg.data, resolve=True)
+    assert isinstance(node, dict)
+    # The command line's short names for the roots of photo sources, which refer to them.
+    for short_name in ("root", "photos_root"):
+        node.pop(short_name, None)
+    data: MixedDegradationData = make(node)
+    return data
+
+
+def build_controller_pretraining(cfg: DictConfig, daclip: DaClip, words: list[str]) -> ControllerPretraining:
+    """Stage 1's LightningModule."""
+    module: ControllerPretraining = make(cfg.stage)(daclip=daclip, words=words)
+    return module
+
+
+def build_restoration(cfg: DictConfig, daclip: DaClip) -> RestorationDiffusion:
+    """Stage 2's LightningModule, with the weights of the artifact `cfg.init` if there is one."""
+    module: RestorationDiffusion = make(cfg.stage)(
+        daclip=daclip,
+        backbone=make(cfg.backbone)(context_dim=daclip.embed_dim),
+        process=make(cfg.process),
+        sampler=make(cfg.sampler),
+    )
+    if cfg.init is not None:
+        artifact = Artifact(cfg.init)
+        artifact.require("restorer")
+        artifact.load_into(module.denoiser.backbone)
+    return module
+
+
+def build_trainer(cfg: DictConfig) -> L.Trainer:
+    """The Trainer with callbacks and loggers of the configuration."""
+    callbacks = [make(node) for node in cfg.callbacks.values()]
+    loggers = [make(node) for node in cfg.logger.values()]
+    steps = cfg.trainer.max_steps
+    if not isinstance(steps, int) or (steps < 1 and steps != -1):
+        raise DaclipError(f"trainer.max_steps must be a number of at least 1, or -1 for no limit, got {steps}")
+    precision = trainer_precision(cfg.trainer.precision, cfg.trainer.accelerator)
+    trainer: L.Trainer = instantiate(cfg.trainer, _partial_=True, _convert_="object")(
+        callbacks=callbacks, logger=loggers, precision=precision
+    )
+    return trainer
+
+
+log = logging.getLogger("daclip.commands.assembly")
+
+JOB = "job.yaml"  # the configuration that a job's folder belongs to
+
+
+def objective(metrics: Mapping[str, Any]) -> float:
+    """What a sweep maximises: stage 1's accuracy, stage 2's mean PSNR."""
+    return float(metrics["degradation_accuracy"] if "degradation_accuracy" in metrics else metrics["mean"]["psnr"])
+
+
+def continue_job(cfg: DictConfig, run_folder: Path) -> tuple[DictConfig, dict[str, Any] | None]:
+    """What is left to do of a job whose folder may hold an earlier attempt.
+
+    An attempt counts only if its configuration was the same; otherwise the job starts anew.
+
+    Args:
+        cfg: The job's configuration, validated.
+        run_folder: The job's folder.
+
+    Returns:
+        The configuration, with `resume` set where a checkpoint is there; and the scores, if the job is finished.
+    """
+    text = yaml.safe_dump(resolved(cfg), sort_keys=True, allow_unicode=True)
+    job = run_folder / JOB
+    if job.is_file() and job.read_text(encoding="utf-8") == text:
+        if (run_folder / "artifact" / "record.json").is_file():
+            log.info("finished before: %s", run_folder)
+            return cfg, read_metrics(run_folder / "artifact")
+        checkpoint = checkpoint_to_resume("auto", cfg.output, run_folder)
+        if checkpoint is not None and cfg.resume is None:
+            log.info("goes on from %s", checkpoint)
+            resumed = OmegaConf.merge(cfg, {"resume": str(checkpoint)})
+            assert isinstance(resumed, DictConfig)
+            return resumed, None
+    write_text(job, text)
+    return cfg, None

@@ -1,0 +1,144 @@
+"""A wandb workspace of both stages, built by code: `python -m daclip.commands.dashboard [overrides]`."""
+
+import json
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+from rich.console import Console
+
+from daclip.commands.schemas import DashboardConfig
+from daclip.config import run_entry, validated
+from daclip.errors import DaclipError
+from daclip.files import write_json
+
+STEP = "trainer/global_step"
+# Section → panels as (title, keys); keys with a pattern take every metric that it matches.
+LINES: dict[str, list[tuple[str, list[str]]]] = {
+    "Stage 1": [
+        ("loss", ["train/loss"]),
+        ("terms of the loss", ["train/degradation_loss", "train/caption_loss", "train/distillation_loss"]),
+        ("degradation accuracy", ["val/degradation_accuracy"]),
+        ("content cosine, steered and plain", ["val/content_cosine", "val/content_cosine_plain"]),
+    ],
+    "Stage 2": [
+        ("loss", ["train/loss"]),
+        ("PSNR", ["val/psnr"]),
+        ("gain over the degraded photo", ["val/gain"]),
+    ],
+    "System": [
+        ("images per second", ["system/images_per_second"]),
+        ("seconds per step", ["system/step_seconds"]),
+        ("memory in GiB", ["system/memory_gib"]),
+        ("gradient norm", ["train/grad_norm"]),
+    ],
+}
+PATTERNS: dict[str, list[tuple[str, str]]] = {
+    "Stage 1": [("accuracy by degradation", "^val/degradation_accuracy/")],
+    "Stage 2": [("gain by degradation", "^val/gain/"), ("PSNR by degradation", "^val/psnr/")],
+    "System": [("learning rate", "^lr-")],  # named after the optimiser and its groups
+}
+
+
+def build_workspace(entity: str, project: str, name: str) -> Any:
+    """The workspace: sections Stage 1, Stage 2, Samples and System.
+
+    Args:
+        entity: User or team.
+        project: The wandb project of the runs.
+        name: The workspace's name.
+
+    Raises:
+        DaclipError: wandb-workspaces is not installed.
+    """
+    try:
+        parts: Any = import_module("wandb_workspaces.reports.v2")
+        workspaces: Any = import_module("wandb_workspaces.workspaces")
+    except ModuleNotFoundError as error:
+        raise DaclipError(f"the package {error.name} is missing; install daclip[dashboards]") from error
+
+    def lines(section: str) -> list[Any]:
+        named = [parts.LinePlot(title=title, x=STEP, y=keys) for title, keys in LINES[section]]
+        return named + [
+            parts.LinePlot(title=title, x=STEP, metric_regex=pattern) for title, pattern in PATTERNS.get(section, [])
+        ]
+
+    confusion = parts.CustomChart(
+        query={"summaryTable": {"tableKey": "val/confusion_table"}},
+        chart_name="wandb/confusion_matrix/v1",
+        chart_fields={"Actual": "Actual", "Predicted": "Predicted", "nPredictions": "nPredictions"},
+    )
+    sections = {
+        "Stage 1": [*lines("Stage 1"), confusion],
+        "Stage 2": lines("Stage 2"),
+        "Samples": [
+            parts.MediaBrowser(title="LQ | restored | HQ", media_keys=["samples/grid"], num_columns=2),
+            parts.WeavePanelSummaryTable(table_name="samples/table"),
+        ],
+        "System": lines("System"),
+    }
+    return workspaces.Workspace(
+        entity=entity,
+        project=project,
+        name=name,
+        sections=[workspaces.Section(name=title, panels=panels, is_open=True) for title, panels in sections.items()],
+    )
+
+
+def _entity(wanted: str | None) -> str:
+    import wandb
+
+    if not wandb.login(prompt=False):
+        raise DaclipError("not logged in to wandb; run `wandb login` first (runs themselves need no account)")
+    entity = wanted or wandb.Api().default_entity
+    if not entity:
+        raise DaclipError("your wandb account has no default entity; give one, as in entity=TEAM")
+    return str(entity)
+
+
+def dashboard(cfg: DictConfig) -> str:
+    """Create the workspace in the user's project, or bring the one of an earlier call up to date.
+
+    Returns:
+        Its address.
+
+    Raises:
+        DaclipError: Nobody is logged in, or wandb refuses.
+    """
+    from wandb.errors import Error
+
+    try:
+        entity = _entity(cfg.entity)
+        workspace = build_workspace(entity, cfg.project, cfg.name)
+        known = _known(Path(cfg.output)).get(f"{entity}/{cfg.project}/{cfg.name}")
+        if known is not None:
+            saved = type(workspace).from_url(known)
+            saved.sections = workspace.sections
+            workspace = saved
+        workspace.save()
+    except (Error, ValueError, OSError) as error:
+        raise DaclipError(f"wandb refused the workspace: {str(error).splitlines()[0]}") from error
+    address = str(workspace.url)
+    write_json(cfg.output, {**_known(Path(cfg.output)), f"{entity}/{cfg.project}/{cfg.name}": address})
+    Console().print(f"dashboard: {address}", soft_wrap=True)
+    return address
+
+
+def _known(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        return {}
+    try:
+        found: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError:
+        raise DaclipError(f"{path}: damaged; remove it") from None
+    return found
+
+
+def main() -> None:
+    """Entry point."""
+    run_entry(lambda cfg: dashboard(validated(cfg, DashboardConfig)), "dashboard")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,232 @@
+"""Score a restorer on held-out photos, or folders of photos: `python -m daclip.commands.evaluate [overrides]`."""
+
+import csv
+import io
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from daclip.artifacts import find_artifact
+from daclip.commands.assembly import build_data, make, resolved
+from daclip.commands.schemas import EvaluateConfig
+from daclip.config import run_entry, validated
+from daclip.data.datamodule import MixedDegradationData, fingerprint
+from daclip.data.pairs import HeldOutPairs, collate
+from daclip.degradations import split_words
+from daclip.errors import DaclipError
+from daclip.files import write_json, write_text
+from daclip.images import load_image, save_image
+from daclip.metrics.classification import ConfusionMatrix
+from daclip.metrics.scorer import Extremes, FilePair, PhotoScore, Scorer, match_folders, summarise
+from daclip.reporting.tables import score_tables
+from daclip.restoring.restorer import Restorer
+from daclip.rng import generator_for
+from daclip.training.callbacks import sample_grid
+from daclip.training.provenance import provenance
+
+
+def held_out_data(cfg: DictConfig, restorer: Restorer) -> MixedDegradationData:
+    """The data of the command line; what it leaves out is as in the artifact's training."""
+    artifact = restorer.artifact
+    data = OmegaConf.create({"data": cfg.data or artifact.section("data")})
+    data.data.degradations = cfg.degradation or artifact.section("degradation")
+    data.data.seed = cfg.seed
+    return build_data(data)
+
+
+def _merit(scorer: Scorer, scores: dict[str, float]) -> float | None:
+    """How well a photo was restored by the first metric: above its degraded version where there is one."""
+    name = next((name for name in scorer.higher_is_better if name in scores), None)
+    if name is None:
+        return None
+    merit = scores[name] - scores.get(f"{name}_lq", 0.0)
+    return merit if scorer.higher_is_better[name] else -merit
+
+
+def _offer(extremes: Extremes, scorer: Scorer, photo: PhotoScore, images: dict[str, Tensor]) -> None:
+    merit = _merit(scorer, photo.scores)
+    if merit is not None:
+        named = {} if photo.recognised is None else {"recognised": photo.recognised}
+        facts = {"name": photo.name, "crop": photo.crop, "degradation": photo.degradation, **named}
+        extremes.offer(merit, {**facts, "scores": photo.scores}, images)
+
+
+def score(
+    restorer: Restorer, pairs: HeldOutPairs, batch_size: int, scorer: Scorer, extremes: Extremes
+) -> tuple[dict[str, Any], Tensor]:
+    """Restore all pairs and score them.
+
+    Args:
+        restorer: What is scored.
+        pairs: Held-out pairs.
+        batch_size: Photos restored at once; changes nothing but speed.
+        scorer: Gets the scores of every photo.
+        extremes: Gets the pictures of every photo.
+
+    Returns:
+        How well degradations were named and how long it took, as `metrics.json` holds it, and a picture
+        LQ | restored | HQ with one row a label: a degradation word, or several.
+    """
+    confusion = ConfusionMatrix(sorted({*restorer.vocabulary, *pairs.words}))
+    named: dict[str, list[bool]] = defaultdict(list)
+    shown: dict[str, tuple[Tensor, ...]] = {}
+    loader = DataLoader(pairs, batch_size=batch_size, collate_fn=collate)
+    seconds = 0.0
+    for number, batch in enumerate(track(loader, "evaluating", transient=True, console=Console(stderr=True))):
+        first = number * batch_size
+        started = time.perf_counter()
+        done = restorer.restore(batch.lq, range(first, first + len(batch)))
+        seconds += time.perf_counter() - started
+        predicted = torch.tensor([confusion.words.index(word) for word in done.words])
+        confusion.update(predicted, batch.degradation)
+        scorer.add(batch.name, batch.degradation, done.images, batch.hq, batch.lq, done.words)
+        for i, photo in enumerate(scorer.photos[first:]):
+            images = {"lq": batch.lq[i], "restored": done.images[i], "hq": batch.hq[i]}
+            named[photo.degradation].append(done.words[i] in split_words(photo.degradation))
+            shown.setdefault(photo.degradation, tuple(images.values()))
+            _offer(extremes, scorer, photo, images)
+    facts = {
+        "degradation_accuracy": confusion.accuracy(),
+        "per_degradation_accuracy": {word: sum(hits) / len(hits) for word, hits in named.items()},
+        "confusion": confusion.table(),
+        "nfe": restorer.sampler.nfe,
+        "seconds_per_photo": seconds / len(pairs),
+    }
+    return facts, sample_grid(*(torch.stack(parts) for parts in zip(*shown.values(), strict=True)))
+
+
+def score_folders(pairs: Sequence[FilePair], scorer: Scorer, extremes: Extremes) -> None:
+    """Score photos on disk, one after the other, since their sizes differ.
+
+    Raises:
+        DaclipError: A photo is damaged or has another size than its reference.
+    """
+    for pair in track(pairs, "scoring", transient=True, console=Console(stderr=True)):
+        paths = {"lq": pair.lq, "restored": pair.pred, "hq": pair.gt}
+        images = {name: load_image(path) for name, path in paths.items() if path is not None}
+        for name, image in images.items():
+            if image.shape != images["hq"].shape:
+                (height, width), (tall, wide) = image.shape[1:], images["hq"].shape[1:]
+                raise DaclipError(
+                    f"{paths[name]} is {width}×{height} pixels and its reference {pair.gt} {wide}×{tall}; "
+                    "scale or crop one of them"
+                )
+        lq = images["lq"][None] if "lq" in images else None
+        scorer.add([pair.name], [pair.group], images["restored"][None], images["hq"][None], lq)
+        _offer(extremes, scorer, scorer.photos[-1], images)
+
+
+def _photos_csv(photos: Sequence[PhotoScore]) -> str:
+    """One line a photo, scores in full precision."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["name", "crop", "degradation", "recognised", *photos[0].scores])
+    for photo in photos:
+        writer.writerow([photo.name, photo.crop, photo.degradation, photo.recognised or "", *photo.scores.values()])
+    return text.getvalue()
+
+
+def _check(cfg: DictConfig) -> None:
+    """Refuse options that contradict each other, before anything is computed."""
+    if (cfg.pred is None) is not (cfg.gt is None) or (cfg.lq is not None and cfg.pred is None):
+        raise DaclipError(
+            "give both pred=FOLDER (restored photos) and gt=FOLDER (their references); lq=FOLDER may follow"
+        )
+    if cfg.pred is not None and cfg.artifact is not None:
+        raise DaclipError("give either artifact=FOLDER or pred=FOLDER gt=FOLDER, not both")
+    if not cfg.metric:
+        raise DaclipError("no metric is chosen; give at least one, as in metric=[psnr]")
+    if cfg.pictures < 0 or cfg.bootstrap.draws < 1 or not 0 < cfg.bootstrap.confidence < 1:
+        raise DaclipError("pictures must be at least 0, bootstrap.draws at least 1, bootstrap.confidence in (0, 1)")
+
+
+def evaluate(cfg: DictConfig) -> dict[str, Any]:
+    """Score as configured, print the table, and write `metrics.json`, `photos.csv` and pictures to `cfg.output`."""
+    started = time.monotonic()
+    _check(cfg)
+    scorer, extremes = Scorer(make(cfg.protocol), make(cfg.metric)), Extremes(cfg.pictures)
+    facts: dict[str, Any] = {}
+    seen: dict[str, Any] = {}
+    grid = None
+    if cfg.pred is not None:
+        score_folders(match_folders(cfg.pred, cfg.gt, cfg.lq), scorer, extremes)
+        facts = {"pred": cfg.pred, "gt": cfg.gt}
+    else:
+        folder = find_artifact(cfg.artifact, "outputs/restorer", "make train-restorer")
+        restorer = Restorer(folder, make(cfg.sampler) if cfg.sampler else None, cfg.device, cfg.precision, cfg.seed)
+        data = held_out_data(cfg, restorer)
+        facts, grid = score(restorer, data.held_out_pairs(), cfg.batch_size, scorer, extremes)
+        facts |= {"artifact": str(folder), "sampler": type(restorer.sampler).__name__}
+        seen = {"held_out": fingerprint(data)["held_out"]}
+    sets = scorer.sets(with_lq=cfg.pred is None or cfg.lq is not None)
+    if not scorer.photos[0].scores and not sets:
+        raise DaclipError("no metric can be computed: " + "; ".join(f"{k}: {v}" for k, v in scorer.missing.items()))
+    means = summarise(scorer.photos, cfg.bootstrap.draws, cfg.bootstrap.confidence, generator_for(cfg.seed))
+    output = Path(cfg.output)
+    metrics = {
+        **facts,
+        "protocol": resolved(cfg.protocol) | {"text": scorer.protocol.describe()},
+        "higher_is_better": scorer.higher_is_better,
+        **means,
+        "sets": sets,
+        "missing": scorer.missing,
+        "pictures": _save_pictures(extremes, output),
+        "record": provenance(
+            cfg.seed,
+            ["python", "-m", "daclip.commands.evaluate", *sys.argv[1:]],
+            {"total": time.monotonic() - started},
+            config=resolved(cfg),
+            data=seen or None,
+        ),
+    }
+    if grid is not None:
+        save_image(grid, output / "grid.png")
+    write_text(output / "photos.csv", _photos_csv(scorer.photos))
+    write_json(output / "metrics.json", metrics)
+    _print(metrics, output)
+    return metrics
+
+
+def _save_pictures(extremes: Extremes, output: Path) -> list[dict[str, Any]]:
+    """The extremes below `pictures/`, in place of those of an earlier evaluation."""
+    for rank in ("worst", "best"):
+        for old in (output / "pictures").glob(f"[0-9][0-9]_{rank}_*.png"):
+            old.unlink()
+    return extremes.save(output / "pictures")
+
+
+def _print(metrics: dict[str, Any], output: Path) -> None:
+    console = Console()
+    for table in score_tables(metrics, console.width):
+        console.print(table)
+    gain = metrics["intervals"]["mean"].get("psnr_gain")
+    if gain:
+        console.print(
+            f"mean gain {metrics['mean']['psnr'] - metrics['mean']['psnr_lq']:+.2f} dB, "
+            f"{metrics['intervals']['confidence']:.0%} interval {gain[0]:+.2f} to {gain[1]:+.2f} "
+            f"over {metrics['intervals']['photos']} photos"
+        )
+    for name, reason in metrics["missing"].items():
+        console.print(f"{name} is missing: {reason}", soft_wrap=True)
+    if "nfe" in metrics:
+        console.print(f"{metrics['nfe']} network evaluations, {metrics['seconds_per_photo']:.2f} s a photo")
+    console.print(f"written: {output / 'metrics.json'}, photos.csv and pictures beside it", soft_wrap=True)
+
+
+def main() -> None:
+    """Entry point."""
+    run_entry(lambda cfg: evaluate(validated(cfg, EvaluateConfig)), "evaluate")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,260 @@
+"""The LightningDataModule: from a source of photos to loaders, and how far training has read."""
+
+import hashlib
+import json
+import logging
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning as L
+import torch
+from torch import distributed
+from torch.utils.data import DataLoader
+
+from daclip.data.loading import DamagedPhotos, EpochLoader, StreamSampler, WithoutDamaged, ignore_job_signals
+from daclip.data.mixed import Mix, MixedPairs, WordSchedule
+from daclip.data.pairs import Augmentation, HeldOutPairs, PairMaker, Sample, SyntheticPairs, collate
+from daclip.data.photos import CleanPhoto, PhotoSource
+from daclip.degradations import Degradation, split_words, vocabulary
+from daclip.errors import DaclipError
+from daclip.rng import generator_for
+
+if TYPE_CHECKING:
+    from daclip.data.stream import StreamLoader
+
+
+log = logging.getLogger(__name__)
+
+
+class MixedDegradationData(L.LightningDataModule):
+    """Mixed-degradation pairs from clean photos, real pairs, or both.
+
+    Attributes:
+        words: Single words of synthesis and of real pairs: the classes of stage 1.
+
+    Args:
+        photos: Where photos come from. A photo with a degraded version of its own is shown with it.
+        degradations: Word to corruption of the other photos.
+        crop_size: Side of a training crop in pixels.
+        context_size: Side of the piece that is corrupted before the crop is cut from it.
+        augmentation: Changes of clean training crops.
+        batch_size: Samples of a training batch on one device.
+        samples_per_epoch: Length of an epoch, over all devices.
+        held_out_size: Side of a held-out crop in pixels.
+        held_out_crops: Crops of each held-out photo.
+        held_out_batch_size: Samples of a held-out batch.
+        workers: Loader processes; 0 loads in the training process.
+        seed: Changes every draw.
+        mix: How often each word, and real pairs among them; None gives all words equal turns, with no synthesis
+            for words that have real pairs.
+        damaged_limit: Training photos that may be damaged: they are left out and listed. Held-out photos may not.
+
+    Raises:
+        DaclipError: A size is contradictory, such as a batch larger than the epoch.
+    """
+
+    def __init__(
+        self,
+        photos: PhotoSource,
+        degradations: Mapping[str, Degradation],
+        crop_size: int,
+        context_size: int,
+        augmentation: Augmentation,
+        batch_size: int,
+        samples_per_epoch: int,
+        held_out_size: int,
+        held_out_crops: int,
+        held_out_batch_size: int,
+        workers: int,
+        seed: int,
+        mix: Mix | None = None,  # artifacts of earlier versions lack it
+        damaged_limit: int = 0,  # likewise
+    ):
+        super().__init__()
+        for name, value in {"batch_size": batch_size, "crop_size": crop_size}.items():
+            if value < 1:
+                raise DaclipError(f"data.{name} must be at least 1, got {value}")
+        if batch_size > samples_per_epoch:
+            raise DaclipError(
+                f"data.batch_size={batch_size} is larger than the data: an epoch has "
+                f"data.samples_per_epoch={samples_per_epoch} samples; lower the one or raise the other"
+            )
+        if not degradations:
+            raise DaclipError("no degradation is chosen; give at least one, as in degradation=[noisy]")
+        self.photos = photos
+        self.degradations = dict(degradations)
+        synthetic = vocabulary(self.degradations) if photos.has_plain else []
+        # A photo that is degraded in several ways belongs to several classes.
+        real = [word for label in photos.words for word in split_words(label)]
+        self.words = list(dict.fromkeys([*synthetic, *real]))
+        self.mix = mix or Mix(weights=None, real_share=1.0)
+        if context_size < crop_size:
+            raise DaclipError(f"data.context_size={context_size} is smaller than data.crop_size={crop_size}")
+        self.crop_size = crop_size
+        self.context_size = context_size
+        self.augmentation = augmentation
+        self.batch_size = batch_size
+        self.samples_per_epoch = samples_per_epoch
+        self.held_out_size = held_out_size
+        self.held_out_crops = held_out_crops
+        self.held_out_batch_size = held_out_batch_size
+        self.workers = workers
+        self.seed = seed
+        self.damaged = DamagedPhotos(damaged_limit)
+        self._loader: EpochLoader | StreamLoader | None = None
+        self._resumed: list[Any] | None = None
+
+    def prepare_data(self) -> None:
+        """What the photos need once, such as captions."""
+        self.photos.prepare()
+
+    def training_pairs(self) -> SyntheticPairs | MixedPairs:
+        """The endless stream of training samples.
+
+        Raises:
+            DaclipError: The photos are streamed, so that samples have no number.
+        """
+        photos = self.photos.train()
+        maker = PairMaker(self.degradations, self.crop_size, self.context_size, self.augmentation)
+        if self.mix.weights is None and not any(photo.word for photo in photos):
+            return SyntheticPairs(photos, maker, self.samples_per_epoch, self.seed)
+        return MixedPairs(photos, maker, self.mix, self.samples_per_epoch, self.seed)
+
+    def held_out_pairs(self) -> HeldOutPairs:
+        """The fixed set that scores are measured on."""
+        return HeldOutPairs(
+            self.photos.held_out(),
+            self.degradations,
+            self.held_out_size,
+            self.held_out_crops,
+            self.seed,
+        )
+
+    def train_dataloader(self) -> "EpochLoader | StreamLoader":
+        """Balanced training batches of this rank."""
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        steps = self.samples_per_epoch // (self.batch_size * world_size)
+        if steps == 0:
+            raise DaclipError(
+                f"data.batch_size={self.batch_size} on {world_size} devices is larger than an epoch of "
+                f"{self.samples_per_epoch} samples; raise data.samples_per_epoch"
+            )
+        if self._resumed is not None and len(self._resumed) != world_size:
+            raise DaclipError(
+                f"the checkpoint was written by {len(self._resumed)} devices and this run has {world_size}; "
+                "resume with the same number"
+            )
+        position = self._resumed[rank] if self._resumed else None
+        if self.photos.streaming:
+            self._loader = self._stream_loader(position, steps, rank, world_size)
+        else:
+            self._loader = self._listed_loader(position, steps, rank, world_size)
+        return self._loader
+
+    def _listed_loader(self, position: Any, steps: int, rank: int, world_size: int) -> EpochLoader:
+        stream = self.training_pairs()
+        pairs = WithoutDamaged(stream, len(stream.words), self.damaged)
+
+        def loader_from(step: int) -> DataLoader[Any]:
+            return DataLoader(
+                pairs,
+                batch_size=self.batch_size,
+                sampler=StreamSampler(self.batch_size, rank, world_size, step),
+                num_workers=self.workers,
+                collate_fn=collate,
+                pin_memory=torch.cuda.is_available(),
+                worker_init_fn=ignore_job_signals,
+                generator=generator_for(self.seed),  # loaders draw a seed for their processes, else from the global one
+            )
+
+        return EpochLoader(loader_from, steps, position or 0)
+
+    def _stream_loader(self, position: Any, steps: int, rank: int, world_size: int) -> "StreamLoader":
+        # The library behind streams takes a second to import, which other data need not wait for.
+        from daclip.data.hub import HubPhotos
+        from daclip.data.stream import StreamedPairs, StreamLoader
+
+        assert isinstance(self.photos, HubPhotos)
+        pairs = StreamedPairs(
+            self.photos,
+            PairMaker(self.degradations, self.crop_size, self.context_size, self.augmentation),
+            self.photos.words,
+            WordSchedule(list(self.degradations), self.mix.weights),
+            self.batch_size,
+            self.seed,
+            rank,
+            world_size,
+            self.workers,
+            damaged=self.damaged,
+        )
+        if pairs.workers < self.workers:
+            log.info("%d of %d loader processes: the dataset has no more pieces", pairs.workers, self.workers)
+        loader = StreamLoader(pairs, steps)
+        if position:
+            loader.resume(position)
+        return loader
+
+    def teardown(self, stage: str) -> None:
+        """End the loader processes of training."""
+        if self._loader is not None:
+            self._loader.close()
+
+    def state_dict(self) -> dict[str, Any]:
+        """How far every rank has read; part of the checkpoint.
+
+        All ranks must call it together, as Lightning does when it saves.
+        """
+        if self._loader is None:
+            return {}
+        ranks: list[Any] = [self._loader.position()]
+        if distributed.is_available() and distributed.is_initialized():
+            ranks = [None] * distributed.get_world_size()
+            distributed.all_gather_object(ranks, self._loader.position())
+        # As text: checkpoints are read without unpickling arbitrary objects.
+        return {"positions": json.dumps(ranks)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Where training goes on reading."""
+        # Lightning looks for a state in the loader itself, which would hold that of the first rank only.
+        warnings.filterwarnings("ignore", message=".*your dataloader is not resumable")
+        self._resumed = json.loads(state_dict["positions"])
+
+    def val_dataloader(self) -> DataLoader[Sample]:
+        """Held-out batches, in their fixed order."""
+        return DataLoader(
+            self.held_out_pairs(),
+            batch_size=self.held_out_batch_size,
+            num_workers=self.workers,
+            collate_fn=collate,
+            pin_memory=torch.cuda.is_available(),
+            worker_init_fn=ignore_job_signals,
+            generator=generator_for(self.seed),
+        )
+
+
+def _digest(photos: Iterable[CleanPhoto]) -> dict[str, Any]:
+    hashed, count = hashlib.sha256(), 0
+    for photo in photos:
+        paths = (getattr(photo, "path", None), getattr(photo, "degraded", None))
+        sizes = [path.stat().st_size for path in paths if isinstance(path, Path)]
+        hashed.update(repr((photo.name, photo.word, photo.caption, sizes)).encode())
+        count += 1
+    return {"photos": count, "sha256": hashed.hexdigest()[:16]}
+
+
+def fingerprint(data: MixedDegradationData) -> dict[str, Any]:
+    """Number and hash of the training and of the held-out photos.
+
+    Hashed are names, captions, degradation words and the sizes of files in bytes, in their order; not the pixels,
+    which would mean reading everything twice.
+
+    Returns:
+        `train` (None where photos are streamed and never listed) and `held_out`, each with `photos` and `sha256`.
+    """
+    source = data.photos
+    return {
+        "train": None if source.streaming else _digest(source.train()),
+        "held_out": _digest(source.held_out()),
+    }

@@ -1,0 +1,192 @@
+"""An endless stream of listed samples: shared among ranks, cut into epochs, resumed at any batch."""
+
+import itertools
+import logging
+import os
+import signal
+import tempfile
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from torch.utils.data import Dataset, Sampler
+
+from daclip.data.pairs import Sample
+from daclip.errors import DaclipError, DamagedPhotoError
+from daclip.types import RestorationBatch
+
+
+class StreamSampler(Sampler[int]):
+    """Indices of an endless stream of samples, shared among ranks.
+
+    The global batch of step k is `k·world·batch … (k+1)·world·batch − 1` and rank r takes its r-th part,
+    so that the union over ranks is what one process with the large batch would see.
+
+    Args:
+        batch_size: Samples of a batch on one rank.
+        rank: This process.
+        world_size: Number of processes.
+        first_step: Step to begin with.
+    """
+
+    def __init__(self, batch_size: int, rank: int, world_size: int, first_step: int):
+        self.batch_size, self.rank, self.world_size, self.first_step = batch_size, rank, world_size, first_step
+
+    def __iter__(self) -> Iterator[int]:
+        """Indices of this rank, without end."""
+        for step in itertools.count(self.first_step):
+            start = (step * self.world_size + self.rank) * self.batch_size
+            yield from range(start, start + self.batch_size)
+
+
+class EpochLoader:
+    """Batches of an endless loader, cut into epochs of equal length.
+
+    One iterator, with its loader processes, serves all epochs: nothing is fetched in vain at an epoch's end, and
+    what comes next depends on the number of batches handed out and on nothing that the Trainer counts.
+
+    Args:
+        loader_from: Makes the endless loader that begins with a given step.
+        steps: Batches of one epoch.
+        done: Batches that an interrupted run has handed out.
+    """
+
+    def __init__(self, loader_from: Callable[[int], Iterable[RestorationBatch]], steps: int, done: int):
+        self.loader_from = loader_from
+        self.steps = steps
+        self.done = done
+        self._batches: Iterator[RestorationBatch] | None = None
+
+    def __len__(self) -> int:
+        """Batches of one epoch."""
+        return self.steps
+
+    def __iter__(self) -> Iterator[RestorationBatch]:
+        """The next epoch's batches."""
+        if self._batches is None:
+            self._batches = iter(self.loader_from(self.done))
+        for batch in itertools.islice(self._batches, self.steps):
+            self.done += 1
+            yield batch
+
+    def position(self) -> int:
+        """Number of batches handed out since the beginning of training."""
+        return self.done
+
+    def close(self) -> None:
+        """End the loader processes; the next epoch starts new ones where these stood."""
+        self._batches = None
+
+
+def _obey_parent() -> None:
+    """End when the training process says so; it may do it by SIGTERM."""
+    while True:
+        if signal.sigwaitinfo({signal.SIGTERM}).si_pid == os.getppid():
+            os._exit(0)
+
+
+def ignore_job_signals(worker: int) -> None:
+    """Leave it to the training process to stop: `worker_init_fn` of all loaders.
+
+    SLURM, `timeout` and Ctrl+C signal every process of a job at once. A loader process that obeyed would be missed by
+    the training process just while that finishes its step and saves its state.
+
+    Args:
+        worker: Number of the loader process.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if not hasattr(signal, "sigwaitinfo"):  # macOS and Windows cannot tell who signals
+        return
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_obey_parent, daemon=True).start()
+
+
+log = logging.getLogger(__name__)
+
+ATTEMPTS = 100  # draws of another photo before a word counts as having none that can be read
+STRIDE = 2**32  # beyond any number of samples that a run reaches
+
+
+class DamagedPhotos:
+    """The list of damaged photos that all loader processes of a rank share.
+
+    Args:
+        limit: So many photos may be damaged; one more ends the run. 0 ends it at the first.
+    """
+
+    def __init__(self, limit: int):
+        if limit < 0:
+            raise DaclipError(f"data.damaged_limit must be at least 0, got {limit}")
+        self.limit = limit
+        self._seen: set[str] = set()
+        # A file, because loader processes share no memory; lines this short are appended whole.
+        handle, name = tempfile.mkstemp(prefix="daclip-damaged-")
+        os.close(handle)
+        self._path = Path(name)
+        weakref.finalize(self, _remove, self._path, os.getpid())
+
+    def note(self, error: DamagedPhotoError) -> None:
+        """Leave a photo out.
+
+        Args:
+            error: Names the photo and says what is wrong with it.
+
+        Raises:
+            DaclipError: There are more damaged photos than the limit allows.
+        """
+        if self.limit and str(error) in self._seen:
+            return
+        if str(error) not in self.names():
+            log.warning("left out: %s", error)
+            handle = os.open(self._path, os.O_WRONLY | os.O_APPEND)
+            try:
+                os.write(handle, f"{' '.join(str(error).split())}\n".encode())
+            finally:
+                os.close(handle)
+        self._seen.add(str(error))
+        found = len(self.names())
+        if found > self.limit:
+            raise DaclipError(
+                f"{error}; with it {found} photos are damaged and data.damaged_limit={self.limit} allows no more: "
+                "find them with `make check-dataset SOURCE=...`"
+            )
+
+    def names(self) -> list[str]:
+        """Every damaged photo once, each as one line with the reason."""
+        return list(dict.fromkeys(self._path.read_text(encoding="utf-8").splitlines()))
+
+
+def _remove(path: Path, process: int) -> None:
+    """Delete the list; only the process that made it may, not a loader process with a copy of the object."""
+    if os.getpid() == process:
+        path.unlink(missing_ok=True)
+
+
+class WithoutDamaged(Dataset[Sample]):
+    """Samples of a numbered stream; one whose photo is damaged is replaced by another of the same word.
+
+    What replaces it depends on the sample's number alone, so that a resumed run sees the same samples. With
+    `data.mix.weights` the other one's word is drawn anew.
+
+    Args:
+        pairs: The stream; sample `index` depends on the number alone, words repeat after `period` samples.
+        period: Number of words.
+        damaged: The list.
+    """
+
+    def __init__(self, pairs: Dataset[Sample], period: int, damaged: DamagedPhotos):
+        self.pairs = pairs
+        self.period = period
+        self.damaged = damaged
+
+    def __getitem__(self, index: int) -> Sample:
+        """Sample number `index` of the endless stream."""
+        for attempt in range(ATTEMPTS):
+            try:
+                return self.pairs[index + attempt * STRIDE * self.period]
+            except DamagedPhotoError as error:
+                self.damaged.note(error)
+                last = error
+        raise DaclipError(f"{last}; {ATTEMPTS} draws in a row met damaged photos: `make check-dataset SOURCE=...`")

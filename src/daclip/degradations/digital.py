@@ -1,0 +1,131 @@
+"""Artifacts of strong JPEG compression."""
+
+import io
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from daclip.degradations.base import Degradation, Drawn, Span, ramp, span
+from daclip.degradations.compose import choose, weights_of
+from daclip.errors import DaclipError
+
+BLOCK = 8  # side of JPEG's blocks
+
+
+class JpegCompression(Degradation):
+    """Through a real JPEG codec (libjpeg by way of Pillow) and back.
+
+    kornia.enhance.jpeg_codec_differentiable is an approximation without entropy-coder rounding, and slower;
+    torchvision's encoder is deprecated and does not expose the chroma subsampling.
+
+    Args:
+        quality: libjpeg's quality setting, 1 to 95.
+        subsampling: Chroma subsamplings to draw from, such as `"4:4:4"`.
+        grid_shift: Largest offset of the 8×8 block grid in pixels, 0 to 7, drawn for each axis: a photo that was
+            cropped after compression has its grid anywhere. 0 starts it at the corner.
+    """
+
+    modes = ("4:4:4", "4:2:2", "4:2:0")
+
+    def __init__(self, quality: Span, subsampling: Sequence[str], grid_shift: int) -> None:
+        self.quality = span(quality, "quality", least=1, most=95)
+        unknown = set(subsampling) - set(self.modes)
+        if unknown or not subsampling:
+            raise DaclipError(f"subsampling: expected some of {list(self.modes)}, got {list(subsampling)}")
+        if not 0 <= grid_shift < BLOCK:
+            raise DaclipError(f"grid_shift: expected 0 to {BLOCK - 1}, got {grid_shift}")
+        self.subsampling = tuple(subsampling)
+        self.grid_shift = grid_shift
+
+    def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
+        """The codec's settings (quality, index of the subsampling, grid offsets y and x), int64 `[1, 4]`."""
+        # In equal ratios: from 50 to 40 hardly shows, from 18 to 8 destroys.
+        low, high = (math.log(end) for end in self.quality)
+        quality = round(math.exp(low + (high - low) * severity))
+        choice = int(torch.randint(len(self.subsampling), (), generator=generator))
+        mode = self.modes.index(self.subsampling[choice])
+        offsets = torch.randint(self.grid_shift + 1, (2,), generator=generator).tolist()
+        return {"settings": torch.tensor([[quality, mode, *offsets]])}
+
+    def apply(self, images: Tensor, drawn: Drawn) -> Tensor:
+        """Encode and decode each photo of `[B, 3, H, W]`; on the CPU, whatever the device."""
+        pixels = (images.detach() * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        decoded = [
+            _through_codec(photo, quality, self.modes[mode], top, left)
+            for photo, (quality, mode, top, left) in zip(pixels, drawn["settings"].tolist(), strict=True)
+        ]
+        result = torch.from_numpy(np.stack(decoded)).to(images.device)
+        return result.permute(0, 3, 1, 2).contiguous().float() / 255
+
+
+def _through_codec(photo: np.ndarray, quality: int, subsampling: str, top: int, left: int) -> np.ndarray:
+    """One uint8 photo `[H, W, 3]`, encoded and decoded as the part below `top` and right of `left`."""
+    padded = np.pad(photo, ((top, 0), (left, 0), (0, 0)), mode="reflect")
+    with io.BytesIO() as file:
+        Image.fromarray(padded).save(file, "JPEG", quality=quality, subsampling=subsampling)
+        return np.asarray(Image.open(file))[top:, left:]
+
+
+SMALLEST_RESULT = 16  # pixels a side: what later parts of a pipeline can still work on
+
+
+class Resize:
+    """A change of size, down or up, as a step of a pipeline that undoes it in the end.
+
+    Unlike a `Degradation` it does not keep the size of the picture. Interpolation without antialiasing is meant:
+    the aliasing is part of what is found in the wild (Wang et al., "Real-ESRGAN", 2021, section 3).
+
+    Args:
+        directions: Relative frequency of `down` and `up`.
+        down: Factor of both sides when the photo shrinks.
+        up: Factor of both sides when it grows.
+        modes: Interpolations to draw from: `area`, `bilinear`, `bicubic`.
+    """
+
+    known = ("area", "bilinear", "bicubic")
+
+    def __init__(self, directions: Mapping[str, float], down: Span, up: Span, modes: Sequence[str]) -> None:
+        self.directions = weights_of(("down", "up"), directions)
+        self.ranges = {"down": span(down, "down", least=0.05, most=1), "up": span(up, "up", least=1, most=4)}
+        unknown = set(modes) - set(self.known)
+        if unknown or not modes:
+            raise DaclipError(f"modes: expected some of {list(self.known)}, got {list(modes)}")
+        self.modes = tuple(modes)
+
+    def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
+        """Weights of the resampling along rows `[1, H', H]` and along columns `[1, W', W]`."""
+        direction = choose(self.directions, generator)
+        low, high = (math.log(factor) for factor in self.ranges[direction])
+        factor = math.exp(ramp((low, high), severity, generator))
+        rows, columns = (max(round(side * factor), SMALLEST_RESULT) for side in (height, width))
+        return self.draw_to((height, width), (rows, columns), generator)
+
+    def draw_to(self, size: tuple[int, int], target: tuple[int, int], generator: torch.Generator) -> Drawn:
+        """The same towards a given height and width, with only the interpolation drawn."""
+        mode = self.modes[int(torch.randint(len(self.modes), (), generator=generator))]
+        rows, columns = (resampling(*sides, mode)[None] for sides in zip(size, target, strict=True))
+        return {"rows": rows, "columns": columns}
+
+    def apply(self, images: Tensor, drawn: Drawn) -> Tensor:
+        """Resample `[B, 3, H, W]` to `[B, 3, H', W']`."""
+        # As two products of matrices, samples of one size may differ in their interpolation.
+        rows, columns = drawn["rows"][:, None], drawn["columns"][:, None]
+        return (rows @ images @ columns.mT).clamp(0, 1)  # a bicubic kernel overshoots at edges
+
+
+def resampling(before: int, after: int, mode: str) -> Tensor:
+    """The weights `[after, before]` with which an interpolation of `before` values mixes them into `after`.
+
+    Args:
+        before: Number of values.
+        after: Number of results.
+        mode: `area`, `bilinear` or `bicubic`, as in `torch.nn.functional.interpolate`.
+    """
+    corners = {} if mode == "area" else {"align_corners": False}
+    identity = torch.eye(before)[None, None]
+    return F.interpolate(identity, (after, before), mode=mode, **corners)[0, 0]

@@ -1,0 +1,209 @@
+"""The perceptual term of an objective."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from daclip.diffusion.denoiser import Denoiser, Prediction
+from daclip.diffusion.sde import MeanRevertingSDE
+from daclip.diffusion.weightings import TimeDraw, Weighting, uniform
+from daclip.errors import DaclipError
+from daclip.metrics.perceptual import Recognizer
+from daclip.types import Conditioning
+
+
+class PerceptualDistance:
+    """Distance of images as a recognition network sees them (Johnson et al. 2016), weighted.
+
+    The network is frozen and belongs to no module: it is neither averaged nor saved, and follows the images to their
+    device.
+
+    Args:
+        network: What sees.
+        factor: Weight of the term.
+    """
+
+    def __init__(self, network: Recognizer, factor: float) -> None:
+        self.network = network
+        self.factor = factor
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "PerceptualDistance":
+        """The same object: frozen things are shared."""
+        return self
+
+    def __call__(self, images: Tensor, reference: Tensor) -> Tensor:
+        """Distance of images `[B, 3, H, W]` in about [0, 1] to others of that shape, `[B]`; H, W at least 32."""
+        return self.factor * self.network.to(images.device).distance(images, reference)
+
+
+# Errors far below what can be seen shall not attract ever larger gradients.
+RELATIVE_FLOOR = 0.01
+
+
+def draw_training_state(
+    process: MeanRevertingSDE,
+    shape: Sequence[int],
+    generator: torch.Generator,
+    device: torch.device | None = None,
+    times: TimeDraw = uniform,
+) -> tuple[Tensor, Tensor]:
+    """Draw a time t in 1..T for each sample, then unit normal noise.
+
+    Args:
+        process: Gives T.
+        shape: Shape `(B, C, H, W)` of the images.
+        generator: Source of randomness; the draws happen on its device.
+        device: Where the result shall live; by default the generator's device.
+        times: Law of t.
+
+    Returns:
+        t, long `[B]`, and the noise, float32 `[B, C, H, W]`.
+    """
+    t = times(process, shape[0], generator)
+    noise = torch.randn(tuple(shape), generator=generator, device=generator.device)
+    return t.to(device), noise.to(device)
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """Where an objective compares.
+
+    Attributes:
+        x_t: Perturbed images, `[B, C, H, W]`.
+        lq: Degraded images μ, same shape, in [0, 1].
+        hq: Clean images x_0, same shape, in [0, 1].
+        conditioning: Embeddings of the degraded images.
+        t: Grid indices, long `[B]`, in 1..T.
+        noise: Unit normal that `x_t` was made with, shape of the images.
+    """
+
+    x_t: Tensor
+    lq: Tensor
+    hq: Tensor
+    conditioning: Conditioning
+    t: Tensor
+    noise: Tensor
+
+
+class Objective(ABC):
+    """Mean over the batch of one loss a sample, ℓ = mean |e| + w mean |F(e)| of an error e, or of log(ℓ + 0.01).
+
+    F is the orthonormal Fourier transform (Cho et al., "Rethinking coarse-to-fine approach in single image
+    deblurring", 2021, who use w = 26 for crops of 256 px in this normalisation). An unknown exposure errs in
+    every pixel with one sign, but in a single coefficient: with F, errors that cannot be removed do not
+    drown those that can, such as noise.
+
+    Args:
+        weighting: Weight of a sample by its t; None weighs all alike.
+        frequency_weight: w.
+        relative: Take the logarithm, so that a change counts by its share of the sample's own error, as it
+            does in decibels. Otherwise the dark and hazy photos with their large errors outweigh the
+            compressed ones, on which the network then does harm.
+        perceptual: A further term, `[B]`, of x̂_0 and the clean images, such as `PerceptualDistance`.
+    """
+
+    def __init__(
+        self,
+        weighting: Weighting | None = None,
+        frequency_weight: float = 0.0,
+        relative: bool = False,
+        perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> None:
+        self.weighting = weighting
+        self.frequency_weight = frequency_weight
+        self.relative = relative
+        self.perceptual = perceptual
+
+    def __call__(
+        self, denoiser: Denoiser, lq: Tensor, hq: Tensor, conditioning: Conditioning, t: Tensor, noise: Tensor
+    ) -> Tensor:
+        """Scalar loss; the arguments are those of `per_sample`."""
+        return self.per_sample(denoiser, lq, hq, conditioning, t, noise).mean()
+
+    def per_sample(
+        self, denoiser: Denoiser, lq: Tensor, hq: Tensor, conditioning: Conditioning, t: Tensor, noise: Tensor
+    ) -> Tensor:
+        """Weighted loss of each sample, float32 `[B]`.
+
+        Args:
+            denoiser: What is trained.
+            lq: Degraded images μ, `[B, C, H, W]` in [0, 1].
+            hq: Clean images x_0, same shape and range.
+            conditioning: Embeddings of the degraded images.
+            t: Grid indices, long `[B]`, in 1..T.
+            noise: Unit normal, shape of the images.
+        """
+        x_t = denoiser.process.perturb(hq, lq, t, noise)
+        prediction = denoiser(x_t, lq, t, conditioning)
+        error = self.error(denoiser, prediction, TrainingState(x_t, lq, hq, conditioning, t, noise))
+        loss = error.abs().flatten(1).mean(1)
+        if self.frequency_weight:
+            # All coefficients: those that the real transform leaves out mirror the others and count as well.
+            spectrum = torch.fft.fft2(error.contiguous(), norm="ortho").abs()
+            loss = loss + self.frequency_weight * spectrum.flatten(1).mean(1)
+        if self.relative:
+            loss = (loss + RELATIVE_FLOOR).log()
+        if self.weighting is not None:
+            loss = loss * self.weighting(denoiser.process, t)
+        return loss if self.perceptual is None else loss + self.perceptual(prediction.x0, hq)
+
+    @abstractmethod
+    def error(self, denoiser: Denoiser, prediction: Prediction, state: TrainingState) -> Tensor:
+        """Difference `[B, C, H, W]` between what is predicted and what is asked for at the state."""
+
+
+class DataMatching(Objective):
+    """|x̂_0 − x_0|: the loss is the error that one sees."""
+
+    def error(self, denoiser: Denoiser, prediction: Prediction, state: TrainingState) -> Tensor:
+        """x̂_0 − x_0."""
+        return prediction.x0 - state.hq
+
+
+class NoiseMatching(Objective):
+    """|ε̂ − ε|: the simple loss of DDPM (Ho et al. 2020, eq. 14) in L1."""
+
+    def error(self, denoiser: Denoiser, prediction: Prediction, state: TrainingState) -> Tensor:
+        """ε̂ − ε."""
+        return prediction.epsilon - state.noise
+
+
+class PosteriorMatching(Objective):
+    """|Euler mean of the reverse SDE from ε̂ − posterior mean from x_0|, over the one grid step t → t − 1.
+
+    The maximum likelihood objective of IR-SDE (section 3.3) and of the official weights. Only for denoisers
+    with `parameterization: epsilon`: its optimum is a *shifted* ε (see `MeanRevertingSDE.shift_epsilon`),
+    which an output that must also be a clean image cannot be. A denoiser that undoes the shift is trained
+    on the output before the correction, so one network serves both.
+    """
+
+    def error(self, denoiser: Denoiser, prediction: Prediction, state: TrainingState) -> Tensor:
+        """Euler mean − posterior mean, both at t − 1."""
+        if denoiser.parameterization != "epsilon":
+            raise DaclipError(f"PosteriorMatching trains epsilon, not {denoiser.parameterization!r}; use DataMatching")
+        process, x_t, lq, t = denoiser.process, state.x_t, state.lq, state.t
+        epsilon = prediction.epsilon
+        if denoiser.correct_epsilon_shift:
+            epsilon = process.shift_epsilon(epsilon, x_t, lq, t)
+        reverse_mean = process.reverse_sde_mean(x_t, lq, process.score(epsilon, t), t, t - 1)
+        return reverse_mean - process.posterior_mean(x_t, lq, state.hq, t, t - 1)
+
+
+class VelocityMatching(Objective):
+    """|v̂ − v| with v = α_t ε − s_t y_0 in y = (x − μ)/λ (Salimans and Ho 2022, appendix D).
+
+    In terms of the estimate it is (x̂_0 − x_0)/(λ s_t), so every parameterisation can be trained with it;
+    `parameterization: v` makes it the error of the network's own output.
+    """
+
+    def error(self, denoiser: Denoiser, prediction: Prediction, state: TrainingState) -> Tensor:
+        """v̂ − v."""
+        process = denoiser.process
+        if process.lambda_ == 0:
+            raise DaclipError("VelocityMatching needs a diffusion; with process=direct use DataMatching")
+        alpha, std = process.alpha(state.t), process.relative_std(state.t)
+        return alpha * (prediction.epsilon - state.noise) - std * (prediction.x0 - state.hq) / process.lambda_

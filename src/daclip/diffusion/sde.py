@@ -1,0 +1,312 @@
+"""Schedules of the mean-reversion speed θ_t on the grid t = 0..T."""
+
+import math
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from daclip.errors import DaclipError
+
+ScheduleKind = Literal["cosine", "linear", "constant"]
+
+
+class ThetaSchedule(nn.Module):
+    """Tables of θ_t and of its integral θ̄_t = ∫ θ dt, scaled so that e^{−θ̄_T} = δ.
+
+    Grid index 0 is the clean image, index T the start of sampling. θ is constant over a grid step, so
+    the step from t − 1 to t contributes `thetas[t] * dt`:
+
+        θ̄_t = dt Σ_{i=1..t} θ_i,    dt = −ln δ / Σ_{i=1..T} θ_i.
+
+    The shapes of θ follow IR-SDE (Luo et al., ICML 2023, appendix): `cosine` is one minus the cosine
+    ᾱ of Nichol and Dhariwal (2021, eq. 17), `linear` grows from 1e-4 to 2e-2 times 1000/(T+1).
+
+    Args:
+        kind: `cosine`, `linear` or `constant`.
+        horizon: T, the number of grid steps, at least 1.
+        delta: δ, what is left of x_0 − μ at t = T; in (0, 1).
+
+    Attributes:
+        thetas: θ_t, float32 `[T + 1]`; entry 0 is never a step.
+        thetas_cumsum: Σ_{i=1..t} θ_i, float32 `[T + 1]`; entry 0 is 0.
+        dt: Length of a grid step, float32 scalar.
+        integral: θ̄_t, float32 `[T + 1]`, from 0 to −ln δ.
+
+    All are buffers (they move with `.to()`) but in no checkpoint, since they follow from the arguments.
+    """
+
+    thetas: Tensor
+    thetas_cumsum: Tensor
+    dt: Tensor
+    integral: Tensor
+
+    def __init__(self, kind: ScheduleKind = "cosine", horizon: int = 100, delta: float = 0.005) -> None:
+        super().__init__()
+        if horizon < 1:
+            raise DaclipError(f"the schedule needs horizon >= 1, got {horizon}")
+        if not 0 < delta < 1:
+            raise DaclipError(f"the schedule needs 0 < delta < 1, got {delta}")
+        self.kind = kind
+        self.horizon = horizon
+        self.delta = delta
+        thetas = _thetas(kind, horizon)
+        # float32 throughout: the official weights were trained on tables with this rounding.
+        cumsum = thetas.cumsum(0) - thetas[0]
+        dt = -math.log(delta) / cumsum[-1]
+        self.register_buffer("thetas", thetas, persistent=False)
+        self.register_buffer("thetas_cumsum", cumsum, persistent=False)
+        self.register_buffer("dt", dt, persistent=False)
+        self.register_buffer("integral", cumsum * dt, persistent=False)
+
+    def extra_repr(self) -> str:
+        """Arguments, for printing."""
+        return f"kind={self.kind!r}, horizon={self.horizon}, delta={self.delta}"
+
+
+def _thetas(kind: str, horizon: int) -> Tensor:
+    """θ_t up to a common factor, float32 `[horizon + 1]`."""
+    if kind == "cosine":
+        u = torch.arange(horizon + 2, dtype=torch.float32)
+        bar = torch.cos((u / (horizon + 2) + 0.008) / 1.008 * math.pi / 2) ** 2
+        return 1 - bar[1:] / bar[0]
+    if kind == "linear":
+        scale = 1000 / (horizon + 1)
+        return torch.linspace(scale * 1e-4, scale * 0.02, horizon + 1, dtype=torch.float32)
+    if kind == "constant":
+        return torch.ones(horizon + 1, dtype=torch.float32)
+    raise DaclipError(f"unknown schedule kind {kind!r}; choose cosine, linear or constant")
+
+
+class MeanRevertingSDE(nn.Module):
+    """dx = θ_t (μ − x) dt + σ_t dw with σ_t² = 2 λ² θ_t: from the clean image x_0 to the noisy LQ image μ.
+
+    Luo et al., "Image Restoration with Mean-Reverting Stochastic Differential Equations" (IR-SDE, 2023),
+    section 3.1. With θ̄_t = ∫_0^t θ the law of x_t given x_0 is Gaussian (proposition 3.1):
+
+        x_t = μ + (x_0 − μ) α_t + λ s_t ε,    α_t = e^{−θ̄_t},    s_t = √(1 − α_t²).
+
+    In y = (x − μ)/λ this is the variance preserving diffusion with signal α_t and noise s_t.
+
+    Everything here is a pure function in float32: μ is an argument, `t` and `s` are long tensors `[B]` of
+    grid indices 0..T (0 = clean), images are `[B, C, H, W]`, coefficients come back as `[B, 1, 1, 1]`.
+
+    Args:
+        schedule: θ_t on the grid.
+        max_sigma: λ, the stationary standard deviation; in units of 1/255 if it is at least 1.
+    """
+
+    def __init__(self, schedule: ThetaSchedule, max_sigma: float = 50.0) -> None:
+        super().__init__()
+        if max_sigma <= 0:
+            raise DaclipError(f"the process needs max_sigma > 0, got {max_sigma}")
+        self.schedule = schedule
+        self.lambda_ = max_sigma / 255 if max_sigma >= 1 else max_sigma
+
+    @property
+    def horizon(self) -> int:
+        """T, the last grid index."""
+        return self.schedule.horizon
+
+    # Coefficients
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """α_t = e^{−θ̄_t} in [δ, 1], `[B, 1, 1, 1]`: the share of x_0 − μ that is left at t."""
+        return torch.exp(-self._integral(t))
+
+    def relative_std(self, t: Tensor) -> Tensor:
+        """s_t = √(1 − α_t²) in [0, 1), `[B, 1, 1, 1]`."""
+        return _one_minus_square(self._integral(t)).sqrt()
+
+    def marginal_std(self, t: Tensor) -> Tensor:
+        """Standard deviation λ s_t of x_t given x_0, `[B, 1, 1, 1]`."""
+        return self.lambda_ * self.relative_std(t)
+
+    def marginal_mean(self, x0: Tensor, mu: Tensor, t: Tensor) -> Tensor:
+        """Mean μ + (x_0 − μ) α_t of x_t given x_0, `[B, C, H, W]`."""
+        return mu + (x0 - mu) * self.alpha(t)
+
+    # Between clean image, state and noise
+
+    def perturb(self, x0: Tensor, mu: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """x_t = μ + (x_0 − μ) α_t + λ s_t ε for unit normal `noise` ε, `[B, C, H, W]`."""
+        return self.marginal_mean(x0, mu, t) + self.marginal_std(t) * noise
+
+    def terminal(self, mu: Tensor, noise: Tensor) -> Tensor:
+        """Start state of sampling, μ + λ ε: the stationary law, `[B, C, H, W]`.
+
+        It differs from the law at T (mean and variance off by δ and δ²) because x_0 is unknown.
+        """
+        return mu + self.lambda_ * noise
+
+    def epsilon_from_data(self, x_t: Tensor, mu: Tensor, x0: Tensor, t: Tensor) -> Tensor:
+        """The ε that `perturb` must have drawn to come from x_0 to x_t; t in 1..T."""
+        return (x_t - self.marginal_mean(x0, mu, t)) / self.marginal_std(t)
+
+    def data_from_epsilon(self, x_t: Tensor, mu: Tensor, epsilon: Tensor, t: Tensor) -> Tensor:
+        """The x_0 from which `perturb` comes to x_t with ε: μ + (x_t − μ − λ s_t ε) / α_t."""
+        return mu + (x_t - mu - self.marginal_std(t) * epsilon) / self.alpha(t)
+
+    def score(self, epsilon: Tensor, t: Tensor) -> Tensor:
+        """∇ log p_t(x_t | x_0) = −ε / (λ s_t); t in 1..T."""
+        return -epsilon / self.marginal_std(t)
+
+    # One step of the equations, by Euler
+
+    def drift(self, x: Tensor, mu: Tensor, t: Tensor) -> Tensor:
+        """θ_t (μ − x), `[B, C, H, W]`."""
+        return self._at(self.schedule.thetas, t) * (mu - x)
+
+    def diffusion(self, t: Tensor) -> Tensor:
+        """σ_t = λ √(2 θ_t), `[B, 1, 1, 1]`."""
+        return self.lambda_ * (2 * self._at(self.schedule.thetas, t)).sqrt()
+
+    def forward_step_mean(self, x: Tensor, mu: Tensor, t: Tensor) -> Tensor:
+        """x + θ_t (μ − x) dt: Euler mean of the step from t − 1 to t."""
+        return x + self.drift(x, mu, t) * self.schedule.dt
+
+    def forward_step_std(self, t: Tensor) -> Tensor:
+        """σ_t √dt: Euler standard deviation of the step from t − 1 to t, `[B, 1, 1, 1]`."""
+        return self.diffusion(t) * self.schedule.dt.sqrt()
+
+    def reverse_sde_mean(self, x_t: Tensor, mu: Tensor, score: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """Euler mean of the reverse SDE from t to an earlier s (IR-SDE, section 3.2):
+
+            x_t − [(μ − x_t) − 2 λ² score] Δ,    Δ = θ̄_t − θ̄_s.
+
+        Δ is θ_t dt for s = t − 1, and over a longer stride the integral of θ, which is what the exact
+        solution of the linear part depends on.
+        """
+        delta = self.stride(t, s)
+        return x_t - ((mu - x_t) - 2 * self.lambda_**2 * score) * delta
+
+    def reverse_sde_std(self, t: Tensor, s: Tensor) -> Tensor:
+        """Euler standard deviation λ √(2 Δ) of the reverse SDE from t to s, `[B, 1, 1, 1]`."""
+        return self.lambda_ * (2 * self.stride(t, s)).sqrt()
+
+    def reverse_ode_mean(self, x_t: Tensor, mu: Tensor, score: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """Euler step of the probability flow ODE from t to an earlier s: x_t − [(μ − x_t) − λ² score] Δ."""
+        delta = self.stride(t, s)
+        return x_t - ((mu - x_t) - self.lambda_**2 * score) * delta
+
+    # The exact posterior
+
+    def posterior_mean(self, x_t: Tensor, mu: Tensor, x0: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """Mean of x_s given x_t and x_0 for any s < t (IR-SDE, proposition 3.2, for a stride).
+
+        With A = e^{−(θ̄_t − θ̄_s)}:
+
+            μ + A s_s²/s_t² (x_t − μ) + α_s (1 − A²)/s_t² (x_0 − μ).
+
+        The ratios are those of the whole stride, so jumps compose: t → r → s has the law of t → s.
+        For s = 0 this is x_0.
+        """
+        delta = self.stride(t, s)
+        variance_t = _one_minus_square(self._integral(t))
+        variance_s = _one_minus_square(self._integral(s))
+        from_state = torch.exp(-delta) * variance_s / variance_t
+        from_data = self.alpha(s) * _one_minus_square(delta) / variance_t
+        return mu + from_state * (x_t - mu) + from_data * (x0 - mu)
+
+    def posterior_std(self, t: Tensor, s: Tensor) -> Tensor:
+        """Standard deviation λ √((1 − A²) s_s²/s_t²) of that law, `[B, 1, 1, 1]`; 0 for s = 0."""
+        variance_t = _one_minus_square(self._integral(t))
+        variance_s = _one_minus_square(self._integral(s))
+        return self.lambda_ * (_one_minus_square(self.stride(t, s)) * variance_s / variance_t).sqrt()
+
+    # The shift of the official objective
+
+    def shift_epsilon(self, epsilon: Tensor, x_t: Tensor, mu: Tensor, t: Tensor) -> Tensor:
+        """What a network trained by `PosteriorMatching` puts out where the noise is ε.
+
+        That objective asks the *Euler* mean built from the output ε_net to equal the *exact* posterior
+        mean. In y = (x_t − μ)/λ and with u = θ_t dt the Euler mean of the step to t − 1 is
+
+            (1 + u) y − 2 u ε_net / s_t.
+
+        The posterior mean takes y_0 = (y − s_t ε)/α_t. With A = e^{−u} and α_{t−1} = α_t e^u its factor of
+        y is [e^{−u} (1 − α_t² e^{2u}) + e^u (1 − e^{−2u})] / s_t² = e^u, that of ε −e^u (1 − e^{−2u}) / s_t:
+
+            e^u y − 2 sinh(u) ε / s_t.
+
+        Both agree for
+
+            ε_net = (sinh u / u) ε + s_t (1 + u − e^u) / (2u) y.
+
+        Both sides are affine in ε, so the relation holds for conditional expectations too.
+        """
+        u, gain, offset = self._shift_terms(x_t, mu, t)
+        return gain / u * epsilon + offset / (2 * u)
+
+    def unshift_epsilon(self, epsilon_net: Tensor, x_t: Tensor, mu: Tensor, t: Tensor) -> Tensor:
+        """Exact inverse of `shift_epsilon`: ε = [2u ε_net − s_t (1 + u − e^u) y] / (2 sinh u); t in 1..T."""
+        u, gain, offset = self._shift_terms(x_t, mu, t)
+        return (2 * u * epsilon_net - offset) / (2 * gain)
+
+    def _shift_terms(self, x_t: Tensor, mu: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """u, sinh u and s_t (1 + u − e^u) y."""
+        u = self._at(self.schedule.thetas, t) * self.schedule.dt
+        y = (x_t - mu) / self.lambda_
+        # u − expm1(u) instead of 1 + u − e^u: at small t u is about 1e-4 and the terms nearly cancel.
+        return u, torch.sinh(u), self.relative_std(t) * (u - torch.expm1(u)) * y
+
+    # Tables
+
+    def stride(self, t: Tensor, s: Tensor) -> Tensor:
+        """Δ = θ̄_t − θ̄_s, `[B, 1, 1, 1]`: positive for s < t."""
+        return self._integral(t) - self._integral(s)
+
+    def _integral(self, t: Tensor) -> Tensor:
+        return self._at(self.schedule.integral, t)
+
+    @staticmethod
+    def _at(table: Tensor, t: Tensor) -> Tensor:
+        return table[t].view(-1, 1, 1, 1)
+
+
+def _one_minus_square(exponent: Tensor) -> Tensor:
+    """1 − e^{−2·exponent} without cancellation near 0."""
+    return -torch.expm1(-2 * exponent)
+
+
+class DirectRegression(MeanRevertingSDE):
+    """The process of one step that is no diffusion: the state is the LQ image itself, and the step ends clean.
+
+    With it the modules of stage 2 train and run a plain restoration network, such as DA-CLIP's "NAFNet +
+    DA-CLIP" (section 4.4), the fast baseline of a diffusion: x_1 = μ, T = 1, no noise anywhere. The estimate
+    x̂_0 of the network is the result (`parameterization: data` for a residual on μ, `image` for the image).
+
+    The exact formulas keep their meaning (λ = 0, α_1 = 0); those of the equations' Euler steps have none.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(ThetaSchedule("constant", horizon=1))
+        self.lambda_ = 0.0
+
+    def alpha(self, t: Tensor) -> Tensor:
+        """1 at t = 0, 0 at t = 1, `[B, 1, 1, 1]`."""
+        return (t == 0).to(self.schedule.thetas.dtype).view(-1, 1, 1, 1)
+
+    def relative_std(self, t: Tensor) -> Tensor:
+        """0 at t = 0, 1 at t = 1, `[B, 1, 1, 1]`."""
+        return 1 - self.alpha(t)
+
+    def epsilon_from_data(self, x_t: Tensor, mu: Tensor, x0: Tensor, t: Tensor) -> Tensor:
+        """Zeros: there is no noise."""
+        return torch.zeros_like(x0)
+
+    def posterior_mean(self, x_t: Tensor, mu: Tensor, x0: Tensor, t: Tensor, s: Tensor) -> Tensor:
+        """x_0, since s can only be 0."""
+        return x0
+
+    def posterior_std(self, t: Tensor, s: Tensor) -> Tensor:
+        """0, `[B, 1, 1, 1]`."""
+        return torch.zeros_like(self.alpha(t))
+
+    def stride(self, t: Tensor, s: Tensor) -> Tensor:
+        """There is no speed of reversion, so no step of an equation.
+
+        Raises:
+            DaclipError: Always.
+        """
+        raise DaclipError("process=direct has no equation to solve; use sampler=posterior sampler.steps=1")

@@ -1,1 +1,0 @@
-"""The networks of a restorer as graphs of plain tensors."""

@@ -1,0 +1,238 @@
+"""The pixels of one photo in the precision they came in, and what users hand over: Pillow, numpy, tensors."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from daclip.errors import DaclipError
+
+# Rows converted at once: a photo of 24 million pixels is never held in float32 twice.
+BAND = 256
+
+DEPTHS = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535, np.dtype(np.float32): 1}
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """One photo.
+
+    Attributes:
+        colour: RGB, `[H, W, 3]`: uint8, uint16, or float32 in [0, 1].
+        alpha: Opacity, `[H, W]` of the same type; None if the photo has none.
+        gray: The photo has one channel of brightness; its three colours are equal.
+    """
+
+    colour: np.ndarray
+    alpha: np.ndarray | None = None
+    gray: bool = False
+
+    @property
+    def height(self) -> int:
+        """Rows."""
+        return int(self.colour.shape[0])
+
+    @property
+    def width(self) -> int:
+        """Columns."""
+        return int(self.colour.shape[1])
+
+    def crop(self, top: int = 0, bottom: int | None = None, left: int = 0, right: int | None = None) -> Tensor:
+        """A window as float32 `[3, h, w]` in [0, 1]; by default the whole photo."""
+        window = self.colour[top:bottom, left:right].astype(np.float32)
+        window /= DEPTHS[self.colour.dtype]
+        return torch.from_numpy(window).permute(2, 0, 1)
+
+    def recoloured(self, image: Tensor) -> "Pixels":
+        """The same kind of photo with the colours of `image`, `[3, H, W]` in [0, 1]: depth, gray and alpha are kept."""
+        if tuple(image.shape) != (3, self.height, self.width):
+            raise ValueError(f"expected an image of shape {(3, self.height, self.width)}, got {tuple(image.shape)}")
+        most = DEPTHS[self.colour.dtype]
+        colour = np.empty((self.height, self.width, 1 if self.gray else 3), self.colour.dtype)
+        for top in range(0, self.height, BAND):
+            band = image[:, top : top + BAND].clamp(0, 1)
+            if self.gray:
+                # Luma of ITU-R BT.601, as Pillow's own conversion to gray.
+                band = (band * band.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(0, keepdim=True)
+            values = band.permute(1, 2, 0).numpy()
+            colour[top : top + BAND] = values if most == 1 else np.rint(values * most)
+        return Pixels(np.broadcast_to(colour, (self.height, self.width, 3)), self.alpha, self.gray)
+
+    def filled(self, mask: np.ndarray, value: float) -> "Pixels":
+        """The photo with one value in [0, 1] where the mask, bool `[H, W]`, is true."""
+        colour = self.colour.copy()
+        colour[mask] = value if self.colour.dtype == np.float32 else round(value * DEPTHS[self.colour.dtype])
+        return Pixels(colour, self.alpha, self.gray)
+
+
+def pixels_from_pil(image: Image.Image) -> Pixels:
+    """The pixels of a Pillow image of any mode; its EXIF orientation is not looked at.
+
+    Raises:
+        DaclipError: Pixels that are no picture, such as 32-bit integers or heights in metres.
+    """
+    mode = image.mode
+    if mode.startswith("I") or mode == "F":
+        return _deep(np.array(image))
+    if "A" in mode or "a" in mode or "transparency" in image.info:
+        if mode in ("RGBa", "La"):  # premultiplied colours
+            image = image.convert(mode.replace("a", "A"))
+        gray = image.mode == "LA" or (mode == "L")
+        values = np.array(image.convert("RGBA"))
+        return Pixels(values[..., :3], values[..., 3], gray)
+    if mode in ("1", "L"):
+        return _gray(np.array(image.convert("L")))
+    return Pixels(np.array(image.convert("RGB")))
+
+
+def _gray(values: np.ndarray) -> Pixels:
+    return Pixels(np.broadcast_to(values[..., None], (*values.shape, 3)), gray=True)
+
+
+def _deep(values: np.ndarray) -> Pixels:
+    """One channel of 16-bit integers (Pillow also holds them as 32-bit ones) or of floats in [0, 1]."""
+    low, high = values.min(), values.max()
+    if values.dtype.kind == "f":
+        if not (low >= 0 and high <= 1):
+            raise DaclipError(f"its floating-point pixels lie in [{low:g}, {high:g}], not in [0, 1]; scale them")
+        return _gray(values.astype(np.float32))
+    if low < 0 or high > 65535:
+        raise DaclipError(f"its 32-bit pixels lie in [{low}, {high}], not in [0, 65535]; scale them")
+    return _gray(values.astype(np.uint16))
+
+
+def pixels_to_pil(pixels: Pixels) -> Image.Image:
+    """A Pillow image: L, LA, RGB or RGBA for 8 bits, I;16 or F for deep gray.
+
+    Deep colour, for which Pillow has no mode, becomes 8-bit.
+    """
+    if pixels.colour.dtype != np.uint8:
+        if pixels.gray and pixels.alpha is None:
+            return Image.fromarray(np.ascontiguousarray(pixels.colour[..., 0]))
+        pixels = shallow(pixels)
+    channels = pixels.colour[..., :1] if pixels.gray else pixels.colour
+    if pixels.alpha is not None:
+        channels = np.concatenate([channels, pixels.alpha[..., None]], axis=2)
+    mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[channels.shape[2]]
+    height, width = channels.shape[:2]
+    return Image.frombytes(mode, (width, height), np.ascontiguousarray(channels).tobytes())
+
+
+def shallow(pixels: Pixels) -> Pixels:
+    """The photo with 8 bits a channel."""
+    scale = 255 / DEPTHS[pixels.colour.dtype]
+
+    def convert(values: np.ndarray) -> np.ndarray:
+        return np.concatenate(
+            [np.rint(values[top : top + BAND] * scale).astype(np.uint8) for top in range(0, len(values), BAND)]
+        )
+
+    alpha = None if pixels.alpha is None else convert(pixels.alpha)
+    return Pixels(convert(pixels.colour), alpha, pixels.gray)
+
+
+Pack = Callable[[Pixels], Any]
+
+
+def unpack(photos: Any) -> tuple[list[Pixels], list[Pack], bool]:
+    """Take apart what a user hands over.
+
+    Args:
+        photos: One photo or several: a Pillow image; a numpy array `[H, W]`, `[H, W, C]` or `[B, H, W, C]`; a
+            tensor `[C, H, W]` or `[B, C, H, W]`; `Pixels`; or a sequence of single ones. C is 1 (gray), 3 or 4
+            (with alpha). Arrays and tensors are uint8, uint16, or float in [0, 1]. A Pillow image is turned upright
+            if its EXIF block says so, and keeps block and colour profile in its `info`.
+
+    Returns:
+        The photos' pixels, for each what turns pixels back into the kind that was given, and whether a single
+        photo was given.
+
+    Raises:
+        DaclipError: Another shape, type or range.
+    """
+    if isinstance(photos, (list, tuple)):
+        if not photos:
+            raise DaclipError("there is no photo in the list; give at least one")
+        singles = [unpack(photo) for photo in photos]
+        if not all(single for _, _, single in singles):
+            raise DaclipError("a list of photos must hold single photos, not batches")
+        return [pixels[0] for pixels, _, _ in singles], [packs[0] for _, packs, _ in singles], False
+    if isinstance(photos, Pixels):
+        return [photos], [_same], True
+    if isinstance(photos, Image.Image):
+        upright = ImageOps.exif_transpose(photos)
+        return [pixels_from_pil(upright)], [_image_packer(upright)], True
+    if isinstance(photos, Tensor):
+        return _unpack_tensor(photos)
+    if isinstance(photos, np.ndarray):
+        single = photos.ndim != 4
+        arrays = [photos] if single else list(photos)
+        return [_from_array(array) for array in arrays], [_array_packer(array) for array in arrays], single
+    raise DaclipError(f"expected a Pillow image, a numpy array or a tensor, got {type(photos).__name__}")
+
+
+def _image_packer(image: Image.Image) -> Pack:
+    # The profile of other colours than RGB and gray does not belong to the result.
+    names = ("exif",) if image.mode in ("CMYK", "LAB", "YCbCr", "HSV") else ("exif", "icc_profile")
+    kept = {name: image.info[name] for name in names if name in image.info}
+
+    def pack(pixels: Pixels) -> Image.Image:
+        result = pixels_to_pil(pixels)
+        result.info.update(kept)
+        return result
+
+    return pack
+
+
+def _same(pixels: Pixels) -> Pixels:
+    return pixels
+
+
+def _unpack_tensor(photos: Tensor) -> tuple[list[Pixels], list[Pack], bool]:
+    if photos.ndim not in (3, 4):
+        raise DaclipError(f"expected a tensor [C, H, W] or [B, C, H, W], got shape {tuple(photos.shape)}")
+    plain = photos.detach().cpu()
+    arrays = (plain.float() if plain.is_floating_point() else plain).movedim(-3, -1).numpy()
+    pixels, packs, single = unpack(arrays)
+
+    def packer(inner: Pack) -> Pack:
+        def pack(result: Pixels) -> Tensor:
+            tensor = torch.from_numpy(np.array(inner(result))).movedim(-1, -3).contiguous()
+            return tensor.to(photos.device)
+
+        return pack
+
+    return pixels, [packer(inner) for inner in packs], single
+
+
+def _from_array(array: np.ndarray) -> Pixels:
+    shaped = array[..., None] if array.ndim == 2 else array
+    if shaped.ndim != 3 or shaped.shape[2] not in (1, 3, 4) or 0 in shaped.shape:
+        raise DaclipError(f"expected 1, 3 or 4 channels and at least one pixel, got an array of shape {array.shape}")
+    if shaped.dtype.kind == "f":
+        low, high = float(shaped.min()), float(shaped.max())
+        # Rounding of a resize may step over the ends a little.
+        if not (low >= -1e-3 and high <= 1 + 1e-3):
+            raise DaclipError(f"floating-point photos must lie in [0, 1], got values from {low:g} to {high:g}")
+        shaped = shaped.clip(0, 1).astype(np.float32)
+    if shaped.dtype not in DEPTHS:
+        raise DaclipError(f"photos must be uint8, uint16 or float, got {array.dtype}")
+    if shaped.shape[2] == 1:
+        return _gray(shaped[..., 0])
+    return Pixels(shaped[..., :3], shaped[..., 3] if shaped.shape[2] == 4 else None)
+
+
+def _array_packer(array: np.ndarray) -> Pack:
+    def pack(pixels: Pixels) -> np.ndarray:
+        if array.ndim == 2:
+            return np.ascontiguousarray(pixels.colour[..., 0])
+        channels = pixels.colour[..., :1] if pixels.gray else pixels.colour
+        if pixels.alpha is not None:
+            channels = np.concatenate([channels, pixels.alpha[..., None]], axis=2)
+        return np.ascontiguousarray(channels)
+
+    return pack

@@ -1,1 +1,0 @@
-"""Runs that survive: checkpoints, signals, numerical trouble, many processes."""

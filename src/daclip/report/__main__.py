@@ -1,5 +1,0 @@
-"""`python -m daclip.report`."""
-
-from daclip.report import main
-
-main()

@@ -1,0 +1,1 @@
+"""Reports: runs read back, compared and shown on one page."""

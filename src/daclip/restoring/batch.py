@@ -1,0 +1,344 @@
+"""Which file becomes which, and the record of what came of each."""
+
+import glob
+import json
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+
+from daclip.errors import DaclipError
+from daclip.images import PhotoFile, find_images, read_photo, result_suffix, write_photo
+from daclip.pixels import Pixels
+from daclip.restoring.control import check_strength, parse_words
+from daclip.restoring.restorer import Restorer, Stopped
+from daclip.restoring.sampling import Progress
+
+
+@dataclass(frozen=True)
+class Job:
+    """A photo to be restored.
+
+    Attributes:
+        photo: The file.
+        result: Where its restoration goes.
+        mask: The picture of its missing parts, if there is one.
+    """
+
+    photo: Path
+    result: Path
+    mask: Path | None = None
+
+    def sample(self, number: int) -> Path:
+        """Where sample `number` goes; the first is the result itself."""
+        return self.result if number == 0 else self.result.with_stem(f"{self.result.stem}.sample{number + 1}")
+
+    @property
+    def uncertainty(self) -> Path:
+        """Where the map of differences between samples goes."""
+        return self.result.with_name(f"{self.result.stem}.uncertainty.png")
+
+    def results(self, samples: int) -> list[Path]:
+        """All files that are written for the photo, the restoration itself last: once it is there, all are."""
+        if samples == 1:
+            return [self.result]
+        return [*(self.sample(number) for number in range(1, samples)), self.uncertainty, self.result]
+
+
+@dataclass
+class Outcome:
+    """What came of a photo, as a line of the summary.
+
+    Attributes:
+        photo: The file.
+        status: `restored`, `classified`, `kept` (its result was there already) or `failed`.
+        results: Written files.
+        probabilities: Degradation words with probabilities, most likely first.
+        size: Width and height in pixels.
+        seed: Seed of the noise.
+        seconds: Wall time with reading and writing.
+        uncertainty: Largest value of the map, in units of an image in [0, 1], if there is one.
+        notes: Remarks.
+        error: Why it failed.
+    """
+
+    photo: str
+    status: str
+    results: list[str] = field(default_factory=list)
+    probabilities: dict[str, float] = field(default_factory=dict)
+    size: list[int] | None = None
+    seed: int | None = None
+    seconds: float | None = None
+    uncertainty: float | None = None
+    notes: list[str] = field(default_factory=list)
+    error: str | None = None
+
+    def line(self) -> str:
+        """The outcome as JSON without what is empty."""
+        content = {key: value for key, value in asdict(self).items() if value not in (None, [], {})}
+        return json.dumps(content, ensure_ascii=False)
+
+
+class Summary:
+    """JSON lines, one a photo, each on disk before the next photo begins; later runs add to it.
+
+    Args:
+        path: The file; None records nothing.
+
+    Raises:
+        DaclipError: The file cannot be written.
+    """
+
+    def __init__(self, path: Path | None):
+        self.path = path
+        self._file: IO[str] | None = None
+
+    def __enter__(self) -> "Summary":
+        if self.path is not None:
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                self._file = self.path.open("a", encoding="utf-8", errors="surrogateescape")
+            except OSError as error:
+                raise DaclipError(f"{self.path}: cannot be written ({error.strerror or error})") from None
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def add(self, outcome: Outcome) -> None:
+        """Write a line."""
+        if self._file is not None:
+            self._file.write(outcome.line() + "\n")
+            self._file.flush()
+
+
+def plan(
+    sources: Sequence[str],
+    output: Path,
+    recursive: bool = True,
+    wanted: str | None = None,
+    masks: Path | None = None,
+    samples: int = 1,
+) -> list[Job]:
+    """Which file is written for which photo; names and subfolders are kept.
+
+    Args:
+        sources: Files, folders, and patterns (`**` crosses folders).
+        output: Folder of the results.
+        recursive: Search folders with all that lies below them.
+        wanted: Format of the results; None keeps each photo's own where it can be written.
+        masks: A mask for a single photo, or a folder of masks with the names of the photos.
+        samples: Restorations of each photo; 0 if nothing will be written.
+
+    Raises:
+        DaclipError: Nothing is found, two results would have one name, or a photo would be overwritten.
+    """
+    found: dict[Path, Path] = {}
+    for source in sources:
+        for photo, relative in _photos(source, output if samples else None, recursive):
+            found.setdefault(photo, relative)
+    taken = Counter(relative.with_suffix(result_suffix(photo, wanted)) for photo, relative in found.items())
+    jobs = []
+    for photo, relative in found.items():
+        suffix = result_suffix(photo, wanted)
+        name = relative.with_suffix(suffix)
+        if taken[name] > 1 and relative.suffix != suffix:
+            name = relative.with_name(relative.name + suffix)
+        jobs.append(Job(photo, output / name, _mask_of(relative, masks, len(found))))
+    if samples:
+        _check(jobs, samples)
+    return jobs
+
+
+def _photos(source: str, output: Path | None, recursive: bool) -> Iterator[tuple[Path, Path]]:
+    """The photos of one argument, each with its name below the output."""
+    path = Path(source)
+    results = None if output is None else output.resolve()
+
+    def is_result(photo: Path) -> bool:
+        return results is not None and photo.resolve().is_relative_to(results)
+
+    if path.is_dir():
+        if path.resolve() == results:
+            raise DaclipError(f"output={output} is the input folder; choose another, your photos would be lost")
+        for photo in find_images(path):
+            if not is_result(photo) and (recursive or photo.parent == path):
+                yield photo, photo.relative_to(path)
+    elif path.exists():
+        yield path, Path(path.name)
+    elif glob.has_magic(source):
+        root = Path(*_plain_parts(path))
+        matches = sorted(Path(match) for match in glob.iglob(source, recursive=True))  # noqa: PTH207  it may be absolute
+        photos = [match for match in matches if match.is_file() and not is_result(match)]
+        if not photos:
+            raise DaclipError(f"{source}: the pattern matches no file; check it")
+        for photo in photos:
+            yield photo, photo.relative_to(root)
+    else:
+        raise DaclipError(f"input={source}: no such file or folder; check the path")
+
+
+def _plain_parts(pattern: Path) -> list[str]:
+    """The folders before the first part with a wildcard."""
+    parts = []
+    for part in pattern.parts[:-1]:
+        if glob.has_magic(part):
+            break
+        parts.append(part)
+    return parts
+
+
+def _mask_of(relative: Path, masks: Path | None, photos: int) -> Path | None:
+    if masks is None:
+        return None
+    if masks.is_dir():
+        near = [masks / relative, *sorted((masks / relative.parent).glob(f"{glob.escape(relative.stem)}.*"))]
+        for path in near:
+            if path.is_file():
+                return path
+        raise DaclipError(f"{masks}: there is no mask for {relative}; it must have the photo's name")
+    if not masks.is_file():
+        raise DaclipError(f"mask={masks}: no such file or folder; check the path")
+    if photos > 1:
+        raise DaclipError(f"mask={masks} is one picture for {photos} photos; give a folder of masks with their names")
+    return masks
+
+
+def _check(jobs: Sequence[Job], samples: int) -> None:
+    """Refuse plans that would lose something."""
+    photos = {job.photo.resolve() for job in jobs}
+    owners: dict[Path, Path] = {}
+    for job in jobs:
+        for result in job.results(samples):
+            if result.resolve() in photos:
+                raise DaclipError(
+                    f"{result} is itself one of the photos and would be overwritten; choose another output"
+                )
+            if result in owners:
+                raise DaclipError(
+                    f"{owners[result]} and {job.photo} would both become {result}; restore them into different folders"
+                )
+            owners[result] = job.photo
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asks for, the same for all photos; see `Restorer.restore`.
+
+    Attributes:
+        degradation: In place of what is recognised; None leaves it.
+        strength: Share of the change that is made.
+        samples: Restorations of each photo.
+        dry_run: Only name what is wrong.
+        overwrite: Replace results that are there already.
+
+    Raises:
+        DaclipError: A value out of its range: the mistake is that of all photos.
+    """
+
+    degradation: Any
+    strength: float
+    samples: int
+    dry_run: bool
+    overwrite: bool
+
+    def __post_init__(self) -> None:
+        check_strength(self.strength)
+        if self.samples < 1:
+            raise DaclipError(f"samples={self.samples} must be at least 1")
+        if self.degradation is not None:
+            parse_words(self.degradation)
+
+
+def attempt(restorer: Restorer, job: Job, request: Request, on_progress: Progress | None = None) -> Outcome:
+    """Restore a photo file, or say why it could not be: no error leaves this function but `Stopped`."""
+    started = time.perf_counter()
+    outcome = Outcome(str(job.photo), "failed")
+    try:
+        if request.dry_run:
+            _classify(restorer, job, outcome)
+        elif job.result.exists() and not request.overwrite:
+            outcome.status, outcome.results = "kept", [str(job.result)]
+            return outcome
+        else:
+            _restore(restorer, job, request, outcome, on_progress)
+    except Stopped:
+        raise
+    except DaclipError as error:
+        text = str(error)
+        outcome.error = text if str(job.photo) in text else f"{job.photo}: {text}"
+    except Exception as error:
+        # One photo, whatever it does to the code, must not cost the user the others.
+        reason = (str(error).strip() or "no message").splitlines()[0]
+        outcome.error = f"{job.photo}: could not be restored ({type(error).__name__}: {reason}); please report this"
+    outcome.seconds = round(time.perf_counter() - started, 3)
+    return outcome
+
+
+def _classify(restorer: Restorer, job: Job, outcome: Outcome) -> None:
+    file = read_photo(job.photo)
+    outcome.notes = list(file.notes)
+    outcome.size = [file.pixels.width, file.pixels.height]
+    outcome.probabilities = _rounded(restorer.classify(file.pixels)[0])
+    outcome.status = "classified"
+
+
+def _restore(restorer: Restorer, job: Job, request: Request, outcome: Outcome, on_progress: Progress | None) -> None:
+    if not request.overwrite:
+        for path in job.results(request.samples):
+            if path.exists():
+                raise DaclipError(f"{path} is there already; overwrite=true replaces it")
+    file = read_photo(job.photo)
+    mask = None if job.mask is None else _mask(job, file.pixels)
+    # Always number 0: a photo's result then depends on the photo and the settings, not on its neighbours.
+    done = restorer.restore(
+        file.pixels,
+        [0],
+        degradation=request.degradation,
+        strength=request.strength,
+        samples=request.samples,
+        mask=mask,
+        on_progress=on_progress,
+    )
+    outcome.notes = [*file.notes, *done.notes]
+    outcome.size = [file.pixels.width, file.pixels.height]
+    outcome.probabilities = _rounded(done.probabilities)
+    outcome.seed = done.seed
+    for number, sample in enumerate(done.samples[1:], start=1):
+        write_photo(replace(file, pixels=sample), job.sample(number))
+    if done.uncertainty is not None:
+        outcome.uncertainty = float(done.uncertainty.max())
+        write_photo(PhotoFile(_map_pixels(done.uncertainty)), job.uncertainty)
+    outcome.notes += write_photo(replace(file, pixels=done.image), job.result)
+    outcome.results = [str(path) for path in job.results(request.samples)]
+    outcome.status = "restored"
+
+
+def _rounded(probabilities: dict[str, float]) -> dict[str, float]:
+    return {word: round(share, 4) for word, share in probabilities.items()}
+
+
+def _mask(job: Job, photo: Pixels) -> np.ndarray:
+    """The mask picture as bool `[H, W]`: true where it is nearer to white."""
+    assert job.mask is not None
+    mask = read_photo(job.mask).pixels
+    if (mask.height, mask.width) != (photo.height, photo.width):
+        raise DaclipError(
+            f"{job.mask}: {mask.width} x {mask.height} pixels, but {job.photo} has {photo.width} x {photo.height}; "
+            "the mask must have the photo's size"
+        )
+    holes: np.ndarray = (mask.crop().mean(0) > 0.5).numpy()
+    return holes
+
+
+def _map_pixels(uncertainty: np.ndarray) -> Pixels:
+    """The map as gray, its largest value white (the summary has that value)."""
+    shares = torch.from_numpy(uncertainty / max(float(uncertainty.max()), 1e-12))
+    like = Pixels(np.zeros((*uncertainty.shape, 3), np.uint8), gray=True)
+    return like.recoloured(shares.expand(3, -1, -1))

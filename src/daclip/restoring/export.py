@@ -1,0 +1,278 @@
+"""What is exported: two functions of plain tensors."""
+
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+
+from daclip.clip.controller import DaClip
+from daclip.diffusion.denoiser import Denoiser
+from daclip.errors import DaclipError
+from daclip.files import write_json
+from daclip.restoring.restorer import Restorer
+from daclip.types import Conditioning
+
+# Sides of images are multiples of this, so that the graph need not pad; it serves networks of up to six levels.
+SIDE = 64
+
+
+class NetworkStep(nn.Module):
+    """One network evaluation of a sampler: state in, estimate of the clean image out.
+
+    What the network's output means (data, ε or v) is resolved inside.
+    """
+
+    def __init__(self, denoiser: Denoiser):
+        super().__init__()
+        self.denoiser = denoiser
+
+    def forward(self, x_t: Tensor, lq: Tensor, t: Tensor, content: Tensor, degradation: Tensor) -> Tensor:
+        """x̂_0, not clamped, float32 `[B, 3, H, W]`.
+
+        Args:
+            x_t: State, float32 `[B, 3, H, W]`.
+            lq: Degraded photo in [0, 1], same shape.
+            t: Grid indices, long `[B]`, in 1..T.
+            content: Content embedding, `[B, D]`.
+            degradation: Degradation embedding, `[B, D]`.
+        """
+        x0: Tensor = self.denoiser(x_t, lq, t, Conditioning(content, degradation)).x0
+        return x0
+
+
+class Conditioner(nn.Module):
+    """DA-CLIP on the views of one photo: what the network step is conditioned on.
+
+    Args:
+        daclip: The trained network.
+        vocabulary: Words whose probabilities are given.
+        certainty: See `DaClip.decided`.
+    """
+
+    texts: Tensor
+    scale: Tensor
+
+    def __init__(self, daclip: DaClip, vocabulary: list[str], certainty: float):
+        super().__init__()
+        self.daclip = daclip
+        self.certainty = certainty
+        # The learned scale is a number by now, and clamping a parameter is more than ONNX's exporter can do.
+        self.register_buffer("scale", daclip.scale().detach())
+        self.register_buffer("texts", daclip.clip.encode_text(vocabulary))
+
+    def forward(self, views: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Content embedding `[1, D]`, degradation embedding `[1, D]` and probabilities `[1, K]`.
+
+        Args:
+            views: Square pieces of the photo, `[V, 3, s, s]` in [0, 1].
+        """
+        clip = self.daclip.clip
+        content, degradation = self.daclip.encode_views((views - clip.mean) / clip.std)
+        content, degradation = content.mean(0, keepdim=True), degradation.mean(0, keepdim=True)
+        unit = nn.functional.normalize(degradation, dim=-1)
+        logits = self.scale * unit @ self.texts.T
+        probabilities = logits.softmax(-1)
+        if self.certainty > 1:
+            surer = unit + ((self.certainty * logits).softmax(-1) - probabilities) @ self.texts
+            degradation = nn.functional.normalize(surer, dim=-1) * degradation.norm(dim=-1, keepdim=True)
+        return content, degradation, probabilities
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A traced function.
+
+    Attributes:
+        name: Of the file, without suffix.
+        program: What `torch.export` made.
+        module: The function itself.
+        inputs: Names of the inputs.
+        outputs: Names of the outputs.
+        example: Inputs of another size than the traced ones, for the comparison.
+    """
+
+    name: str
+    program: ExportedProgram
+    module: nn.Module
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    example: tuple[Tensor, ...]
+
+
+def exported(restorer: Restorer) -> list[Graph]:
+    """Both graphs of a restorer in float32 on the CPU; batch, height and width are free.
+
+    Args:
+        restorer: On the CPU.
+    """
+    clip = restorer.daclip.clip
+    batch, views = Dim("batch"), Dim("views")
+    height, width = Dim("height_64", min=1, max=256), Dim("width_64", min=1, max=256)
+    image = {0: batch, 2: SIDE * height, 3: SIDE * width}
+    step, conditioner = (
+        NetworkStep(restorer.denoiser),
+        Conditioner(restorer.daclip, restorer.vocabulary, restorer.certainty),
+    )
+    pictures = torch.rand(3, 3, clip.image_size, clip.image_size, generator=torch.Generator().manual_seed(0))
+    return [
+        _graph(
+            "step",
+            step.eval(),
+            _step_inputs(2, 2 * SIDE, 3 * SIDE, restorer),
+            _step_inputs(3, 4 * SIDE, 2 * SIDE, restorer),
+            {"x_t": image, "lq": image, "t": {0: batch}, "content": {0: batch}, "degradation": {0: batch}},
+            ("x0",),
+        ),
+        _graph(
+            "conditioner",
+            conditioner.eval(),
+            (pictures[:2],),
+            (pictures,),
+            {"views": {0: views}},
+            ("content", "degradation", "probabilities"),
+        ),
+    ]
+
+
+def _step_inputs(batch: int, height: int, width: int, restorer: Restorer) -> tuple[Tensor, ...]:
+    generator = torch.Generator().manual_seed(batch)
+    lq, noise = (torch.rand(batch, 3, height, width, generator=generator) for _ in range(2))
+    t = torch.arange(1, batch + 1) * restorer.denoiser.process.horizon // batch
+    content, degradation = (torch.randn(batch, restorer.daclip.embed_dim, generator=generator) for _ in range(2))
+    return restorer.denoiser.process.terminal(lq, noise), lq, t, content, degradation
+
+
+def _graph(
+    name: str,
+    module: nn.Module,
+    traced: tuple[Tensor, ...],
+    example: tuple[Tensor, ...],
+    dynamic: dict[str, Any],
+    outputs: tuple[str, ...],
+) -> Graph:
+    with torch.no_grad():
+        program = torch.export.export(module, traced, dynamic_shapes=dynamic)
+    return Graph(name, program, module, tuple(dynamic), outputs, example)
+
+
+def write_export(
+    graphs: Sequence[Graph], restorer: Restorer, kind: str, folder: Path, tolerance: float
+) -> dict[str, float]:
+    """Write graphs and `export.json`; the folder appears when everything has been compared.
+
+    Args:
+        graphs: What to write.
+        restorer: What they were made of.
+        kind: One of `FORMATS`.
+        folder: The new folder; one that exists is replaced.
+        tolerance: Largest absolute difference allowed.
+
+    Returns:
+        The largest difference by file name.
+
+    Raises:
+        DaclipError: A package is missing, or a graph differs from its network.
+    """
+    suffix, write, run = FORMATS[kind]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    differences = {}
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=folder.parent) as made:
+        temporary = Path(made) / "export"
+        temporary.mkdir()
+        for graph in graphs:
+            path = temporary / f"{graph.name}{suffix}"
+            write(graph, path)
+            difference = _difference(graph, run(graph, path))
+            if not difference <= tolerance:
+                raise DaclipError(
+                    f"{path.name} differs from the network by {difference:.1e}, more than tolerance={tolerance:.1e}; "
+                    "report this with your versions of torch and onnxruntime"
+                )
+            differences[path.name] = difference
+        write_json(temporary / "export.json", _description(graphs, restorer, suffix, differences))
+        if folder.exists():
+            shutil.rmtree(folder)
+        temporary.replace(folder)
+    return differences
+
+
+def _difference(graph: Graph, found: Sequence[Tensor]) -> float:
+    with torch.inference_mode():
+        expected = graph.module(*graph.example)
+    expected = [expected] if isinstance(expected, Tensor) else list(expected)
+    return max(float((a - b).abs().max()) for a, b in zip(expected, found, strict=True))
+
+
+def _write_torch(graph: Graph, path: Path) -> None:
+    torch.export.save(graph.program, path)
+
+
+def _run_torch(graph: Graph, path: Path) -> list[Tensor]:
+    with torch.inference_mode():
+        found = torch.export.load(path).module()(*graph.example)
+    return [found] if isinstance(found, Tensor) else list(found)
+
+
+def _write_onnx(graph: Graph, path: Path) -> None:
+    try:
+        import onnxscript  # noqa: F401  what torch's exporter needs
+    except ModuleNotFoundError:
+        raise DaclipError("format=onnx needs onnx; install it with pip install 'daclip[export]'") from None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(
+            graph.program, input_names=graph.inputs, output_names=graph.outputs, dynamo=True, verbose=False
+        )
+    assert program is not None
+    program.save(path, external_data=False)
+
+
+def _run_onnx(graph: Graph, path: Path) -> list[Tensor]:
+    try:
+        import onnxruntime
+    except ModuleNotFoundError:
+        raise DaclipError("format=onnx needs onnxruntime; install it with pip install 'daclip[export]'") from None
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    given = {name: value.numpy() for name, value in zip(graph.inputs, graph.example, strict=True)}
+    return [torch.from_numpy(np.asarray(value)) for value in session.run(list(graph.outputs), given)]
+
+
+FORMATS: dict[str, tuple[str, Callable[[Graph, Path], None], Callable[[Graph, Path], list[Tensor]]]] = {
+    "torch": (".pt2", _write_torch, _run_torch),
+    "onnx": (".onnx", _write_onnx, _run_onnx),
+}
+"""Name of the format → suffix, and how a graph is written and run from its file."""
+
+
+def _description(
+    graphs: Sequence[Graph], restorer: Restorer, suffix: str, differences: dict[str, float]
+) -> dict[str, Any]:
+    """What a runtime must know beside the graphs: names, the sampler and the coefficients of the process."""
+    process = restorer.denoiser.process
+    t = torch.arange(process.horizon + 1)
+    return {
+        "graphs": {
+            f"{graph.name}{suffix}": {
+                "inputs": {name: list(value.shape) for name, value in zip(graph.inputs, graph.example, strict=True)},
+                "outputs": list(graph.outputs),
+                "largest_difference": differences[f"{graph.name}{suffix}"],
+            }
+            for graph in graphs
+        },
+        "sides_are_multiples_of": SIDE,
+        "view_side": restorer.daclip.clip.image_size,
+        "words": restorer.vocabulary,
+        "sampler": restorer.artifact.config["sampler"],
+        "times": restorer.sampler.times(process),
+        "lambda": process.lambda_,
+        "alpha": process.alpha(t).flatten().tolist(),
+        "relative_std": process.relative_std(t).flatten().tolist(),
+    }

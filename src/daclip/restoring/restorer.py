@@ -1,0 +1,416 @@
+"""What comes of restoring photos."""
+
+import copy
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from daclip.arithmetic import autocast, device_by_name
+from daclip.artifacts import Artifact, from_hub, load_daclip, load_denoiser
+from daclip.config import composed
+from daclip.degradations import vocabulary
+from daclip.errors import DaclipError
+from daclip.pixels import Pixels, unpack
+from daclip.restoring.control import (
+    Uncertainty,
+    blend_,
+    check_strength,
+    holes_of,
+    parse_words,
+    rows,
+    stacked,
+    steer,
+    unknown_words,
+)
+from daclip.restoring.memory import Cost, Pieces, choose_pieces, memory_errors, tensor_bytes
+from daclip.restoring.noise import NoiseField
+from daclip.restoring.sampling import Progress, measured_costs, sample_photos
+from daclip.samplers.base import Sampler
+from daclip.types import Conditioning
+
+
+class Stopped(Exception):  # noqa: N818  it is no error
+    """Raised by a caller's `on_progress` to end the work: nobody waits for the result any more."""
+
+
+@dataclass(frozen=True)
+class Restoration:
+    """What came of one photo.
+
+    Attributes:
+        image: The restored photo, of the kind that was given (Pillow image, array, tensor).
+        probabilities: Degradation words with probabilities as recognised, most likely first.
+        seed: Seed of the noise.
+        seconds: Wall time.
+        samples: All restorations if several were asked for; `image` is the first.
+        uncertainty: Per-pixel standard deviation over the samples, float32 `[H, W]`, in units of an image in
+            [0, 1]; None for a single sample.
+        notes: Remarks, such as a word that the restorer did not learn.
+    """
+
+    image: Any
+    probabilities: dict[str, float]
+    seed: int
+    seconds: float
+    samples: tuple[Any, ...] = ()
+    uncertainty: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def word(self) -> str:
+        """The most likely degradation word."""
+        return next(iter(self.probabilities))
+
+
+class Restored(Sequence[Restoration]):
+    """What came of several photos, in their order."""
+
+    def __init__(self, restorations: Sequence[Restoration]):
+        self._restorations = list(restorations)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._restorations[index]
+
+    def __len__(self) -> int:
+        return len(self._restorations)
+
+    @property
+    def images(self) -> Any:
+        """The restored photos: one tensor `[B, C, H, W]` or array `[B, H, W, C]` where they can be stacked."""
+        images = [restoration.image for restoration in self._restorations]
+        if len({getattr(image, "shape", None) for image in images}) == 1:
+            if isinstance(images[0], Tensor):
+                return torch.stack(images)
+            if isinstance(images[0], np.ndarray):
+                return np.stack(images)
+        return images
+
+    @property
+    def probabilities(self) -> list[dict[str, float]]:
+        """For each photo its degradation words with probabilities, most likely first."""
+        return [restoration.probabilities for restoration in self._restorations]
+
+    @property
+    def words(self) -> list[str]:
+        """The most likely degradation word of each photo."""
+        return [restoration.word for restoration in self._restorations]
+
+
+# What a hub model is made of; nothing that could run code.
+
+# Up to this many pixels a photo is never cut, whatever the budget.
+ALWAYS_WHOLE = 256**2
+
+
+class Restorer:
+    """Restores degraded photos with a stage-2 artifact.
+
+    A photo's result depends on the photo, the settings, the seed and its number: not on the photos beside it,
+    nor on `batch_size` (on a GPU up to rounding). Photos that do not fit into `max_memory` are restored in
+    overlapping pieces on the same noise and under the same conditioning.
+
+    Args:
+        artifact: The artifact folder; it holds both stages' weights.
+        sampler: Another sampler than the one the artifact was trained with.
+        device: `auto`, `cpu` or `cuda`.
+        precision: `auto`, `bf16` or `fp32`.
+        seed: Photo number i draws its noise from (seed, i).
+        pieces: `max_memory` (GiB), `tile` (pixels, or None), `overlap` (pixels), `batch_size` (tiles a call, or
+            None); what is left out is as in `conf/restore.yaml`, which says what they mean.
+
+    Raises:
+        DaclipError: The folder is no stage-2 artifact, the device is not there, or a setting is out of range.
+    """
+
+    def __init__(
+        self,
+        artifact: str | Path,
+        sampler: Sampler | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+        seed: int = 0,
+        **pieces: Any,
+    ):
+        self.artifact = Artifact(artifact)
+        self.artifact.require("restorer")
+        self.device = device_by_name(device)
+        self.precision = precision
+        self.seed = seed
+        self._set_pieces(pieces)
+        self.daclip = load_daclip(self.artifact.folder / "daclip").to(self.device)
+        self.denoiser = load_denoiser(self.artifact, self.daclip.embed_dim).to(self.device)
+        self.sampler: Sampler = sampler or self.artifact.build("sampler")
+        stage_1 = Artifact(self.artifact.folder / "daclip")
+        self.vocabulary: list[str] = vocabulary(stage_1.build("degradation"))
+        # Artifacts of earlier versions lack it.
+        self.certainty: float = self.artifact.config["stage"].get("certainty", 1.0)
+        self._costs: tuple[Cost, Cost] | None = None
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        sampler: str | Sampler | None = None,
+        steps: int | None = None,
+        revision: str | None = None,
+        **options: Any,
+    ) -> "Restorer":
+        """A restorer from an artifact folder or a model of the Hugging Face hub.
+
+        Args:
+            source: A folder, or `owner/name` on the hub.
+            sampler: A sampler, or the name of one of `conf/sampler/`; None takes the artifact's own.
+            steps: Steps of the sampler; None takes its own number.
+            revision: Branch, tag or commit of a hub model.
+            options: As for `Restorer`.
+        """
+        folder = Path(source) if Path(source).is_dir() else from_hub(str(source), revision)
+        return cls(folder, _sampler(Artifact(folder), sampler, steps), **options)
+
+    def using(
+        self, *, sampler: str | Sampler | None = None, steps: int | None = None, seed: int | None = None
+    ) -> "Restorer":
+        """The same restorer, sharing its networks, with another sampler or seed.
+
+        Args:
+            sampler: As for `from_pretrained`; None takes the artifact's own.
+            steps: Steps of the sampler; None takes its own number.
+            seed: None keeps this restorer's.
+        """
+        other = copy.copy(self)
+        other.sampler = _sampler(self.artifact, sampler, steps)
+        other.seed = self.seed if seed is None else seed
+        other._costs = None
+        return other
+
+    def _set_pieces(self, given: Mapping[str, Any]) -> None:
+        names = ("max_memory", "tile", "overlap", "batch_size")
+        unknown = sorted(given.keys() - set(names))
+        if unknown:
+            raise TypeError(f"Restorer got unexpected options: {', '.join(unknown)}")
+        chosen = {**{name: value for name, value in composed("restore").items() if name in names}, **given}
+        self.max_memory: float = chosen["max_memory"]
+        self.tile: int | None = chosen["tile"]
+        self.overlap: int = chosen["overlap"]
+        wanted = 8 if chosen["batch_size"] is None else chosen["batch_size"]
+        if wanted < 1:
+            raise DaclipError(f"batch_size={wanted} must be at least 1")
+        # On a CPU one piece keeps all cores busy, and kernels round differently for several: results then differ in
+        # the last bits, which bfloat16 makes visible.
+        self.batch_size: int = 1 if self.device.type == "cpu" else wanted
+        if self.overlap % 64 or self.overlap < 64:
+            raise DaclipError(f"overlap={self.overlap} must be a multiple of 64, at least 64")
+        if self.tile is not None and (self.tile % 64 or self.tile <= self.overlap):
+            raise DaclipError(f"tile={self.tile} must be a multiple of 64 and larger than overlap={self.overlap}")
+
+    @torch.inference_mode()
+    def classify(self, photos: Any) -> list[dict[str, float]]:
+        """Name what is wrong with photos (see `restore` for the kinds), without restoring them.
+
+        Returns:
+            For each photo its degradation words with probabilities, most likely first.
+        """
+        return [self._recognise(photo)[1] for photo in unpack(photos)[0]]
+
+    def restore(
+        self,
+        photos: Any,
+        numbers: Sequence[int] | None = None,
+        *,
+        degradation: Any = None,
+        strength: float = 1.0,
+        samples: int = 1,
+        mask: Any = None,
+        on_progress: Progress | None = None,
+    ) -> Any:
+        """Restore one photo or several.
+
+        Args:
+            photos: A Pillow image; an array `[H, W]`, `[H, W, C]` or `[B, H, W, C]`; a tensor `[C, H, W]` or
+                `[B, C, H, W]`; or a list of single ones. uint8, uint16, or float in [0, 1]; C is 1, 3 or 4.
+            numbers: Which draw of noise each photo gets; by default its place.
+            degradation: What to repair in place of what is recognised: a word, any text, or several with
+                weights as a mapping or as `rainy:0.7,hazy:0.3`.
+            strength: Share of the change that is made, from 0 to 1.
+            samples: Restorations of each photo; more than one also give the uncertainty.
+            mask: For a single photo: true where it is missing, `[H, W]`. The missing part is restored as
+                `uncompleted` unless `degradation` says otherwise, the rest stays as it is.
+            on_progress: Told the finished share; may raise `Stopped` to end the work.
+
+        Returns:
+            A `Restoration` for a single photo, else `Restored`, a sequence of them.
+
+        Raises:
+            DaclipError: A photo or a setting that cannot be used, or too little memory.
+        """
+        unpacked, packs, single = unpack(photos)
+        numbers = list(range(len(unpacked))) if numbers is None else list(numbers)
+        if len(numbers) != len(unpacked):
+            raise ValueError(f"expected one number a photo, got {len(numbers)} for {len(unpacked)} photos")
+        if samples < 1:
+            raise DaclipError(f"samples={samples} must be at least 1")
+        check_strength(strength)
+        holes = None if mask is None else holes_of(mask, unpacked)
+        if holes is not None and degradation is None and "uncompleted" in self.vocabulary:
+            degradation = "uncompleted"
+        words = None if degradation is None else parse_words(degradation, self.vocabulary)
+        notes = () if words is None else tuple(unknown_words(words, self.vocabulary))
+        done: list[Restoration] = []
+        chunks = list(_chunks(unpacked, self.batch_size))
+        for part, chunk in enumerate(chunks):
+            told = on_progress and _part(on_progress, part, len(chunks))
+            started = time.perf_counter()
+            given = [unpacked[i] for i in chunk]
+            lq = given if holes is None else [photo.filled(holes, self._fill) for photo in given]
+            with torch.inference_mode(), memory_errors():
+                recognised = [self._recognise(photo) for photo in lq]
+                conditioning = stacked([found for found, _ in recognised])
+                if words is not None:
+                    conditioning = steer(conditioning, self.daclip, words, self.vocabulary)
+                found = self._samples(lq, conditioning, [numbers[i] for i in chunk], strength, samples, holes, told)
+            seconds = (time.perf_counter() - started) / len(chunk)
+            for i, (_, probabilities), (images, uncertainty) in zip(chunk, recognised, found, strict=True):
+                results = tuple(packs[i](image) for image in images)
+                several = results if samples > 1 else ()
+                done.append(Restoration(results[0], probabilities, self.seed, seconds, several, uncertainty, notes))
+        return done[0] if single else Restored(done)
+
+    def _samples(
+        self,
+        photos: Sequence[Pixels],
+        conditioning: Conditioning,
+        numbers: Sequence[int],
+        strength: float,
+        samples: int,
+        holes: np.ndarray | None,
+        on_progress: Progress | None,
+    ) -> list[tuple[list[Pixels], np.ndarray | None]]:
+        """For each photo its restorations, and their standard deviation if there are several."""
+        height, width = photos[0].height, photos[0].width
+        pieces = self._pieces(photos, conditioning)
+        if len(photos) > 1 and pieces.tile < max(height, width):
+            # Large ones one by one, each in the pieces that it gets when it comes alone.
+            found: list[tuple[list[Pixels], np.ndarray | None]] = []
+            for i, photo in enumerate(photos):
+                told = on_progress and _part(on_progress, i, len(photos))
+                given = rows(conditioning, [i])
+                found += self._samples([photo], given, [numbers[i]], strength, samples, holes, told)
+            return found
+        images: list[list[Pixels]] = [[] for _ in photos]
+        spreads = [Uncertainty() for _ in photos]
+        for sample in range(samples):
+            # The first sample is what a single one would be.
+            fields = [NoiseField((self.seed, number, sample), height, width) for number in numbers]
+            share = on_progress and _part(on_progress, sample, samples)
+            restored = sample_photos(
+                self.sampler,
+                self.denoiser,
+                photos,
+                conditioning,
+                fields,
+                pieces,
+                self.overlap,
+                self.precision,
+                share,
+            )
+            for photo, image, row, spread in zip(photos, restored, images, spreads, strict=True):
+                blend_(image, photo, strength, holes)
+                row.append(photo.recoloured(image))
+                if samples > 1:
+                    spread.add(image)
+        return [
+            (row, spread.map().numpy() if samples > 1 else None) for row, spread in zip(images, spreads, strict=True)
+        ]
+
+    def decided(self, conditioning: Conditioning) -> Conditioning:
+        """Embeddings as the network wants them: as if recognition had been surer, where it was trained for that."""
+        if self.certainty <= 1:
+            return conditioning
+        assert conditioning.degradation is not None
+        surer = self.daclip.decided(conditioning.degradation, self.vocabulary, self.certainty)
+        return replace(conditioning, degradation=surer)
+
+    def _recognise(self, photo: Pixels) -> tuple[Conditioning, dict[str, float]]:
+        """Embeddings of one photo, by itself so that they do not depend on others, and its words."""
+        with torch.inference_mode(), autocast(self.device, self.precision):
+            conditioning = self.daclip(_context_view(photo)[None].to(self.device))
+            row = self.daclip.classify(conditioning.degradation, self.vocabulary)[0].cpu()
+            conditioning = self.decided(conditioning)
+        order = row.argsort(descending=True).tolist()
+        return conditioning, {self.vocabulary[i]: float(row[i]) for i in order}
+
+    def _pieces(self, photos: Sequence[Pixels], conditioning: Conditioning) -> Pieces:
+        """How photos of one size are cut."""
+        height, width = photos[0].height, photos[0].width
+        whole = -(-max(height, width) // 64) * 64
+        if self.tile is None and height * width <= ALWAYS_WHOLE:
+            return Pieces(whole, whole, self.batch_size)
+        if self._costs is None:
+            self._costs = measured_costs(self.sampler, self.denoiser, rows(conditioning, [0]), self.precision)
+        network, sampling = self._costs
+        # In host memory: the photo, the restored floats, the result, and the encoder's copy of it.
+        photo_bytes = sum(photo.colour.nbytes * 3 + photo.height * photo.width * 12 for photo in photos)
+        on_host = self.device.type == "cpu"
+        weights = tensor_bytes(self.daclip) + tensor_bytes(self.denoiser)
+        return choose_pieces(
+            height,
+            width,
+            photo_bytes if on_host else 0,
+            weights,
+            network,
+            Cost(sampling.fixed, sampling.per_pixel * len(photos)),
+            self.max_memory,
+            self.batch_size,
+            self.tile,
+        )
+
+    @property
+    def _fill(self) -> float:
+        """The value that missing pixels had in training."""
+        trained = Artifact(self.artifact.folder / "daclip").config["degradation"].get("uncompleted") or {}
+        return float(trained.get("fill", 1.0))
+
+
+def _sampler(artifact: Artifact, sampler: str | Sampler | None, steps: int | None) -> Sampler:
+    """A sampler by name, or the one the artifact was trained with, with so many steps."""
+    if isinstance(sampler, Sampler):
+        return sampler
+    artifact.require("restorer")
+    own = artifact.config["sampler"]
+    chosen = dict(own if sampler is None else composed("restore", [f"sampler={sampler}"])["sampler"])
+    if steps is not None:
+        chosen["steps"] = steps
+    built: Sampler = artifact.build("sampler", chosen)
+    return built
+
+
+def _context_view(photo: Pixels) -> Tensor:
+    """The photo as DA-CLIP sees it: whole, unless it is a thread that CLIP's resize would blow up."""
+    longest = 32 * max(min(photo.height, photo.width), 64)
+    top, left = max(photo.height - longest, 0) // 2, max(photo.width - longest, 0) // 2
+    return photo.crop(top, top + longest, left, left + longest)
+
+
+def _part(on_progress: Progress, index: int, count: int) -> Progress:
+    """Progress of part number `index` of `count`, told as progress of the whole."""
+    return lambda share: on_progress((index + share) / count)
+
+
+def _chunks(photos: Sequence[Pixels], size: int) -> Iterator[list[int]]:
+    """Indices of photos that are restored together: neighbours of equal size, at most `size` of them."""
+    chunk: list[int] = []
+    for i, photo in enumerate(photos):
+        first = photos[chunk[0]] if chunk else photo
+        if chunk and (len(chunk) == size or (first.height, first.width) != (photo.height, photo.width)):
+            yield chunk
+            chunk = []
+        chunk.append(i)
+    if chunk:
+        yield chunk

@@ -1,0 +1,1 @@
+"""Training: optimisers, callbacks, checkpoints, loggers and the record of a run."""

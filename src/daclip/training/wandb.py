@@ -1,0 +1,166 @@
+"""What a run tells wandb beyond its scalars: configuration, tables, pictures, artifacts and their lineage."""
+
+import os
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger, WandbLogger
+
+from daclip.clip.module import ControllerPretraining
+from daclip.diffusion.module import RestorationDiffusion
+from daclip.images import to_pil
+from daclip.metrics.image import psnr, quantise
+from daclip.types import RestorationBatch
+
+
+def wandb_logger(project: str, save_dir: str, **options: Any) -> WandbLogger:
+    """A wandb logger that works without account and network.
+
+    Offline unless `WANDB_MODE` says otherwise or the user is logged in; `wandb sync` uploads later. Runs of one
+    sweep form a group named after the sweep's folder.
+
+    Args:
+        project: The wandb project.
+        save_dir: The run's folder.
+        options: More arguments of `WandbLogger`.
+    """
+    import wandb
+
+    mode = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "offline")
+    folder = Path(save_dir)
+    sweep = next((parent for parent in folder.parents if (parent / "multirun.yaml").is_file()), None)
+    if sweep is not None:
+        options = {"group": sweep.name, "name": folder.relative_to(sweep).as_posix(), **options}
+    return WandbLogger(project=project, save_dir=save_dir, mode=mode, **options)
+
+
+def _wandb(loggers: Iterable[Logger]) -> list[WandbLogger]:
+    return [logger for logger in loggers if isinstance(logger, WandbLogger)]
+
+
+def describe_run(loggers: Iterable[Logger], config: Mapping[str, Any]) -> None:
+    """Give wandb the resolved configuration; its keys are the ones of the command line."""
+    for logger in _wandb(loggers):
+        logger.experiment.config.update(dict(config), allow_val_change=True)
+
+
+def log_artifact(
+    loggers: Iterable[Logger], kind: str, folder: Path, parts: Mapping[str, Path], metrics: Mapping[str, Any]
+) -> None:
+    """Hand over a finished artifact and say which artifacts it was made from.
+
+    wandb knows equal content by its hash: a stage-1 artifact that one run logs and another uses is one node of the
+    lineage graph, though neither asks a server.
+
+    Args:
+        loggers: Those that are no wandb loggers are passed over.
+        kind: `daclip` or `restorer`: the collection that the artifact belongs to.
+        folder: The artifact.
+        parts: Artifacts that it was made from, by kind.
+        metrics: Its scores: metadata of the artifact and summary of the run.
+    """
+    import wandb
+
+    for logger in _wandb(loggers):
+        run = logger.experiment
+        used = {name: _artifact(wandb.Artifact(name, type="model"), part) for name, part in parts.items()}
+        for artifact in used.values():
+            if run.offline:
+                # `use_artifact` refuses to work offline; this is what it does with an artifact that is no server's.
+                run._log_artifact(artifact, is_user_created=True, use_after_commit=True)
+            else:
+                run.use_artifact(artifact)
+        facts = {**metrics, "made_from": {name: artifact.digest for name, artifact in used.items()}}
+        run.log_artifact(_artifact(wandb.Artifact(kind, type="model", metadata=facts), folder))
+        run.summary.update({"final": dict(metrics)})
+
+
+def _artifact(artifact: Any, folder: Path) -> Any:
+    """An artifact of the files of a folder, without those of the artifacts inside it."""
+    for path in sorted(Path(folder).resolve().iterdir()):
+        if path.is_file():
+            # Immutable: the file is not copied to wandb's cache; it stays in the run's folder.
+            artifact.add_file(str(path), policy="immutable")
+    return artifact
+
+
+def finish_run() -> None:
+    """End this process's wandb run, so that the next job of a sweep starts its own."""
+    wandb = sys.modules.get("wandb")
+    if wandb is not None and wandb.run is not None:
+        wandb.finish()
+
+
+class WandbTables(Callback):
+    """Held-out samples as a table and stage 1's confusion matrix; does nothing without a wandb logger.
+
+    Args:
+        rows: Samples shown, from the first held-out batch.
+    """
+
+    def __init__(self, rows: int):
+        self.rows = rows
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: RestorationBatch,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Show stage 2's first batch: LQ, restored, HQ, the word that stage 1 recognises, PSNR."""
+        loggers = _wandb(trainer.loggers)
+        if batch_idx or not loggers or not trainer.is_global_zero or not isinstance(pl_module, RestorationDiffusion):
+            return
+        import wandb
+
+        guide, words = pl_module.guide, trainer.datamodule.words  # type: ignore[attr-defined]
+        embedding = guide(batch.lq).degradation
+        assert embedding is not None
+        named = guide.daclip.classify(embedding, words).argmax(-1).tolist()
+        reference = quantise(batch.hq)
+        before, after = (psnr(quantise(images), reference).tolist() for images in (batch.lq, outputs))
+        table = wandb.Table(
+            columns=["photo", "degradation", "recognised", "PSNR in", "PSNR", "LQ", "restored", "HQ"],
+            data=[
+                [
+                    batch.name[i],
+                    batch.degradation[i],
+                    words[named[i]],
+                    before[i],
+                    after[i],
+                    *(wandb.Image(to_pil(images[i])) for images in (batch.lq, outputs, batch.hq)),
+                ]
+                for i in range(min(self.rows, len(batch)))
+            ],
+        )
+        self._log(loggers, trainer, {"samples/table": table})
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Show stage 1's confusion matrix."""
+        loggers = _wandb(trainer.loggers)
+        if not loggers or not trainer.is_global_zero or not isinstance(pl_module, ControllerPretraining):
+            return
+        import wandb
+
+        counts = pl_module.confusion.table()
+        words = pl_module.words
+        rows = [[truth, named, counts.get(truth, {}).get(named, 0)] for truth in words for named in words]
+        chart = wandb.plot_table(
+            "wandb/confusion_matrix/v1",
+            wandb.Table(columns=["Actual", "Predicted", "nPredictions"], data=rows),
+            {"Actual": "Actual", "Predicted": "Predicted", "nPredictions": "nPredictions"},
+            {"title": "degradations of held-out photos"},
+        )
+        self._log(loggers, trainer, {"val/confusion": chart})
+
+    @staticmethod
+    def _log(loggers: Iterable[WandbLogger], trainer: L.Trainer, content: Mapping[str, Any]) -> None:
+        for logger in loggers:
+            logger.experiment.log({**content, "trainer/global_step": trainer.global_step})
