@@ -135,21 +135,21 @@ def _loader_processes(cfg: DictConfig, step: dict[str, Any], count: int) -> dict
     started = time.perf_counter()
     seen = sum(len(batch) for batch in batches)
     rate = seen / (time.perf_counter() - started)
-    return _row("loader_2_workers", "images/s", step["ours"], rate, True, "as loader, with data.workers=2")
+    return _row("loader_2_workers", "images/s", step["ours"], rate, True, "as loader, with data.num_workers=2")
 
 
 def _degradations(cfg: DictConfig, repeats: int, count: int) -> list[dict[str, Any]]:
     """Each degradation on photos of 256² in one thread: a call a photo, against one call."""
-    crops = [load_image(photo.path)[:, :256, :256] for photo in make(cfg.photos).held_out()]
+    crops = [load_image(photo.path)[:, :256, :256] for photo in make(cfg.photos).validation()]
     photos = torch.stack([crops[i % len(crops)] for i in range(count)])
     rows = []
     with _one_thread():
-        for word, degradation in make(cfg.degradation).items():
-            rows.append(_degradation(word, degradation, photos, repeats))
+        for class_name, degradation in make(cfg.degradation).items():
+            rows.append(_degradation(class_name, degradation, photos, repeats))
     return rows
 
 
-def _degradation(word: str, degradation: Degradation, photos: Tensor, repeats: int) -> dict[str, Any]:
+def _degradation(class_name: str, degradation: Degradation, photos: Tensor, repeats: int) -> dict[str, Any]:
     def rate(size: int) -> float:
         def degrade() -> None:
             for numbers in torch.arange(len(photos)).split(size):
@@ -159,7 +159,7 @@ def _degradation(word: str, degradation: Degradation, photos: Tensor, repeats: i
 
     singly, together = rate(1), rate(len(photos))
     note = f"256², one thread: a call a photo → one call for {len(photos)}"
-    return _row(f"degrade_{word}", "images/s", singly, together, True, note)
+    return _row(f"degrade_{class_name}", "images/s", singly, together, True, note)
 
 
 def benchmark(cfg: DictConfig) -> list[dict[str, Any]]:
@@ -172,7 +172,7 @@ def benchmark(cfg: DictConfig) -> list[dict[str, Any]]:
     daclip: DaClip = make(stage_1.clip)
     batch = collate([pairs[i] for i in range(data.batch_size)])
     first = _stage_1_step(stage_1, daclip, batch, cfg.repeats)
-    two_workers = hydra.compose("train_daclip", overrides=[*cfg.stage_1, "data.workers=2"])
+    two_workers = hydra.compose("train_daclip", overrides=[*cfg.stage_1, "data.num_workers=2"])
     rows = [
         *_vit_step(hydra.compose("train_daclip", overrides=list(cfg.vit)), cfg.repeats),
         first,

@@ -59,7 +59,7 @@ def _measured(
 
 def _ours(daclip: DaClip, batch: RestorationBatch, cfg: Mapping[str, Any]) -> Callable[[], None]:
     """As the Trainer does it: the recipe's LightningModule, automatic precision, its optimiser."""
-    module = make(cfg["stage"])(daclip=daclip, words=sorted(set(batch.degradation)))
+    module = make(cfg["stage"])(daclip=daclip, classes=sorted(set(batch.degradation)))
     module.log = lambda *_, **__: None
     optimizer = module.optimizer(module.parameter_groups())
 

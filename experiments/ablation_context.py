@@ -42,18 +42,18 @@ def run(folder: Path, command: Sequence[str], console: Console) -> dict[str, dic
     return scores
 
 
-def gain(scores: dict[str, dict[str, float]], words: Sequence[str]) -> float:
+def gain(scores: dict[str, dict[str, float]], classes: Sequence[str]) -> float:
     """Mean dB above the degraded photos over some words."""
-    return statistics.mean(scores[word]["psnr"] - scores[word]["psnr_lq"] for word in words)
+    return statistics.mean(scores[class_name]["psnr"] - scores[class_name]["psnr_lq"] for class_name in classes)
 
 
 def table(found: dict[str, list[dict[str, dict[str, float]]]]) -> str:
     """Markdown: a row a setting, a column a word, mean ± sd over seeds."""
-    words = list(next(iter(found.values()))[0])
-    lines = [f"| context | mean | {' | '.join(words)} |", f"|---|{'---:|' * (len(words) + 1)}"]
+    classes = list(next(iter(found.values()))[0])
+    lines = [f"| context | mean | {' | '.join(classes)} |", f"|---|{'---:|' * (len(classes) + 1)}"]
     for setting, runs in found.items():
         cells = []
-        for chosen in (words, *([word] for word in words)):
+        for chosen in (classes, *([class_name] for class_name in classes)):
             values = [gain(scores, chosen) for scores in runs]
             spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
             cells.append(f"{statistics.mean(values):+.2f}{spread}")

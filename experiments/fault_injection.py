@@ -64,8 +64,8 @@ SHARED = [
     "degradation=[noisy,uncompleted]",
     "data.batch_size=4",
     "data.samples_per_epoch=64",
-    "data.held_out_size=32",
-    "data.held_out_batch_size=2",
+    "data.validation_size=32",
+    "data.validation_batch_size=2",
     "trainer.precision=32-true",
     "resume=auto",
 ]

@@ -91,8 +91,8 @@ def compare(options: argparse.Namespace) -> None:
         image = Image.fromarray(np.ascontiguousarray(read_photo(path).pixels.colour).astype(np.uint8))
         image.thumbnail((options.side, options.side))
         clean = torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
-        for word in options.words or degradations:
-            photo = degradations[word](clean[None], [generator_for(1)], 0.7)[0]
+        for class_name in options.classes or degradations:
+            photo = degradations[class_name](clean[None], [generator_for(1)], 0.7)[0]
             whole = restorer.restore(photo).image
             restorer.tile = options.tile
             tiled = restorer.restore(photo).image
@@ -100,14 +100,14 @@ def compare(options: argparse.Namespace) -> None:
             difference = (tiled - whole).abs()
             row = {
                 "photo": path.name,
-                "word": word,
+                "class_name": class_name,
                 "psnr_tiled_whole": round(float(-10 * torch.log10(difference.square().mean())), 2),
                 "psnr_whole_input": round(float(-10 * torch.log10((whole - photo).square().mean())), 2),
                 "largest": round(float(difference.max()), 4),
             }
             sheet = torch.cat([photo, whole, tiled, (10 * difference).clamp(0, 1)], dim=2)
             pixels = (sheet * 255).round().byte().permute(1, 2, 0).numpy()
-            Image.fromarray(pixels).save(options.output / f"{path.stem}-{word}-tiles.png")
+            Image.fromarray(pixels).save(options.output / f"{path.stem}-{class_name}-tiles.png")
             sys.stdout.write(json.dumps(row) + "\n")
             sys.stdout.flush()
 

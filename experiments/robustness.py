@@ -72,9 +72,9 @@ def main() -> None:
     artifact = Artifact(find_artifact(options.artifact, "outputs/daclip", "make train-daclip"))
     device = device_by_name(options.device)
     daclip = load_daclip(artifact.folder).to(device)
-    words = vocabulary(artifact.build("degradation"))
-    held_out = EmbeddedPhotos(held_out=["chelsea.png", "coffee.png"]).held_out()
-    paths = find_images(options.photos) if options.photos else [Path(photo.path) for photo in held_out]
+    classes = vocabulary(artifact.build("degradation"))
+    validation = EmbeddedPhotos(validation=["chelsea.png", "coffee.png"]).validation()
+    paths = find_images(options.photos) if options.photos else [Path(photo.path) for photo in validation]
     photos = crops(paths, options.size, options.crops, options.seed)
     if not photos:
         sys.exit(f"error: no photo has {options.size} pixels on both sides; choose a smaller --size")
@@ -87,26 +87,33 @@ def main() -> None:
             with autocast(device, "auto"):
                 out = daclip(batch.permute(0, 3, 1, 2).float() / 255)
                 assert out.degradation is not None
-                named += [words[i] for i in daclip.classify(out.degradation, words).argmax(-1).tolist()]
+                named += [classes[i] for i in daclip.classify(out.degradation, classes).argmax(-1).tolist()]
         return named
 
     rows: dict[str, dict[str, object]] = {}
     table = Table(title=f"{len(photos)} crops of {options.size}²: share named as our word, by severity")
-    for heading in ("corruption", "word", *map(str, SEVERITIES), "mean", "mostly named"):
-        table.add_column(heading, justify="left" if heading in ("corruption", "word", "mostly named") else "right")
-    for corruption, word in CORRUPTIONS.items():
-        if word not in words:
+    for heading in ("corruption", "class_name", *map(str, SEVERITIES), "mean", "mostly named"):
+        table.add_column(
+            heading, justify="left" if heading in ("corruption", "class_name", "mostly named") else "right"
+        )
+    for corruption, class_name in CORRUPTIONS.items():
+        if class_name not in classes:
             continue
         shares, said = [], Counter[str]()
         for severity in SEVERITIES:
             np.random.seed(options.seed)  # noqa: NPY002 - the package draws from numpy's global generator
             named = name([corrupt(photo, corruption_name=corruption, severity=severity) for photo in photos])
-            shares.append(named.count(word) / len(named))
+            shares.append(named.count(class_name) / len(named))
             said.update(named)
         mean = sum(shares) / len(shares)
-        rows[corruption] = {"word": word, "accuracy": shares, "mean": mean, "named": dict(said.most_common())}
+        rows[corruption] = {
+            "class_name": class_name,
+            "accuracy": shares,
+            "mean": mean,
+            "named": dict(said.most_common()),
+        }
         most = ", ".join(f"{other} {count / said.total():.0%}" for other, count in said.most_common(2))
-        table.add_row(corruption, word, *(f"{share:.2f}" for share in shares), f"{mean:.2f}", most)
+        table.add_row(corruption, class_name, *(f"{share:.2f}" for share in shares), f"{mean:.2f}", most)
     overall = sum(float(str(row["mean"])) for row in rows.values()) / len(rows)
     table.add_section()
     table.add_row("mean", "", *[""] * len(SEVERITIES), f"{overall:.3f}", "")

@@ -45,7 +45,7 @@ STAGES = {
 SHARED = [
     "trainer.max_steps=100000000",
     "trainer.log_every_n_steps=5",
-    f"data.workers={WORKERS}",
+    f"data.num_workers={WORKERS}",
     "data.crop_size=48",
     "callbacks.checkpoint.every_n_steps=200",
     "~callbacks.progress",

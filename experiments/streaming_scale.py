@@ -27,7 +27,7 @@ import torch
 from PIL import Image
 
 from daclip.data.hub import HubPhotos
-from daclip.data.mixed import WordSchedule
+from daclip.data.mixed import ClassSchedule
 from daclip.data.pairs import Augmentation, PairMaker, Sample
 from daclip.data.photos import CleanPhoto
 from daclip.data.stream import StreamedPairs, StreamLoader
@@ -39,10 +39,10 @@ BATCH = 500
 class Undegraded(PairMaker):
     """Decodes the photo and leaves it as it is: what is measured is the streaming."""
 
-    def synthesise(self, photo: CleanPhoto, word: str, generator: torch.Generator) -> Sample:
+    def synthesise(self, photo: CleanPhoto, class_name: str, generator: torch.Generator) -> Sample:
         """The photo as both sides of a pair."""
         hq = photo.pixels().float().div_(255)
-        return Sample(hq, hq, photo.caption, word, photo.name)
+        return Sample(hq, hq, photo.caption, class_name, photo.name)
 
 
 def write_rows(folder: Path, rows: int, files: int) -> None:
@@ -67,14 +67,14 @@ def source(folder: Path) -> HubPhotos:
         config=None,
         revision=None,
         split="train",
-        held_out="train",  # nothing is held out of a set that is only counted
-        held_out_rows=1,
+        validation="train",  # nothing is held out of a set that is only counted
+        validation_rows=1,
         image_column="image",
         caption_column=None,
         name_column="name",
         lq_column=None,
         degradation_column="degradation",
-        words=None,
+        classes=None,
         streaming=True,
         window=256,
     )
@@ -98,7 +98,7 @@ def largest_megabytes() -> float:
 def read_rank(folder: Path, rank: int, ranks: int, workers: int, seen: np.ndarray) -> dict[str, Any]:
     """Read one rank's share once and count its rows in `seen`."""
     maker = Undegraded({}, SIDE, SIDE, Augmentation((1.0, 1.0), 0.0, flip=False))
-    schedule = WordSchedule(["clean"], None)
+    schedule = ClassSchedule(["clean"], None)
     pairs = StreamedPairs(source(folder), maker, [], schedule, BATCH, 0, rank, ranks, workers, rounds=1)
     started = time.monotonic()
     memory: list[float] = []
@@ -111,7 +111,7 @@ def read_rank(folder: Path, rank: int, ranks: int, workers: int, seen: np.ndarra
     return {
         "rank": rank,
         "rows": count,
-        "loader_processes": pairs.workers,
+        "loader_processes": pairs.num_workers,
         "seconds": round(time.monotonic() - started, 1),
         "megabytes_early": round(max(memory[: max(len(memory) // 5, 1)]), 1),
         "megabytes_late": round(max(memory[-max(len(memory) // 5, 1) :]), 1),

@@ -8,11 +8,11 @@ import pytest
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from small_clip import CLIP
 
 from daclip.artifacts import save_artifact
 from daclip.commands.assembly import make
 from daclip.config import config_dir
-from small_clip import CLIP
 
 SMALL = [
     "backbone.width=16",

@@ -9,7 +9,7 @@ class DaclipError(Exception):
 
 
 class DamagedPhotoError(DaclipError):
-    """A photo that cannot be decoded; training leaves out a few of them (`data.damaged_limit`)."""
+    """A photo that cannot be decoded; training leaves out a few of them (`data.max_damaged`)."""
 
 
 class StoppedError(DaclipError):

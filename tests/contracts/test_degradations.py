@@ -14,7 +14,7 @@ from torch import Tensor
 
 from daclip.commands.assembly import make
 from daclip.config import config_dir
-from daclip.degradations import Degradation, split_words, vocabulary
+from daclip.degradations import Degradation, split_classes, vocabulary
 from daclip.degradations.compose import OneByOne
 from daclip.errors import DaclipError
 
@@ -24,20 +24,20 @@ SIZES = [(32, 32), (33, 47), (97, 64), (128, 96)]
 
 
 @functools.cache
-def composed(word: str) -> DictConfig:
+def composed(class_name: str) -> DictConfig:
     """The group as `degradation=WORD` composes it."""
     with hydra.initialize_config_dir(config_dir(), version_base="1.3"):
-        return hydra.compose("degradations", overrides=[f"degradation={word}"]).degradation
+        return hydra.compose("degradations", overrides=[f"degradation={class_name}"]).degradation
 
 
 @pytest.fixture(params=FILES, ids=lambda file: file.stem)
-def word(request: pytest.FixtureRequest) -> str:
+def class_name(request: pytest.FixtureRequest) -> str:
     return request.param.stem
 
 
 @pytest.fixture
-def degradation(word: str) -> Degradation:
-    return make(composed(word)[word])
+def degradation(class_name: str) -> Degradation:
+    return make(composed(class_name)[class_name])
 
 
 def crops(height: int, width: int, count: int = 3) -> Tensor:
@@ -59,8 +59,8 @@ def test_the_group_is_found() -> None:
     assert FILES, "no yaml files in conf/degradation"
 
 
-def test_each_file_holds_one_node_keyed_by_its_own_word(word: str) -> None:
-    assert list(composed(word)) == [word]
+def test_each_file_holds_one_node_keyed_by_its_own_word(class_name: str) -> None:
+    assert list(composed(class_name)) == [class_name]
 
 
 @pytest.mark.parametrize("severity", [0.0, 0.5, 1.0, None])
@@ -133,7 +133,7 @@ def test_what_was_drawn_repeats_the_corruption(degradation: Degradation, severit
     images = crops(48, 64)
     done = degradation.degrade(images, generators([3, 4, 5]), severity)
     assert torch.equal(degradation(images, generators([3, 4, 5]), severity), done.images)
-    assert len(done.severities) == len(done.drawn) == len(done.words) == 3
+    assert len(done.severities) == len(done.drawn) == len(done.classes) == 3
     assert done.severities == [severity] * 3 or (severity is None and len(set(done.severities)) == 3)
     for drawn in done.drawn:
         assert drawn
@@ -141,17 +141,17 @@ def test_what_was_drawn_repeats_the_corruption(degradation: Degradation, severit
     assert torch.equal(degradation.replay(images, done.drawn), done.images)
 
 
-def test_labels_are_made_of_its_words(word: str, degradation: Degradation) -> None:
-    labels = degradation.degrade(crops(32, 32, 1).expand(40, 3, 32, 32), generators(range(40))).words
-    words = vocabulary({word: degradation})
-    assert len(set(words)) == len(words)
-    if degradation.words:
-        used = {single for label in labels if label is not None for single in split_words(label)}
+def test_labels_are_made_of_its_words(class_name: str, degradation: Degradation) -> None:
+    labels = degradation.degrade(crops(32, 32, 1).expand(40, 3, 32, 32), generators(range(40))).classes
+    classes = vocabulary({class_name: degradation})
+    assert len(set(classes)) == len(classes)
+    if degradation.classes:
+        used = {single for label in labels if label is not None for single in split_classes(label)}
         assert None not in labels
         assert len(used) > 1
-        assert used <= set(words)
+        assert used <= set(classes)
     else:
-        assert words == [word]
+        assert classes == [class_name]
         assert set(labels) == {None}
 
 

@@ -19,10 +19,10 @@ from daclip.clip.losses import (
 SCALE = torch.tensor(100.0)
 
 
-def perfect_batch(words: int, size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def perfect_batch(classes: int, size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Images that sit exactly on orthogonal texts: unique texts, labels, images."""
-    texts = torch.eye(words, 16)
-    label = torch.arange(size) % words
+    texts = torch.eye(classes, 16)
+    label = torch.arange(size) % classes
     return texts, label, texts[label]
 
 

@@ -30,11 +30,11 @@ def daclip(golden: Recording) -> DaClip:
 def losses(model: DaClip, golden: Recording) -> tuple[Tensor, Tensor]:
     content, degradation = model.encode_views(golden["in/images"])
     caption = F.normalize(model.clip.encode_tokens(golden["in/caption"]), dim=-1)
-    word = F.normalize(model.clip.encode_tokens(golden["in/degradation"]), dim=-1)
+    class_name = F.normalize(model.clip.encode_tokens(golden["in/degradation"]), dim=-1)
     scale = model.scale()
     return (
         contrastive_loss(F.normalize(content, dim=-1), caption, scale),
-        contrastive_loss(F.normalize(degradation, dim=-1), word, scale),
+        contrastive_loss(F.normalize(degradation, dim=-1), class_name, scale),
     )
 
 
@@ -59,10 +59,10 @@ def test_every_hidden_state_agrees(daclip: DaClip, golden: Recording) -> None:
 
 
 def test_losses_and_gradients_agree(daclip: DaClip, golden: Recording) -> None:
-    by_caption, by_word = losses(daclip, golden)
+    by_caption, by_class = losses(daclip, golden)
     assert_near(by_caption, golden["out/contrastive_loss"])
-    assert_near(by_word, golden["out/degra_loss"])
-    (by_caption + by_word).backward()
+    assert_near(by_class, golden["out/degra_loss"])
+    (by_caption + by_class).backward()
     gradients = {name: p.grad for name, p in daclip.named_parameters() if p.grad is not None}
     expected = from_official(golden.under("grad"))
     assert expected.keys() <= gradients.keys()
@@ -84,11 +84,11 @@ def test_training_follows_the_reference(daclip: DaClip, golden: Recording) -> No
         weight_decay=trace["weight_decay"],
     )
     for by_caption_expected, by_word_expected, scale_expected in trace["rows"]:
-        by_caption, by_word = losses(daclip, golden)
+        by_caption, by_class = losses(daclip, golden)
         assert by_caption.item() == pytest.approx(by_caption_expected, rel=2e-3)
-        assert by_word.item() == pytest.approx(by_word_expected, rel=2e-3)
+        assert by_class.item() == pytest.approx(by_word_expected, rel=2e-3)
         optimizer.zero_grad()
-        (by_caption + by_word).backward()
+        (by_caption + by_class).backward()
         optimizer.step()
         with torch.no_grad():
             daclip.logit_scale.clamp_(0, MAX_LOGIT_SCALE)

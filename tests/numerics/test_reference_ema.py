@@ -10,7 +10,7 @@ from reference import recording
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from daclip.training.callbacks import WarmedUpAveraging, warmed_up_decay
+from daclip.training.callbacks import WarmedUpEMA, warmed_up_decay
 
 CONFIG = Path(__file__).parents[2] / "conf" / "callbacks" / "ema_official.yaml"
 
@@ -18,7 +18,7 @@ CONFIG = Path(__file__).parents[2] / "conf" / "callbacks" / "ema_official.yaml"
 def test_the_average_of_every_step() -> None:
     known = recording("ema")
     averaging = instantiate(OmegaConf.load(CONFIG).ema)
-    assert isinstance(averaging, WarmedUpAveraging)
+    assert isinstance(averaging, WarmedUpEMA)
     online = nn.Linear(1, 1, bias=False)
     averaged = AveragedModel(online, avg_fn=averaging._average, use_buffers=False)
     found = []

@@ -170,7 +170,7 @@ class Handlers:
         self,
         photo: str | None,
         mask: str | None,
-        words: str | None,
+        classes: str | None,
         strength: float,
         samples: float,
         sampler: str,
@@ -184,7 +184,7 @@ class Handlers:
         if photo is None:
             yield {**ended, parts.status: _message("choose a photo first")}
             return
-        chosen = _settings(words, strength, samples, sampler, steps, seed)
+        chosen = _settings(classes, strength, samples, sampler, steps, seed)
         started = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="daclip-") as folder:
             try:
@@ -219,7 +219,7 @@ class Handlers:
     def restore_all(
         self,
         photos: Sequence[str] | None,
-        words: str | None,
+        classes: str | None,
         strength: float,
         samples: float,
         sampler: str,
@@ -235,7 +235,7 @@ class Handlers:
             text = "choose photos first" if not photos else f"{len(photos)} photos; here at most {most} at a time"
             yield {**ended, parts.batch_status: _message(text)}
             return
-        chosen = _settings(words, strength, samples, sampler, steps, seed)
+        chosen = _settings(classes, strength, samples, sampler, steps, seed)
         started = time.monotonic()
         outcomes: list[Outcome] = []
         with tempfile.TemporaryDirectory(prefix="daclip-") as folder:
@@ -327,8 +327,10 @@ class Handlers:
             event.set()
 
 
-def _settings(words: str | None, strength: float, samples: float, sampler: str, steps: float, seed: float) -> Settings:
-    return Settings(words or "", strength, int(samples), sampler, int(steps), int(seed))
+def _settings(
+    classes: str | None, strength: float, samples: float, sampler: str, steps: float, seed: float
+) -> Settings:
+    return Settings(classes or "", strength, int(samples), sampler, int(steps), int(seed))
 
 
 def _count(outcomes: Sequence[Outcome]) -> str:
@@ -340,7 +342,7 @@ def _table(outcomes: Sequence[Outcome]) -> str:
     """A line for each photo, as an HTML table whose texts wrap on a phone."""
     rows = []
     for outcome in outcomes:
-        found = ", ".join(f"{word} {share:.0%}" for word, share in list(outcome.probabilities.items())[:2])
+        found = ", ".join(f"{class_name} {share:.0%}" for class_name, share in list(outcome.probabilities.items())[:2])
         text = outcome.error or " · ".join((outcome.status, found, *outcome.notes))
         cells = (outcome.photo, text.removeprefix(f"{outcome.photo}: "))
         style = "text-align: left; vertical-align: top; padding: 0.3em; min-width: 7em; overflow-wrap: anywhere"

@@ -100,7 +100,7 @@ def _settings(service: Service, seed: int) -> list[gr.components.Component]:
     own = restorer.sampler
     # Closed, since on a phone it stands between the button and the result.
     with gr.Accordion("Settings", open=False):
-        words = gr.Dropdown(
+        classes = gr.Dropdown(
             ["", *restorer.vocabulary],
             value="",
             label="Repair",
@@ -116,7 +116,7 @@ def _settings(service: Service, seed: int) -> list[gr.components.Component]:
                 maximum=limits.steps, min_width=140,
             )  # fmt: skip
             number = gr.Number(seed, label="Seed", precision=0, minimum=0, min_width=140)
-    return [words, strength, samples, sampler, steps, number]
+    return [classes, strength, samples, sampler, steps, number]
 
 
 def _private() -> dict[str, Any]:

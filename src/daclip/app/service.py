@@ -11,7 +11,7 @@ from daclip.errors import DaclipError
 from daclip.images import PhotoFile, photo_size, read_photo, result_suffix
 from daclip.pixels import pixels_to_pil, shallow
 from daclip.restoring.batch import Job, Outcome, Request, attempt
-from daclip.restoring.control import check_strength, parse_words
+from daclip.restoring.control import check_strength, parse_classes
 from daclip.restoring.restorer import Restorer
 from daclip.restoring.sampling import Progress
 
@@ -31,14 +31,14 @@ class Limits:
         files: Photos in one batch.
         samples: Restorations of one photo.
         steps: Most steps of a sampler.
-        words: Longest text that names degradations, in characters.
+        classes: Longest text that names degradations, in characters.
     """
 
     megapixels: float
     files: int
     samples: int
     steps: int
-    words: int
+    classes: int
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Settings:
     """What the user chooses; see `Restorer.restore` and `Restorer.using`.
 
     Attributes:
-        words: Degradations in place of what is recognised; empty leaves it.
+        classes: Degradations in place of what is recognised; empty leaves it.
         strength: Share of the change that is made.
         samples: Restorations of each photo.
         sampler: One of `sampler_names()`, or `AS_TRAINED`.
@@ -54,7 +54,7 @@ class Settings:
         seed: Seed of the noise.
     """
 
-    words: str
+    classes: str
     strength: float
     samples: int
     sampler: str
@@ -133,14 +133,14 @@ class Service:
             ("samples", settings.samples, 1, self.limits.samples),
             ("steps", settings.steps, 0, self.limits.steps),
             ("seed", settings.seed, 0, 2**31 - 1),
-            ("the text of degradations", len(settings.words), 0, self.limits.words),
+            ("the text of degradations", len(settings.classes), 0, self.limits.classes),
         ):
             if not least <= value <= most:
                 raise DaclipError(f"{name} must lie between {least} and {most} here, got {value}")
         if settings.sampler not in (AS_TRAINED, *sampler_names()):
             raise DaclipError(f"there is no sampler '{settings.sampler}'; choose from {', '.join(sampler_names())}")
-        if settings.words.strip():
-            parse_words(settings.words)
+        if settings.classes.strip():
+            parse_classes(settings.classes)
 
     def restore(
         self,
@@ -168,8 +168,8 @@ class Service:
         self.check(settings)
         sampler = None if settings.sampler == AS_TRAINED else settings.sampler
         restorer = self.restorer.using(sampler=sampler, steps=settings.steps or None, seed=settings.seed)
-        words = settings.words.strip() or None
-        request = Request(words, settings.strength, settings.samples, dry_run=False, overwrite=False)
+        classes = settings.classes.strip() or None
+        request = Request(classes, settings.strength, settings.samples, dry_run=False, overwrite=False)
         given = [photo] if mask is None else [photo, mask]
         try:
             for file in given:

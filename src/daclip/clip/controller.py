@@ -131,7 +131,7 @@ class DaClip(nn.Module):
         """Let `torch.compile` work on the transformer blocks of both towers; names of weights stay."""
         self.clip.run_block = torch.compile(run_block)
 
-    def word_embeddings(self, words: Sequence[str], templates: Sequence[str] = ("{}",)) -> Tensor:
+    def word_embeddings(self, classes: Sequence[str], templates: Sequence[str] = ("{}",)) -> Tensor:
         """Unit vectors of words, `[K, D]`: the mean over prompts such as `"a {} photo"` (CLIP, section 3.1.4).
 
         Raises:
@@ -140,28 +140,28 @@ class DaClip(nn.Module):
         for template in templates:
             if "{}" not in template:
                 raise DaclipError(f"the prompt template '{template}' has no {{}} where the word goes")
-        prompts = [template.replace("{}", word) for word in words for template in templates]
-        embedded = self.clip.encode_text(prompts).unflatten(0, (len(words), len(templates)))
+        prompts = [template.replace("{}", class_name) for class_name in classes for template in templates]
+        embedded = self.clip.encode_text(prompts).unflatten(0, (len(classes), len(templates)))
         # A single prompt is a unit vector already, and normalising it again would move its last bits.
         return embedded[:, 0] if len(templates) == 1 else F.normalize(embedded.mean(1), dim=-1)
 
-    def classify(self, degradation: Tensor, words: Sequence[str], templates: Sequence[str] = ("{}",)) -> Tensor:
+    def classify(self, degradation: Tensor, classes: Sequence[str], templates: Sequence[str] = ("{}",)) -> Tensor:
         """Zero-shot probabilities of degradation words.
 
         Args:
             degradation: Degradation embeddings `[B, D]`.
-            words: K words.
+            classes: K words.
             templates: Prompts whose embeddings are averaged; `{}` stands for the word.
 
         Returns:
             `[B, K]`, rows sum to 1.
         """
-        texts = self.word_embeddings(words, templates)
+        texts = self.word_embeddings(classes, templates)
         # Float32: a scale of up to 100 would blow bfloat16's rounding of cosines up to visible shares.
         with torch.autocast(degradation.device.type, enabled=False):
             return (self.scale() * F.normalize(degradation.float(), dim=-1) @ texts.T).softmax(-1)
 
-    def moved(self, degradation: Tensor, wanted: Tensor, words: Sequence[str]) -> Tensor:
+    def moved(self, degradation: Tensor, wanted: Tensor, classes: Sequence[str]) -> Tensor:
         """Degradation embeddings as if other words had been recognised.
 
         An embedding moves from the texts that were recognised to those that are wanted,
@@ -174,25 +174,24 @@ class DaClip(nn.Module):
         Args:
             degradation: Degradation embeddings `[B, D]`.
             wanted: Embeddings of the wanted texts, `[B, D]` or `[D]`.
-            words: The words among which degradations are recognised.
+            classes: The words among which degradations are recognised.
         """
         with torch.autocast(degradation.device.type, enabled=False):
             unit = F.normalize(degradation.float(), dim=-1)
-            recognised = self.classify(degradation, words) @ self.clip.encode_text(words)
+            recognised = self.classify(degradation, classes) @ self.clip.encode_text(classes)
             length = degradation.float().norm(dim=-1, keepdim=True)
             return (F.normalize(unit + wanted - recognised, dim=-1) * length).to(degradation.dtype)
 
-    def decided(self, degradation: Tensor, words: Sequence[str], certainty: float) -> Tensor:
+    def decided(self, degradation: Tensor, classes: Sequence[str], temperature: float) -> Tensor:
         """Degradation embeddings as if recognition had been surer of the word that it found.
 
         Args:
             degradation: Degradation embeddings `[B, D]`.
-            words: The words among which degradations are recognised.
-            certainty: c of the wanted probabilities p_k^c / Σ_j p_j^c: 1 changes nothing, large values leave
-                the likeliest word alone.
+            classes: The words among which degradations are recognised.
+            temperature: T of the wanted probabilities p_k^(1/T) / Σ_j p_j^(1/T), in (0, 1]; 1 changes nothing.
         """
-        sharpened = (self.classify(degradation, words).log() * certainty).softmax(-1)
-        return self.moved(degradation, sharpened @ self.clip.encode_text(words), words)
+        sharpened = (self.classify(degradation, classes).log() / temperature).softmax(-1)
+        return self.moved(degradation, sharpened @ self.clip.encode_text(classes), classes)
 
     def scale(self) -> Tensor:
         """The factor of cosine similarities, between 1 and 100."""

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from daclip.arithmetic import autocast
 from daclip.clip.controller import DaClip
-from daclip.degradations import split_words
+from daclip.degradations import split_classes
 from daclip.metrics.classification import Calibration, ConfusionMatrix, calibration, caption_ranks, recall_at
 from daclip.types import RestorationBatch
 
@@ -26,25 +26,25 @@ def _shade(share: float) -> tuple[int, int, int]:
     return red, green, blue
 
 
-def confusion_picture(counts: Tensor, words: Sequence[str]) -> Image.Image:
+def confusion_picture(counts: Tensor, classes: Sequence[str]) -> Image.Image:
     """True words down, named words across; each cell shows its share of the row in percent.
 
     Args:
         counts: int64 `[K, K]`, true word first.
-        words: The K words.
+        classes: The K words.
     """
     font = ImageFont.load_default(TEXT)
-    longest = max(round(font.getlength(word)) for word in words)
+    longest = max(round(font.getlength(class_name)) for class_name in classes)
     left, top = MARGIN + longest + 8, MARGIN + TEXT + 8 + longest + 8
-    side = CELL * len(words)
+    side = CELL * len(classes)
     picture = Image.new("RGB", (left + side + 70, top + side + MARGIN), "white")
     pen = ImageDraw.Draw(picture)
     pen.text((left + side / 2, MARGIN + TEXT / 2), "named (columns) for true (rows), % of row", "black", font, "mm")
-    for index, word in enumerate(words):
+    for index, class_name in enumerate(classes):
         middle = index * CELL + CELL / 2
-        pen.text((left - 8, top + middle), word, "black", font, "rm")
+        pen.text((left - 8, top + middle), class_name, "black", font, "rm")
         label = Image.new("RGB", (longest, TEXT + 4), "white")
-        ImageDraw.Draw(label).text((0, (TEXT + 4) / 2), word, "black", font, "lm")
+        ImageDraw.Draw(label).text((0, (TEXT + 4) / 2), class_name, "black", font, "lm")
         upright = label.rotate(90, expand=True)
         picture.paste(upright, (round(left + middle - upright.width / 2), top - 8 - upright.height))
     for row, found in enumerate(counts.tolist()):
@@ -61,7 +61,7 @@ def confusion_picture(counts: Tensor, words: Sequence[str]) -> Image.Image:
 
 
 def reliability_picture(calibrated: Calibration, bins: int) -> Image.Image:
-    """Accuracy over stated certainty; on the dashed diagonal both are the same (Guo et al. 2017, figure 1).
+    """Accuracy over stated confidence; on the dashed diagonal both are the same (Guo et al. 2017, figure 1).
 
     Args:
         calibrated: What to draw.
@@ -85,8 +85,8 @@ def reliability_picture(calibrated: Calibration, bins: int) -> Image.Image:
         pen.rectangle(
             (place(low, 0)[0] + 1, upper, right - 1, place(0, 0)[1]), _shade(0.2 + 0.8 * row["count"] / total)
         )
-        x, y = place(row["certainty"], row["accuracy"])
-        pen.line((x, y, x, place(0, row["certainty"])[1]), RED, 2)
+        x, y = place(row["confidence"], row["accuracy"])
+        pen.line((x, y, x, place(0, row["confidence"])[1]), RED, 2)
     for step in range(0, 40, 2):
         pen.line((*place(step / 40, step / 40), *place((step + 1) / 40, (step + 1) / 40)), GREY, 1)
     pen.rectangle((*place(0, 1), *place(1, 0)), outline=GREY)
@@ -94,7 +94,7 @@ def reliability_picture(calibrated: Calibration, bins: int) -> Image.Image:
         x, y = place(tick, tick)
         pen.text((x, top + SIDE + 6), f"{tick:g}", "black", font, "ma")
         pen.text((left - 6, y), f"{tick:g}", "black", font, "rm")
-    pen.text((left + SIDE / 2, top + SIDE + 10 + TEXT), "stated certainty", "black", font, "ma")
+    pen.text((left + SIDE / 2, top + SIDE + 10 + TEXT), "stated confidence", "black", font, "ma")
     label = Image.new("RGB", (round(font.getlength("accuracy")), TEXT + 4), "white")
     ImageDraw.Draw(label).text((0, (TEXT + 4) / 2), "accuracy", "black", font, "lm")
     upright = label.rotate(90, expand=True)
@@ -111,18 +111,18 @@ class Stage1Scores:
 
     Args:
         daclip: The model.
-        words: The K words that it chooses from.
+        classes: The K words that it chooses from.
         templates: Prompts of the words, see `DaClip.word_embeddings`.
         bins: Bins of the calibration error.
     """
 
-    def __init__(self, daclip: DaClip, words: Sequence[str], templates: Sequence[str], bins: int):
+    def __init__(self, daclip: DaClip, classes: Sequence[str], templates: Sequence[str], bins: int):
         self.daclip = daclip
-        self.words = list(words)
+        self.classes = list(classes)
         self.templates = list(templates)
         self.bins = bins
-        self.confusion = ConfusionMatrix(self.words)
-        self._certainty: list[Tensor] = []
+        self.confusion = ConfusionMatrix(self.classes)
+        self._confidence: list[Tensor] = []
         self._right: list[bool] = []
         self._labels: list[str] = []
         self._captions: list[str] = []
@@ -134,11 +134,11 @@ class Stage1Scores:
         out = self.daclip(batch.lq)
         assert out.content is not None
         assert out.degradation is not None
-        certainty, named = self.daclip.classify(out.degradation, self.words, self.templates).max(-1)
+        confidence, named = self.daclip.classify(out.degradation, self.classes, self.templates).max(-1)
         self.confusion.update(named.cpu(), batch.degradation)
-        self._certainty.append(certainty.float().cpu())
+        self._confidence.append(confidence.float().cpu())
         self._right += [
-            self.words[index] in split_words(label)
+            self.classes[index] in split_classes(label)
             for index, label in zip(named.tolist(), batch.degradation, strict=True)
         ]
         self._labels += batch.degradation
@@ -149,7 +149,7 @@ class Stage1Scores:
 
     def calibration(self) -> Calibration:
         """Certainty of the named word against the share of right names."""
-        return calibration(torch.cat(self._certainty), torch.tensor(self._right), self.bins)
+        return calibration(torch.cat(self._confidence), torch.tensor(self._right), self.bins)
 
     def results(self) -> dict[str, Any]:
         """All scores, as `metrics.json` holds them."""
@@ -200,7 +200,7 @@ class Stage1Scores:
 def score_daclip(
     daclip: DaClip,
     batches: Iterable[RestorationBatch],
-    words: Sequence[str],
+    classes: Sequence[str],
     templates: Sequence[str],
     bins: int,
     precision: str,
@@ -210,13 +210,13 @@ def score_daclip(
     Args:
         daclip: The model, in evaluation mode.
         batches: Pairs, on any device.
-        words: The words that it chooses from.
+        classes: The words that it chooses from.
         templates: Prompts of the words.
         bins: Bins of the calibration error.
         precision: `auto`, `bf16` or `fp32`.
     """
     device = daclip.logit_scale.device
-    scores = Stage1Scores(daclip, words, templates, bins)
+    scores = Stage1Scores(daclip, classes, templates, bins)
     for batch in batches:
         batch.lq, batch.hq = batch.lq.to(device), batch.hq.to(device)
         with autocast(device, precision):

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from daclip.clip.frozen_clip import FrozenClip
 from daclip.clip.gather import encode_texts, gather_objects, gather_rows, is_distributed
-from daclip.degradations import split_words
+from daclip.degradations import split_classes
 from daclip.errors import DaclipError
 
 
@@ -312,7 +312,7 @@ class DaClipLoss(nn.Module):
         degradation: Tensor,
         scale: Tensor,
         captions: Sequence[str],
-        words: Sequence[str],
+        classes: Sequence[str],
         clean: Tensor | None,
     ) -> LossTerms:
         """All terms of a batch.
@@ -323,15 +323,17 @@ class DaClipLoss(nn.Module):
             degradation: Degradation embeddings `[B, D]`.
             scale: Factor of the cosine similarities.
             captions: One text for each of the N samples; empty where unknown.
-            words: One degradation label for each of the B samples.
+            classes: One degradation label for each of the B samples.
             clean: Frozen CLIP embeddings of the clean photos `[N, D]`; needed for distillation only.
         """
         # Float32: a scale of up to 100 would blow bfloat16's rounding of cosines up to noise in the loss.
         with torch.autocast(degradation.device.type, enabled=False):
-            labels = [split_words(word) if self.matching.splits_labels else [word] for word in words]
-            by_word = self._match(degradation, labels, clip, scale)
-            assert by_word is not None
-            total = self.degradation_weight * by_word
+            labels = [
+                split_classes(class_name) if self.matching.splits_labels else [class_name] for class_name in classes
+            ]
+            by_class = self._match(degradation, labels, clip, scale)
+            assert by_class is not None
+            total = self.degradation_weight * by_class
             by_caption = distilled = None
             if self.caption_weight and content is not None:
                 texts = [[caption] if caption else [] for caption in captions]
@@ -344,4 +346,4 @@ class DaClipLoss(nn.Module):
             if content is not None and by_caption is None and distilled is None and is_distributed():
                 # DistributedDataParallel waits for the gradient of every weight, also in a batch without captions.
                 total = total + 0 * content.sum()
-        return LossTerms(total, by_word, by_caption, distilled)
+        return LossTerms(total, by_class, by_caption, distilled)

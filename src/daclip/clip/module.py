@@ -26,7 +26,7 @@ class ControllerPretraining(StageModule):
     Args:
         daclip: Frozen CLIP with controller.
         loss: Terms and weights.
-        words: The K degradation words of the data.
+        classes: The K degradation words of the data.
         optimizer: Makes the optimiser from parameter groups.
         warmup_steps: Linear warm-up of the learning rate.
         final_lr: Factor of the learning rate at the end of its cosine.
@@ -46,7 +46,7 @@ class ControllerPretraining(StageModule):
         self,
         daclip: DaClip,
         loss: DaClipLoss,
-        words: Sequence[str],
+        classes: Sequence[str],
         optimizer: OptimizerFactory,
         warmup_steps: int,
         final_lr: float,
@@ -70,8 +70,8 @@ class ControllerPretraining(StageModule):
         if compile_blocks:
             daclip.compile_blocks()
         self.loss = loss
-        self.words = list(words)
-        self.confusion = ConfusionMatrix(self.words)
+        self.classes = list(classes)
+        self.confusion = ConfusionMatrix(self.classes)
         self._cosines: list[tuple[Tensor, Tensor]] = []
 
     def parameter_groups(self) -> list[dict[str, Any]]:
@@ -151,7 +151,7 @@ class ControllerPretraining(StageModule):
         out = self.daclip(batch.lq)
         assert out.content is not None
         assert out.degradation is not None
-        predicted = self.daclip.classify(out.degradation, self.words).argmax(-1)
+        predicted = self.daclip.classify(out.degradation, self.classes).argmax(-1)
         self.confusion.update(predicted, batch.degradation)
         clean = self.daclip.clip.encode_image(batch.hq)
         plain = self.daclip.clip.encode_image(batch.lq)
@@ -168,7 +168,10 @@ class ControllerPretraining(StageModule):
         # Every rank sees all held-out photos, so that the mean over ranks changes nothing.
         self.log("val/degradation_accuracy", self.confusion.accuracy(), prog_bar=True, sync_dist=True)
         self.log_dict(
-            {f"val/degradation_accuracy/{word}": share for word, share in self.confusion.per_word().items()},
+            {
+                f"val/degradation_accuracy/{class_name}": share
+                for class_name, share in self.confusion.per_class().items()
+            },
             sync_dist=True,
         )
         self.log_dict({"val/content_cosine": steered, "val/content_cosine_plain": plain}, sync_dist=True)
@@ -178,7 +181,7 @@ class ControllerPretraining(StageModule):
         steered, plain = (torch.cat(parts).mean().item() for parts in zip(*self._cosines, strict=True))
         return {
             "degradation_accuracy": self.confusion.accuracy(),
-            "per_degradation_accuracy": self.confusion.per_word(),
+            "per_degradation_accuracy": self.confusion.per_class(),
             "confusion": self.confusion.table(),
             "content_cosine": steered,
             "content_cosine_plain": plain,

@@ -45,9 +45,9 @@ def build_data(cfg: DictConfig) -> MixedDegradationData:
     return data
 
 
-def build_controller_pretraining(cfg: DictConfig, daclip: DaClip, words: list[str]) -> ControllerPretraining:
+def build_controller_pretraining(cfg: DictConfig, daclip: DaClip, classes: list[str]) -> ControllerPretraining:
     """Stage 1's LightningModule."""
-    module: ControllerPretraining = make(cfg.stage)(daclip=daclip, words=words)
+    module: ControllerPretraining = make(cfg.stage)(daclip=daclip, classes=classes)
     return module
 
 

@@ -18,7 +18,7 @@ from daclip.files import write_json
 SHOWN = 5  # findings of one kind in the table; the report has all
 
 
-def known_words() -> list[str]:
+def known_classes() -> list[str]:
     """All words that the configured degradations label photos with."""
     names = sorted(path.stem for path in (Path(config_dir()) / "degradation").glob("*.yaml"))
     # Not the files' names: those of `wild` and `composite` label no photo, and `wild` has words of its own.
@@ -36,12 +36,12 @@ def check(cfg: DictConfig) -> Report:
         raise DaclipError("give a folder, as in source=photos (make check-dataset SOURCE=photos)")
     options = CheckOptions(
         smallest_side=cfg.smallest_side,
-        held_out=cfg.held_out,
+        validation=cfg.validation,
         captions=cfg.captions,
         captioner=instantiate(cfg.captioner, _convert_="object"),
-        words=[*known_words(), *cfg.words],
+        classes=[*known_classes(), *cfg.classes],
         cache=Path(cfg.cache),
-        workers=cfg.workers,
+        num_workers=cfg.num_workers,
     )
     console = Console(soft_wrap=True)
     with Progress(console=console, transient=True) as bars:

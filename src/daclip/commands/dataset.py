@@ -26,12 +26,12 @@ def build(cfg: DictConfig) -> BuiltDataset:
         root=Path(cfg.source),
         captioner=instantiate(cfg.captioner, _convert_="object"),
         cache=Path(cfg.cache),
-        held_out=cfg.held_out,
+        validation=cfg.validation,
         source_name=cfg.source_name,
         license=cfg.license,
         attribution=Path(cfg.attribution) if cfg.attribution else None,
         skip_unreadable=cfg.skip_unreadable,
-        workers=cfg.workers,
+        num_workers=cfg.num_workers,
         shard_megabytes=cfg.shard_megabytes,
     )
     console = Console(soft_wrap=True)

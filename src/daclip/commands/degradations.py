@@ -38,19 +38,19 @@ def contact_sheet(
     """
     height, width = (max(photo.shape[axis] for photo in photos) for axis in (1, 2))
     columns = len(photos) * (1 + len(severities))
-    text = [LINE * (2 if degradation.words else 1) for degradation in degradations.values()]
+    text = [LINE * (2 if degradation.classes else 1) for degradation in degradations.values()]
     sheet = Image.new("RGB", (columns * (width + GAP), sum(text) + len(text) * (height + GAP)), "white")
     pen = ImageDraw.Draw(sheet)
     font = ImageFont.load_default(LINE * 0.6)
     top = 0
-    for (word, degradation), margin in zip(degradations.items(), text, strict=True):
+    for (class_name, degradation), margin in zip(degradations.items(), text, strict=True):
         left = 0
         for index, photo in enumerate(photos):
-            cells, label = [(word, photo)], None
+            cells, label = [(class_name, photo)], None
             for severity in severities:
                 done = degradation.degrade(photo[None], [torch.Generator().manual_seed(seed + index)], severity)
                 cells.append((f"{severity:g}", done.images[0]))
-                label = done.words[0]
+                label = done.classes[0]
             pen.text((left, top + 1 + LINE), label or "", fill="black", font=font)
             for heading, cell in cells:
                 pen.text((left, top + 1), heading, fill="black", font=font)
@@ -69,7 +69,7 @@ def draw(cfg: DictConfig) -> Path:
     """Write the contact sheet of the configured degradations on crops of held-out photos."""
     degradations = make(cfg.degradation)
     photos = []
-    for photo in make(cfg.photos).held_out():
+    for photo in make(cfg.photos).validation():
         pixels = load_image(photo.path)
         top, left = ((side - cfg.size) // 2 for side in pixels.shape[-2:])
         if min(top, left) < 0:

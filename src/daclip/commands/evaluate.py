@@ -21,8 +21,8 @@ from daclip.commands.assembly import build_data, make, resolved
 from daclip.commands.schemas import EvaluateConfig
 from daclip.config import run_entry, validated
 from daclip.data.datamodule import MixedDegradationData, fingerprint
-from daclip.data.pairs import HeldOutPairs, collate
-from daclip.degradations import split_words
+from daclip.data.pairs import ValidationPairs, collate
+from daclip.degradations import split_classes
 from daclip.errors import DaclipError
 from daclip.files import write_json, write_text
 from daclip.images import load_image, save_image
@@ -35,7 +35,7 @@ from daclip.training.callbacks import sample_grid
 from daclip.training.provenance import provenance
 
 
-def held_out_data(cfg: DictConfig, restorer: Restorer) -> MixedDegradationData:
+def validation_data(cfg: DictConfig, restorer: Restorer) -> MixedDegradationData:
     """The data of the command line; what it leaves out is as in the artifact's training."""
     artifact = restorer.artifact
     data = OmegaConf.create({"data": cfg.data or artifact.section("data")})
@@ -62,7 +62,7 @@ def _offer(extremes: Extremes, scorer: Scorer, photo: PhotoScore, images: dict[s
 
 
 def score(
-    restorer: Restorer, pairs: HeldOutPairs, batch_size: int, scorer: Scorer, extremes: Extremes
+    restorer: Restorer, pairs: ValidationPairs, batch_size: int, scorer: Scorer, extremes: Extremes
 ) -> tuple[dict[str, Any], Tensor]:
     """Restore all pairs and score them.
 
@@ -77,7 +77,7 @@ def score(
         How well degradations were named and how long it took, as `metrics.json` holds it, and a picture
         LQ | restored | HQ with one row a label: a degradation word, or several.
     """
-    confusion = ConfusionMatrix(sorted({*restorer.vocabulary, *pairs.words}))
+    confusion = ConfusionMatrix(sorted({*restorer.vocabulary, *pairs.classes}))
     named: dict[str, list[bool]] = defaultdict(list)
     shown: dict[str, tuple[Tensor, ...]] = {}
     loader = DataLoader(pairs, batch_size=batch_size, collate_fn=collate)
@@ -87,17 +87,17 @@ def score(
         started = time.perf_counter()
         done = restorer.restore(batch.lq, range(first, first + len(batch)))
         seconds += time.perf_counter() - started
-        predicted = torch.tensor([confusion.words.index(word) for word in done.words])
+        predicted = torch.tensor([confusion.classes.index(class_name) for class_name in done.classes])
         confusion.update(predicted, batch.degradation)
-        scorer.add(batch.name, batch.degradation, done.images, batch.hq, batch.lq, done.words)
+        scorer.add(batch.name, batch.degradation, done.images, batch.hq, batch.lq, done.classes)
         for i, photo in enumerate(scorer.photos[first:]):
             images = {"lq": batch.lq[i], "restored": done.images[i], "hq": batch.hq[i]}
-            named[photo.degradation].append(done.words[i] in split_words(photo.degradation))
+            named[photo.degradation].append(done.classes[i] in split_classes(photo.degradation))
             shown.setdefault(photo.degradation, tuple(images.values()))
             _offer(extremes, scorer, photo, images)
     facts = {
         "degradation_accuracy": confusion.accuracy(),
-        "per_degradation_accuracy": {word: sum(hits) / len(hits) for word, hits in named.items()},
+        "per_degradation_accuracy": {class_name: sum(hits) / len(hits) for class_name, hits in named.items()},
         "confusion": confusion.table(),
         "nfe": restorer.sampler.nfe,
         "seconds_per_photo": seconds / len(pairs),
@@ -164,10 +164,10 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     else:
         folder = find_artifact(cfg.artifact, "outputs/restorer", "make train-restorer")
         restorer = Restorer(folder, make(cfg.sampler) if cfg.sampler else None, cfg.device, cfg.precision, cfg.seed)
-        data = held_out_data(cfg, restorer)
-        facts, grid = score(restorer, data.held_out_pairs(), cfg.batch_size, scorer, extremes)
+        data = validation_data(cfg, restorer)
+        facts, grid = score(restorer, data.validation_pairs(), cfg.batch_size, scorer, extremes)
         facts |= {"artifact": str(folder), "sampler": type(restorer.sampler).__name__}
-        seen = {"held_out": fingerprint(data)["held_out"]}
+        seen = {"validation": fingerprint(data)["validation"]}
     sets = scorer.sets(with_lq=cfg.pred is None or cfg.lq is not None)
     if not scorer.photos[0].scores and not sets:
         raise DaclipError("no metric can be computed: " + "; ".join(f"{k}: {v}" for k, v in scorer.missing.items()))

@@ -39,11 +39,11 @@ def evaluate_daclip(cfg: DictConfig) -> dict[str, Any]:
     started = time.monotonic()
     artifact = Artifact(find_artifact(cfg.artifact, "outputs/daclip", "make train-daclip"))
     daclip = load_daclip(artifact.folder).to(device_by_name(cfg.device))
-    pairs = _data(cfg, artifact.config).held_out_pairs()
-    words = list(dict.fromkeys([*vocabulary(artifact.build("degradation")), *pairs.words]))
+    pairs = _data(cfg, artifact.config).validation_pairs()
+    classes = list(dict.fromkeys([*vocabulary(artifact.build("degradation")), *pairs.classes]))
     loader = DataLoader(pairs, batch_size=cfg.batch_size, collate_fn=collate)
     batches = track(loader, "evaluating", transient=True, console=Console(stderr=True))
-    scores = score_daclip(daclip, batches, words, list(cfg.templates), cfg.bins, cfg.precision)
+    scores = score_daclip(daclip, batches, classes, list(cfg.templates), cfg.bins, cfg.precision)
     metrics = {"artifact": str(artifact.folder), **scores.results()}
     metrics["record"] = provenance(
         cfg.seed,
@@ -51,7 +51,7 @@ def evaluate_daclip(cfg: DictConfig) -> dict[str, Any]:
         {"total": time.monotonic() - started},
     )
     output = Path(cfg.output)
-    save_image(confusion_picture(scores.confusion.counts, words), output / "confusion.png")
+    save_image(confusion_picture(scores.confusion.counts, classes), output / "confusion.png")
     save_image(reliability_picture(scores.calibration(), cfg.bins), output / "reliability.png")
     write_json(output / "metrics.json", metrics)
     _print(metrics)
@@ -64,9 +64,11 @@ def _print(metrics: Mapping[str, Any]) -> None:
     table.add_column("degradation", no_wrap=True)
     for heading in ("accuracy", "steered", "plain CLIP"):
         table.add_column(heading, justify="right")
-    for word, accuracy in metrics["per_degradation_accuracy"].items():
-        cosines = [metrics[f"per_degradation_{name}"][word] for name in ("content_cosine", "content_cosine_plain")]
-        table.add_row(word, f"{accuracy:.3f}", *(f"{cosine:.4f}" for cosine in cosines))
+    for class_name, accuracy in metrics["per_degradation_accuracy"].items():
+        cosines = [
+            metrics[f"per_degradation_{name}"][class_name] for name in ("content_cosine", "content_cosine_plain")
+        ]
+        table.add_row(class_name, f"{accuracy:.3f}", *(f"{cosine:.4f}" for cosine in cosines))
     table.add_section()
     means = [metrics[name] for name in ("content_cosine", "content_cosine_plain")]
     table.add_row("mean", f"{metrics['degradation_accuracy']:.3f}", *(f"{cosine:.4f}" for cosine in means))

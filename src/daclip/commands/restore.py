@@ -32,7 +32,7 @@ HYDRA_VALUES = {"-c", "--cfg", "-p", "--package", "-cp", "--config-path", "-cn",
 OVERRIDE = re.compile(r"[+~]{0,2}[\w@./-]+=.*", re.DOTALL)
 
 # `degradation` is a group of the configuration, and Hydra would look for a file of that name.
-RENAMED = {"degradation": "words"}
+RENAMED = {"degradation": "classes"}
 
 # Any text may be their value: on the command line it needs no quotes of Hydra's.
 TEXTS = {"input", "output", "artifact", "mask", "summary", *RENAMED}
@@ -134,8 +134,8 @@ def restore(cfg: DictConfig) -> list[Outcome]:
     """
     if cfg.input is None:
         raise DaclipError("give photos or a folder, as in `daclip restore photo.png` (make restore INPUT=photo.png)")
-    words = OmegaConf.to_container(cfg.words) if OmegaConf.is_config(cfg.words) else cfg.words
-    request = Request(words, cfg.strength, cfg.samples, cfg.dry_run, cfg.overwrite)
+    classes = OmegaConf.to_container(cfg.classes) if OmegaConf.is_config(cfg.classes) else cfg.classes
+    request = Request(classes, cfg.strength, cfg.samples, cfg.dry_run, cfg.overwrite)
     sources = list(cfg.input) if isinstance(cfg.input, ListConfig) else [cfg.input]
     jobs = plan(
         [str(source) for source in sources],
@@ -175,7 +175,7 @@ def _told_to(bar: Progress, task: TaskID, done: int) -> Callable[[float], None]:
 
 def _told(outcome: Outcome) -> Iterator[tuple[str, str | None]]:
     """Lines of text about a photo, each with its style."""
-    likely = ", ".join(f"{word} ({share:.0%})" for word, share in list(outcome.probabilities.items())[:3])
+    likely = ", ".join(f"{class_name} ({share:.0%})" for class_name, share in list(outcome.probabilities.items())[:3])
     if outcome.status == "failed":
         yield outcome.error or "failed", "red"
     elif outcome.status == "kept":

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from daclip.artifacts import find_artifact
-from daclip.commands.evaluate import held_out_data
+from daclip.commands.evaluate import validation_data
 from daclip.commands.sampler_scores import Score, further_metrics, measure_all, plan_samplers, prepare, verdict
 from daclip.commands.schemas import SamplerReportConfig
 from daclip.config import run_entry, validated
@@ -110,7 +110,7 @@ def sampler_report(cfg: DictConfig) -> dict[str, Any]:
             denoiser.backbone, denoiser.process, denoiser.parameterization, cfg.correct_epsilon_shift
         ).eval()
     plan, metrics = plan_samplers(cfg, restorer.denoiser.process), further_metrics(cfg)
-    pairs = held_out_data(cfg, restorer).held_out_pairs()
+    pairs = validation_data(cfg, restorer).validation_pairs()
     prepared = prepare(pairs, restorer, cfg.photos, cfg.batch_size, cfg.seed)
     scores = measure_all(plan, restorer, prepared, metrics, Console(stderr=True))
     found = verdict(cfg, scores, metrics)

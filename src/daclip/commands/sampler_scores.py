@@ -16,7 +16,7 @@ from torch import Tensor
 from daclip.arithmetic import autocast
 from daclip.commands.assembly import make
 from daclip.config import config_dir, user_error
-from daclip.data.pairs import HeldOutPairs, collate
+from daclip.data.pairs import ValidationPairs, collate
 from daclip.diffusion.sde import MeanRevertingSDE
 from daclip.errors import DaclipError
 from daclip.metrics.base import PairMetric
@@ -103,7 +103,9 @@ def _within(node: Mapping[str, Any], budget: int) -> Sampler:
     raise DaclipError(f"nfe={budget} is too little for one step of {node['_target_']}; raise it")
 
 
-def prepare(pairs: HeldOutPairs, restorer: Restorer, photos: int | None, batch_size: int, seed: int) -> list[Prepared]:
+def prepare(
+    pairs: ValidationPairs, restorer: Restorer, photos: int | None, batch_size: int, seed: int
+) -> list[Prepared]:
     """Held-out pairs in batches, stage 1 done: samplers share both.
 
     Args:

@@ -12,7 +12,7 @@ class TrainConfig:
 
     seed: int = MISSING
     output: str = MISSING
-    score: str = MISSING
+    monitor: str = MISSING
     resume: str | None = None
     daclip: str | None = None
     stage: dict[str, Any] = field(default_factory=dict)
@@ -59,7 +59,7 @@ class RestoreConfig:
     artifact: str | None = None
     sampler: dict[str, Any] | None = None
     steps: int | None = None
-    words: Any = None
+    classes: Any = None
     strength: float = MISSING
     samples: int = MISSING
     mask: str | None = None
@@ -137,13 +137,13 @@ class DatasetConfig:
     output: str = MISSING
     overwrite: bool = MISSING
     captioner: dict[str, Any] = field(default_factory=dict)
-    held_out: float = MISSING
+    validation: float = MISSING
     source_name: str | None = None
     license: str = MISSING
     attribution: str | None = None
     skip_unreadable: bool = MISSING
     cache: str = MISSING
-    workers: int = MISSING
+    num_workers: int = MISSING
     shard_megabytes: float = MISSING
     push_to_hub: str | None = None
     private: bool = MISSING
@@ -156,12 +156,12 @@ class CheckDatasetConfig:
     source: str | None = None
     report: str = MISSING
     smallest_side: int = MISSING
-    held_out: float = MISSING
+    validation: float = MISSING
     captions: str = MISSING
     captioner: dict[str, Any] = field(default_factory=dict)
-    words: list[str] = field(default_factory=list)
+    classes: list[str] = field(default_factory=list)
     cache: str = MISSING
-    workers: int = MISSING
+    num_workers: int = MISSING
 
 
 @dataclass

@@ -78,7 +78,7 @@ def train(cfg: DictConfig, run_folder: Path) -> tuple[dict[str, Any], dict[str, 
             artifact = Artifact(cfg.daclip)
             artifact.require("daclip")
             artifact.load_into(daclip)
-        module = build_controller_pretraining(cfg, daclip, data.words)
+        module = build_controller_pretraining(cfg, daclip, data.classes)
     else:
         daclip, parts["daclip"] = _stage_1(cfg)
         module = build_restoration(cfg, daclip)

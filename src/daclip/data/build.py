@@ -19,7 +19,7 @@ from huggingface_hub import HfApi
 from PIL import Image, ImageDraw, ImageFont
 
 from daclip.data.captions import CaptionCache, Captioner, Journal, read_table
-from daclip.data.photos import Photo, PhotoSource, held_out_names
+from daclip.data.photos import Photo, PhotoSource, validation_names
 from daclip.errors import DaclipError
 from daclip.files import write_json
 from daclip.images import decode_pixels, find_images, load_image, save_image, to_pil
@@ -103,7 +103,7 @@ def _remembered(journal: Journal, paths: Container[str]) -> dict[tuple[str, int,
     return known
 
 
-def scan(paths: Iterable[Path], memory: str | Path, workers: int, progress: Progress | None = None) -> Index:
+def scan(paths: Iterable[Path], memory: str | Path, num_workers: int, progress: Progress | None = None) -> Index:
     """Hash and decode image files, remembering those that have not changed since an earlier scan.
 
     Files that could not be read are tried anew each time.
@@ -111,17 +111,17 @@ def scan(paths: Iterable[Path], memory: str | Path, workers: int, progress: Prog
     Args:
         paths: Image files.
         memory: A journal of earlier scans, made if missing; several folders may share one.
-        workers: Threads; hashing and decoding run outside Python's lock.
+        num_workers: Threads; hashing and decoding run outside Python's lock.
         progress: Told of each batch as stage `reading`.
     """
     paths = list(paths)
-    if workers < 1:
-        raise DaclipError(f"workers must be at least 1, got {workers}")
+    if num_workers < 1:
+        raise DaclipError(f"num_workers must be at least 1, got {num_workers}")
     journal = Journal(memory)
     known = _remembered(journal, {str(path.resolve()) for path in paths})
     files: dict[Path, IndexedFile] = {}
     unreadable: dict[Path, str] = {}
-    with ThreadPoolExecutor(workers) as pool:
+    with ThreadPoolExecutor(num_workers) as pool:
         for start in range(0, len(paths), BATCH):
             batch: Sequence[Path] = paths[start : start + BATCH]
             # Taken before reading: a file that changes meanwhile is read again next time.
@@ -256,25 +256,25 @@ class DatasetRecipe:
         root: Folder of photos, searched recursively.
         captioner: Says what the photos show.
         cache: Folder that remembers hashes and captions between builds; several datasets may share it.
-        held_out: Share of photos in the split `test`, in (0, 1); chosen by the hash of the name, as `PhotoFolder`
+        validation: Share of photos in the split `test`, in (0, 1); chosen by the hash of the name, as `PhotoFolder`
             chooses them.
         source_name: Where the photos come from, for the column `source`; None takes the folder's name.
         license: Terms under which they may be used; empty if unknown.
         attribution: A csv or jsonl with name,source,license for photos that differ; None if there are none.
         skip_unreadable: Leave photos out that cannot be read, instead of refusing to build.
-        workers: Threads that read photos.
+        num_workers: Threads that read photos.
         shard_megabytes: Photos of about this many megabytes share a file; also the memory that writing takes.
     """
 
     root: Path
     captioner: Captioner
     cache: Path
-    held_out: float
+    validation: float
     source_name: str | None
     license: str
     attribution: Path | None
     skip_unreadable: bool
-    workers: int
+    num_workers: int
     shard_megabytes: float
 
     def plan(self, progress: Progress | None = None) -> Plan:
@@ -288,20 +288,20 @@ class DatasetRecipe:
         Raises:
             DaclipError: A photo cannot be read, fewer than two photos differ, or an option makes no sense.
         """
-        if not 0 < self.held_out < 1:
-            raise DaclipError(f"held_out must be a share between 0 and 1, got {self.held_out}")
+        if not 0 < self.validation < 1:
+            raise DaclipError(f"validation must be a share between 0 and 1, got {self.validation}")
         if self.shard_megabytes <= 0:
             raise DaclipError(f"shard_megabytes must be above 0, got {self.shard_megabytes}")
         paths = find_images(self.root)
         attribution = read_table(self.attribution, ["source", "license"]) if self.attribution else {}
-        index = scan(paths, self.cache / "files.jsonl", self.workers, progress)
+        index = scan(paths, self.cache / "files.jsonl", self.num_workers, progress)
         reasons = list(index.unreadable.values())
         if reasons and not self.skip_unreadable:
             raise UnreadablePhotosError(reasons, len(paths))
         kept, duplicates = self._unique(index)
         if len(kept) < 2:
             raise DaclipError(f"{self.root}: a dataset needs two different photos at least, for train and test")
-        test = held_out_names(list(kept), self.held_out)
+        test = validation_names(list(kept), self.validation)
         captions = CaptionCache(self.cache / "captions.jsonl").captions(
             self.captioner,
             [Photo(name, file.path) for name, file in kept.items()],
@@ -703,7 +703,7 @@ log = logging.getLogger(__name__)
 class CaptionedFolder(PhotoSource):
     """The photos of a folder, de-duplicated and captioned through a dataset that is built at the first use.
 
-    Nothing happens before `prepare`, `train` or `held_out` is called. The dataset lies in the cache under the
+    Nothing happens before `prepare`, `train` or `validation` is called. The dataset lies in the cache under the
     hash of its content: later runs find it there, and captions are never computed twice. Pixels are read from
     the folder, so that a photo costs one decode; the dataset is there to be shared and streamed.
 
@@ -711,12 +711,12 @@ class CaptionedFolder(PhotoSource):
         root: Folder of photos, searched recursively.
         captioner: Says what the photos show.
         cache: Folder for hashes, captions and datasets.
-        held_out: Share of photos that training never sees, in (0, 1).
+        validation: Share of photos that training never sees, in (0, 1).
         source_name: Where the photos come from; None takes the folder's name.
         license: Terms under which they may be used; empty if unknown.
         attribution: A csv or jsonl with name,source,license for photos that differ.
         skip_unreadable: Leave out photos that cannot be read.
-        workers: Threads that read photos.
+        num_workers: Threads that read photos.
         shard_megabytes: Photos of about this many megabytes share a file of the dataset.
     """
 
@@ -725,12 +725,12 @@ class CaptionedFolder(PhotoSource):
         root: str | Path | None,
         captioner: Captioner,
         cache: str | Path,
-        held_out: float,
+        validation: float,
         source_name: str | None,
         license: str,  # noqa: A002 - the column's name
         attribution: str | Path | None,
         skip_unreadable: bool,
-        workers: int,
+        num_workers: int,
         shard_megabytes: float,
     ):
         if root is None:
@@ -739,12 +739,12 @@ class CaptionedFolder(PhotoSource):
             root=Path(root),
             captioner=captioner,
             cache=Path(cache),
-            held_out=held_out,
+            validation=validation,
             source_name=source_name,
             license=license,
             attribution=Path(attribution) if attribution else None,
             skip_unreadable=skip_unreadable,
-            workers=workers,
+            num_workers=num_workers,
             shard_megabytes=shard_megabytes,
         )
 
@@ -782,7 +782,7 @@ class CaptionedFolder(PhotoSource):
         """Photos to learn from."""
         return self._photos("train")
 
-    def held_out(self) -> Sequence[Photo]:
+    def validation(self) -> Sequence[Photo]:
         """Photos that training never sees."""
         return self._photos("test")
 

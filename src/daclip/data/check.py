@@ -11,7 +11,7 @@ import datasets
 
 from daclip.data.build import Index, Progress, scan
 from daclip.data.captions import Captioner
-from daclip.data.photos import Photo, held_out_names
+from daclip.data.photos import Photo, validation_names
 from daclip.data.sources import TABLES, match_pairs, official_captions
 from daclip.errors import DaclipError
 from daclip.images import decode_pixels, find_images
@@ -148,13 +148,13 @@ def _copies(items: Iterable[Item]) -> list[Problem]:
     return problems
 
 
-def unknown_words(label: str, name: str, known: Iterable[str]) -> list[Problem]:
+def unknown_classes(label: str, name: str, known: Iterable[str]) -> list[Problem]:
     """A problem for each word of a label, such as `hazy, rainy`, that is not known."""
     known = set(known)
     return [
-        Problem("unknown word", name, word)
-        for word in (part.strip() for part in label.split(","))
-        if word and word not in known
+        Problem("unknown word", name, class_name)
+        for class_name in (part.strip() for part in label.split(","))
+        if class_name and class_name not in known
     ]
 
 
@@ -173,21 +173,21 @@ class CheckOptions:
 
     Attributes:
         smallest_side: Photos with a shorter side are tiny, in pixels.
-        held_out: Share that training holds out by the hash of the name, where no folder is called train or val.
+        validation: Share that training holds out by the hash of the name, where no folder is called train or val.
         captions: `required`, `ignored`, or `auto`: required as soon as one photo has a caption.
         captioner: Where a plain folder's captions come from.
-        words: Degradations that are known.
+        classes: Degradations that are known.
         cache: Folder that remembers the hashes of files between checks and builds.
-        workers: Threads that read photos.
+        num_workers: Threads that read photos.
     """
 
     smallest_side: int
-    held_out: float
+    validation: float
     captions: str
     captioner: Captioner
-    words: Sequence[str]
+    classes: Sequence[str]
     cache: Path
-    workers: int
+    num_workers: int
 
 
 def check_dataset(source: str | Path, options: CheckOptions, progress: Progress | None = None) -> Report:
@@ -227,13 +227,13 @@ def _name(path: Path, root: Path) -> str:
 
 
 def _photos(root: Path, options: CheckOptions, progress: Progress | None) -> tuple[list[Item], list[Problem]]:
-    index = scan(find_images(root), options.cache / "files.jsonl", options.workers, progress)
+    index = scan(find_images(root), options.cache / "files.jsonl", options.num_workers, progress)
     names = {_name(path, root): file for path, file in index.files.items()}
     if any(_split_of(name) for name in names):
         splits = {name: _split_of(name) or "train" for name in names}
     else:
-        held_out = held_out_names(names, options.held_out) if len(names) > 1 else set()
-        splits = {name: "test" if name in held_out else "train" for name in names}
+        validation = validation_names(names, options.validation) if len(names) > 1 else set()
+        splits = {name: "test" if name in validation else "train" for name in names}
     captions = options.captioner.describe([Photo(name, file.path) for name, file in names.items()])
     items = [
         Item(name, splits[name], file.sha256, file.width, file.height, caption)
@@ -258,28 +258,28 @@ def _pair_folders(root: Path) -> Iterator[tuple[str, Path]]:
 
 def _pairs(root: Path, options: CheckOptions, progress: Progress | None) -> tuple[list[Item], list[Problem]]:
     paths = find_images(root)
-    index = scan(paths, options.cache / "files.jsonl", options.workers, progress)
+    index = scan(paths, options.cache / "files.jsonl", options.num_workers, progress)
     problems = _unreadable(index, root)
     tables = [root / name for name in TABLES if (root / name).is_file()]
     captions: dict[str, str] = {}
     for table in tables:
         found = official_captions(table)
         captions = {**found, **captions}
-        for word in sorted({key.partition("/")[0] for key in found}):
-            problems += unknown_words(word, table.name, options.words)
+        for class_name in sorted({key.partition("/")[0] for key in found}):
+            problems += unknown_classes(class_name, table.name, options.classes)
     matched: list[tuple[str, str, Path, Path]] = []
     for split, folder in _pair_folders(root):
-        problems += unknown_words(folder.name, _name(folder, root), options.words)
+        problems += unknown_classes(folder.name, _name(folder, root), options.classes)
         sides = [[path for path in paths if folder / part in path.parents] for part in ("LQ", "GT")]
         couples, lonely = _match(sides[0], sides[1], root)
         problems += lonely
         matched += [(split, folder.name, lq, gt) for lq, gt in couples if lq in index.files and gt in index.files]
-    held_out: set[str] = set()
+    validation: set[str] = set()
     stems = {gt.stem for *_, gt in matched}
     if len(stems) > 1 and all(split == "-" for split, *_ in matched):
-        held_out = held_out_names(stems, options.held_out)
+        validation = validation_names(stems, options.validation)
     items = []
-    for split, word, lq, gt in matched:
+    for split, class_name, lq, gt in matched:
         low, high = index.files[lq], index.files[gt]
         name = _name(lq, root)
         if (low.width, low.height) != (high.width, high.height):
@@ -288,8 +288,8 @@ def _pairs(root: Path, options: CheckOptions, progress: Progress | None) -> tupl
         if low.sha256 == high.sha256:
             problems.append(Problem("not degraded", name, f"equals {_name(gt, root)}"))
         if split == "-":
-            split = "val" if gt.stem in held_out else "train"
-        caption = captions.get(f"{word}/{gt.stem}", captions.get(f"{word}/{lq.stem}", ""))
+            split = "val" if gt.stem in validation else "train"
+        caption = captions.get(f"{class_name}/{gt.stem}", captions.get(f"{class_name}/{lq.stem}", ""))
         items += [
             Item(name, split, low.sha256, low.width, low.height, group="LQ"),
             Item(_name(gt, root), split, high.sha256, high.width, high.height, caption, group="GT", repeats=True),
@@ -340,7 +340,7 @@ def _built(
         for number, row in enumerate(rows):
             name = f"{row.get('name') or number} ({split})"
             item, found = _row(name, str(split), row)
-            problems += found + unknown_words(row.get("degradation") or "", name, options.words)
+            problems += found + unknown_classes(row.get("degradation") or "", name, options.classes)
             items += [item] if item else []
             done += 1
             if progress:

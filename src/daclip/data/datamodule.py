@@ -14,10 +14,10 @@ from torch import distributed
 from torch.utils.data import DataLoader
 
 from daclip.data.loading import DamagedPhotos, EpochLoader, StreamSampler, WithoutDamaged, ignore_job_signals
-from daclip.data.mixed import Mix, MixedPairs, WordSchedule
-from daclip.data.pairs import Augmentation, HeldOutPairs, PairMaker, Sample, SyntheticPairs, collate
+from daclip.data.mixed import ClassSchedule, Mix, MixedPairs
+from daclip.data.pairs import Augmentation, PairMaker, Sample, SyntheticPairs, ValidationPairs, collate
 from daclip.data.photos import CleanPhoto, PhotoSource
-from daclip.degradations import Degradation, split_words, vocabulary
+from daclip.degradations import Degradation, split_classes, vocabulary
 from daclip.errors import DaclipError
 from daclip.rng import generator_for
 
@@ -32,7 +32,7 @@ class MixedDegradationData(L.LightningDataModule):
     """Mixed-degradation pairs from clean photos, real pairs, or both.
 
     Attributes:
-        words: Single words of synthesis and of real pairs: the classes of stage 1.
+        classes: Single words of synthesis and of real pairs: the classes of stage 1.
 
     Args:
         photos: Where photos come from. A photo with a degraded version of its own is shown with it.
@@ -42,14 +42,14 @@ class MixedDegradationData(L.LightningDataModule):
         augmentation: Changes of clean training crops.
         batch_size: Samples of a training batch on one device.
         samples_per_epoch: Length of an epoch, over all devices.
-        held_out_size: Side of a held-out crop in pixels.
-        held_out_crops: Crops of each held-out photo.
-        held_out_batch_size: Samples of a held-out batch.
-        workers: Loader processes; 0 loads in the training process.
+        validation_size: Side of a held-out crop in pixels.
+        validation_crops: Crops of each held-out photo.
+        validation_batch_size: Samples of a held-out batch.
+        num_workers: Loader processes; 0 loads in the training process.
         seed: Changes every draw.
         mix: How often each word, and real pairs among them; None gives all words equal turns, with no synthesis
             for words that have real pairs.
-        damaged_limit: Training photos that may be damaged: they are left out and listed. Held-out photos may not.
+        max_damaged: Training photos that may be damaged: they are left out and listed. Held-out photos may not.
 
     Raises:
         DaclipError: A size is contradictory, such as a batch larger than the epoch.
@@ -64,13 +64,13 @@ class MixedDegradationData(L.LightningDataModule):
         augmentation: Augmentation,
         batch_size: int,
         samples_per_epoch: int,
-        held_out_size: int,
-        held_out_crops: int,
-        held_out_batch_size: int,
-        workers: int,
+        validation_size: int,
+        validation_crops: int,
+        validation_batch_size: int,
+        num_workers: int,
         seed: int,
         mix: Mix | None = None,  # artifacts of earlier versions lack it
-        damaged_limit: int = 0,  # likewise
+        max_damaged: int = 0,  # likewise
     ):
         super().__init__()
         for name, value in {"batch_size": batch_size, "crop_size": crop_size}.items():
@@ -87,8 +87,8 @@ class MixedDegradationData(L.LightningDataModule):
         self.degradations = dict(degradations)
         synthetic = vocabulary(self.degradations) if photos.has_plain else []
         # A photo that is degraded in several ways belongs to several classes.
-        real = [word for label in photos.words for word in split_words(label)]
-        self.words = list(dict.fromkeys([*synthetic, *real]))
+        real = [class_name for label in photos.classes for class_name in split_classes(label)]
+        self.classes = list(dict.fromkeys([*synthetic, *real]))
         self.mix = mix or Mix(weights=None, real_share=1.0)
         if context_size < crop_size:
             raise DaclipError(f"data.context_size={context_size} is smaller than data.crop_size={crop_size}")
@@ -97,12 +97,12 @@ class MixedDegradationData(L.LightningDataModule):
         self.augmentation = augmentation
         self.batch_size = batch_size
         self.samples_per_epoch = samples_per_epoch
-        self.held_out_size = held_out_size
-        self.held_out_crops = held_out_crops
-        self.held_out_batch_size = held_out_batch_size
-        self.workers = workers
+        self.validation_size = validation_size
+        self.validation_crops = validation_crops
+        self.validation_batch_size = validation_batch_size
+        self.num_workers = num_workers
         self.seed = seed
-        self.damaged = DamagedPhotos(damaged_limit)
+        self.damaged = DamagedPhotos(max_damaged)
         self._loader: EpochLoader | StreamLoader | None = None
         self._resumed: list[Any] | None = None
 
@@ -118,17 +118,17 @@ class MixedDegradationData(L.LightningDataModule):
         """
         photos = self.photos.train()
         maker = PairMaker(self.degradations, self.crop_size, self.context_size, self.augmentation)
-        if self.mix.weights is None and not any(photo.word for photo in photos):
+        if self.mix.weights is None and not any(photo.class_name for photo in photos):
             return SyntheticPairs(photos, maker, self.samples_per_epoch, self.seed)
         return MixedPairs(photos, maker, self.mix, self.samples_per_epoch, self.seed)
 
-    def held_out_pairs(self) -> HeldOutPairs:
+    def validation_pairs(self) -> ValidationPairs:
         """The fixed set that scores are measured on."""
-        return HeldOutPairs(
-            self.photos.held_out(),
+        return ValidationPairs(
+            self.photos.validation(),
             self.degradations,
-            self.held_out_size,
-            self.held_out_crops,
+            self.validation_size,
+            self.validation_crops,
             self.seed,
         )
 
@@ -155,14 +155,14 @@ class MixedDegradationData(L.LightningDataModule):
 
     def _listed_loader(self, position: Any, steps: int, rank: int, world_size: int) -> EpochLoader:
         stream = self.training_pairs()
-        pairs = WithoutDamaged(stream, len(stream.words), self.damaged)
+        pairs = WithoutDamaged(stream, len(stream.classes), self.damaged)
 
         def loader_from(step: int) -> DataLoader[Any]:
             return DataLoader(
                 pairs,
                 batch_size=self.batch_size,
                 sampler=StreamSampler(self.batch_size, rank, world_size, step),
-                num_workers=self.workers,
+                num_workers=self.num_workers,
                 collate_fn=collate,
                 pin_memory=torch.cuda.is_available(),
                 worker_init_fn=ignore_job_signals,
@@ -180,17 +180,17 @@ class MixedDegradationData(L.LightningDataModule):
         pairs = StreamedPairs(
             self.photos,
             PairMaker(self.degradations, self.crop_size, self.context_size, self.augmentation),
-            self.photos.words,
-            WordSchedule(list(self.degradations), self.mix.weights),
+            self.photos.classes,
+            ClassSchedule(list(self.degradations), self.mix.weights),
             self.batch_size,
             self.seed,
             rank,
             world_size,
-            self.workers,
+            self.num_workers,
             damaged=self.damaged,
         )
-        if pairs.workers < self.workers:
-            log.info("%d of %d loader processes: the dataset has no more pieces", pairs.workers, self.workers)
+        if pairs.num_workers < self.num_workers:
+            log.info("%d of %d loader processes: the dataset has no more pieces", pairs.num_workers, self.num_workers)
         loader = StreamLoader(pairs, steps)
         if position:
             loader.resume(position)
@@ -224,9 +224,9 @@ class MixedDegradationData(L.LightningDataModule):
     def val_dataloader(self) -> DataLoader[Sample]:
         """Held-out batches, in their fixed order."""
         return DataLoader(
-            self.held_out_pairs(),
-            batch_size=self.held_out_batch_size,
-            num_workers=self.workers,
+            self.validation_pairs(),
+            batch_size=self.validation_batch_size,
+            num_workers=self.num_workers,
             collate_fn=collate,
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=ignore_job_signals,
@@ -239,7 +239,7 @@ def _digest(photos: Iterable[CleanPhoto]) -> dict[str, Any]:
     for photo in photos:
         paths = (getattr(photo, "path", None), getattr(photo, "degraded", None))
         sizes = [path.stat().st_size for path in paths if isinstance(path, Path)]
-        hashed.update(repr((photo.name, photo.word, photo.caption, sizes)).encode())
+        hashed.update(repr((photo.name, photo.class_name, photo.caption, sizes)).encode())
         count += 1
     return {"photos": count, "sha256": hashed.hexdigest()[:16]}
 
@@ -251,10 +251,10 @@ def fingerprint(data: MixedDegradationData) -> dict[str, Any]:
     which would mean reading everything twice.
 
     Returns:
-        `train` (None where photos are streamed and never listed) and `held_out`, each with `photos` and `sha256`.
+        `train` (None where photos are streamed and never listed) and `validation`, each with `photos` and `sha256`.
     """
     source = data.photos
     return {
         "train": None if source.streaming else _digest(source.train()),
-        "held_out": _digest(source.held_out()),
+        "validation": _digest(source.validation()),
     }

@@ -11,8 +11,8 @@ import datasets
 import fsspec
 from torch import Tensor
 
-from daclip.data.photos import CleanPhoto, PhotoSource, held_out_names, name_fraction
-from daclip.degradations import join_words
+from daclip.data.photos import CleanPhoto, PhotoSource, name_fraction, validation_names
+from daclip.degradations import join_classes
 from daclip.errors import DaclipError
 from daclip.images import decode_pixels, encoded_size
 
@@ -79,7 +79,7 @@ def open_split(
         where = "this folder" if path.exists() else "no such folder here, and on the hub"
         raise DaclipError(
             f"{root}: the split '{split}' cannot be opened ({where}: {_first_line(error)}); check data.root, "
-            "data.photos.split, data.photos.held_out and the network"
+            "data.photos.split, data.photos.validation and the network"
         ) from error
 
 
@@ -92,18 +92,18 @@ class Columns:
         caption: What it shows.
         name: Its unique name.
         degraded: Its own degraded version.
-        word: The degradation of that version; empty in rows that have none.
+        class_name: The degradation of that version; empty in rows that have none.
     """
 
     image: str
     caption: str | None
     name: str | None
     degraded: str | None
-    word: str | None
+    class_name: str | None
 
     def names(self) -> list[str]:
         """The columns that are read."""
-        return [name for name in (self.image, self.caption, self.name, self.degraded, self.word) if name]
+        return [name for name in (self.image, self.caption, self.name, self.degraded, self.class_name) if name]
 
     def images(self) -> list[str]:
         """The columns that hold pictures."""
@@ -113,9 +113,9 @@ class Columns:
         """What a row's photo shows, by the first of several texts; empty where there is none."""
         return next(iter(_texts(row, self.caption)), "")
 
-    def word_of(self, row: Mapping[str, Any]) -> str:
+    def class_of(self, row: Mapping[str, Any]) -> str:
         """A row's label, of several words where a list of them is stored; empty where there is none."""
-        return join_words(_texts(row, self.word))
+        return join_classes(_texts(row, self.class_name))
 
     def key(self, row: Mapping[str, Any]) -> str:
         """What a row is called: its name, else the hash of its photo, else the photo's file name."""
@@ -156,7 +156,7 @@ class StreamedRow:
 
     name: str
     caption: str
-    word: str
+    class_name: str
     clean: Any
     degraded: Any
 
@@ -179,7 +179,7 @@ class StoredRow:
 
     name: str
     caption: str
-    word: str
+    class_name: str
     table: datasets.Dataset
     index: int
     columns: Columns
@@ -218,14 +218,14 @@ class HubPhotos(PhotoSource):
         config: The dataset's configuration, where it has several.
         revision: Branch, tag or commit on the hub.
         split: The split to learn from.
-        held_out: The split that training never sees, or the share of rows of `split` in (0, 1).
-        held_out_rows: Held-out rows that are used at most.
+        validation: The split that training never sees, or the share of rows of `split` in (0, 1).
+        validation_rows: Held-out rows that are used at most.
         image_column: Clean photos.
         caption_column: What they show; None takes `caption` where there is such a column.
         name_column: Unique names; None takes `name` where there is such a column, else the photo's hash.
         lq_column: Degraded versions of the photos; None: all rows are clean photos.
         degradation_column: Their degradation words; only with `lq_column`.
-        words: All words of `degradation_column`; only needed when streaming.
+        classes: All words of `degradation_column`; only needed when streaming.
         streaming: Read training rows in passing instead of downloading and listing them.
         window: Rows in memory that streaming shuffles.
 
@@ -239,51 +239,51 @@ class HubPhotos(PhotoSource):
         config: str | None,
         revision: str | None,
         split: str,
-        held_out: str | float,
-        held_out_rows: int,
+        validation: str | float,
+        validation_rows: int,
         image_column: str,
         caption_column: str | None,
         name_column: str | None,
         lq_column: str | None,
         degradation_column: str,
-        words: Sequence[str] | None,
+        classes: Sequence[str] | None,
         streaming: bool,
         window: int,
     ):
         if root is None:
             raise DaclipError("data.root is not set: give a dataset's folder or its name on the hub")
-        if not isinstance(held_out, str) and not 0 < held_out < 1:
-            raise DaclipError(f"data.photos.held_out must be a split's name or a share in (0, 1), got {held_out}")
-        if held_out_rows < 1 or window < 1:
-            raise DaclipError("data.photos.held_out_rows and data.photos.window must be at least 1")
+        if not isinstance(validation, str) and not 0 < validation < 1:
+            raise DaclipError(f"data.photos.validation must be a split's name or a share in (0, 1), got {validation}")
+        if validation_rows < 1 or window < 1:
+            raise DaclipError("data.photos.validation_rows and data.photos.window must be at least 1")
         self.root = str(root)
         self.config, self.revision, self.split = config, revision, split
-        self.held_out_split = held_out if isinstance(held_out, str) else None
-        self.share = 0.0 if isinstance(held_out, str) else held_out
-        self.held_out_rows = held_out_rows
+        self.validation_split = validation if isinstance(validation, str) else None
+        self.share = 0.0 if isinstance(validation, str) else validation
+        self.validation_rows = validation_rows
         self.image_column, self.caption_column, self.name_column = image_column, caption_column, name_column
         self.lq_column, self.degradation_column = lq_column, degradation_column
-        self._words = words
+        self._classes = classes
         self.streaming = streaming
         self.window = window
 
     @property
-    def words(self) -> Sequence[str]:  # type: ignore[override]
+    def classes(self) -> Sequence[str]:  # type: ignore[override]
         """Degradations of the real pairs."""
         if self.lq_column is None:
             return ()
-        if self._words is not None:
-            return list(self._words)
+        if self._classes is not None:
+            return list(self._classes)
         if self.streaming:
             raise DaclipError(
                 "data.photos.words is not set: name the words of a stream's real pairs, as in [rainy,hazy]"
             )
-        return sorted({photo.word for photo in self.train()} - {""})
+        return sorted({photo.class_name for photo in self.train()} - {""})
 
     @property
     def has_plain(self) -> bool:  # type: ignore[override]
         """Whether some rows have no degraded version; of a stream nobody knows beforehand."""
-        return self.lq_column is None or self.streaming or any(not photo.word for photo in self.train())
+        return self.lq_column is None or self.streaming or any(not photo.class_name for photo in self.train())
 
     def _columns(self, found: Sequence[str]) -> Columns:
         """The columns of one split, checked."""
@@ -316,21 +316,21 @@ class HubPhotos(PhotoSource):
 
     def _listed(self, split: str) -> list[StoredRow]:
         rows, columns = self._open(split, streaming=False)
-        texts = {name: rows[name][:] for name in (columns.caption, columns.name, columns.word) if name}
+        texts = {name: rows[name][:] for name in (columns.caption, columns.name, columns.class_name) if name}
         photos = []
         for index in range(len(rows)):
             row = {name: values[index] for name, values in texts.items()}
             key = columns.key(row if columns.name else rows[index])
-            photos.append(StoredRow(key, columns.caption_of(row), columns.word_of(row), rows, index, columns))
+            photos.append(StoredRow(key, columns.caption_of(row), columns.class_of(row), rows, index, columns))
         return photos
 
     @cached_property
     def _splits(self) -> tuple[list[StoredRow], list[StoredRow]]:
         """Training and held-out rows of a dataset that is not streamed."""
         train = self._listed(self.split)
-        if self.held_out_split:
-            return train, self._listed(self.held_out_split)
-        chosen = held_out_names((photo.name for photo in train), self.share)
+        if self.validation_split:
+            return train, self._listed(self.validation_split)
+        chosen = validation_names((photo.name for photo in train), self.share)
         if not chosen:
             raise DaclipError(f"{self.root}: one photo cannot be split into train and held-out; add more photos")
         return (
@@ -344,28 +344,28 @@ class HubPhotos(PhotoSource):
             raise DaclipError(f"{self.root} is streamed, so its photos are not listed; set data.photos.streaming=false")
         return self._splits[0]
 
-    def held_out(self) -> Sequence[CleanPhoto]:
-        """Photos that training never sees, at most `held_out_rows` of them, spread over all."""
+    def validation(self) -> Sequence[CleanPhoto]:
+        """Photos that training never sees, at most `validation_rows` of them, spread over all."""
         if self.streaming:
-            return self._held_out_stream
+            return self._validation_stream
         found = self._splits[1]
-        count = min(self.held_out_rows, len(found))
+        count = min(self.validation_rows, len(found))
         return [found[i * len(found) // count] for i in range(count)]
 
     @cached_property
-    def _held_out_stream(self) -> list[StreamedRow]:
+    def _validation_stream(self) -> list[StreamedRow]:
         """The first held-out rows of the stream, kept in memory."""
-        split = self.held_out_split or self.split
+        split = self.validation_split or self.split
         rows, columns = self._open(split, streaming=True)
         found = []
         for row in rows:
-            if self.held_out_split or self.is_held_out(columns.key(row)):
+            if self.validation_split or self.is_validation(columns.key(row)):
                 found.append(self.photo(row, columns))
-                if len(found) == self.held_out_rows:
+                if len(found) == self.validation_rows:
                     break
         return found
 
-    def is_held_out(self, key: str) -> bool:
+    def is_validation(self, key: str) -> bool:
         """Whether a row of the training split belongs to the held-out share."""
         return name_fraction(key) < self.share
 
@@ -378,5 +378,5 @@ class HubPhotos(PhotoSource):
     def photo(row: Mapping[str, Any], columns: Columns) -> StreamedRow:
         """A row of the stream as a photo."""
         degraded = row[columns.degraded] if columns.degraded else None
-        key, caption, word = columns.key(row), columns.caption_of(row), columns.word_of(row)
-        return StreamedRow(key, caption, word, row[columns.image], degraded)
+        key, caption, class_name = columns.key(row), columns.caption_of(row), columns.class_of(row)
+        return StreamedRow(key, caption, class_name, row[columns.image], degraded)

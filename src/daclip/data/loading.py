@@ -118,7 +118,7 @@ class DamagedPhotos:
 
     def __init__(self, limit: int):
         if limit < 0:
-            raise DaclipError(f"data.damaged_limit must be at least 0, got {limit}")
+            raise DaclipError(f"data.max_damaged must be at least 0, got {limit}")
         self.limit = limit
         self._seen: set[str] = set()
         # A file, because loader processes share no memory; lines this short are appended whole.
@@ -149,7 +149,7 @@ class DamagedPhotos:
         found = len(self.names())
         if found > self.limit:
             raise DaclipError(
-                f"{error}; with it {found} photos are damaged and data.damaged_limit={self.limit} allows no more: "
+                f"{error}; with it {found} photos are damaged and data.max_damaged={self.limit} allows no more: "
                 "find them with `make check-dataset SOURCE=...`"
             )
 

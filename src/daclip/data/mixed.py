@@ -35,7 +35,7 @@ class Mix:
             raise DaclipError(f"data.mix.real_share must lie in [0, 1], got {self.real_share}")
 
 
-class WordSchedule:
+class ClassSchedule:
     """The word of each sample of an endless stream, a function of its number alone.
 
     Without weights the words take turns. With weights sample i takes the word into whose part of [0, 1) the
@@ -49,33 +49,33 @@ class WordSchedule:
     48
 
     Args:
-        words: All words.
+        classes: All words.
         weights: Word to relative frequency, at least 0; None for equal turns.
 
     Raises:
         DaclipError: The weights do not name exactly the words, or none is above 0.
     """
 
-    def __init__(self, words: Sequence[str], weights: Mapping[str, float] | None):
-        self.words = list(words)
+    def __init__(self, classes: Sequence[str], weights: Mapping[str, float] | None):
+        self.classes = list(classes)
         self.bounds: list[float] | None = None
         if weights is None:
             return
-        if set(weights) != set(words):
-            wrong = sorted(set(weights) ^ set(words))
-            raise DaclipError(f"data.mix.weights must name every word once: {', '.join(words)}; check {wrong}")
-        values = [float(weights[word]) for word in self.words]
+        if set(weights) != set(classes):
+            wrong = sorted(set(weights) ^ set(classes))
+            raise DaclipError(f"data.mix.weights must name every word once: {', '.join(classes)}; check {wrong}")
+        values = [float(weights[class_name]) for class_name in self.classes]
         if min(values) < 0 or not 0 < sum(values) < math.inf:
             raise DaclipError(f"data.mix.weights must be numbers of at least 0 and not all 0, got {dict(weights)}")
         self.bounds = [bound / sum(values) for bound in accumulate(values)]
 
-    def word(self, index: int) -> str:
+    def class_name(self, index: int) -> str:
         """The word of sample `index`."""
         if self.bounds is None:
-            return self.words[index % len(self.words)]
+            return self.classes[index % len(self.classes)]
         place = bisect_right(self.bounds, index * GOLDEN % 1)
         # The last bound may fall short of 1 by rounding.
-        return self.words[min(place, len(self.words) - 1)]
+        return self.classes[min(place, len(self.classes) - 1)]
 
 
 class MixedPairs(Dataset[Sample]):
@@ -96,20 +96,20 @@ class MixedPairs(Dataset[Sample]):
         self.real_share = mix.real_share
         self.length = length
         self.seed = seed
-        plain = [photo for photo in photos if not photo.word]
+        plain = [photo for photo in photos if not photo.class_name]
         self.synthetic = SyntheticPairs(plain, maker, length, seed) if plain else None
         self.real: dict[str, list[CleanPhoto]] = {}
         for photo in photos:
-            if photo.word:
-                self.real.setdefault(photo.word, []).append(photo)
-        self.lotteries = {word: PhotoLottery(found) for word, found in self.real.items()}
-        words = [*(self.synthetic.words if self.synthetic else ()), *sorted(self.real)]
-        self.schedule = WordSchedule(list(dict.fromkeys(words)), mix.weights)
+            if photo.class_name:
+                self.real.setdefault(photo.class_name, []).append(photo)
+        self.lotteries = {class_name: PhotoLottery(found) for class_name, found in self.real.items()}
+        classes = [*(self.synthetic.classes if self.synthetic else ()), *sorted(self.real)]
+        self.schedule = ClassSchedule(list(dict.fromkeys(classes)), mix.weights)
 
     @property
-    def words(self) -> list[str]:
+    def classes(self) -> list[str]:
         """What takes turns: labels of real pairs and names of degradations."""
-        return self.schedule.words
+        return self.schedule.classes
 
     def __len__(self) -> int:
         """Samples of one epoch; larger indices belong to later epochs."""
@@ -118,15 +118,15 @@ class MixedPairs(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         """Sample number `index` of the endless stream."""
         generator = generator_for(self.seed, index)
-        word = self.schedule.word(index)
-        synthetic = self.synthetic if self.synthetic and word in self.maker.degradations else None
-        real = self.real.get(word)
+        class_name = self.schedule.class_name(index)
+        synthetic = self.synthetic if self.synthetic and class_name in self.maker.degradations else None
+        real = self.real.get(class_name)
         if real and synthetic and float(torch.rand((), generator=generator)) >= self.real_share:
             real = None
         if not real:
             assert synthetic is not None
-            return synthetic.make(word, generator)
-        photo = real[self.lotteries[word].draw(generator)]
+            return synthetic.make(class_name, generator)
+        photo = real[self.lotteries[class_name].draw(generator)]
         return self.maker.cut(photo, generator)
 
 
@@ -148,7 +148,7 @@ class MixedPhotos(PhotoSource):
                 raise DaclipError(f"data.photos.sources.{name} streams; only sources with streaming=false can be mixed")
         self.sources = dict(sources)
         self.has_plain = any(source.has_plain for source in sources.values())
-        self.words = list(dict.fromkeys(word for source in sources.values() for word in source.words))
+        self.classes = list(dict.fromkeys(class_name for source in sources.values() for class_name in source.classes))
 
     def prepare(self) -> None:
         """Let every source prepare itself."""
@@ -159,6 +159,6 @@ class MixedPhotos(PhotoSource):
         """Photos to learn from, source by source."""
         return [photo for source in self.sources.values() for photo in source.train()]
 
-    def held_out(self) -> Sequence[CleanPhoto]:
+    def validation(self) -> Sequence[CleanPhoto]:
         """Photos that training never sees, source by source."""
-        return [photo for source in self.sources.values() for photo in source.held_out()]
+        return [photo for source in self.sources.values() for photo in source.validation()]

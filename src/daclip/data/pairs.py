@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from daclip.data.photos import CleanPhoto
 from daclip.degradations import Degradation
-from daclip.degradations.base import split_words, vocabulary
+from daclip.degradations.base import split_classes, vocabulary
 from daclip.errors import DaclipError, DamagedPhotoError
 from daclip.rng import generator_for
 from daclip.types import RestorationBatch
@@ -171,10 +171,10 @@ def _resized(pixels: Tensor, size: int) -> Tensor:
     return F.interpolate(image[None], (size, size), mode="bilinear", antialias=True)[0].clamp_(0, 1)
 
 
-def _degrade(hq: Tensor, degradation: Degradation, word: str, generator: torch.Generator) -> tuple[Tensor, str]:
+def _degrade(hq: Tensor, degradation: Degradation, class_name: str, generator: torch.Generator) -> tuple[Tensor, str]:
     """A degraded crop and its label, which a combination of degradations decides itself."""
     degraded = degradation.degrade(hq[None], [generator])
-    return degraded.images[0], degraded.words[0] or word
+    return degraded.images[0], degraded.classes[0] or class_name
 
 
 def _both(photo: CleanPhoto) -> Tensor:
@@ -237,10 +237,10 @@ class PairMaker:
     context_size: int
     augmentation: Augmentation
 
-    def synthesise(self, photo: CleanPhoto, word: str, generator: torch.Generator) -> Sample:
+    def synthesise(self, photo: CleanPhoto, class_name: str, generator: torch.Generator) -> Sample:
         """A crop of the photo under a synthetic degradation."""
         hq = self.augmentation.crop(photo.pixels(), self.context_size, generator)
-        lq, label = _degrade(hq, self.degradations[word], word, generator)
+        lq, label = _degrade(hq, self.degradations[class_name], class_name, generator)
         lq, hq = self._marked_crop(torch.stack([lq, hq]), generator)
         return Sample(lq, hq, photo.caption, label, photo.name)
 
@@ -261,7 +261,7 @@ class PairMaker:
     def cut(self, photo: CleanPhoto, generator: torch.Generator) -> Sample:
         """A crop of the photo and of its own degraded version."""
         lq, hq = self.augmentation.crop_pair(_both(photo), self.crop_size, generator).split(3)
-        return Sample(lq, hq, photo.caption, photo.word, photo.name)
+        return Sample(lq, hq, photo.caption, photo.class_name, photo.name)
 
 
 class SyntheticPairs(Dataset[Sample]):
@@ -280,7 +280,7 @@ class SyntheticPairs(Dataset[Sample]):
     def __init__(self, photos: Sequence[CleanPhoto], maker: PairMaker, length: int, seed: int):
         self.photos = list(photos)
         self.maker = maker
-        self.words = list(maker.degradations)
+        self.classes = list(maker.degradations)
         self.length = length
         self.seed = seed
         self.lottery = PhotoLottery(self.photos)
@@ -291,15 +291,15 @@ class SyntheticPairs(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         """Sample number `index` of the endless stream."""
-        return self.make(self.words[index % len(self.words)], generator_for(self.seed, index))
+        return self.make(self.classes[index % len(self.classes)], generator_for(self.seed, index))
 
-    def make(self, word: str, generator: torch.Generator) -> Sample:
+    def make(self, class_name: str, generator: torch.Generator) -> Sample:
         """A sample of a word from a photo that the generator draws."""
         photo = self.photos[self.lottery.draw(generator)]
-        return self.maker.synthesise(photo, word, generator)
+        return self.maker.synthesise(photo, class_name, generator)
 
 
-class HeldOutPairs(Dataset[Sample]):
+class ValidationPairs(Dataset[Sample]):
     """A fixed set: the same crops of every held-out photo, under every word or in its own degraded version.
 
     Args:
@@ -319,12 +319,14 @@ class HeldOutPairs(Dataset[Sample]):
         seed: int,
     ):
         if not photos:
-            raise DaclipError("no photo is held out; set data.photos.held_out")
+            raise DaclipError("no photo is held out; set data.photos.validation")
         self.photos = list(photos)
         self.degradations = dict(degradations)
-        synthetic = vocabulary(self.degradations) if any(not photo.word for photo in self.photos) else []
-        own = sorted({word for photo in self.photos for word in split_words(photo.word)} - {"", *synthetic})
-        self.words = [*synthetic, *own]
+        synthetic = vocabulary(self.degradations) if any(not photo.class_name for photo in self.photos) else []
+        own = sorted(
+            {class_name for photo in self.photos for class_name in split_classes(photo.class_name)} - {"", *synthetic}
+        )
+        self.classes = [*synthetic, *own]
         self.size = min(size, *(min(photo.size()) for photo in self.photos))
         self.crops_per_photo = crops_per_photo
         self.seed = seed
@@ -333,7 +335,7 @@ class HeldOutPairs(Dataset[Sample]):
             (number * crops_per_photo + k, which)
             for number, photo in enumerate(self.photos)
             for k in range(crops_per_photo)
-            for which in ([-1] if photo.word else range(len(self.degradations)))
+            for which in ([-1] if photo.class_name else range(len(self.degradations)))
         ]
 
     def __len__(self) -> int:
@@ -350,8 +352,8 @@ class HeldOutPairs(Dataset[Sample]):
         generator = generator_for(self.seed, crop)
         if which < 0:
             lq, hq = _random_crop(_both(photo), self.size, generator).float().div_(255).split(3)
-            return Sample(lq, hq, photo.caption, photo.word, photo.name)
-        word = list(self.degradations)[which]
+            return Sample(lq, hq, photo.caption, photo.class_name, photo.name)
+        class_name = list(self.degradations)[which]
         hq = _random_crop(photo.pixels(), self.size, generator).float().div_(255)
-        lq, label = _degrade(hq, self.degradations[word], word, generator_for(self.seed, crop, which))
+        lq, label = _degrade(hq, self.degradations[class_name], class_name, generator_for(self.seed, crop, which))
         return Sample(lq, hq, photo.caption, label, photo.name)

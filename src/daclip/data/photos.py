@@ -19,7 +19,7 @@ class CleanPhoto(Protocol):
     Attributes:
         name: Unique within its source; stays the same across runs.
         caption: What it shows; empty if unknown.
-        word: The degradation of its own degraded version; empty where there is none.
+        class_name: The degradation of its own degraded version; empty where there is none.
     """
 
     @property
@@ -29,7 +29,7 @@ class CleanPhoto(Protocol):
     def caption(self) -> str: ...  # noqa: D102
 
     @property
-    def word(self) -> str: ...  # noqa: D102
+    def class_name(self) -> str: ...  # noqa: D102
 
     def size(self) -> tuple[int, int]:
         """Height and width in pixels, from the file's header."""
@@ -49,14 +49,14 @@ class Photo:
         name: Unique within its source; stays the same across runs.
         path: The image file.
         caption: What it shows; empty if unknown.
-        word: The degradation of `degraded`; empty where there is none.
+        class_name: The degradation of `degraded`; empty where there is none.
         degraded: The file of its own degraded version.
     """
 
     name: str
     path: Path
     caption: str = ""
-    word: str = ""
+    class_name: str = ""
     degraded: Path | None = None
 
     def size(self) -> tuple[int, int]:
@@ -78,12 +78,12 @@ class PhotoSource(ABC):
 
     Attributes:
         has_plain: Whether there are photos without a degraded version of their own, to synthesise from.
-        words: Degradations of the photos that come with a degraded version.
+        classes: Degradations of the photos that come with a degraded version.
         streaming: Whether training photos are read in passing (`daclip.data.stream`) instead of listed by `train`.
     """
 
     has_plain: bool = True
-    words: Sequence[str] = ()
+    classes: Sequence[str] = ()
     streaming: bool = False
 
     def prepare(self) -> object:
@@ -95,7 +95,7 @@ class PhotoSource(ABC):
         """Photos to learn from."""
 
     @abstractmethod
-    def held_out(self) -> Sequence[CleanPhoto]:
+    def validation(self) -> Sequence[CleanPhoto]:
         """Photos that training never sees."""
 
 
@@ -104,7 +104,7 @@ def name_fraction(name: str) -> float:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
 
 
-def held_out_names(names: Iterable[str], share: float) -> set[str]:
+def validation_names(names: Iterable[str], share: float) -> set[str]:
     """The photos that training never sees: those whose name's hash falls below the share.
 
     Both sides get at least one photo; beyond that, adding photos moves none from one side to the other.
@@ -116,11 +116,11 @@ def held_out_names(names: Iterable[str], share: float) -> set[str]:
     Raises:
         DaclipError: The share is not in (0, 1).
 
-    >>> sorted(held_out_names(["a", "b", "c", "d", "e"], 0.2))
+    >>> sorted(validation_names(["a", "b", "c", "d", "e"], 0.2))
     ['c', 'd']
     """
     if not 0 < share < 1:
-        raise DaclipError(f"data.photos.held_out must be a share between 0 and 1, got {share}")
+        raise DaclipError(f"data.photos.validation must be a share between 0 and 1, got {share}")
     ordered = sorted(set(names), key=name_fraction)
     count = sum(name_fraction(name) < share for name in ordered)
     return set(ordered[: min(max(count, 1), max(len(ordered) - 1, 0))])

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from daclip.data.captions import CaptionFile, embedded_captions
-from daclip.data.photos import Photo, PhotoSource, held_out_names
+from daclip.data.photos import Photo, PhotoSource, validation_names
 from daclip.errors import DaclipError
 from daclip.images import find_images, image_size
 
@@ -39,10 +39,10 @@ def official_captions(path: Path) -> dict[str, str]:
         file_path, title = row.get("filepath"), row.get("title")
         if not file_path or title is None:
             raise DaclipError(f"{path}: row {number} lacks filepath or title; the columns are {list(row)}")
-        caption, colon, word = title.rpartition(":")
+        caption, colon, class_name = title.rpartition(":")
         if not colon:
             raise DaclipError(f"{path}: the title in row {number} is not `caption: type`: {title!r}")
-        key = f"{word.strip()}/{Path(file_path.replace(chr(92), '/')).stem}"
+        key = f"{class_name.strip()}/{Path(file_path.replace(chr(92), '/')).stem}"
         captions.setdefault(key, caption.strip())
     return captions
 
@@ -116,7 +116,7 @@ class PairedFolder(PhotoSource):
 
     Args:
         root: The folder.
-        held_out: Share of pairs that training never sees, in (0, 1), where there is no `ROOT/val`.
+        validation: Share of pairs that training never sees, in (0, 1), where there is no `ROOT/val`.
         captions: A table as `official_captions` reads; None takes `daclip_train.csv` and `daclip_val.csv` of ROOT
             where present.
 
@@ -126,7 +126,7 @@ class PairedFolder(PhotoSource):
 
     has_plain = False
 
-    def __init__(self, root: str | Path | None, held_out: float, captions: str | Path | None):
+    def __init__(self, root: str | Path | None, validation: float, captions: str | Path | None):
         if root is None:
             raise DaclipError("data.root is not set: give the folder of your pairs, as in data.root=pairs/")
         self.root = Path(root)
@@ -142,14 +142,14 @@ class PairedFolder(PhotoSource):
         if not folders["train"]:
             raise DaclipError(f"{root}: no folder TYPE/LQ with TYPE/GT beside it; see docs/data.md for the layout")
         self._train = self._pairs(folders["train"])
-        self._held_out = self._pairs(folders["val"])
-        if not self._held_out:
-            chosen = held_out_names((photo.path.stem for photo in self._train), held_out)
+        self._validation = self._pairs(folders["val"])
+        if not self._validation:
+            chosen = validation_names((photo.path.stem for photo in self._train), validation)
             if not chosen:
                 raise DaclipError(f"{root}: one pair cannot be split into train and held-out; add more pairs")
-            self._held_out = [photo for photo in self._train if photo.path.stem in chosen]
+            self._validation = [photo for photo in self._train if photo.path.stem in chosen]
             self._train = [photo for photo in self._train if photo.path.stem not in chosen]
-        self.words = sorted({photo.word for photo in [*self._train, *self._held_out]})
+        self.classes = sorted({photo.class_name for photo in [*self._train, *self._validation]})
 
     def _pairs(self, folders: Sequence[Path]) -> list[Photo]:
         photos = []
@@ -161,18 +161,20 @@ class PairedFolder(PhotoSource):
                         f"{lq} is {width}×{height} and {gt} is {width_gt}×{height_gt} pixels; "
                         "LQ and GT must show the same picture"
                     )
-                word = folder.name
-                caption = self._captions.get(f"{word}/{gt.stem}", self._captions.get(f"{word}/{lq.stem}", ""))
-                photos.append(Photo(gt.relative_to(self.root).as_posix(), gt, caption, word, lq))
+                class_name = folder.name
+                caption = self._captions.get(
+                    f"{class_name}/{gt.stem}", self._captions.get(f"{class_name}/{lq.stem}", "")
+                )
+                photos.append(Photo(gt.relative_to(self.root).as_posix(), gt, caption, class_name, lq))
         return photos
 
     def train(self) -> Sequence[Photo]:
         """Pairs to learn from."""
         return self._train
 
-    def held_out(self) -> Sequence[Photo]:
+    def validation(self) -> Sequence[Photo]:
         """Pairs that training never sees."""
-        return self._held_out
+        return self._validation
 
 
 class EmbeddedPhotos(PhotoSource):
@@ -181,28 +183,28 @@ class EmbeddedPhotos(PhotoSource):
     Two views of one motorcycle are one scene, so they are on the same side of the split.
 
     Args:
-        held_out: File names of the photos that training never sees.
+        validation: File names of the photos that training never sees.
     """
 
-    def __init__(self, held_out: Sequence[str]):
+    def __init__(self, validation: Sequence[str]):
         import skimage
 
         folder = Path(skimage.__file__).parent / "data"
         captions = embedded_captions()
-        unknown = sorted(set(held_out) - set(captions))
+        unknown = sorted(set(validation) - set(captions))
         if unknown:
             raise DaclipError(f"no embedded photo is called {unknown}; choose from {sorted(captions)}")
         photos = [Photo(Path(name).stem, folder / name, caption) for name, caption in captions.items()]
-        self._train = [photo for photo in photos if photo.path.name not in held_out]
-        self._held_out = [photo for photo in photos if photo.path.name in held_out]
+        self._train = [photo for photo in photos if photo.path.name not in validation]
+        self._validation = [photo for photo in photos if photo.path.name in validation]
 
     def train(self) -> Sequence[Photo]:
         """Photos to learn from."""
         return self._train
 
-    def held_out(self) -> Sequence[Photo]:
+    def validation(self) -> Sequence[Photo]:
         """Photos that training never sees."""
-        return self._held_out
+        return self._validation
 
 
 class PhotoFolder(PhotoSource):
@@ -213,19 +215,19 @@ class PhotoFolder(PhotoSource):
 
     Args:
         root: The folder; searched recursively.
-        held_out: Share of photos that training never sees, in (0, 1); at least one photo.
+        validation: Share of photos that training never sees, in (0, 1); at least one photo.
         captions: A csv or jsonl file of captions; None reads a `.txt` file beside a photo where present.
 
     Raises:
         DaclipError: The folder is missing, holds no images, or fewer than two.
     """
 
-    def __init__(self, root: str | Path | None, held_out: float, captions: str | Path | None = None):
+    def __init__(self, root: str | Path | None, validation: float, captions: str | Path | None = None):
         if root is None:
             raise DaclipError("data.root is not set: give the folder of your photos, as in data.root=photos/")
         root = Path(root)
         paths = find_images(root)
-        chosen = held_out_names((path.relative_to(root).as_posix() for path in paths), held_out)
+        chosen = validation_names((path.relative_to(root).as_posix() for path in paths), validation)
         if not chosen:
             raise DaclipError(f"{root}: one photo cannot be split into train and held-out; add more photos")
         texts = CaptionFile(captions) if captions else None
@@ -234,12 +236,12 @@ class PhotoFolder(PhotoSource):
             name = path.relative_to(root).as_posix()
             photos.append(Photo(name, path, texts.get(name) if texts else CaptionFile.sidecar(path)))
         self._train = [photo for photo in photos if photo.name not in chosen]
-        self._held_out = [photo for photo in photos if photo.name in chosen]
+        self._validation = [photo for photo in photos if photo.name in chosen]
 
     def train(self) -> Sequence[Photo]:
         """Photos to learn from."""
         return self._train
 
-    def held_out(self) -> Sequence[Photo]:
+    def validation(self) -> Sequence[Photo]:
         """Photos that training never sees."""
-        return self._held_out
+        return self._validation

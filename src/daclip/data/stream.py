@@ -12,10 +12,10 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from daclip.data.hub import HubPhotos
 from daclip.data.loading import DamagedPhotos, ignore_job_signals
-from daclip.data.mixed import WordSchedule
+from daclip.data.mixed import ClassSchedule
 from daclip.data.pairs import PairMaker, Sample, collate
 from daclip.data.photos import name_fraction
-from daclip.degradations import split_words
+from daclip.degradations import split_classes
 from daclip.errors import DaclipError, DamagedPhotoError
 from daclip.rng import generator_for
 from daclip.types import RestorationBatch
@@ -95,8 +95,8 @@ class RowStream:
                 yield row, reached
             if reached == Position(round=position.round, count=position.count) and self.rounds is None:
                 raise DaclipError(
-                    "a loader process has no rows: the dataset has fewer pieces than devices × data.workers, or "
-                    "too few rows; lower data.workers"
+                    "a loader process has no rows: the dataset has fewer pieces than devices × data.num_workers, or "
+                    "too few rows; lower data.num_workers"
                 )
             position = Position(round=reached.round + 1, count=reached.count)
 
@@ -146,13 +146,13 @@ class StreamedPairs(IterableDataset[Delivered | None]):
     Args:
         photos: Where the rows come from.
         maker: Makes a sample from a photo.
-        words: Single words that labels of real pairs may consist of.
+        classes: Single words that labels of real pairs may consist of.
         schedule: The word of each synthetic sample.
         batch_size: Samples of a batch.
         seed: Changes every draw.
         rank: This process among those that train.
         world_size: Number of processes that train.
-        workers: Loader processes that are wanted; there are at most as many as the rank has shards.
+        num_workers: Loader processes that are wanted; there are at most as many as the rank has shards.
         rounds: How many times all rows are read; None for ever.
         damaged: List of the photos that are left out; None leaves out none.
     """
@@ -161,35 +161,35 @@ class StreamedPairs(IterableDataset[Delivered | None]):
         self,
         photos: HubPhotos,
         maker: PairMaker,
-        words: Sequence[str],
-        schedule: WordSchedule,
+        classes: Sequence[str],
+        schedule: ClassSchedule,
         batch_size: int,
         seed: int,
         rank: int,
         world_size: int,
-        workers: int,
+        num_workers: int,
         rounds: int | None = None,
         damaged: DamagedPhotos | None = None,
     ):
         super().__init__()
         self.damaged = damaged or DamagedPhotos(0)
         rows, self.columns = photos.stream()
-        if rows.num_shards < world_size * max(workers, 1):
+        if rows.num_shards < world_size * max(num_workers, 1):
             rows = rows.reshard()  # parquet files fall apart into their row groups
         self.photos = photos
         self.maker = maker
-        self.words = {word for label in words for word in split_words(label)}
+        self.classes = {class_name for label in classes for class_name in split_classes(label)}
         self.schedule = schedule
         self.batch_size = batch_size
         self.seed = seed
         keep = self._takes_part if photos.share else None
         self.stream = RowStream(rows, rank, world_size, photos.window, seed, keep, rounds)
-        self.workers = min(workers, self.stream.num_shards)
-        self.positions = [Position() for _ in range(max(self.workers, 1))]
+        self.num_workers = min(num_workers, self.stream.num_shards)
+        self.positions = [Position() for _ in range(max(self.num_workers, 1))]
         self.turn = 0
 
     def _takes_part(self, row: Row) -> bool:
-        return not self.photos.is_held_out(self.columns.key(row))
+        return not self.photos.is_validation(self.columns.key(row))
 
     def __iter__(self) -> Iterator[Delivered | None]:
         """Batches of this loader process; None where a resumed stream gives the turn to the next process."""
@@ -215,9 +215,9 @@ class StreamedPairs(IterableDataset[Delivered | None]):
         photo = self.photos.photo(row, self.columns)
         key = int(name_fraction(photo.name) * 2**53)
         generator = generator_for(self.seed, position.round, key, position.count)
-        if not photo.word:
-            return self.maker.synthesise(photo, self.schedule.word(position.count - 1), generator)
-        if unknown := set(split_words(photo.word)) - self.words:
+        if not photo.class_name:
+            return self.maker.synthesise(photo, self.schedule.class_name(position.count - 1), generator)
+        if unknown := set(split_classes(photo.class_name)) - self.classes:
             raise DaclipError(f"{photo.name}: the word '{min(unknown)}' is not among data.photos.words")
         return self.maker.cut(photo, generator)
 
@@ -253,7 +253,7 @@ class StreamLoader:
             loader = DataLoader(
                 self.pairs,
                 batch_size=None,
-                num_workers=self.pairs.workers,
+                num_workers=self.pairs.num_workers,
                 pin_memory=torch.cuda.is_available(),
                 worker_init_fn=ignore_job_signals,
                 generator=generator_for(self.pairs.seed),
@@ -283,6 +283,6 @@ class StreamLoader:
         if len(positions) != len(self.positions):
             raise DaclipError(
                 f"the checkpoint stands in a stream of {len(positions)} loader processes and this run has "
-                f"{len(self.positions)}; resume with the same data.workers"
+                f"{len(self.positions)}; resume with the same data.num_workers"
             )
         self.positions, self.turn = positions, int(state["turn"])

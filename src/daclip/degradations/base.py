@@ -29,14 +29,14 @@ class Degraded:
         images: Degraded photos, float32 `[B, 3, H, W]`, RGB in [0, 1].
         severities: Strengths in [0, 1], given or drawn.
         drawn: All other random decisions; `Degradation.replay` repeats the corruption from them.
-        words: Label of each sample where the degradation itself decides it, such as `"hazy, rainy"`;
+        classes: Label of each sample where the degradation itself decides it, such as `"hazy, rainy"`;
             None means the word that it is configured under.
     """
 
     images: Tensor
     severities: list[float]
     drawn: list[Drawn]
-    words: list[str | None]
+    classes: list[str | None]
 
 
 class Degradation(ABC):
@@ -74,7 +74,7 @@ class Degradation(ABC):
         """
 
     @property
-    def words(self) -> tuple[str, ...]:
+    def classes(self) -> tuple[str, ...]:
         """Every single word that `describe` may use; empty where the configured word is the label."""
         return ()
 
@@ -117,19 +117,19 @@ class Degradation(ABC):
         return self.degrade(images, generators, severity).images
 
 
-def join_words(words: Iterable[str]) -> str:
+def join_classes(classes: Iterable[str]) -> str:
     """One label from several degradation words; each word counts once, in its first place.
 
-    >>> join_words(["hazy", "rainy", "hazy"])
+    >>> join_classes(["hazy", "rainy", "hazy"])
     'hazy, rainy'
     """
-    return SEPARATOR.join(dict.fromkeys(words))
+    return SEPARATOR.join(dict.fromkeys(classes))
 
 
-def split_words(label: str) -> list[str]:
+def split_classes(label: str) -> list[str]:
     """The single words of a label.
 
-    >>> split_words("hazy, rainy"), split_words("noisy")
+    >>> split_classes("hazy, rainy"), split_classes("noisy")
     (['hazy', 'rainy'], ['noisy'])
     """
     return label.split(SEPARATOR)
@@ -142,7 +142,9 @@ def vocabulary(degradations: Mapping[str, Degradation]) -> list[str]:
         degradations: Configured word to degradation; one that labels its samples itself brings its own words
             instead of the configured one.
     """
-    return list(dict.fromkeys(word for name, part in degradations.items() for word in part.words or (name,)))
+    return list(
+        dict.fromkeys(class_name for name, part in degradations.items() for class_name in part.classes or (name,))
+    )
 
 
 def span(value: Span, name: str, least: float = 0.0, most: float = math.inf) -> tuple[float, float]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from daclip.degradations.base import Degradation, Drawn, Span, fork, join_words, span, uniform, vocabulary
+from daclip.degradations.base import Degradation, Drawn, Span, fork, join_classes, span, uniform, vocabulary
 from daclip.errors import DaclipError
 
 MARK = "/"  # between the name of a part and the names of what it drew
@@ -40,14 +40,14 @@ class Composition(OneByOne):
         self.parts = dict(parts)
 
     @property
-    def words(self) -> tuple[str, ...]:
+    def classes(self) -> tuple[str, ...]:
         """The words of all parts, or their names."""
         return tuple(vocabulary(self.parts))
 
     def describe(self, drawn: Drawn) -> str:
         """The words of the sample's parts, in the order of the configuration: one label a combination."""
         used = dict(steps(drawn))
-        return join_words(self.parts[name].describe(used[name]) or name for name in self.parts if name in used)
+        return join_classes(self.parts[name].describe(used[name]) or name for name in self.parts if name in used)
 
     def apply(self, images: Tensor, drawn: Drawn) -> Tensor:
         """Apply the parts that drew something to `[B, 3, H, W]`, in their order."""
@@ -122,7 +122,7 @@ class Combinations(OneOf):
         unknown = {name for names in combinations for name in names} - set(parts)
         if unknown or not combinations:
             raise DaclipError(f"combinations: expected chains of {list(parts)}, got {sorted(unknown) or 'none'}")
-        chains = {join_words(names): Chain({name: parts[name] for name in names}, share) for names in combinations}
+        chains = {join_classes(names): Chain({name: parts[name] for name in names}, share) for names in combinations}
         super().__init__(chains)
 
 

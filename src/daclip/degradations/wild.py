@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from daclip.degradations.base import Degradation, Drawn, fork, join_words, span, uniform
+from daclip.degradations.base import Degradation, Drawn, fork, join_classes, span, uniform
 from daclip.degradations.compose import OneByOne, named, steps
 from daclip.degradations.digital import Resize
 from daclip.degradations.noise import LUMA
@@ -59,7 +59,7 @@ class WildPipeline(OneByOne):
         self.gray = span(gray, "gray", most=1)[0]
 
     @property
-    def words(self) -> tuple[str, ...]:
+    def classes(self) -> tuple[str, ...]:
         """`gray` and the parts' names."""
         return (*([GRAY] if self.gray else []), *self.parts)
 
@@ -67,7 +67,7 @@ class WildPipeline(OneByOne):
         """The words of what happened to the sample, each once."""
         taken = [(name, settings) for _, part in steps(drawn) for name, settings in steps(part) if name != BACK]
         lossy = {name for name, settings in taken if not _grew(settings)} or {name for name, _ in taken}
-        return join_words(name for name in self.words if name in lossy)
+        return join_classes(name for name in self.classes if name in lossy)
 
     def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
         """What the parts of each round drew, as `ROUND/PART/KEY`, in the order of application."""

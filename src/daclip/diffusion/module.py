@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from daclip.clip.controller import DaClip
-from daclip.degradations import split_words
+from daclip.degradations import split_classes
 from daclip.diffusion.denoiser import Denoiser, Parameterization
 from daclip.diffusion.objectives import Objective, draw_training_state
 from daclip.diffusion.sde import MeanRevertingSDE
@@ -65,7 +65,7 @@ class FrozenGuide:
 
     @torch.no_grad()
     def told(
-        self, conditioning: Conditioning, truth: Sequence[str], words: Sequence[str], told: Tensor
+        self, conditioning: Conditioning, truth: Sequence[str], classes: Sequence[str], told: Tensor
     ) -> Conditioning:
         """Some photos' degradation embeddings as if their true words had been recognised, see `DaClip.moved`.
 
@@ -73,21 +73,21 @@ class FrozenGuide:
             conditioning: Embeddings of B photos.
             truth: Their true labels; one of several words, such as `hazy, rainy`, counts as their mean, as the
                 user's words do when restoring.
-            words: The words among which degradations are recognised.
+            classes: The words among which degradations are recognised.
             told: Whose embeddings move, bool `[B]`.
         """
         degradation = conditioning.degradation
         assert degradation is not None
         encode = self.daclip.clip.encode_text
-        wanted = torch.stack([encode(split_words(label)).mean(0) for label in truth])
-        moved = self.daclip.moved(degradation, wanted, words)
+        wanted = torch.stack([encode(split_classes(label)).mean(0) for label in truth])
+        moved = self.daclip.moved(degradation, wanted, classes)
         return replace(conditioning, degradation=torch.where(told[:, None], moved, degradation))
 
     @torch.no_grad()
-    def decided(self, conditioning: Conditioning, words: Sequence[str], certainty: float) -> Conditioning:
+    def decided(self, conditioning: Conditioning, classes: Sequence[str], temperature: float) -> Conditioning:
         """Embeddings as if recognition had been surer, see `DaClip.decided`."""
         assert conditioning.degradation is not None
-        return replace(conditioning, degradation=self.daclip.decided(conditioning.degradation, words, certainty))
+        return replace(conditioning, degradation=self.daclip.decided(conditioning.degradation, classes, temperature))
 
     def _compute(self, lq: Tensor) -> Conditioning:
         with torch.inference_mode():
@@ -135,10 +135,10 @@ class RestorationDiffusion(StageModule):
         seed: Seed of times and noise; what a sample gets does not depend on the number of ranks.
         times: Law of the times.
         conditioning_dropout: Share of samples that learn without conditioning, for guidance (Ho and Salimans 2022).
-        told_share: Share of samples whose degradation embedding is moved to their true word. A crop shows less of its
+        true_class_share: Share of samples whose degradation embedding is moved to their true word. A crop shows less of its
             corruption than a photo does; unsure embeddings would teach the network to try every repair a little.
-        certainty: See `DaClip.decided`; for restoring, after a training that told words.
-        remembered_photos: See `FrozenGuide`.
+        temperature: See `DaClip.decided`; for restoring, after a training with `true_class_share`.
+        embedding_cache_size: See `FrozenGuide`.
         compiled: Let `torch.compile` fuse the network: minutes at the start, faster steps after them.
 
     Raises:
@@ -160,21 +160,21 @@ class RestorationDiffusion(StageModule):
         seed: int,
         times: TimeDraw = uniform,
         conditioning_dropout: float = 0.0,
-        told_share: float = 0.0,
-        certainty: float = 1.0,
-        remembered_photos: int = 0,
+        true_class_share: float = 0.0,
+        temperature: float = 1.0,
+        embedding_cache_size: int = 0,
         compiled: bool = False,
     ):
         super().__init__(optimizer, warmup_steps, final_lr)
         if not 0 <= conditioning_dropout <= 1:
             raise DaclipError(f"stage.conditioning_dropout must lie in [0, 1], got {conditioning_dropout}")
-        if not 0 <= told_share <= 1:
-            raise DaclipError(f"stage.told_share must lie in [0, 1], got {told_share}")
-        if certainty < 1:
-            raise DaclipError(f"stage.certainty must be at least 1, got {certainty}")
+        if not 0 <= true_class_share <= 1:
+            raise DaclipError(f"stage.true_class_share must lie in [0, 1], got {true_class_share}")
+        if not 0 < temperature <= 1:
+            raise DaclipError(f"stage.temperature must be above 0 and at most 1, got {temperature}")
         # Found now and not at the first held-out pass.
         sampler.times(process)
-        self.guide = FrozenGuide(daclip, remembered_photos)
+        self.guide = FrozenGuide(daclip, embedding_cache_size)
         self.denoiser = Denoiser(
             backbone.to(memory_format=torch.channels_last), process, parameterization, correct_epsilon_shift
         )
@@ -182,8 +182,8 @@ class RestorationDiffusion(StageModule):
         self.objective = objective
         self.times = times
         self.conditioning_dropout = conditioning_dropout
-        self.told_share = told_share
-        self.certainty = certainty
+        self.true_class_share = true_class_share
+        self.temperature = temperature
         self.seed = seed
         if compiled:
             self.denoiser.backbone.compile()
@@ -201,10 +201,10 @@ class RestorationDiffusion(StageModule):
         t, noise = (torch.cat(parts).to(lq.device) for parts in zip(*draws, strict=True))
         noise = noise.contiguous(memory_format=torch.channels_last)
         conditioning = self.guide(lq)
-        if self.told_share:
-            told = torch.cat([torch.rand(1, generator=g) for g in generators]) < self.told_share
-            words = self.trainer.datamodule.words  # type: ignore[attr-defined]
-            conditioning = self.guide.told(conditioning, batch.degradation, words, told.to(lq.device))
+        if self.true_class_share:
+            told = torch.cat([torch.rand(1, generator=g) for g in generators]) < self.true_class_share
+            classes = self.trainer.datamodule.classes  # type: ignore[attr-defined]
+            conditioning = self.guide.told(conditioning, batch.degradation, classes, told.to(lq.device))
         if self.conditioning_dropout:
             kept = torch.cat([torch.rand(1, generator=g) for g in generators]) >= self.conditioning_dropout
             conditioning = conditioning.kept(kept.to(lq.device))
@@ -221,9 +221,9 @@ class RestorationDiffusion(StageModule):
         """Restore a batch; image i uses the generator of number `first + i`."""
         generators = [generator_for(self.seed, first + i) for i in range(len(lq))]
         conditioning = self.guide(lq)
-        if self.certainty > 1:
-            words = self.trainer.datamodule.words  # type: ignore[attr-defined]
-            conditioning = self.guide.decided(conditioning, words, self.certainty)
+        if self.temperature < 1:
+            classes = self.trainer.datamodule.classes  # type: ignore[attr-defined]
+            conditioning = self.guide.decided(conditioning, classes, self.temperature)
         return self.sampler.sample(self.denoiser, lq, conditioning, generators)
 
     def on_validation_epoch_start(self) -> None:
@@ -236,8 +236,8 @@ class RestorationDiffusion(StageModule):
         reference = quantise(batch.hq)
         before = psnr(quantise(batch.lq), reference).tolist()
         after = psnr(quantise(restored), reference).tolist()
-        for word, low, high in zip(batch.degradation, before, after, strict=True):
-            self._scores[word].append((low, high))
+        for class_name, low, high in zip(batch.degradation, before, after, strict=True):
+            self._scores[class_name].append((low, high))
         return restored
 
     def on_validation_epoch_end(self) -> None:
@@ -245,19 +245,19 @@ class RestorationDiffusion(StageModule):
         results = self.results()
         self.log("val/psnr", results["mean"]["psnr"], prog_bar=True)
         self.log("val/gain", results["mean"]["psnr"] - results["mean"]["psnr_lq"], prog_bar=True)
-        for word, row in results["per_degradation"].items():
-            self.log(f"val/psnr/{word}", row["psnr"])
-            self.log(f"val/gain/{word}", row["psnr"] - row["psnr_lq"])
+        for class_name, row in results["per_degradation"].items():
+            self.log(f"val/psnr/{class_name}", row["psnr"])
+            self.log(f"val/gain/{class_name}", row["psnr"] - row["psnr_lq"])
 
     def results(self) -> dict[str, Any]:
         """Scores of the last held-out pass for the artifact's `metrics.json`."""
         rows = {
-            word: {
+            class_name: {
                 "psnr_lq": sum(low for low, _ in pairs) / len(pairs),
                 "psnr": sum(high for _, high in pairs) / len(pairs),
                 "count": len(pairs),
             }
-            for word, pairs in self._scores.items()
+            for class_name, pairs in self._scores.items()
         }
         mean = {key: sum(row[key] for row in rows.values()) / len(rows) for key in ("psnr_lq", "psnr")}
         return {"per_degradation": rows, "mean": mean}

@@ -12,18 +12,18 @@ class Bootstrap:
     """Means over redrawn photos.
 
     Attributes:
-        per_word: Word to means, float64 `[draws, K]` for K columns of values.
+        per_class: Word to means, float64 `[draws, K]` for K columns of values.
         macro: Mean over the words, `[draws, K]`.
         units: Photos that were drawn from.
     """
 
-    per_word: dict[str, Tensor]
+    per_class: dict[str, Tensor]
     macro: Tensor
     units: int
 
 
 def bootstrap(
-    units: Sequence[str], words: Sequence[str], values: Tensor, draws: int, generator: torch.Generator
+    units: Sequence[str], classes: Sequence[str], values: Tensor, draws: int, generator: torch.Generator
 ) -> Bootstrap:
     """Redraw photos with replacement and average again.
 
@@ -34,19 +34,19 @@ def bootstrap(
 
     Args:
         units: Photo of each of the N rows.
-        words: Degradation of each row.
+        classes: Degradation of each row.
         values: `[N, K]`.
         draws: Number of redrawn sets.
         generator: Source of the draws.
     """
-    names, vocabulary = sorted(set(units)), list(dict.fromkeys(words))
+    names, vocabulary = sorted(set(units)), list(dict.fromkeys(classes))
     place = {name: index for index, name in enumerate(names)}
     unit = torch.tensor([place[name] for name in units])
-    word = torch.tensor([vocabulary.index(name) for name in words])
+    class_name = torch.tensor([vocabulary.index(name) for name in classes])
     sums = torch.zeros(len(names), len(vocabulary), values.shape[1], dtype=torch.float64)
     counts = torch.zeros(len(names), len(vocabulary), dtype=torch.float64)
-    sums.index_put_((unit, word), values.double(), accumulate=True)
-    counts.index_put_((unit, word), torch.ones(len(unit), dtype=torch.float64), accumulate=True)
+    sums.index_put_((unit, class_name), values.double(), accumulate=True)
+    counts.index_put_((unit, class_name), torch.ones(len(unit), dtype=torch.float64), accumulate=True)
     drawn = torch.zeros(draws, len(names), dtype=torch.float64)
     strata: dict[tuple[bool, ...], list[int]] = {}
     for index, present in enumerate((counts > 0).tolist()):
@@ -92,7 +92,7 @@ class Difference:
 
 def paired_difference(
     units: Sequence[str],
-    words: Sequence[str],
+    classes: Sequence[str],
     differences: Tensor,
     draws: int,
     confidence: float,
@@ -102,7 +102,7 @@ def paired_difference(
 
     Args:
         units: Photo of each row.
-        words: Degradation of each row.
+        classes: Degradation of each row.
         differences: Second run minus first, `[N]`.
         draws: Number of redrawn sets.
         confidence: Of the interval.
@@ -111,12 +111,12 @@ def paired_difference(
     Returns:
         None where a difference is not finite.
     """
-    means = bootstrap(units, words, differences[:, None], draws, generator).macro[:, 0]
+    means = bootstrap(units, classes, differences[:, None], draws, generator).macro[:, 0]
     ends = interval(means, confidence)
     if ends is None:
         return None
-    by_word = {name: [d for d, w in zip(differences.tolist(), words, strict=True) if w == name] for name in words}
-    mean = sum(sum(found) / len(found) for found in by_word.values()) / len(by_word)
+    by_class = {name: [d for d, w in zip(differences.tolist(), classes, strict=True) if w == name] for name in classes}
+    mean = sum(sum(found) / len(found) for found in by_class.values()) / len(by_class)
     # One is added to both counts, so that no finite number of draws claims p = 0 (Davison and Hinkley 1997, §4.2).
     other_side = min(int((means <= 0).sum()), int((means >= 0).sum()))
     p = 2 * (other_side + 1) / (draws + 1)

@@ -1,4 +1,4 @@
-"""How well degradations are named, and how well the stated certainty can be trusted."""
+"""How well degradations are named, and how well the stated confidence can be trusted."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from daclip.degradations import split_words
+from daclip.degradations import split_classes
 
 
 class ConfusionMatrix:
@@ -14,92 +14,100 @@ class ConfusionMatrix:
 
     >>> confusion = ConfusionMatrix(["rainy", "snowy"])
     >>> confusion.update(torch.tensor([0, 0, 1]), ["rainy", "snowy", "snowy"])
-    >>> confusion.accuracy(), confusion.per_word()
+    >>> confusion.accuracy(), confusion.per_class()
     (0.6666666666666666, {'rainy': 1.0, 'snowy': 0.5})
 
     A photo with several degradations is named correctly by any of its words; a wrong name counts for the first:
 
     >>> confusion.reset()
     >>> confusion.update(torch.tensor([1]), ["rainy, snowy"])
-    >>> confusion.per_word()
+    >>> confusion.per_class()
     {'snowy': 1.0}
 
     Args:
-        words: The K words; a prediction is an index into them.
+        classes: The K words; a prediction is an index into them.
     """
 
-    def __init__(self, words: Sequence[str]):
-        self.words = list(words)
+    def __init__(self, classes: Sequence[str]):
+        self.classes = list(classes)
         self.reset()
 
     def reset(self) -> None:
         """Forget all counts."""
-        self.counts = torch.zeros(len(self.words), len(self.words), dtype=torch.long)
+        self.counts = torch.zeros(len(self.classes), len(self.classes), dtype=torch.long)
 
     def update(self, predicted: Tensor, truth: Sequence[str]) -> None:
         """Count a batch: predicted indices `[B]` and labels of one or more true words."""
         for index, label in zip(predicted.tolist(), truth, strict=True):
-            true = split_words(label)
-            word = self.words[index] if self.words[index] in true else true[0]
-            self.counts[self.words.index(word), index] += 1
+            true = split_classes(label)
+            class_name = self.classes[index] if self.classes[index] in true else true[0]
+            self.counts[self.classes.index(class_name), index] += 1
 
     def accuracy(self) -> float:
         """Share of samples named correctly."""
         return int(self.counts.diagonal().sum()) / max(int(self.counts.sum()), 1)
 
-    def per_word(self) -> dict[str, float]:
+    def per_class(self) -> dict[str, float]:
         """Recall of each word that occurred."""
         totals = self.counts.sum(1)
-        return {word: int(self.counts[i, i]) / int(totals[i]) for i, word in enumerate(self.words) if totals[i] > 0}
+        return {
+            class_name: int(self.counts[i, i]) / int(totals[i])
+            for i, class_name in enumerate(self.classes)
+            if totals[i] > 0
+        }
 
     def table(self) -> dict[str, dict[str, int]]:
         """Non-zero counts, true word first."""
         return {
-            truth: {word: int(count) for word, count in zip(self.words, row.tolist(), strict=True) if count > 0}
-            for truth, row in zip(self.words, self.counts, strict=True)
+            truth: {
+                class_name: int(count)
+                for class_name, count in zip(self.classes, row.tolist(), strict=True)
+                if count > 0
+            }
+            for truth, row in zip(self.classes, self.counts, strict=True)
         }
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Stated certainty against the share of right answers, in bins of equal width.
+    """Stated confidence against the share of right answers, in bins of equal width.
 
     Attributes:
         error: Expected calibration error in [0, 1], 0 is best.
-        bins: For each bin that is not empty its lower edge, mean certainty, accuracy and count.
+        bins: For each bin that is not empty its lower edge, mean confidence, accuracy and count.
     """
 
     error: float
     bins: list[dict[str, float]]
 
 
-def calibration(certainty: Tensor, right: Tensor, bins: int) -> Calibration:
+def calibration(confidence: Tensor, right: Tensor, bins: int) -> Calibration:
     """Expected calibration error (Guo et al. 2017, eq. 3).
 
     >>> round(calibration(torch.tensor([0.9, 0.9]), torch.tensor([True, False]), 10).error, 6)
     0.4
 
     Args:
-        certainty: Probability of the word that was named, `[N]` in [0, 1].
+        confidence: Probability of the word that was named, `[N]` in [0, 1].
         right: Whether it is right, bool `[N]`.
         bins: Number of bins.
     """
-    certainty, right = certainty.double(), right.double()
-    # A certainty on an edge belongs to the lower bin, as in the paper: bins are (low, high].
-    place = ((certainty * bins).ceil().long() - 1).clamp(0, bins - 1)
+    confidence, right = confidence.double(), right.double()
+    # A confidence on an edge belongs to the lower bin, as in the paper: bins are (low, high].
+    place = ((confidence * bins).ceil().long() - 1).clamp(0, bins - 1)
     found = []
     for index in place.unique().tolist():
         inside = place == index
         found.append(
             {
                 "low": index / bins,
-                "certainty": float(certainty[inside].mean()),
+                "confidence": float(confidence[inside].mean()),
                 "accuracy": float(right[inside].mean()),
                 "count": int(inside.sum()),
             }
         )
-    gap = sum(abs(row["certainty"] - row["accuracy"]) * row["count"] for row in found)
-    return Calibration(round(gap / max(len(certainty), 1), 12), found)
+    gap = sum(abs(row["confidence"] - row["accuracy"]) * row["count"] for row in found)
+    return Calibration(round(gap / max(len(confidence), 1), 12), found)
 
 
 def caption_ranks(image: Tensor, text: Tensor, own: Tensor) -> Tensor:

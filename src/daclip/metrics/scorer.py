@@ -236,10 +236,10 @@ class Scorer:
                 self._drop(name, str(error))
         rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
         rows = rows or [{} for _ in names]
-        for i, (name, word) in enumerate(zip(names, degradations, strict=True)):
+        for i, (name, class_name) in enumerate(zip(names, degradations, strict=True)):
             named = recognised[i] if recognised is not None else None
-            self.photos.append(PhotoScore(name, self._seen[name, word], word, named, rows[i]))
-            self._seen[name, word] += 1
+            self.photos.append(PhotoScore(name, self._seen[name, class_name], class_name, named, rows[i]))
+            self._seen[name, class_name] += 1
         return rows
 
     def _compare(self, name: str, restored: Tensor, hq: Tensor, lq: Tensor | None) -> dict[str, list[float]]:
@@ -295,31 +295,31 @@ def summarise(
         `METRIC_gain`, restored minus degraded.
     """
     columns = list(photos[0].scores)
-    words = [photo.degradation for photo in photos]
+    classes = [photo.degradation for photo in photos]
     values = torch.tensor([[photo.scores[key] for key in columns] for photo in photos], dtype=torch.float64)
-    per_word: dict[str, dict[str, Any]] = {}
-    for word in dict.fromkeys(words):
-        found = values[torch.tensor([other == word for other in words])]
-        per_word[word] = {**dict(zip(columns, found.mean(0).tolist(), strict=True)), "count": len(found)}
-    mean: dict[str, Any] = {key: sum(row[key] for row in per_word.values()) / len(per_word) for key in columns}
+    per_class: dict[str, dict[str, Any]] = {}
+    for class_name in dict.fromkeys(classes):
+        found = values[torch.tensor([other == class_name for other in classes])]
+        per_class[class_name] = {**dict(zip(columns, found.mean(0).tolist(), strict=True)), "count": len(found)}
+    mean: dict[str, Any] = {key: sum(row[key] for row in per_class.values()) / len(per_class) for key in columns}
     gains = [key for key in columns if f"{key}_lq" in columns]
     wide = torch.cat(
         [values, *(values[:, [columns.index(key)]] - values[:, [columns.index(f"{key}_lq")]] for key in gains)], 1
     )
-    drawn = bootstrap([photo.name for photo in photos], words, wide, draws, generator)
+    drawn = bootstrap([photo.name for photo in photos], classes, wide, draws, generator)
 
     def ends(means: torch.Tensor) -> dict[str, tuple[float, float] | None]:
         named = [*columns, *(f"{key}_gain" for key in gains)]
         return {key: interval(means[:, i], confidence) for i, key in enumerate(named)}
 
     return {
-        "per_degradation": per_word,
+        "per_degradation": per_class,
         "mean": {**mean, "count": len(photos)},
         "intervals": {
             "confidence": confidence,
             "draws": draws,
             "photos": drawn.units,
-            "per_degradation": {word: ends(means) for word, means in drawn.per_word.items()},
+            "per_degradation": {class_name: ends(means) for class_name, means in drawn.per_class.items()},
             "mean": ends(drawn.macro),
         },
     }

@@ -55,8 +55,8 @@ def _difference(
     if not rows:
         return 0, None
     gaps = torch.tensor([p.scores[metric] - before[p.name, p.crop, p.degradation] for p in rows], dtype=torch.float64)
-    units, words = [p.name for p in rows], [p.degradation for p in rows]
-    return len(rows), paired_difference(units, words, gaps, draws, confidence, generator_for(seed))
+    units, classes = [p.name for p in rows], [p.degradation for p in rows]
+    return len(rows), paired_difference(units, classes, gaps, draws, confidence, generator_for(seed))
 
 
 def compare(evaluations: Sequence[Evaluation], draws: int, confidence: float, seed: int) -> list[Comparison]:
@@ -210,7 +210,7 @@ class Matrix:
     """A confusion matrix: true words down, named words across, with the CSS of each cell."""
 
     title: str
-    words: list[str]
+    classes: list[str]
     rows: list[tuple[str, list[tuple[str, str]]]] = field(default_factory=list)
 
 
@@ -255,17 +255,17 @@ def scores(evaluations: Sequence[Evaluation]) -> list[Table]:
     for name in names:
         runs = [one for one in evaluations if name in one.metrics["mean"]]
         inputs = f"{name}_lq" in runs[0].metrics["mean"]
-        words = list(dict.fromkeys(word for one in runs for word in one.metrics["per_degradation"]))
+        classes = list(dict.fromkeys(class_name for one in runs for class_name in one.metrics["per_degradation"]))
         rows = []
-        for word in [*words, "mean"]:
-            cells = [word]
-            found = [{**one.metrics["per_degradation"], "mean": one.metrics["mean"]}.get(word) for one in runs]
+        for class_name in [*classes, "mean"]:
+            cells = [class_name]
+            found = [{**one.metrics["per_degradation"], "mean": one.metrics["mean"]}.get(class_name) for one in runs]
             if inputs:
                 first = next(row for row in found if row is not None)
                 cells.append(score_text(name, first[f"{name}_lq"]))
             for one, row in zip(runs, found, strict=True):
                 ends = one.metrics["intervals"]
-                limits = ends["mean"] if word == "mean" else ends["per_degradation"].get(word, {})
+                limits = ends["mean"] if class_name == "mean" else ends["per_degradation"].get(class_name, {})
                 cells.append("–" if row is None else score_text(name, row[name]) + _range(limits.get(name), name))
             rows.append(cells)
         better = "higher" if runs[0].metrics["higher_is_better"][name] else "lower"
@@ -322,18 +322,21 @@ def confusion(runs: Sequence[Evaluation | Recognition | Training]) -> list[Matri
     matrices: dict[str, Matrix] = {}
     for one in runs:
         counts: Mapping[str, Mapping[str, int]] = one.metrics.get("confusion", {})
-        seen = {word for row in counts.values() for word in row} | {word for word, row in counts.items() if row}
-        words = [word for word in counts if word in seen]
+        seen = {class_name for row in counts.values() for class_name in row} | {
+            class_name for class_name, row in counts.items() if row
+        }
+        classes = [class_name for class_name in counts if class_name in seen]
         rows = []
-        for truth in words:
+        for truth in classes:
             total = sum(counts[truth].values())
             cells = [
-                (str(counts[truth].get(word, "")), heat(counts[truth].get(word, 0) / max(total, 1))) for word in words
+                (str(counts[truth].get(class_name, "")), heat(counts[truth].get(class_name, 0) / max(total, 1)))
+                for class_name in classes
             ]
             rows.append((truth, cells))
         if rows:
             same = matrices.get(repr(rows))
-            matrices[repr(rows)] = Matrix(f"{same.title}, {one.label}" if same else one.label, words, rows)
+            matrices[repr(rows)] = Matrix(f"{same.title}, {one.label}" if same else one.label, classes, rows)
     return list(matrices.values())
 
 
@@ -347,10 +350,10 @@ def recognitions(runs: Sequence[Recognition]) -> Table:
         "crops": lambda metrics: str(metrics["count"]),
     }
     rows = [[name, *(text(run.metrics) for run in runs)] for name, text in names.items()]
-    words = dict.fromkeys(word for run in runs for word in run.metrics["per_degradation_accuracy"])
-    for word in words:
-        shares = [run.metrics["per_degradation_accuracy"].get(word) for run in runs]
-        rows.append([f"{word} recognised", *("–" if share is None else f"{share:.1%}" for share in shares)])
+    classes = dict.fromkeys(class_name for run in runs for class_name in run.metrics["per_degradation_accuracy"])
+    for class_name in classes:
+        shares = [run.metrics["per_degradation_accuracy"].get(class_name) for run in runs]
+        rows.append([f"{class_name} recognised", *("–" if share is None else f"{share:.1%}" for share in shares)])
     return Table("Stage 1 on held-out photos", ["", *(run.label for run in runs)], rows)
 
 
@@ -380,7 +383,7 @@ def charts(runs: Runs) -> dict[str, list[str]]:
             if "psnr_lq" in one.metrics["mean"]:
                 series.setdefault("degraded photo", {w: row["psnr_lq"] for w, row in rows.items()})
             series[one.label] = {w: row["psnr"] for w, row in rows.items() if math.isfinite(row["psnr"])}
-    axes = list(dict.fromkeys(word for row in series.values() for word in row))
+    axes = list(dict.fromkeys(class_name for row in series.values() for class_name in row))
     if len(axes) >= 3:
         found["PSNR by degradation"] = [radar(series, axes, "dB")]
     for title, panels in _nfe_panels(runs).items():

@@ -235,8 +235,8 @@ def _table(metrics: Mapping[str, Any], names: Sequence[str]) -> Table:
             headings.append("gain")
     for heading in [*headings, *(["named"] if named else []), "n"]:
         table.add_column(heading, justify="right")
-    for word, row in [*metrics["per_degradation"].items(), ("mean", metrics["mean"])]:
-        if word == "mean":
+    for class_name, row in [*metrics["per_degradation"].items(), ("mean", metrics["mean"])]:
+        if class_name == "mean":
             table.add_section()
         cells: list[str] = []
         for name in names:
@@ -245,5 +245,5 @@ def _table(metrics: Mapping[str, Any], names: Sequence[str]) -> Table:
             cells.append(score_text(name, row[name]))
             if name == "psnr" and "psnr_lq" in row:
                 cells.append(f"{row['psnr'] - row['psnr_lq']:+.2f}")
-        table.add_row(word, *cells, *([f"{named[word]:.0%}"] if named else []), str(row["count"]))
+        table.add_row(class_name, *cells, *([f"{named[class_name]:.0%}"] if named else []), str(row["count"]))
     return table

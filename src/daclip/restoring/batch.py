@@ -15,7 +15,7 @@ import torch
 from daclip.errors import DaclipError
 from daclip.images import PhotoFile, find_images, read_photo, result_suffix, write_photo
 from daclip.pixels import Pixels
-from daclip.restoring.control import check_strength, parse_words
+from daclip.restoring.control import check_strength, parse_classes
 from daclip.restoring.restorer import Restorer, Stopped
 from daclip.restoring.sampling import Progress
 
@@ -253,7 +253,7 @@ class Request:
         if self.samples < 1:
             raise DaclipError(f"samples={self.samples} must be at least 1")
         if self.degradation is not None:
-            parse_words(self.degradation)
+            parse_classes(self.degradation)
 
 
 def attempt(restorer: Restorer, job: Job, request: Request, on_progress: Progress | None = None) -> Outcome:
@@ -321,7 +321,7 @@ def _restore(restorer: Restorer, job: Job, request: Request, outcome: Outcome, o
 
 
 def _rounded(probabilities: dict[str, float]) -> dict[str, float]:
-    return {word: round(share, 4) for word, share in probabilities.items()}
+    return {class_name: round(share, 4) for class_name, share in probabilities.items()}
 
 
 def _mask(job: Job, photo: Pixels) -> np.ndarray:

@@ -34,76 +34,76 @@ def _each(conditionings: Sequence[Conditioning], join: Callable[[list[Tensor]], 
 
 
 def steer(
-    conditioning: Conditioning, daclip: DaClip, words: Mapping[str, float], vocabulary: Sequence[str]
+    conditioning: Conditioning, daclip: DaClip, classes: Mapping[str, float], vocabulary: Sequence[str]
 ) -> Conditioning:
     """Put the user's words in place of what was recognised, see `DaClip.moved`.
 
     Args:
         conditioning: Embeddings of photos, `[B, D]`.
         daclip: The network that they come from.
-        words: Texts with weights that add up to 1.
+        classes: Texts with weights that add up to 1.
         vocabulary: The words among which degradations are recognised.
     """
     degradation = conditioning.degradation
     assert degradation is not None
-    weights = torch.tensor(list(words.values()), device=degradation.device)
-    wanted = weights @ daclip.clip.encode_text(list(words)).float()
+    weights = torch.tensor(list(classes.values()), device=degradation.device)
+    wanted = weights @ daclip.clip.encode_text(list(classes)).float()
     return replace(conditioning, degradation=daclip.moved(degradation, wanted, vocabulary))
 
 
 WEIGHTED = re.compile(r"\s*([^:,]+?)\s*:\s*([^:,]+?)\s*")
 
 
-def parse_words(words: Any, vocabulary: Sequence[str] = ()) -> dict[str, float]:
+def parse_classes(classes: Any, vocabulary: Sequence[str] = ()) -> dict[str, float]:
     """The mixture of degradations that the user names, with weights that add up to 1.
 
     Args:
-        words: A word, any text, a mapping or a text `word:weight,word:weight`, or a sequence of equal words.
+        classes: A word, any text, a mapping or a text `word:weight,word:weight`, or a sequence of equal words.
         vocabulary: Words that the restorer knows: a text made of them and commas is several words.
 
     Raises:
         DaclipError: Weights that are no numbers above 0, or no words at all.
 
-    >>> parse_words("rainy")
+    >>> parse_classes("rainy")
     {'rainy': 1.0}
-    >>> parse_words("rainy:3, hazy:1")
+    >>> parse_classes("rainy:3, hazy:1")
     {'rainy': 0.75, 'hazy': 0.25}
-    >>> parse_words("rainy, hazy", ["rainy", "hazy"])
+    >>> parse_classes("rainy, hazy", ["rainy", "hazy"])
     {'rainy': 0.5, 'hazy': 0.5}
-    >>> parse_words("rain drops on a window, at night")
+    >>> parse_classes("rain drops on a window, at night")
     {'rain drops on a window, at night': 1.0}
     """
-    if isinstance(words, str):
-        parts = [part.strip() for part in words.split(",")]
+    if isinstance(classes, str):
+        parts = [part.strip() for part in classes.split(",")]
         matches = [WEIGHTED.fullmatch(part) for part in parts]
         found = {match[1]: match[2] for match in matches if match}
         known = all(part in vocabulary for part in parts)
-        words = found if found and all(matches) else parts if known else [words]
-    if isinstance(words, Sequence):
-        words = dict.fromkeys((str(word) for word in words), 1.0)
-    if not isinstance(words, Mapping) or not words:
-        raise DaclipError(f"degradation={words}: name a word, a text, or words with weights as in rainy:0.7,hazy:0.3")
+        classes = found if found and all(matches) else parts if known else [classes]
+    if isinstance(classes, Sequence):
+        classes = dict.fromkeys((str(class_name) for class_name in classes), 1.0)
+    if not isinstance(classes, Mapping) or not classes:
+        raise DaclipError(f"degradation={classes}: name a word, a text, or words with weights as in rainy:0.7,hazy:0.3")
     weights = {}
-    for word, weight in words.items():
+    for class_name, weight in classes.items():
         try:
             value = float(weight)
         except (TypeError, ValueError):
             value = math.nan
-        if not str(word).strip() or not 0 < value < math.inf:
-            raise DaclipError(f"degradation: the weight of '{word}' must be a number above 0, got {weight}")
-        weights[str(word).strip()] = value
+        if not str(class_name).strip() or not 0 < value < math.inf:
+            raise DaclipError(f"degradation: the weight of '{class_name}' must be a number above 0, got {weight}")
+        weights[str(class_name).strip()] = value
     total = sum(weights.values())
-    return {word: weight / total for word, weight in weights.items()}
+    return {class_name: weight / total for class_name, weight in weights.items()}
 
 
-def unknown_words(words: Mapping[str, float], vocabulary: Sequence[str]) -> list[str]:
+def unknown_classes(classes: Mapping[str, float], vocabulary: Sequence[str]) -> list[str]:
     """A remark for each word that the restorer was not trained on: it is taken as free text."""
     remarks = []
-    for word in words:
-        if word not in vocabulary:
-            close = difflib.get_close_matches(word, vocabulary, n=1)
+    for class_name in classes:
+        if class_name not in vocabulary:
+            close = difflib.get_close_matches(class_name, vocabulary, n=1)
             hint = f"; did you mean '{close[0]}'?" if close else f" (it knows {', '.join(vocabulary)})"
-            remarks.append(f"'{word}' is no word that the restorer learned and is taken as free text{hint}")
+            remarks.append(f"'{class_name}' is no word that the restorer learned and is taken as free text{hint}")
     return remarks
 
 

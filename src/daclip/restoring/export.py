@@ -54,16 +54,16 @@ class Conditioner(nn.Module):
     Args:
         daclip: The trained network.
         vocabulary: Words whose probabilities are given.
-        certainty: See `DaClip.decided`.
+        temperature: See `DaClip.decided`.
     """
 
     texts: Tensor
     scale: Tensor
 
-    def __init__(self, daclip: DaClip, vocabulary: list[str], certainty: float):
+    def __init__(self, daclip: DaClip, vocabulary: list[str], temperature: float):
         super().__init__()
         self.daclip = daclip
-        self.certainty = certainty
+        self.temperature = temperature
         # The learned scale is a number by now, and clamping a parameter is more than ONNX's exporter can do.
         self.register_buffer("scale", daclip.scale().detach())
         self.register_buffer("texts", daclip.clip.encode_text(vocabulary))
@@ -80,8 +80,8 @@ class Conditioner(nn.Module):
         unit = nn.functional.normalize(degradation, dim=-1)
         logits = self.scale * unit @ self.texts.T
         probabilities = logits.softmax(-1)
-        if self.certainty > 1:
-            surer = unit + ((self.certainty * logits).softmax(-1) - probabilities) @ self.texts
+        if self.temperature < 1:
+            surer = unit + ((logits / self.temperature).softmax(-1) - probabilities) @ self.texts
             degradation = nn.functional.normalize(surer, dim=-1) * degradation.norm(dim=-1, keepdim=True)
         return content, degradation, probabilities
 
@@ -119,7 +119,7 @@ def exported(restorer: Restorer) -> list[Graph]:
     image = {0: batch, 2: SIDE * height, 3: SIDE * width}
     step, conditioner = (
         NetworkStep(restorer.denoiser),
-        Conditioner(restorer.daclip, restorer.vocabulary, restorer.certainty),
+        Conditioner(restorer.daclip, restorer.vocabulary, restorer.temperature),
     )
     pictures = torch.rand(3, 3, clip.image_size, clip.image_size, generator=torch.Generator().manual_seed(0))
     return [
@@ -269,7 +269,7 @@ def _description(
         },
         "sides_are_multiples_of": SIDE,
         "view_side": restorer.daclip.clip.image_size,
-        "words": restorer.vocabulary,
+        "classes": restorer.vocabulary,
         "sampler": restorer.artifact.config["sampler"],
         "times": restorer.sampler.times(process),
         "lambda": process.lambda_,

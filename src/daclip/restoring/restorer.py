@@ -22,11 +22,11 @@ from daclip.restoring.control import (
     blend_,
     check_strength,
     holes_of,
-    parse_words,
+    parse_classes,
     rows,
     stacked,
     steer,
-    unknown_words,
+    unknown_classes,
 )
 from daclip.restoring.memory import Cost, Pieces, choose_pieces, memory_errors, tensor_bytes
 from daclip.restoring.noise import NoiseField
@@ -63,7 +63,7 @@ class Restoration:
     notes: tuple[str, ...] = ()
 
     @property
-    def word(self) -> str:
+    def class_name(self) -> str:
         """The most likely degradation word."""
         return next(iter(self.probabilities))
 
@@ -97,9 +97,9 @@ class Restored(Sequence[Restoration]):
         return [restoration.probabilities for restoration in self._restorations]
 
     @property
-    def words(self) -> list[str]:
+    def classes(self) -> list[str]:
         """The most likely degradation word of each photo."""
-        return [restoration.word for restoration in self._restorations]
+        return [restoration.class_name for restoration in self._restorations]
 
 
 # What a hub model is made of; nothing that could run code.
@@ -148,8 +148,7 @@ class Restorer:
         self.sampler: Sampler = sampler or self.artifact.build("sampler")
         stage_1 = Artifact(self.artifact.folder / "daclip")
         self.vocabulary: list[str] = vocabulary(stage_1.build("degradation"))
-        # Artifacts of earlier versions lack it.
-        self.certainty: float = self.artifact.config["stage"].get("certainty", 1.0)
+        self.temperature: float = self.artifact.config["stage"].get("temperature", 1.0)
         self._costs: tuple[Cost, Cost] | None = None
 
     @classmethod
@@ -260,8 +259,8 @@ class Restorer:
         holes = None if mask is None else holes_of(mask, unpacked)
         if holes is not None and degradation is None and "uncompleted" in self.vocabulary:
             degradation = "uncompleted"
-        words = None if degradation is None else parse_words(degradation, self.vocabulary)
-        notes = () if words is None else tuple(unknown_words(words, self.vocabulary))
+        classes = None if degradation is None else parse_classes(degradation, self.vocabulary)
+        notes = () if classes is None else tuple(unknown_classes(classes, self.vocabulary))
         done: list[Restoration] = []
         chunks = list(_chunks(unpacked, self.batch_size))
         for part, chunk in enumerate(chunks):
@@ -272,8 +271,8 @@ class Restorer:
             with torch.inference_mode(), memory_errors():
                 recognised = [self._recognise(photo) for photo in lq]
                 conditioning = stacked([found for found, _ in recognised])
-                if words is not None:
-                    conditioning = steer(conditioning, self.daclip, words, self.vocabulary)
+                if classes is not None:
+                    conditioning = steer(conditioning, self.daclip, classes, self.vocabulary)
                 found = self._samples(lq, conditioning, [numbers[i] for i in chunk], strength, samples, holes, told)
             seconds = (time.perf_counter() - started) / len(chunk)
             for i, (_, probabilities), (images, uncertainty) in zip(chunk, recognised, found, strict=True):
@@ -331,10 +330,10 @@ class Restorer:
 
     def decided(self, conditioning: Conditioning) -> Conditioning:
         """Embeddings as the network wants them: as if recognition had been surer, where it was trained for that."""
-        if self.certainty <= 1:
+        if self.temperature >= 1:
             return conditioning
         assert conditioning.degradation is not None
-        surer = self.daclip.decided(conditioning.degradation, self.vocabulary, self.certainty)
+        surer = self.daclip.decided(conditioning.degradation, self.vocabulary, self.temperature)
         return replace(conditioning, degradation=surer)
 
     def _recognise(self, photo: Pixels) -> tuple[Conditioning, dict[str, float]]:

@@ -198,7 +198,7 @@ class NonFiniteSteps(Callback):
 
     def _culprits(self, window: list[tuple[Tensor, list[str], list[str]]]) -> str:
         """The batches whose own loss is not finite, else all of this step, over all ranks."""
-        own = [(loss.item(), list(zip(names, words, strict=True))) for loss, names, words in window]
+        own = [(loss.item(), list(zip(names, classes, strict=True))) for loss, names, classes in window]
         ranks: list[Any] = [own]
         if distributed.is_available() and distributed.is_initialized():
             ranks = [None] * distributed.get_world_size()
@@ -207,7 +207,7 @@ class NonFiniteSteps(Callback):
         bad = [entry for entry in everything if not math.isfinite(entry[1])]
         parts = []
         for rank, loss, samples in bad or everything:
-            named = ", ".join(f"{name} ({word})" for name, word in samples[:SHOWN])
+            named = ", ".join(f"{name} ({class_name})" for name, class_name in samples[:SHOWN])
             more = f" and {len(samples) - SHOWN} more" if len(samples) > SHOWN else ""
             parts.append(f"rank {rank}, loss {loss:.4g}: {named}{more}")
         return "; ".join(parts)
@@ -297,7 +297,7 @@ def warmed_up_decay(call: int, decay: float, start: int, power: float) -> float:
     return min(1 - (1 + call - start) ** -power, decay)
 
 
-class WarmedUpAveraging(WeightAveraging):
+class WarmedUpEMA(WeightAveraging):
     """Exponential moving average of the weights whose decay rises, as `ema_pytorch` computes it.
 
     Args:

@@ -120,10 +120,10 @@ class WandbTables(Callback):
             return
         import wandb
 
-        guide, words = pl_module.guide, trainer.datamodule.words  # type: ignore[attr-defined]
+        guide, classes = pl_module.guide, trainer.datamodule.classes  # type: ignore[attr-defined]
         embedding = guide(batch.lq).degradation
         assert embedding is not None
-        named = guide.daclip.classify(embedding, words).argmax(-1).tolist()
+        named = guide.daclip.classify(embedding, classes).argmax(-1).tolist()
         reference = quantise(batch.hq)
         before, after = (psnr(quantise(images), reference).tolist() for images in (batch.lq, outputs))
         table = wandb.Table(
@@ -132,7 +132,7 @@ class WandbTables(Callback):
                 [
                     batch.name[i],
                     batch.degradation[i],
-                    words[named[i]],
+                    classes[named[i]],
                     before[i],
                     after[i],
                     *(wandb.Image(to_pil(images[i])) for images in (batch.lq, outputs, batch.hq)),
@@ -150,8 +150,8 @@ class WandbTables(Callback):
         import wandb
 
         counts = pl_module.confusion.table()
-        words = pl_module.words
-        rows = [[truth, named, counts.get(truth, {}).get(named, 0)] for truth in words for named in words]
+        classes = pl_module.classes
+        rows = [[truth, named, counts.get(truth, {}).get(named, 0)] for truth in classes for named in classes]
         chart = wandb.plot_table(
             "wandb/confusion_matrix/v1",
             wandb.Table(columns=["Actual", "Predicted", "nPredictions"], data=rows),

@@ -1,0 +1,206 @@
+"""What the web page does with photos, without a page and without Gradio."""
+
+import threading
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from skimage import data
+
+from daclip import Restorer
+from daclip.app.handlers import Watched
+from daclip.app.server import NoOtherServers
+from daclip.app.service import AS_TRAINED, Limits, Service, Settings, preview, sampler_names
+from daclip.errors import DaclipError
+from daclip.images import read_photo
+from daclip.restoring.batch import Outcome
+from daclip.restoring.restorer import Stopped
+
+LIMITS = Limits(megapixels=0.01, files=3, samples=4, steps=20, classes=40)
+PLAIN = Settings("", 1.0, 1, AS_TRAINED, 0, 0)
+COFFEE = np.ascontiguousarray(data.coffee()[:60, :80])
+
+
+@pytest.fixture(scope="module")
+def service(restorer_artifact: Path) -> Service:
+    return Service(Restorer.from_pretrained(restorer_artifact, device="cpu"), LIMITS)
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Path:
+    Image.fromarray(COFFEE).save(tmp_path / "cup.jpg", quality=95)
+    return tmp_path / "cup.jpg"
+
+
+def changed(**values: Any) -> Settings:
+    return replace(PLAIN, **values)
+
+
+def test_a_photo_is_looked_at(service: Service, photo: Path) -> None:
+    look = service.look(photo)
+    assert look.size == (80, 60)
+    assert look.shown.size == (80, 60)
+    assert set(look.probabilities) == set(service.restorer.vocabulary)
+
+
+def test_results_follow_the_settings(service: Service, photo: Path, tmp_path: Path) -> None:
+    def pixels(name: str, settings: Settings) -> np.ndarray:
+        outcome = service.restore(photo, settings, tmp_path / name, None)
+        assert outcome.error is None
+        return np.asarray(Image.open(outcome.results[-1])).astype(int)
+
+    plain = pixels("plain", PLAIN)
+    assert np.array_equal(plain, pixels("again", PLAIN))
+    for number, other in enumerate(
+        (changed(seed=1), changed(classes="rainy:1,hazy:2"), changed(sampler="ddim"), changed(steps=1))
+    ):
+        assert not np.array_equal(plain, pixels(f"{number}", other))
+    kept = pixels("kept", changed(strength=0.0))
+    assert np.abs(kept - np.asarray(Image.open(photo)).astype(int)).mean() < 3  # a JPEG once more
+    several = service.restore(photo, changed(samples=3), tmp_path / "several", None)
+    assert [Path(path).name for path in several.results] == [
+        "cup-restored.sample2.jpg",
+        "cup-restored.sample3.jpg",
+        "cup-restored.uncertainty.png",
+        "cup-restored.jpg",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "part"),
+    [
+        (changed(samples=5), "samples"),
+        (changed(samples=0), "samples"),
+        (changed(steps=21), "steps"),
+        (changed(steps=-1), "steps"),
+        (changed(seed=-1), "seed"),
+        (changed(strength=1.5), "strength"),
+        (changed(strength=float("nan")), "strength"),
+        (changed(classes="x" * 41), "text"),
+        (changed(classes="rainy:none"), "rainy"),
+        (changed(sampler="../../etc/passwd"), "no sampler"),
+        (changed(sampler="ddim seed=3"), "no sampler"),
+    ],
+)
+def test_settings_beyond_the_limits_are_refused(
+    service: Service, photo: Path, tmp_path: Path, settings: Settings, part: str
+) -> None:
+    with pytest.raises(DaclipError, match=part):
+        service.restore(photo, settings, tmp_path / "out", None)
+    assert not (tmp_path / "out").exists()
+
+
+def test_errors_name_the_photo_and_no_folder(service: Service, tmp_path: Path) -> None:
+    (tmp_path / "bad.jpg").write_bytes(b"no picture")
+    Image.fromarray(np.zeros((200, 200, 3), np.uint8)).save(tmp_path / "large.png")
+    for name, part in (("bad.jpg", "not an image"), ("large.png", "0.01 million")):
+        with pytest.raises(DaclipError, match=part) as caught:
+            service.look(tmp_path / name)
+        outcome = service.restore(tmp_path / name, PLAIN, tmp_path / "out", None)
+        assert outcome.status == "failed"
+        for text in (str(caught.value), outcome.error or "", outcome.photo):
+            assert name in text
+            assert str(tmp_path) not in text
+
+
+def test_a_mask_says_what_is_filled_and_names_no_folder(service: Service, tmp_path: Path) -> None:
+    photo = tmp_path / "cup.png"
+    Image.fromarray(COFFEE).save(photo)
+    marked = np.zeros(COFFEE.shape[:2], bool)
+    marked[5:25, 30:60] = True
+    (tmp_path / "masks").mkdir()
+    masks = {"good": marked, "small": marked[:20], "empty": marked & False, "large": np.ones((200, 200), bool)}
+    for name, values in masks.items():
+        Image.fromarray(values).save(tmp_path / "masks" / f"{name}.png")
+    (tmp_path / "masks" / "bad.png").write_bytes(b"no picture")
+
+    def outcome(name: str) -> Outcome:
+        return service.restore(photo, PLAIN, tmp_path / name, None, tmp_path / "masks" / f"{name}.png")
+
+    result = np.asarray(Image.open(outcome("good").results[-1]))
+    assert np.array_equal(result[~marked], COFFEE[~marked])
+    assert not np.array_equal(result[marked], COFFEE[marked])
+    for name, part in (
+        ("small", "photo's size"),
+        ("empty", "marks no pixel"),
+        ("large", "million"),
+        ("bad", "not an image"),
+    ):
+        error = outcome(name).error or ""
+        assert part in error
+        assert str(tmp_path) not in error
+
+
+def test_the_preview_shows_transparency_and_is_small(tmp_path: Path) -> None:
+    pixels = np.zeros((10, 3000, 4), np.uint8)
+    pixels[:, 1500:] = (200, 0, 0, 255)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    shown = np.asarray(preview(read_photo(tmp_path / "a.png")))
+    assert shown.shape == (5, 1600, 3)
+    assert shown[2, 100].tolist() == [230, 230, 230]
+    assert shown[2, 1500].tolist() == [200, 0, 0]
+
+
+def test_samplers_are_those_of_the_configuration() -> None:
+    assert {"posterior", "unipc", "ddim"} <= set(sampler_names())
+
+
+def test_watched_work_ends_when_it_is_no_longer_wanted() -> None:
+    seen: list[float] = []
+
+    def run(on_progress: object) -> int:
+        for i in range(1000):
+            time.sleep(0.01)
+            on_progress(i / 1000)  # type: ignore[operator]
+            seen.append(i / 1000)
+        return 1
+
+    alone = threading.Lock()
+    with Watched(run, alone) as work:
+        assert next(iter(work.shares(0.02))) < 0.5
+    with pytest.raises(Stopped):
+        work.result()
+    assert len(seen) < 900
+    # The next one gets the network.
+    with Watched(lambda told: 5, alone) as work:
+        assert work.result() == 5
+    # One that waits can be stopped too.
+    with alone, Watched(lambda told: 5, alone) as work:
+        work.stop()
+        with pytest.raises(Stopped):
+            work.result()
+
+    def fails(on_progress: object) -> int:
+        raise DaclipError("it")
+
+    with Watched(fails, alone) as work, pytest.raises(DaclipError, match="it"):
+        work.result()
+
+
+@pytest.mark.parametrize(
+    ("path", "passes"),
+    [
+        ("/gradio_api/file=http://example.org/a.png", False),
+        ("/gradio_api/file=HTTPS://example.org/a.png", False),
+        ("/gradio_api/proxy=http://example.org/a.png", False),
+        ("/gradio_api/file=a.png", True),
+        ("/", True),
+    ],
+)
+def test_nothing_is_fetched_from_other_servers(path: str, passes: bool) -> None:
+    answers: list[object] = []
+
+    async def inner(scope: object, receive: object, send: object) -> None:
+        answers.append("passed")
+
+    async def send(message: dict[str, object]) -> None:
+        answers.append(message.get("status", "body"))
+
+    coroutine = NoOtherServers(inner)({"type": "http", "path": path}, None, send)
+    with pytest.raises(StopIteration):  # it never waits
+        coroutine.send(None)
+    assert answers == (["passed"] if passes else [403, "body"])

@@ -1,0 +1,110 @@
+"""Scores of stage 1: closed forms, pictures, and the command from end to end."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchmetrics.functional.classification import multiclass_calibration_error
+
+from daclip.clip.controller import create_daclip
+from daclip.clip.evaluation import confusion_picture, reliability_picture, score_daclip
+from daclip.commands import evaluate_daclip, train
+from daclip.errors import DaclipError
+from daclip.metrics.classification import calibration, caption_ranks, recall_at
+from daclip.types import RestorationBatch
+
+CLIP = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 32, "layers": 2, "head_width": 16},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
+}
+
+
+def test_calibration_error_is_torchmetrics() -> None:
+    generator = torch.Generator().manual_seed(0)
+    shares = torch.randn(200, 4, generator=generator).mul(2).softmax(-1)
+    truth = torch.randint(4, (200,), generator=generator)
+    certainty, named = shares.max(-1)
+    expected = multiclass_calibration_error(shares, truth, num_classes=4, n_bins=15, norm="l1")
+    found = calibration(certainty, named == truth, 15)
+    assert found.error == pytest.approx(expected.item(), abs=1e-5)
+    assert sum(row["count"] for row in found.bins) == 200
+
+
+def test_a_constant_embedding_finds_nothing() -> None:
+    text = torch.eye(12)
+    ranks = caption_ranks(torch.ones(12, 12), text, torch.arange(12))
+    assert recall_at(ranks, [1, 5, 10]) == {"1": 0, "5": 0, "10": 0}
+    assert recall_at(caption_ranks(text, text, torch.arange(12)), [1])["1"] == 1
+
+
+def test_scores_of_a_model_that_steers_nothing() -> None:
+    daclip = create_daclip(CLIP, None, "resize", "reversed", 0).eval()
+    lq, hq = torch.rand(2, 4, 3, 40, 40, generator=torch.Generator().manual_seed(0))
+    captions = ["a cat, asleep", "a dog", "", "a cat, asleep"]
+    pairs = RestorationBatch(lq, hq, captions, ["rainy", "hazy", "hazy, rainy", "rainy"], ["a"] * 4)
+    found = score_daclip(daclip, [pairs], ["rainy", "hazy"], ["{}", "a {} photo"], 10, "fp32").results()
+    assert found["content_cosine"] == found["content_cosine_plain"]
+    assert set(found["per_degradation_accuracy"]) == {"rainy", "hazy", "hazy, rainy"}
+    # One of two right words is right.
+    assert found["per_degradation_accuracy"]["hazy, rainy"] == 1
+    assert found["retrieval"]["captions"] == 2
+    assert found["retrieval"]["photos"] == 3
+    assert found["retrieval"]["clean"]["5"] == 1
+    assert found["retrieval"]["steered"] == found["retrieval"]["degraded"]
+
+
+def test_templates_are_averaged_and_need_a_place_for_the_word() -> None:
+    daclip = create_daclip(CLIP, None, "resize", "reversed", 0)
+    single = daclip.word_embeddings(["rainy", "hazy"])
+    assert torch.equal(single, daclip.clip.encode_text(["rainy", "hazy"]))
+    both = daclip.word_embeddings(["rainy"], ["{}", "a {} photo"])
+    mean = daclip.clip.encode_text(["rainy", "a rainy photo"]).mean(0)
+    torch.testing.assert_close(both[0], mean / mean.norm())
+    with pytest.raises(DaclipError, match="a photo"):
+        daclip.word_embeddings(["rainy"], ["a photo"])
+
+
+def test_pictures_are_dark_where_the_counts_are() -> None:
+    classes = ["rainy", "motion-blurry"]
+    right, wrong = (
+        np.asarray(confusion_picture(torch.tensor(c), classes)) for c in ([[9, 0], [0, 9]], [[0, 9], [9, 0]])
+    )
+    assert right.shape == wrong.shape
+    assert (right != wrong).any()
+    found = calibration(torch.tensor([0.95, 0.95, 0.3]), torch.tensor([True, False, True]), 10)
+    picture = np.asarray(reliability_picture(found, 10))
+    assert (picture == (213, 94, 0)).all(-1).any()
+
+
+def run(module: object, *arguments: str) -> str | None:
+    before = sys.argv
+    sys.argv = ["command", *arguments]
+    try:
+        module.main()  # type: ignore[attr-defined]
+    except SystemExit as stop:
+        return None if stop.code in (None, 0) else str(stop.code)
+    finally:
+        sys.argv = before
+    return None
+
+
+def test_the_command_scores_what_training_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert "make train-daclip" in str(run(evaluate_daclip))
+    assert run(train, "experiments=smoke_daclip", "loss=sigmoid", "distillation=contrastive") is None
+    assert run(evaluate_daclip, "templates=['{}','a {} photo']", "batch_size=7") is None
+    folder = tmp_path / "outputs/evaluation_daclip"
+    found = json.loads((folder / "metrics.json").read_text())
+    trained = json.loads((tmp_path / "outputs/daclip/latest/metrics.json").read_text())
+    assert set(found["per_degradation_accuracy"]) == set(trained["per_degradation_accuracy"])
+    assert found["content_cosine"] == pytest.approx(trained["content_cosine"], abs=1e-3)
+    assert found["retrieval"]["captions"] == 2
+    assert 0 <= found["calibration_error"] <= 1
+    for name in ("confusion", "reliability"):
+        assert Image.open(folder / f"{name}.png").size > (200, 200)
+    assert "template" in str(run(evaluate_daclip, "templates=[photo]"))

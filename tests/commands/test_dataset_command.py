@@ -1,0 +1,193 @@
+"""`make dataset` and `make check-dataset` as a user runs them, and builds that are killed."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import datasets
+import pytest
+from PIL import Image
+from running import invoke
+from skimage import data
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with the colour photographs of scikit-image, cut into twelve."""
+    monkeypatch.chdir(tmp_path)
+    root = tmp_path / "my photos"
+    root.mkdir()
+    for name in ("astronaut", "coffee", "chelsea"):
+        picture = getattr(data, name)()
+        for i in range(4):
+            top, left = 100 * (i // 2), 150 * (i % 2)
+            Image.fromarray(picture[top : top + 100, left : left + 150]).save(root / f"{name}-{i}.jpg")
+            (root / f"{name}-{i}.txt").write_text(f"{name}: piece {i}\n", encoding="utf-8")
+    return tmp_path
+
+
+def test_build_then_check_then_build_again(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    build = ["daclip.commands.main", "dataset", "build", "source='my photos'", "output=set", "license=CC0-1.0"]
+    assert invoke(*build) is None
+    assert "written: set" in capsys.readouterr().out
+    loaded = datasets.load_from_disk("set")
+    assert sum(loaded.num_rows.values()) == 12
+    assert {row["caption"] for rows in loaded.values() for row in rows} >= {"coffee: piece 3"}
+    assert set(loaded["train"]["license"]) == {"CC0-1.0"}
+    assert invoke("daclip.commands.main", "dataset", "check", "source=set") is None
+    assert "no problems" in capsys.readouterr().out
+    assert json.loads((place / "outputs" / "dataset_check.json").read_text())["clean"] is True
+    assert invoke(*build) is None
+    assert "up to date: set" in capsys.readouterr().out
+
+
+def test_check_reports_and_fails(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "my photos" / "torn.png").write_bytes(b"no picture")
+    (place / "my photos" / "coffee-0.txt").unlink()
+    error = invoke("daclip.commands.check_dataset", "source='my photos'", "report=found.json")
+    assert error is not None
+    assert error.startswith("error: 2 problems")
+    assert "found.json" in error
+    shown = capsys.readouterr().out
+    for part in ("unreadable", "torn.png", "missing caption", "coffee-0.jpg"):
+        assert part in shown
+    report = json.loads((place / "found.json").read_text())
+    assert report["problem_counts"] == {"unreadable": 1, "missing caption": 1}
+
+
+def test_check_knows_the_words_that_degradations_label_photos_with(place: Path) -> None:
+    photo = {"bytes": (place / "my photos" / "coffee-0.jpg").read_bytes(), "path": None}
+    labels = ["blurry, jpeg-compressed", "hazy, rainy", "low-resolution, gray", "wild"]
+    rows = [{"image": photo, "lq": photo, "degradation": label} for label in labels]
+    columns = {"image": datasets.Image(), "lq": datasets.Image(), "degradation": datasets.Value("string")}
+    pairs = datasets.Dataset.from_list(rows, features=datasets.Features(columns))
+    datasets.DatasetDict({"train": pairs}).save_to_disk("pairs")
+    assert invoke("daclip.commands.check_dataset", "source=pairs", "report=found.json") is not None
+    report = json.loads((place / "found.json").read_text())
+    # The name of a file in conf/degradation/, and no label.
+    assert [problem["detail"] for problem in report["problems"]] == ["wild"]
+
+
+@pytest.mark.parametrize(
+    ("command", "parts"),
+    [
+        (["daclip.commands.dataset"], ["SOURCE"]),
+        (["daclip.commands.dataset", "source=nowhere"], ["nowhere", "no such folder"]),
+        (["daclip.commands.dataset", "source='my photos'", "captioner=file"], ["caption file"]),
+        (["daclip.commands.dataset", "source='my photos'", "captioner=file", "captioner.path=x.csv"], ["x.csv"]),
+        (["daclip.commands.dataset", "source='my photos'", "captioner=poet"], ["poet"]),
+        (["daclip.commands.dataset", "source='my photos'", "validation=2"], ["validation"]),
+        (["daclip.commands.dataset", "source='my photos'", "licence=MIT"], ["licence", "license"]),
+        (["daclip.commands.check_dataset"], ["SOURCE"]),
+        (["daclip.commands.check_dataset", "source=nowhere"], ["nowhere"]),
+        (["daclip.commands.check_dataset", "source='my photos'", "captions=maybe"], ["maybe"]),
+        (["daclip.commands.main", "dataset"], ["dataset build"]),
+    ],
+    ids=lambda value: "_".join(value)[7:60] if isinstance(value, list) else None,
+)
+def test_a_mistake_ends_in_one_line(place: Path, command: list[str], parts: list[str]) -> None:
+    error = invoke(*command)
+    assert error is not None
+    assert error.startswith("error: ")
+    assert "\n" not in error
+    for part in parts:
+        assert part in error
+    assert not (place / "outputs" / "dataset").exists()
+
+
+def test_torn_photos_stop_the_build_unless_told(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "my photos" / "torn.png").write_bytes(b"no picture")
+    error = invoke("daclip.commands.dataset", "source='my photos'", "output=set")
+    assert error is not None
+    assert "torn.png" in error
+    assert "skip_unreadable=true" in error
+    assert not (place / "set").exists()
+    assert invoke("daclip.commands.dataset", "source='my photos'", "output=set", "skip_unreadable=true") is None
+    assert "left out" in capsys.readouterr().out
+    assert sum(datasets.load_from_disk("set").num_rows.values()) == 12
+
+
+def test_stage_1_trains_from_a_captioned_folder(place: Path) -> None:
+    command = ["daclip.commands.train", "experiments=smoke_daclip", "data=captioned", "data.root='my photos'"]
+    assert invoke(*command) is None
+    (built,) = (place / "outputs" / "dataset_cache").glob("dataset-*")
+    assert sum(datasets.load_from_disk(built).num_rows.values()) == 12
+
+
+# Forks builders from a process that has the imports done, lets each live for a while, and kills it for good.
+KILLER = """
+import os, random, signal, sys, time
+from pathlib import Path
+from daclip.data.build import build_dataset
+from daclip.data.captions import Captioner
+from daclip.data.build import DatasetRecipe
+
+root, place = Path(sys.argv[1]), Path(sys.argv[2])
+
+class Slow(Captioner):
+    identity, batch_size = "slow", 2
+    def __init__(self, stuck_at):
+        self.left = stuck_at
+    def describe(self, photos):
+        time.sleep(600 if self.left == 0 else 0.02)
+        self.left -= 1
+        return [f"photo: {photo.name}" for photo in photos]
+
+def build(folder, stuck_at):
+    recipe = DatasetRecipe(root, Slow(stuck_at), folder / "cache", 0.3, None, "", None, False, 2, 0.008)
+    build_dataset(recipe, folder / "set", False)
+
+def forked(folder, seconds=None, stuck_at=-1):
+    child = os.fork()
+    if child == 0:
+        try:
+            build(folder, stuck_at)
+        except BaseException as error:
+            print(repr(error), flush=True)
+            os._exit(1)
+        os._exit(0)
+    if seconds is not None:
+        time.sleep(seconds)
+        os.kill(child, signal.SIGKILL)
+    return os.waitpid(child, 0)[1]
+
+started = time.monotonic()
+assert forked(place / "undisturbed") == 0
+whole = time.monotonic() - started
+draw = random.Random(0)
+killed = 0
+for life in range(30):
+    # The first two get stuck, so that they surely die at work; later ones live longer and longer.
+    stuck_at = draw.randint(0, 2) if life < 2 else -1
+    status = forked(place / "killed", draw.uniform(0.05, 0.3 + 0.1 * life) * whole, stuck_at)
+    killed += os.WIFSIGNALED(status)
+    if not os.WIFSIGNALED(status):
+        assert status == 0
+        break
+assert forked(place / "killed") == 0
+print("killed:", killed)
+"""
+
+
+def test_a_build_killed_at_random_moments_gives_the_same_dataset(place: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", KILLER, str(place / "my photos"), str(place)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert int(done.stdout.rsplit("killed:", 1)[1]) >= 2
+
+    def contents(folder: Path) -> dict[str, bytes]:
+        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+    undisturbed, resumed = contents(place / "undisturbed" / "set"), contents(place / "killed" / "set")
+    assert len([name for name in undisturbed if name.endswith(".arrow")]) > 3
+    assert resumed == undisturbed
+    assert sorted(path.name for path in (place / "killed").iterdir()) == ["cache", "set"]
+    # No caption was made twice.
+    lines = (place / "killed" / "cache" / "captions.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(lines) == len({json.loads(line)["sha256"] for line in lines}) == 12

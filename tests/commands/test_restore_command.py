@@ -1,0 +1,437 @@
+"""The commands `restore`, `classify` and `info` on real photos, as a user runs them."""
+
+import json
+import os
+import random
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+from PIL import Image
+from skimage import data
+
+from daclip import Restorer
+from daclip.commands import main as cli
+from daclip.commands import restore
+from daclip.commands.restore import overrides
+from daclip.commands.schemas import RestoreConfig
+from daclip.config import composed, validated
+from daclip.errors import DaclipError
+from daclip.restoring.batch import attempt, plan
+from daclip.restoring.control import Uncertainty, parse_classes
+
+# Mutated photos in the fuzz test; hundreds take minutes.
+FUZZ = int(os.environ.get("DACLIP_FUZZ", "60"))
+
+COFFEE, CAT = data.coffee(), data.chelsea()
+
+
+@pytest.fixture
+def place(tmp_path: Path, restorer_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with an artifact where the commands look for it, and a folder of photos."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "outputs" / "restorer").mkdir(parents=True)
+    (tmp_path / "outputs" / "restorer" / "latest").symlink_to(restorer_artifact, target_is_directory=True)
+    (tmp_path / "photos" / "trip").mkdir(parents=True)
+    Image.fromarray(COFFEE[:40, :60]).save(tmp_path / "photos" / "a [1].png")
+    Image.fromarray(CAT[:50, :30]).convert("L").save(tmp_path / "photos" / "trip" / "cat, old.jpg")
+    return tmp_path
+
+
+def run(*arguments: str) -> str | int | None:
+    """A command in this process: its error line or exit status, None if all went well."""
+    before = sys.argv
+    sys.argv = ["daclip", *arguments]
+    try:
+        cli.main()
+    except SystemExit as stop:
+        return None if stop.code in (None, 0) else stop.code
+    finally:
+        sys.argv = before
+    return None
+
+
+def lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_a_folder_is_restored_recorded_and_gone_on_with(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("restore", "photos", "--output", "clean") is None
+    assert Image.open("clean/a [1].png").size == (60, 40)
+    cat = Image.open("clean/trip/cat, old.jpg")
+    assert (cat.size, cat.mode) == ((30, 50), "L")
+    assert "a [1].png → " in capsys.readouterr().out
+    first, second = lines(place / "clean" / "summary.jsonl")
+    assert first["status"] == second["status"] == "restored"
+    assert first["photo"] == str(Path("photos/a [1].png"))
+    assert first["results"] == [str(Path("clean/a [1].png"))]
+    assert sum(first["probabilities"].values()) == pytest.approx(1, abs=0.01)
+    assert first["size"] == [60, 40]
+    assert first["seed"] == 0
+    # Run again with one more photo: what is there is left alone, byte for byte.
+    before = Path("clean/a [1].png").stat().st_mtime_ns
+    Image.fromarray(CAT[:20, :20]).save("photos/new.png")
+    assert run("restore", "photos", "--output", "clean", "seed=5") is None
+    assert Path("clean/a [1].png").stat().st_mtime_ns == before
+    assert [line["status"] for line in lines(place / "clean" / "summary.jsonl")[2:]] == ["kept", "restored", "kept"]
+    assert "overwrite=true" in capsys.readouterr().out
+    old = Path("clean/a [1].png").read_bytes()
+    assert run("restore", "photos/a [1].png", "--output", "clean", "--overwrite", "seed=5") is None
+    assert Path("clean/a [1].png").read_bytes() != old
+
+
+def test_a_result_depends_on_the_photo_alone(place: Path) -> None:
+    assert run("restore", "photos", "output=together") is None
+    assert run("restore", "photos/trip/cat, old.jpg", "output=alone") is None
+    assert Path("alone/cat, old.jpg").read_bytes() == Path("together/trip/cat, old.jpg").read_bytes()
+
+
+def test_patterns_formats_and_flat_folders(place: Path) -> None:
+    assert run("restore", "photos/**/*.jpg", "--output", "one", "--format", "webp") is None
+    assert [str(path.relative_to("one")) for path in Path("one").rglob("*.webp")] == ["trip/cat, old.webp"]
+    assert run("restore", "photos", "--output", "two", "--recursive=false") is None
+    assert [path.name for path in Path("two").iterdir() if path.suffix != ".jsonl"] == ["a [1].png"]
+
+
+def test_several_samples_and_their_differences(place: Path) -> None:
+    assert run("restore", "photos/a [1].png", "--output", "clean", "--samples", "3") is None
+    names = {"a [1].png", "a [1].sample2.png", "a [1].sample3.png", "a [1].uncertainty.png", "summary.jsonl"}
+    assert {path.name for path in Path("clean").iterdir()} == names
+    one, two = (np.asarray(Image.open(f"clean/{name}")) for name in ("a [1].png", "a [1].sample2.png"))
+    assert not np.array_equal(one, two)
+    assert np.asarray(Image.open("clean/a [1].uncertainty.png")).max() == 255
+    (line,) = lines(place / "clean" / "summary.jsonl")
+    assert 0 < line["uncertainty"] < 1
+    # The first sample is what a single one gives.
+    assert run("restore", "photos/a [1].png", "--output", "single") is None
+    assert Path("single/a [1].png").read_bytes() == Path("clean/a [1].png").read_bytes()
+
+
+def test_words_and_strength_change_the_result(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def result(*options: str) -> np.ndarray:
+        assert run("restore", "photos/a [1].png", "--output", "x", "--overwrite", *options) is None
+        return np.asarray(Image.open("x/a [1].png")).astype(int)
+
+    plain = result()
+    rainy, mixed = result("--degradation", "rainy"), result("degradation=rainy:1,hazy:1")
+    assert not np.array_equal(plain, rainy)
+    assert not np.array_equal(rainy, mixed)
+    assert np.array_equal(mixed, result("words={rainy: 0.5, hazy: 0.5}"))
+    capsys.readouterr()
+    result("--degradation", "drops, on a window")
+    assert "free text" in capsys.readouterr().out
+    assert np.array_equal(result("--strength", "0"), COFFEE[:40, :60])
+    half = result("--strength", "0.5")
+    assert np.abs(half - (COFFEE[:40, :60].astype(int) + plain) / 2).max() <= 1
+
+
+def test_a_mask_leaves_the_rest_alone(place: Path) -> None:
+    mask = np.zeros((40, 60), np.uint8)
+    mask[10:20, 20:40] = 255
+    Image.fromarray(mask).save("mask.png")
+    assert run("restore", "photos/a [1].png", "--output", "clean", "--mask", "mask.png") is None
+    result = np.asarray(Image.open("clean/a [1].png"))
+    assert np.array_equal(result[mask == 0], COFFEE[:40, :60][mask == 0])
+    assert not np.array_equal(result[mask > 0], COFFEE[:40, :60][mask > 0])
+    # What the photo shows in the hole does not matter.
+    holed = COFFEE[:40, :60].copy()
+    holed[mask > 0] = 77
+    Image.fromarray(holed).save("holed.png")
+    assert run("restore", "holed.png", "--output", "clean", "--mask", "mask.png") is None
+    assert np.array_equal(np.asarray(Image.open("clean/holed.png")), result)
+
+
+def test_classify_only_names(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("classify", "photos", "summary=named.jsonl") is None
+    assert len([line for line in capsys.readouterr().out.splitlines() if "%" in line]) == 2
+    assert {line["status"] for line in lines(place / "named.jsonl")} == {"classified"}
+    assert run("restore", "photos", "--dry-run") is None
+    assert not Path("outputs/restored").exists()
+
+
+def test_info_tells_what_an_artifact_is(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("info", "outputs/restorer/latest") is None
+    assert "restorer" in capsys.readouterr().out
+
+
+def test_failures_are_counted_and_the_others_restored(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    good = Path("photos/a [1].png").read_bytes()
+    for name in ("bad1.png", "bad2.png", "bad3.png"):
+        Path("photos", name).write_bytes(good[: len(good) // 2])
+    assert run("restore", "photos", "--output", "clean") == 3
+    shown = capsys.readouterr()
+    assert shown.err == "error: 3 of 5 photos could not be restored: see the lines above\n"
+    assert all(name in shown.out for name in ("bad1.png", "bad2.png", "bad3.png"))
+    statuses = [line["status"] for line in lines(place / "clean" / "summary.jsonl")]
+    assert sorted(statuses) == ["failed"] * 3 + ["restored"] * 2
+    assert all(line["error"] for line in lines(place / "clean" / "summary.jsonl") if line["status"] == "failed")
+    assert not list(Path("clean").glob(".*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["restore"], ["give photos"]),
+        (["restore", "gone.png"], ["gone.png", "no such file"]),
+        (["restore", "gone*.png"], ["matches no file"]),
+        (["restore", "photos", "--output", "photos"], ["would be lost"]),
+        (["restore", "photos/a [1].png", "--output", "photos"], ["would be overwritten"]),
+        (["restore", "photos/a [1].png", "other/a [1].png"], ["would both become"]),
+        (["restore", "photos", "--strength", "2"], ["strength=2"]),
+        (["restore", "photos", "--samples", "0"], ["samples=0"]),
+        (["restore", "photos", "--samples", "many"], ["samples"]),
+        (["restore", "photos", "--degradation", "rainy:-1,hazy:2"], ["rainy"]),
+        (["restore", "photos", "--mask", "gone.png"], ["gone.png"]),
+        (["restore", "photos", "--mask", "other/a [1].png"], ["one picture for 2 photos"]),
+        (["restore", "photos/a [1].png", "--mask", "photos/trip/cat, old.jpg"], ["must have the photo's size"]),
+        (["restore", "photos", "--format", "xyz"], ["format=xyz"]),
+        (["restore", "photos", "--output"], ["--output needs a value"]),
+        (["restore", "photos", "overlap=100"], ["overlap=100"]),
+        (["restore", "photos", "tile=64"], ["tile=64"]),
+        (["restore", "photos", "batch_size=0"], ["batch_size=0"]),
+        (["restore", "photos", "steps=1000"], ["1000"]),
+        (["restore", "photos", "sampler=nothing"], ["nothing"]),
+        (["restore", "photos", "degradatoin=rainy"], ["degradatoin"]),
+        (["restore", "photos", "artifact=nowhere"], ["nowhere"]),
+        (["classify", "gone.png"], ["gone.png"]),
+        (["info", "photos"], ["not an artifact"]),
+    ],
+    ids=lambda value: "_".join(value)[:50] if isinstance(value, list) else None,
+)
+def test_a_mistake_ends_in_one_line(place: Path, arguments: list[str], parts: list[str]) -> None:
+    Path("other").mkdir()
+    Image.fromarray(CAT[:40, :60]).save("other/a [1].png")
+    before = {path: path.read_bytes() for path in Path("photos").rglob("*.*")}
+    error = run(*arguments)
+    if error == 2:  # each of the two photos was refused
+        (error,) = {line["error"].split(": ", 1)[1] for line in lines(Path("outputs/restored/summary.jsonl"))}
+        error = f"error: {error}"
+    assert isinstance(error, str)
+    assert error.startswith("error: ")
+    assert "\n" not in error
+    for part in parts:
+        assert part in error
+    assert {path: path.read_bytes() for path in Path("photos").rglob("*.*")} == before
+
+
+def test_a_bug_costs_one_photo_only(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = Restorer.restore
+
+    def fails(self: Restorer, photo: Any, *arguments: Any, **options: Any) -> Any:
+        if photo.width == 60:
+            raise RuntimeError("first line\nsecond line")
+        return whole(self, photo, *arguments, **options)
+
+    monkeypatch.setattr(Restorer, "restore", fails)
+    assert "RuntimeError: first line" in lines_after(place)[0]["error"]
+    assert [line["status"] for line in lines_after(place)[:2]] == ["failed", "restored"]
+
+
+def lines_after(place: Path) -> list[dict[str, Any]]:
+    if not Path("clean").exists():
+        assert isinstance(run("restore", "photos", "--output", "clean"), str)
+    return lines(place / "clean" / "summary.jsonl")
+
+
+def test_stopping_keeps_what_is_done(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tried = attempt
+    calls = []
+
+    def stops(*arguments: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return tried(*arguments)
+
+    monkeypatch.setattr("daclip.commands.restore.attempt", stops)
+    cfg = OmegaConf.create({**composed("restore"), "input": "photos", "output": "clean"})
+    with pytest.raises(SystemExit) as stop:
+        restore.restore(validated(cfg, RestoreConfig))
+    assert stop.value.code == 130
+    assert "stopped after 1 of 2" in capsys.readouterr().err
+    assert [line["status"] for line in lines(place / "clean" / "summary.jsonl")] == ["restored"]
+
+
+# Parts
+
+
+@settings(max_examples=100, deadline=None)
+@given(name=st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1, max_size=20))
+def test_any_text_survives_the_command_line(name: str) -> None:
+    """Names and texts reach the configuration as they were typed, whatever Hydra's grammar makes of their signs."""
+    path = "x/" + name.replace("=", "-")
+    cfg = composed("restore", overrides([path, "--degradation", "x" + name, "--output", path]))
+    assert cfg["input"] == [path]
+    assert cfg["output"] == path
+    assert cfg["classes"] == "x" + name
+
+
+def test_collisions_are_found(tmp_path: Path) -> None:
+    for name in ("a.gif", "a.png", "b.bmp"):
+        Image.fromarray(COFFEE[:8, :8]).save(tmp_path / name)
+    names = [tmp_path / name for name in ("a.gif", "a.png", "b.bmp")]
+    jobs = plan([str(name) for name in names], tmp_path / "out")
+    assert [job.result.name for job in jobs] == ["a.gif.png", "a.png", "b.bmp"]
+    with pytest.raises(DaclipError, match="overwritten"):
+        plan([str(names[1])], tmp_path)
+    (tmp_path / "a.sample2.png").write_bytes(names[1].read_bytes())
+    with pytest.raises(DaclipError, match="both become"):
+        plan([str(names[1]), str(tmp_path / "a.sample2.png")], tmp_path / "out", samples=2)
+
+
+@pytest.mark.parametrize("classes", ["", "rainy:x", {"rainy": 0}, {}, {"rainy": float("nan")}, 3])
+def test_senseless_words_are_refused(classes: Any) -> None:
+    with pytest.raises(DaclipError, match="degradation"):
+        parse_classes(classes)
+
+
+def test_uncertainty_is_the_standard_deviation() -> None:
+    images = torch.rand(5, 3, 4, 6, generator=torch.Generator().manual_seed(0))
+    spread = Uncertainty()
+    for image in images:
+        spread.add(image)
+    assert torch.allclose(spread.map(), images.var(0).mean(0).sqrt(), atol=1e-6)
+
+
+def test_the_python_api(restorer_artifact: Path) -> None:
+    restorer = Restorer.from_pretrained(restorer_artifact, sampler="flow_ode", steps=2, device="cpu", seed=4)
+    assert restorer.sampler.nfe == 2
+    done = restorer.restore(Image.fromarray(COFFEE[:40, :50]).convert("RGBA"), samples=2)
+    assert (done.image.size, done.image.mode) == ((50, 40), "RGBA")
+    assert done.class_name == next(iter(done.probabilities))
+    assert list(done.probabilities.values()) == sorted(done.probabilities.values(), reverse=True)
+    assert done.seed == 4
+    assert done.seconds > 0
+    assert len(done.samples) == 2
+    assert done.uncertainty.shape == (40, 50)
+    several = restorer.restore([COFFEE[:40, :50], COFFEE[:30, :20]])
+    assert [one.image.shape for one in several] == [(40, 50, 3), (30, 20, 3)]
+    assert restorer.restore(np.stack([COFFEE[:40, :50]] * 2)).images.shape == (2, 40, 50, 3)
+    told: list[float] = []
+    restorer.restore(COFFEE[:40, :50], on_progress=told.append)
+    assert told == sorted(told)
+    assert told[-1] == 1
+    assert restorer.classify(COFFEE[:1, :300])[0].keys() == done.probabilities.keys()
+    with pytest.raises(DaclipError, match="no such artifact"):
+        Restorer.from_pretrained(restorer_artifact / "nowhere" / "at all")
+
+
+def test_naming_what_was_recognised_with_certainty_changes_nothing(restorer_artifact: Path) -> None:
+    from daclip.restoring.control import steer
+    from daclip.types import Conditioning
+
+    restorer = Restorer.from_pretrained(restorer_artifact, device="cpu")
+    classes = restorer.vocabulary
+    texts = restorer.daclip.clip.encode_text(classes)
+    # Embeddings for which the first word is certain, with a part that no text has.
+    restorer.daclip.logit_scale.data.fill_(9.0)
+    odd = torch.linalg.qr(torch.cat([texts.T, torch.randn(16, 1)], 1))[0][:, -1]
+    embedding = 5 * (texts[:1] + 0.1 * odd)
+    shares = restorer.daclip.classify(embedding, classes)[0]
+    certain = {class_name: float(share) for class_name, share in zip(classes, shares, strict=True) if share > 0}
+    same = steer(Conditioning(None, embedding), restorer.daclip, certain, classes).degradation
+    assert same is not None
+    assert torch.allclose(same, embedding, atol=1e-4)
+    other = steer(Conditioning(None, embedding), restorer.daclip, {classes[3]: 1.0}, classes).degradation
+    assert other is not None
+    assert restorer.daclip.classify(other, classes)[0].argmax() == 3
+    assert other.norm() == pytest.approx(float(embedding.norm()), rel=1e-5)
+
+
+def varied_photos() -> list[Path]:
+    """Small files of many kinds in the working folder."""
+    small = Image.fromarray(COFFEE[:24, :30])
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    kinds: dict[str, tuple[Image.Image, dict[str, Any]]] = {
+        "rgb.png": (small, {}),
+        "alpha.png": (small.convert("RGBA"), {}),
+        "palette.png": (small.convert("P"), {"transparency": 3}),
+        "deep.png": (Image.fromarray(COFFEE[:24, :30, 0].astype(np.uint16) * 257), {}),
+        "turned.jpg": (small, {"exif": exif}),
+        "gray.jpg": (small.convert("L"), {}),
+        "cmyk.jpg": (small.convert("CMYK"), {}),
+        "lossy.webp": (small, {}),
+        "alpha.webp": (small.convert("RGBA"), {"lossless": True}),
+        "strips.tif": (small, {"compression": "tiff_lzw", "exif": exif}),
+        "pages.tiff": (small, {"save_all": True, "append_images": [small, small]}),
+        "plain.bmp": (small, {}),
+    }
+    for name, (image, options) in kinds.items():
+        image.save(name, **options)
+    return [Path(name) for name in kinds]
+
+
+def odd_files(folder: Path, originals: list[Path]) -> dict[str, str]:
+    """Put what a camera never made into a folder; names of the photos among it, and what must come of each."""
+    good = originals[0].read_bytes()
+    Path(folder, "folder.png").mkdir()
+    Path(folder, "loop.png").symlink_to("loop.png")
+    os.mkfifo(folder / "pipe.png")  # who opens it waits for ever
+    expected = {
+        "-rf.png": good,
+        "new\nline.png": good,
+        "søren 照片 😀.png": good,
+        "${oc.env:HOME}.png": good,
+        "a=b,c [1].png": good,
+        "x" * 200 + ".png": good,
+        "UPPER.PNG": good,
+        "a jpeg.png": Path("turned.jpg").read_bytes(),
+        "appended.png": good + b"tail" * 100,
+        "empty.png": None,
+        "zeros.jpg": bytes(1000),
+        "text.png": b"hello",
+        "vector.png": b'<svg xmlns="http://www.w3.org/2000/svg"/>',
+        "program.png": b"\x7fELF" + bytes(100),
+        "twice cut.png": good[: len(good) // 2],
+    }
+    for name, content in expected.items():
+        Path(folder, name).write_bytes(content or b"")
+    return {
+        name: "restored"
+        if content is not None and content[:2] in (good[:2], b"\xff\xd8") and "cut" not in name
+        else "failed"
+        for name, content in expected.items()
+    }
+
+
+def test_mutated_photos_through_the_command(place: Path) -> None:
+    """Every mutated file is restored or named in the summary; nothing else happens."""
+    draw = random.Random(0)
+    originals = varied_photos()
+    Path("fuzz").mkdir()
+    odd = odd_files(Path("fuzz"), originals)
+    for number in range(FUZZ):
+        original = draw.choice(originals)
+        content = bytearray(original.read_bytes())
+        for _ in range(draw.randint(0, 6)):
+            # Headers decide more than pixels.
+            last = len(content) if draw.random() < 0.5 else min(64, len(content))
+            content[draw.randrange(last)] = draw.randrange(256)
+        kept = len(content) if draw.random() < 0.5 else draw.randint(1, len(content))
+        Path(f"fuzz/{number:04}{original.suffix}").write_bytes(content[:kept])
+    with pytest.MonkeyPatch.context() as patch:
+        # A header may be mutated into millions of pixels, which are readable and slow.
+        patch.setattr(Image, "MAX_IMAGE_PIXELS", 50_000)
+        status = run("restore", "fuzz", "--output", "clean", "--steps", "1")
+    recorded = lines(place / "clean" / "summary.jsonl")
+    assert len(recorded) == FUZZ + len(odd)
+    failed = [line for line in recorded if line["status"] == "failed"]
+    assert {Path(line["photo"]).name: line["status"] for line in recorded if Path(line["photo"]).name in odd} == odd
+    assert status == min(len(failed), 125)
+    assert 5 < len(failed) < FUZZ - 5
+    assert not any("please report" in line["error"] for line in failed)
+    assert all(line["photo"] in line["error"] for line in failed)
+    restored = {line["results"][0] for line in recorded if line["status"] == "restored"}
+    assert restored == {str(path) for path in Path("clean").iterdir() if path.suffix != ".jsonl"}
+    for path in restored:
+        with Image.open(path) as image:
+            image.load()

@@ -1,0 +1,277 @@
+"""Every command from end to end, on real photos, as a user runs it."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from running import assert_one_line, invoke, read
+from skimage import data
+
+WORDS = {
+    "motion-blurry",
+    "hazy",
+    "jpeg-compressed",
+    "low-light",
+    "noisy",
+    "raindrop",
+    "rainy",
+    "shadowed",
+    "snowy",
+    "uncompleted",
+}
+
+
+def run(*command: str, cwd: Path, ok: bool = True) -> subprocess.CompletedProcess[str]:
+    """Run `python -m …` in a folder and check its exit status."""
+    done = subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"},
+    )
+    assert (done.returncode == 0) is ok, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder in which both stages have been trained for two steps, stage 1 by stage 2's command."""
+    folder = tmp_path_factory.mktemp("place")
+    run("daclip.commands.train", "experiments=smoke_daclip", cwd=folder)
+    run("daclip.commands.main", "train", "restorer", "experiments=smoke_restorer", cwd=folder)
+    return folder
+
+
+def test_stage_1_leaves_an_artifact(place: Path) -> None:
+    artifact = place / "outputs" / "daclip" / "latest"
+    assert artifact.is_symlink()
+    metrics = read(artifact / "metrics.json")
+    assert 0 <= metrics["degradation_accuracy"] <= 1
+    assert set(metrics["per_degradation_accuracy"]) == WORDS
+    record = read(artifact / "record.json")
+    assert record["seed"] == 0
+    assert record["versions"]["torch"]
+    assert (artifact / "weights.safetensors").is_file()
+    logs = (artifact.resolve().parent / "logs" / "metrics.csv").read_text(encoding="utf-8")
+    for column in (
+        "train/degradation_loss",
+        "train/grad_norm",
+        "val/degradation_accuracy/rainy",
+        "val/content_cosine",
+    ):
+        assert column in logs
+
+
+def test_stage_2_leaves_an_artifact_with_both_stages_and_pictures(place: Path) -> None:
+    artifact = place / "outputs" / "restorer" / "latest"
+    metrics = read(artifact / "metrics.json")
+    assert set(metrics["per_degradation"]) == WORDS
+    assert metrics["steps"] == 2
+    assert (artifact / "daclip" / "weights.safetensors").is_file()
+    grids = list((artifact.resolve().parent / "samples").glob("*.png"))
+    assert grids
+    assert Image.open(grids[0]).size == (3 * 52 + 4, 10 * 52 + 4)
+
+
+def test_evaluate_writes_scores_of_every_word(place: Path) -> None:
+    done = run("daclip.commands.evaluate", cwd=place)
+    metrics = read(place / "outputs" / "evaluation" / "metrics.json")
+    assert set(metrics["per_degradation"]) == WORDS
+    for row in [*metrics["per_degradation"].values(), metrics["mean"]]:
+        assert {"psnr_lq", "psnr", "ssim_lq", "ssim", "count"} == set(row)
+    assert metrics["mean"]["psnr"] == pytest.approx(
+        np.mean([row["psnr"] for row in metrics["per_degradation"].values()])
+    )
+    assert 0 <= metrics["degradation_accuracy"] <= 1
+    assert (place / "outputs" / "evaluation" / "grid.png").is_file()
+    for class_name in WORDS:
+        assert class_name in done.stdout
+    # Another sampler is one option; the artifact's data stays.
+    run("daclip.commands.evaluate", "sampler=flow_ode", "sampler.steps=1", "output=other", cwd=place)
+    again = read(place / "other" / "metrics.json")
+    assert again["nfe"] == 1
+    assert again["mean"]["psnr_lq"] == metrics["mean"]["psnr_lq"]
+
+
+def test_restore_keeps_names_and_sizes_and_names_the_degradation(place: Path) -> None:
+    photos = place / "my photos"
+    (photos / "trip").mkdir(parents=True)
+    Image.fromarray(data.coffee()[:45, :70]).save(photos / "a b.png")
+    Image.fromarray(data.chelsea()[:33, :50]).convert("L").save(photos / "trip" / "cat.jpg")
+    done = run("daclip.commands.main", "restore", f"input='{photos}'", "output=clean", cwd=place)
+    assert Image.open(place / "clean" / "a b.png").size == (70, 45)
+    assert Image.open(place / "clean" / "trip" / "cat.jpg").size == (50, 33)
+    lines = [line for line in done.stdout.splitlines() if "→" in line]
+    assert len(lines) == 2
+    assert all(any(class_name in line for class_name in WORDS) for line in lines)
+    first = (place / "clean" / "a b.png").read_bytes()
+    run("daclip.commands.restore", str(photos / "a b.png"), "--output", "clean2", cwd=place)
+    assert (place / "clean2" / "a b.png").read_bytes() == first
+
+
+def test_the_python_of_the_readme_runs(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(place)
+    Image.fromarray(data.coffee()[:48, :64]).save("photo.jpg")
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"^```python\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
+    exec(compile(block, "README.md", "exec"), {})
+    assert any(class_name in capsys.readouterr().out for class_name in WORDS)
+    assert Image.open("clean.png").size == (64, 48)
+
+
+def test_restore_goes_on_after_a_damaged_photo_and_says_so(place: Path) -> None:
+    photos = place / "mixed"
+    photos.mkdir()
+    Image.fromarray(data.coffee()[:40, :40]).save(photos / "good.png")
+    (photos / "bad.png").write_bytes((photos / "good.png").read_bytes()[:500])
+    done = run("daclip.commands.restore", "input=mixed", "output=mixed_clean", cwd=place, ok=False)
+    assert_one_line(done.stderr.strip().splitlines()[-1], "1 of 2")
+    assert "Traceback" not in done.stderr
+    assert "bad.png" in done.stdout
+    assert {path.name for path in (place / "mixed_clean").iterdir()} == {"good.png", "summary.jsonl"}
+
+
+def test_info_shows_scores_and_provenance(place: Path) -> None:
+    done = run("daclip.commands.main", "info", "outputs/restorer/latest", cwd=place)
+    for part in ("restorer", "metrics.mean.psnr", "versions.torch", "seed"):
+        assert part in done.stdout
+
+
+def test_resume_continues_the_count(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    arguments = ["experiments=smoke_daclip", "trainer.max_steps=4", "output=outputs/resumed"]
+    assert invoke("daclip.commands.train", *arguments, "trainer.max_steps=2") is None
+    assert invoke("daclip.commands.train", *arguments, "resume=last") is None
+    resumed = read(place / "outputs" / "resumed" / "latest" / "metrics.json")
+    assert resumed["steps"] == 4
+    logs = sorted((place / "outputs" / "resumed").glob("*/logs/metrics.csv"))[-1].read_text(encoding="utf-8")
+    # The second run did steps 2 and 3 only.
+    rows = [line.split(",") for line in logs.splitlines()]
+    steps = {int(row[rows[0].index("step")]) for row in rows[1:]}
+    assert min(steps) >= 2
+
+
+def test_offline_wandb_needs_no_account(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    assert (
+        invoke("daclip.commands.train", "experiments=smoke_daclip", "logger=wandb", "output=outputs/wandb_try") is None
+    )
+    assert list((place / "outputs" / "wandb_try").glob("*/wandb/offline-run-*/*.wandb"))
+
+
+def test_multirun_trains_each_job_by_itself(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    assert invoke("daclip.commands.train", "-m", "experiments=smoke_daclip", "seed=0,1", "output=outputs/sweep") is None
+    found = sorted((place / "outputs" / "sweep").glob("sweep_*/*/artifact/record.json"))
+    assert [read(path)["seed"] for path in found] == [0, 1]
+
+
+def test_contact_sheet(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    assert invoke("daclip.commands.main", "degradations", "size=48", "severities=[0.5]") is None
+    assert Image.open(place / "outputs" / "degradations.png").size[0] > 4 * 48
+
+
+def test_benchmark_writes_rows(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    assert (
+        invoke(
+            "benchmarks.benchmark",
+            "repeats=1",
+            "vit=['experiments=smoke_daclip']",
+            "stage_1=['experiments=smoke_daclip']",
+            "restorer=['experiments=smoke_restorer']",
+            "stage_2=['experiments=smoke_restorer','data.batch_size=1']",
+            "samples=8",
+            "photos=1",
+            "steps=3",
+            "sides=[32]",
+        )
+        is None
+    )
+    rows = read(place / "outputs" / "benchmark.json")
+    assert {row["name"] for row in rows} == {
+        "daclip_train_step",
+        "daclip_train_memory",
+        "daclip_embedded_step",
+        "loader",
+        "loader_2_workers",
+        "loader_restorer",
+        "restorer_train_step",
+        "restorer_train_memory",
+        "restorer_loss_curve",
+        "restore_256",
+        "evaluation_memory_32",
+        *(f"degrade_{class_name}" for class_name in (*WORDS, "composite", "wild")),
+    }
+    for row in rows:
+        assert set(row) == {"name", "unit", "baseline", "ours", "ratio", "note"}
+        assert row["ratio"] > 0
+
+
+@pytest.mark.parametrize(
+    ("command", "parts"),
+    [
+        (["daclip.commands.train", "data.bath_size=2"], ["data.bath_size", "data.batch_size"]),
+        (["daclip.commands.train", "+bogus=1"], ["bogus"]),
+        (["daclip.commands.train", "clip=huge"], ["huge"]),
+        (["daclip.commands.train", "experiments=nothing"], ["nothing"]),
+        (
+            ["daclip.commands.train", "experiments=smoke_daclip", "data.batch_size=21"],
+            ["batch_size=21", "larger than the data"],
+        ),
+        (
+            ["daclip.commands.train", "experiments=smoke_daclip", "data=folder", "data.root=empty"],
+            ["empty", "no images"],
+        ),
+        (["daclip.commands.train", "experiments=smoke_daclip", "data=folder"], ["data.root"]),
+        (["daclip.commands.train", "experiments=smoke_daclip", "data=folder", "data.root=broken"], ["damaged"]),
+        (["daclip.commands.train", "experiments=smoke_daclip", "resume=gone.ckpt"], ["gone.ckpt"]),
+        (["daclip.commands.train", "experiments=smoke_daclip", "degradation.noisy.sigma=[1,2,3]"], ["sigma"]),
+        (["daclip.commands.train", "experiments=smoke_daclip", "trainer.max_steps=abc"], ["max_steps"]),
+        (["daclip.commands.train", "--config-name", "train_restorer", "daclip=empty"], ["not an artifact"]),
+        (
+            ["daclip.commands.train", "--config-name", "train_restorer", "daclip=outputs/restorer/latest"],
+            ["train-daclip"],
+        ),
+        (["daclip.commands.evaluate", "artifact=empty"], ["not an artifact"]),
+        (["daclip.commands.evaluate", "artifact=nowhere"], ["no such artifact"]),
+        (["daclip.commands.evaluate", "artifact=outputs/daclip/latest"], ["train-restorer"]),
+        (["daclip.commands.evaluate", "sampler=posterior", "sampler.steps=101"], ["101"]),
+        (["daclip.commands.evaluate", "device=tpu"], ["device=tpu"]),
+        (["daclip.commands.restore"], ["INPUT"]),
+        (["daclip.commands.restore", "input=gone.png"], ["gone.png"]),
+        (["daclip.commands.restore", "input=empty"], ["no images"]),
+        (["daclip.commands.restore", "input=broken", "output=broken"], ["would be lost"]),
+        (["daclip.commands.restore", "input=broken/bad.png"], ["damaged"]),
+        (["daclip.commands.main", "info", "empty"], ["not an artifact"]),
+        (["daclip.commands.main", "paint"], ["paint"]),
+        (["daclip.commands.main", "train"], ["which stage"]),
+    ],
+    ids=lambda value: "_".join(value)[7:60] if isinstance(value, list) else None,
+)
+def test_a_mistake_ends_in_one_line(
+    place: Path, command: list[str], parts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(place)
+    (place / "empty").mkdir(exist_ok=True)
+    (place / "broken").mkdir(exist_ok=True)
+    if not list((place / "broken").iterdir()):
+        for name in ("bad.png", "worse.png"):
+            Image.fromarray(data.coffee()).save(place / "broken" / name)
+            content = (place / "broken" / name).read_bytes()
+            (place / "broken" / name).write_bytes(content[: len(content) // 2])
+    before = (place / "outputs" / "daclip" / "latest").readlink()
+    assert_one_line(invoke(*command), *parts)
+    assert (place / "outputs" / "daclip" / "latest").readlink() == before

@@ -1,0 +1,195 @@
+"""Every command in the README and the guides runs: its make target exists and its configuration composes.
+
+Composing is what most commands can do wrong: a misspelt option, a value that moved, a file that is gone. The commands
+themselves run from end to end in the other tests of this folder.
+"""
+
+import importlib
+import re
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from hydra.utils import instantiate
+from running import invoke
+from skimage import data
+
+from daclip.commands.assembly import make
+from daclip.commands.main import COMMANDS
+from daclip.types import Conditioning
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+# Make targets and commands that compose nothing; `info` is run in test_commands.
+PLAIN = {"test", "help", "lint", "format", "lock", "wheel", "info"}
+# Blocks that need a server of their own: test_app sends the same requests to one.
+SERVED = re.compile(r"\bcurl\b")
+
+
+def commands(page: Path) -> list[str]:
+    """Lines of the page's `sh` blocks, without comments."""
+    blocks = [text for language, text in BLOCK.findall(page.read_text(encoding="utf-8")) if language == "sh"]
+    whole = [re.sub(r"\\\n\s*", " ", block) for block in blocks if not SERVED.search(block)]
+    lines = [line.strip() for block in whole for line in block.splitlines()]
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+ALL = sorted({(page.name, command) for page in PAGES for command in commands(page)})
+
+
+def test_there_are_commands_on_every_guide() -> None:
+    assert len(ALL) > 60
+    assert {"README.md", "protocols.md", "reports.md", "cluster.md", "wandb.md", "faq.md"} <= {name for name, _ in ALL}
+
+
+def from_make(classes: list[str]) -> list[str]:
+    """Module and arguments of what a make command runs."""
+    printed = subprocess.run(
+        ["make", "-n", "--no-print-directory", "-o", ".venv/ready", *classes],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    if classes[0] in PLAIN:
+        return []
+    (line,) = [line for line in printed.splitlines() if "-m daclip." in line]
+    return shlex.split(line)[2:]
+
+
+def from_console(classes: list[str]) -> list[str]:
+    """Module and arguments of what the console script runs."""
+    if classes[0] in PLAIN:
+        return []
+    length = 2 if " ".join(classes[:2]) in COMMANDS else 1
+    module, leading = COMMANDS[" ".join(classes[:length])]
+    return [module, *leading, *classes[length:]]
+
+
+def check_script(classes: list[str]) -> None:
+    """A script of experiments/ exists and knows the options; it is too long to run."""
+    text = (ROOT / classes[0]).read_text(encoding="utf-8")
+    for option in (class_name for class_name in classes if class_name.startswith("--")):
+        assert f'"{option}"' in text, option
+
+
+@pytest.mark.parametrize(("page", "command"), ALL, ids=[f"{page}-{number}" for number, (page, _) in enumerate(ALL)])
+def test_a_command_composes(
+    page: str,
+    command: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    head, *classes = shlex.split(command, comments=True)
+    if head == "pip":
+        extra = re.fullmatch(r"daclip\[(\w+)\]", classes[-1])
+        assert extra
+        assert f"\n{extra[1]} = [" in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+        return
+    if head == "python" and classes[0] != "-m":
+        check_script(classes)
+        return
+    if head in ("python", "srun", "torchrun"):  # whatever starts the ranks
+        found = [class_name.replace("$SLURM_JOB_ID", "1") for class_name in classes[classes.index("-m") + 1 :]]
+    else:
+        assert head in ("make", "daclip"), f"{page}: this test does not know how to try '{command}'"
+        found = from_make(classes) if head == "make" else from_console(classes)
+    if not found:
+        return
+    module, *overrides = found
+    if page in ("own-degradation.md", "own-backbone.md"):
+        overrides = [override for override in overrides if override not in MADE]
+    if "-m" in overrides:  # a sweep: its first run
+        overrides = [override.split(",")[0] for override in overrides if override != "-m"]
+    monkeypatch.chdir(tmp_path)
+    if not hasattr(importlib.import_module(module), "main"):  # a package that runs as `python -m`
+        module = f"{module}.__main__"
+    assert invoke(module, "--cfg", "job", *overrides) is None, command
+    composed = yaml.safe_load(capsys.readouterr().out)
+    assert composed
+    if module == "daclip.commands.train":  # options that compose and are refused when the loss is made
+        make(composed["stage"].get("loss", {}))
+
+
+# What the guides let the reader write first.
+MADE = {"degradation=[faded]", "degradation=[noisy,rainy,faded]", "backbone=plain"}
+
+
+@pytest.mark.parametrize("page", ["own-degradation.md", "own-backbone.md"])
+def test_the_parts_that_a_guide_writes_work(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    code, settings = (
+        text for language, text in BLOCK.findall((ROOT / "docs" / page).read_text(encoding="utf-8"))
+        if language in ("python", "yaml")
+    )  # fmt: skip
+    node = yaml.safe_load(settings)
+    node = node if "_target_" in node else next(iter(node.values()))
+    name = node["_target_"].split(".")[-2]
+    (tmp_path / f"{name}_of_guide.py").write_text(code, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    node["_target_"] = f"{name}_of_guide.{node['_target_'].split('.')[-1]}"
+    made = instantiate(node, _convert_="object")
+    photo = torch.rand(2, 3, 40, 36, generator=torch.Generator().manual_seed(0))
+    if page == "own-degradation.md":
+        faded = made(photo, [torch.Generator().manual_seed(i) for i in range(2)], 1.0)
+        assert faded.shape == photo.shape
+        assert float(faded.std()) < float(photo.std())
+    else:
+        network = made(context_dim=8)
+        conditioning = Conditioning(torch.zeros(2, 8), torch.ones(2, 8))
+        assert network(photo, photo, torch.tensor([1, 50]), conditioning).shape == photo.shape
+
+
+@pytest.mark.parametrize("page", ["restoring.md", "degradations.md"])
+def test_the_python_of_a_guide_runs(
+    page: str, restorer_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "outputs" / "restorer").mkdir(parents=True)
+    (tmp_path / "outputs" / "restorer" / "latest").symlink_to(restorer_artifact)
+    monkeypatch.chdir(tmp_path)
+    (code,) = [
+        text
+        for language, text in BLOCK.findall((ROOT / "docs" / page).read_text(encoding="utf-8"))
+        if language == "python"
+    ]
+    photo = np.ascontiguousarray(data.coffee()[:40, :48])
+    given: dict[str, Any] = {"photo": photo, "another": photo[::-1].copy()}
+    exec(compile(code, page, "exec"), given)
+    if page == "restoring.md":
+        assert [sample.shape for sample in given["done"].samples] == [photo.shape] * 4
+        assert given["done"].uncertainty.shape == photo.shape[:2]
+
+
+def test_commands_named_in_a_text_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    named = []
+    for page in PAGES:
+        text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+        for program, rest in re.findall(r"`(make|daclip) ([a-z][^`]*)`", text):
+            named.append(rest)
+            classes = rest.split()
+            if program == "make":
+                assert classes[0] in targets, f"{page.name}: make {rest}"
+            else:
+                assert classes[0] in PLAIN or {classes[0], " ".join(classes[:2])} & set(COMMANDS), (
+                    f"{page.name}: daclip {rest}"
+                )
+    assert len(named) > 40
+
+
+def test_links_between_pages_lead_somewhere() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!https?://)([^)#]+)\)", page.read_text(encoding="utf-8")):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_readme_leads_to_every_guide() -> None:
+    readme = PAGES[0].read_text(encoding="utf-8")
+    assert [page.name for page in PAGES[1:] if f"](docs/{page.name})" not in readme] == []

@@ -1,0 +1,123 @@
+"""Artifact folders: complete or absent, and data only."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors import SafetensorError
+from small_clip import CLIP
+from torch import nn
+
+from daclip.artifacts import Artifact, find_artifact, load_daclip, point_latest, save_artifact
+from daclip.clip.controller import create_daclip
+from daclip.errors import DaclipError
+from daclip.files import write_json
+
+
+def settings(**changes: Any) -> dict[str, Any]:
+    return {key: value for key, value in {**CLIP, **changes}.items() if key != "_target_"}
+
+
+@pytest.fixture
+def artifact(tmp_path: Path) -> Path:
+    model = create_daclip(**settings(seed=7))
+    return save_artifact(tmp_path / "run" / "artifact", "daclip", {"clip": CLIP}, model.state_dict(), {"a": 1}, {})
+
+
+def test_weights_come_back_and_are_frozen(artifact: Path) -> None:
+    loaded = load_daclip(artifact)
+    # The seed of the artifact's configuration differs on purpose: all weights come from the file.
+    expected = create_daclip(**settings(seed=7)).state_dict()
+    state = loaded.state_dict()
+    assert state.keys() == expected.keys()
+    assert all(torch.equal(state[name], expected[name]) for name in expected)
+    assert not any(p.requires_grad for p in loaded.parameters())
+
+
+def test_a_pretrained_tag_is_not_downloaded_again(artifact: Path) -> None:
+    path = artifact / "config.yaml"
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    config["clip"]["pretrained"] = "laion2b_s34b_b79k"
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    assert load_daclip(artifact).embed_dim == 16
+
+
+def test_a_failed_save_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(TypeError):
+        save_artifact(tmp_path / "artifact", "daclip", {}, {"w": torch.zeros(1)}, {"bad": object()}, {})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_or_a_broken_folder_is_one_line_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(state: object, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("daclip.artifacts.save_file", full)
+        with pytest.raises(DaclipError, match=r"No space left on device.*resume=last"):
+            save_artifact(tmp_path / "artifact", "daclip", {}, {"w": torch.zeros(1)}, {}, {})
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
+    with pytest.raises(DaclipError, match="cannot be written"):
+        save_artifact(tmp_path / "file" / "artifact", "daclip", {}, {}, {}, {})
+    with pytest.raises(DaclipError, match=r"metrics\.json: cannot be written"):
+        write_json(tmp_path / "file" / "metrics.json", {})
+
+
+def test_latest_moves_to_the_newest(artifact: Path, tmp_path: Path) -> None:
+    with pytest.raises(DaclipError, match="make train-daclip"):
+        find_artifact(None, tmp_path, "make train-daclip")
+    point_latest(artifact, tmp_path)
+    assert (tmp_path / "latest").readlink() == Path("run/artifact")
+    newer = save_artifact(tmp_path / "run2" / "artifact", "daclip", {}, {}, {}, {})
+    point_latest(newer, tmp_path)
+    assert find_artifact(None, tmp_path, "make train-daclip") == newer.resolve()
+
+
+def test_a_foreign_target_is_refused(artifact: Path) -> None:
+    path = artifact / "config.yaml"
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    config["clip"]["architecture"]["text_cfg"]["evil"] = {"_target_": "os.system", "command": "true"}
+    path.write_text(yaml.safe_dump(config), encoding="utf-8")
+    with pytest.raises(DaclipError, match=r"os\.system"):
+        load_daclip(artifact)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("config.yaml", None, "config.yaml is missing"),
+        ("weights.safetensors", None, "weights.safetensors is missing"),
+        ("config.yaml", b"kind: [", "damaged"),
+        ("config.yaml", b"just text", "not the configuration"),
+        ("config.yaml", b"!!python/object/apply:os.system ['true']", "damaged"),
+        ("weights.safetensors", b"\x00" * 100, "damaged"),
+    ],
+)
+def test_a_broken_artifact_is_named_in_one_line(artifact: Path, name: str, content: bytes | None, reason: str) -> None:
+    if content is None:
+        (artifact / name).unlink()
+    else:
+        (artifact / name).write_bytes(content)
+    with pytest.raises(DaclipError, match=reason) as caught:
+        load_daclip(artifact)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_of_another_layout_are_refused_by_name(artifact: Path) -> None:
+    with pytest.raises(DaclipError, match="weight"):
+        Artifact(artifact).load_into(nn.Linear(2, 2))
+
+
+def test_json_is_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    write_json(path, {"x": 1})
+    with pytest.raises(TypeError):
+        write_json(path, {"x": object()})
+    assert path.read_text(encoding="utf-8") == '{\n  "x": 1\n}\n'
+    assert [found.name for found in tmp_path.iterdir()] == ["a.json"]

@@ -1,0 +1,315 @@
+"""Files from strangers: none runs code, none reads the environment, each is refused in one line."""
+
+import os
+import pickle
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
+from small_clip import CLIP
+
+from daclip.artifacts import Artifact, load_daclip, load_denoiser, read_metrics, refuse_foreign_targets
+from daclip.clip.controller import create_daclip
+from daclip.clip.official import read_official
+from daclip.commands.assembly import resolved
+from daclip.commands.schemas import TrainConfig
+from daclip.config import run_config
+from daclip.data.hub import open_split
+from daclip.errors import DaclipError
+from daclip.metrics.perceptual import vgg16
+from daclip.training.checkpointing import checkpoint_to_resume, read_checkpoint
+from daclip.training.provenance import hide_secrets, redact, redacted
+
+MARK = "DACLIP_TEST_MARK"
+
+
+class Evil:
+    """Unpickled, it leaves a mark, which stands for anything."""
+
+    def __init__(self, mark: Path):
+        self.mark = mark
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch '{self.mark}'",)
+
+
+def artifact(folder: Path, **sections: Any) -> Path:
+    """An artifact whose configuration a stranger has changed; its weights are an empty file of the right kind."""
+    folder.mkdir(parents=True)
+    config = {"kind": "daclip", "clip": CLIP, **sections}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    save_file({"w": torch.zeros(1)}, folder / "weights.safetensors")
+    return folder
+
+
+def command(mark: Path) -> list[str]:
+    return ["touch", str(mark)]
+
+
+def checkpoint(folder: Path, mark: Path) -> None:
+    path = folder / "evil.ckpt"
+    torch.save({"state_dict": {}, "loops": Evil(mark), "optimizer_states": []}, path)
+    read_checkpoint(path)
+
+
+def old_pickle_checkpoint(folder: Path, mark: Path) -> None:
+    path = folder / "evil.ckpt"
+    path.write_bytes(pickle.dumps(Evil(mark)))
+    read_checkpoint(path)
+
+
+def old_torch_checkpoint(folder: Path, mark: Path) -> None:
+    path = folder / "evil.ckpt"
+    torch.save({"state_dict": Evil(mark)}, path, _use_new_zipfile_serialization=False)
+    read_checkpoint(path)
+
+
+def resumed_last(folder: Path, mark: Path) -> None:
+    path = folder / "run" / "checkpoints" / "step_00000001.ckpt"
+    path.parent.mkdir(parents=True)
+    torch.save({"callbacks": Evil(mark)}, path)
+    found = checkpoint_to_resume("last", folder, folder)
+    assert found is not None
+    read_checkpoint(found)
+
+
+def pickle_as_weights(folder: Path, mark: Path) -> None:
+    (artifact(folder / "a") / "weights.safetensors").write_bytes(pickle.dumps(Evil(mark)))
+    load_daclip(folder / "a")
+
+
+def torch_file_as_weights(folder: Path, mark: Path) -> None:
+    torch.save(Evil(mark), artifact(folder / "a") / "weights.safetensors")
+    load_daclip(folder / "a")
+
+
+def python_object_in_yaml(folder: Path, mark: Path) -> None:
+    text = f"kind: daclip\nclip: !!python/object/apply:os.system ['touch {mark}']\n"
+    (artifact(folder / "a") / "config.yaml").write_text(text)
+    load_daclip(folder / "a")
+
+
+def foreign_target(folder: Path, mark: Path) -> None:
+    load_daclip(artifact(folder / "a", clip={"_target_": "os.system", "command": f"touch {mark}"}))
+
+
+def target_through_our_modules(folder: Path, mark: Path) -> None:
+    load_daclip(
+        artifact(folder / "a", clip={"_target_": "daclip.commands.train.subprocess.run", "args": command(mark)})
+    )
+
+
+def target_through_an_allowed_module(folder: Path, mark: Path) -> None:
+    target = "daclip.data.build.os.system"
+    load_daclip(artifact(folder / "a", clip={"_target_": target, "command": f"touch {mark}"}))
+
+
+def our_function_that_writes(folder: Path, mark: Path) -> None:
+    target = "daclip.images.save_image"
+    load_daclip(artifact(folder / "a", clip={"_target_": target, "path": str(mark), "image": 0}))
+
+
+def nested_target(folder: Path, mark: Path) -> None:
+    nested = {**CLIP, "architecture": {"deep": [{"_target_": "subprocess.run", "args": command(mark)}]}}
+    load_daclip(artifact(folder / "a", clip=nested))
+
+
+def target_in_the_data_section(folder: Path, mark: Path) -> None:
+    evil = {"_target_": "builtins.exec", "_args_": [f"open('{mark}', 'w')"]}
+    Artifact(artifact(folder / "a", data=evil)).section("data")
+
+
+def target_in_stage_2(folder: Path, mark: Path) -> None:
+    evil = {"_target_": "subprocess.run", "args": command(mark)}
+    stage = {"parameterization": "data", "correct_epsilon_shift": False}
+    load_denoiser(Artifact(artifact(folder / "a", kind="restorer", backbone=evil, stage=stage)), 16)
+
+
+def reference_to_the_environment(folder: Path, mark: Path) -> None:
+    data = {"_target_": "daclip.data.hub.HubPhotos", "root": "${oc.env:HF_TOKEN}"}
+    Artifact(artifact(folder / "a", data=data)).section("data")
+
+
+def section_of_another_kind(folder: Path, mark: Path) -> None:
+    load_daclip(artifact(folder / "a", clip="os.system"))
+
+
+def pickle_as_metrics(folder: Path, mark: Path) -> None:
+    (artifact(folder / "a") / "metrics.json").write_bytes(pickle.dumps(Evil(mark)))
+    read_metrics(folder / "a")
+
+
+def clip_weight_file(folder: Path, mark: Path) -> None:
+    path = folder / "clip.pt"
+    torch.save(Evil(mark), path)
+    create_daclip("ViT-S-32-alt", str(path), "resize", "reversed", 0)
+
+
+def official_weights(folder: Path, mark: Path) -> None:
+    path = folder / "daclip.pt"
+    torch.save({"state_dict": {"visual_control.w": Evil(mark)}}, path)
+    read_official(path)
+
+
+def perceptual_weights(folder: Path, mark: Path) -> None:
+    path = folder / "vgg.pth"
+    torch.save(Evil(mark), path)
+    vgg16(str(path))
+
+
+def pandas_rows(folder: Path, mark: Path) -> None:
+    path = folder / "rows.pandas"
+    path.write_bytes(pickle.dumps(Evil(mark)))
+    open_split(str(path), None, None, "train", streaming=False)
+
+
+def pickled_rows(folder: Path, mark: Path) -> None:
+    path = folder / "rows.pkl"
+    path.write_bytes(pickle.dumps(Evil(mark)))
+    open_split(str(path), None, None, "train", streaming=True)
+
+
+def loading_script(folder: Path, mark: Path) -> None:
+    root = folder / "evil_set"
+    root.mkdir()
+    (root / "evil_set.py").write_text(f"import os\nos.system('touch {mark}')\n")
+    open_split(str(root), None, None, "train", streaming=False)
+
+
+def parquet_that_is_a_pickle(folder: Path, mark: Path) -> None:
+    path = folder / "rows.parquet"
+    path.write_bytes(pickle.dumps(Evil(mark)))
+    open_split(str(path), None, None, "train", streaming=False)
+
+
+def zip_that_climbs(folder: Path, mark: Path) -> None:
+    path = folder / "rows.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(f"../{mark.name}", b"outside")
+    open_split(str(path), None, None, "train", streaming=False)
+
+
+def tar_that_climbs(folder: Path, mark: Path) -> None:
+    path = folder / "rows.tar"
+    content = folder / "content"
+    content.write_bytes(b"outside")
+    with tarfile.open(path, "w") as archive:
+        archive.add(content, f"../{mark.name}")
+    open_split(str(path), None, None, "train", streaming=False)
+
+
+CASES: list[Callable[[Path, Path], None]] = [
+    checkpoint,
+    old_pickle_checkpoint,
+    old_torch_checkpoint,
+    resumed_last,
+    pickle_as_weights,
+    torch_file_as_weights,
+    python_object_in_yaml,
+    foreign_target,
+    target_through_our_modules,
+    target_through_an_allowed_module,
+    our_function_that_writes,
+    nested_target,
+    target_in_the_data_section,
+    target_in_stage_2,
+    reference_to_the_environment,
+    section_of_another_kind,
+    pickle_as_metrics,
+    clip_weight_file,
+    official_weights,
+    perceptual_weights,
+    pandas_rows,
+    pickled_rows,
+    loading_script,
+    parquet_that_is_a_pickle,
+    zip_that_climbs,
+    tar_that_climbs,
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+def test_a_malicious_file_is_refused_in_one_line(
+    case: Callable[[Path, Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    mark = tmp_path / MARK
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with pytest.raises(DaclipError) as caught:
+        case(folder, mark)
+    assert not mark.exists()
+    assert not list(tmp_path.rglob(MARK))
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 600
+
+
+def test_the_marks_would_be_left(tmp_path: Path) -> None:
+    """The files are malicious: read carelessly, they do leave their marks."""
+    mark = tmp_path / MARK
+    torch.save(Evil(mark), tmp_path / "a.pt")
+    torch.load(tmp_path / "a.pt", weights_only=False)
+    assert mark.exists()
+
+
+@pytest.mark.parametrize("stage", ["daclip", "restorer"])
+def test_what_training_writes_is_accepted(stage: str, tmp_path: Path) -> None:
+    config = resolved(run_config(f"train_{stage}", TrainConfig, tmp_path, ["degradation=[noisy,composite,wild]"]))
+    for section in ("clip", "backbone", "process", "sampler", "data", "degradation"):
+        refuse_foreign_targets(config[section], "config.yaml")
+
+
+def test_every_part_of_the_configuration_is_accepted() -> None:
+    groups = ("sampler", "captioner", "backbone", "clip", "process", "degradation", "metric", "data")
+    root = Path(__file__).parents[1] / "conf"
+    for path in root.rglob("*.yaml"):
+        if path.relative_to(root).parts[0] in groups:
+            refuse_foreign_targets(yaml.safe_load(path.read_text(encoding="utf-8").replace("${", "")), str(path))
+
+
+HF = "hf_" + "aB3dE5gH" * 4
+
+
+def test_secrets_are_struck_out_of_everything_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "0123456789abcdef0123456789abcdef01234567")
+    key = os.environ["WANDB_API_KEY"]
+    assert redact(f"login {key} and {HF}!") == "login [secret] and [secret]!"
+    config = {"logger": {"wandb": {"api_key": "short", "project": "p", "notes": f"as {key}"}}, "list": [HF, 1, None]}
+    assert redacted(config) == {
+        "logger": {"wandb": {"api_key": "[secret]", "project": "p", "notes": "as [secret]"}},
+        "list": ["[secret]", 1, None],
+    }
+    hydra = tmp_path / ".hydra"
+    hydra.mkdir()
+    (hydra / "config.yaml").write_text(f"seed: 1\nlogger:\n  api_key: {key}\n  token: hunter2\n  secret: null\n")
+    (hydra / "overrides.yaml").write_text(f"- data.root={HF}\n")
+    hide_secrets(tmp_path)
+    text = (hydra / "config.yaml").read_text() + (hydra / "overrides.yaml").read_text()
+    assert key not in text
+    assert HF not in text
+    assert "hunter2" not in text
+    assert yaml.safe_load((hydra / "config.yaml").read_text()) == {
+        "seed": 1,
+        "logger": {"api_key": "[secret]", "token": "[secret]", "secret": None},
+    }
+
+
+def test_an_artifact_holds_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", HF)
+    cfg = run_config("train_daclip", TrainConfig, tmp_path, ["data=folder", "data.root=${oc.env:HF_TOKEN}"])
+    assert HF in str(cfg.data.photos.root)
+    assert HF not in yaml.safe_dump(resolved(cfg))
+
+
+def fake_tool(folder: Path, script: str) -> list[str]:
+    path = folder / "tool"
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return [str(path)]
