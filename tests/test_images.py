@@ -278,12 +278,10 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     write_photo(PhotoFile(Pixels(COFFEE)), path)
     before = path.read_bytes()
 
-    def full(self: Path, content: bytes) -> int:
-        with self.open("wb") as file:
-            file.write(content[:10])
+    def full(handle: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr("os.fsync", full)
     with pytest.raises(DaclipError, match="No space left"):
         write_photo(PhotoFile(Pixels(COFFEE[::-1])), path)
     assert path.read_bytes() == before

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from torch import Tensor, nn
 from daclip.clip.controller import DaClip
 from daclip.diffusion.denoiser import Denoiser
 from daclip.errors import DaclipError
-from daclip.files import write_json
+from daclip.files import atomic_folder, cannot_be_written, one_line, write_json, write_text
 
 # Where parts lived that artifacts of earlier commits name: old module to new.
 MOVED = {
@@ -227,9 +226,8 @@ class Artifact:
         except InstantiationException as error:
             if isinstance(error.__cause__, DaclipError):
                 raise error.__cause__ from None
-            reason = str(error).splitlines()[0]
             raise DaclipError(
-                f"{self.folder / CONFIG}: nothing can be made of the section {section} ({reason})"
+                f"{self.folder / CONFIG}: nothing can be made of the section {section} ({one_line(error)})"
             ) from error
 
     def load_into(self, module: nn.Module) -> None:
@@ -272,30 +270,20 @@ def save_artifact(
         DaclipError: The disk is full or the folder cannot be written.
     """
     folder = Path(folder)
-    temporary: Path | None = None
+    advice = ", then go on with resume=last"
+    document = yaml.safe_dump({"kind": kind, **config}, sort_keys=False, allow_unicode=True)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=".artifact-", dir=folder.parent))
-        document = yaml.safe_dump({"kind": kind, **config}, sort_keys=False, allow_unicode=True)
-        (temporary / CONFIG).write_text(document, encoding="utf-8")
-        save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, temporary / WEIGHTS)
-        write_json(temporary / METRICS, metrics)
-        write_json(temporary / RECORD, record)
-        for name, source in (parts or {}).items():
-            shutil.copytree(source, temporary / name)
-        temporary.chmod(0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.replace(folder)
-    except BaseException as error:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
-        if isinstance(error, (OSError, SafetensorError)):
-            reason = getattr(error, "strerror", None) or error
-            raise DaclipError(
-                f"{folder}: cannot be written ({reason}); free space or fix the folder, then go on with resume=last"
-            ) from None
-        raise
+        with atomic_folder(folder, advice) as temporary:
+            write_text(temporary / CONFIG, document)
+            save_file({name: value.detach().cpu().contiguous() for name, value in weights.items()}, temporary / WEIGHTS)
+            # safetensors writes it for the user alone; it gets the mode of its neighbours.
+            (temporary / WEIGHTS).chmod((temporary / CONFIG).stat().st_mode)
+            write_json(temporary / METRICS, metrics)
+            write_json(temporary / RECORD, record)
+            for name, source in (parts or {}).items():
+                shutil.copytree(source, temporary / name)
+    except SafetensorError as error:  # a full disk, among others
+        raise cannot_be_written(folder, error, advice) from None
     return folder
 
 
@@ -401,7 +389,6 @@ def from_hub(name: str, revision: str | None = None) -> Path:
         return Path(snapshot_download(name, revision=revision, allow_patterns=HUB_FILES))
     except Exception as error:
         # The hub client raises its own, the HTTP library's and the operating system's errors.
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DaclipError(
-            f"{name}: no such artifact folder, and the model hub did not give one ({reason}); check the name"
+            f"{name}: no such artifact folder, and the model hub did not give one ({one_line(error)}); check the name"
         ) from None

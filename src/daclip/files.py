@@ -1,7 +1,9 @@
-"""Files that appear whole or not at all, also when the machine stops in between."""
+"""Atomic writing: files and folders appear whole or not at all, also when the machine stops in between."""
 
+import glob
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,13 +14,25 @@ from daclip.errors import DaclipError
 PARTIAL = ".partial"
 
 
+def one_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type's name where it has none.
+
+    >>> one_line(ValueError("a\\nb")), one_line(KeyError()), one_line(OSError(28, "No space left on device"))
+    ('a', 'KeyError', '[Errno 28] No space left on device')
+    """
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def cannot_be_written(path: Path, error: BaseException, advice: str = "") -> DaclipError:
+    """The one line for a file or folder that the operating system refuses to write."""
+    reason = getattr(error, "strerror", None) or one_line(error)
+    return DaclipError(f"{path}: cannot be written ({reason}); free space or fix the folder{advice}")
+
+
 class WatchedFile:
-    """A file being written that remembers the first error of the operating system.
+    """A binary file being written that remembers the first error of the operating system.
 
     torch.save reports a full disk as a RuntimeError about its own archive.
-
-    Args:
-        file: Open for writing in binary mode.
     """
 
     def __init__(self, file: Any):
@@ -42,28 +56,29 @@ class WatchedFile:
             raise
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make a rename in the folder permanent; file systems that cannot do so are left alone."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
-    except OSError:
-        pass
-    finally:
-        os.close(handle)
+def _temporary(path: Path) -> Path:
+    # Shortened: a name may have 255 bytes, and the user's may have them all.
+    return path.with_name(f".{path.name[:48]}-{os.getpid()}{PARTIAL}")
 
 
 def remove_partial(path: Path) -> None:
     """Delete what killed processes left of earlier attempts to write the file."""
-    for left in path.parent.glob(f".{path.name}-*{PARTIAL}"):
+    for left in path.parent.glob(f".{glob.escape(path.name[:48])}-*{PARTIAL}"):
         left.unlink(missing_ok=True)
 
 
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in the folder permanent; file systems that cannot do so are left alone."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
 @contextmanager
-def atomic_file(path: str | Path) -> Iterator[WatchedFile]:
+def atomic_file(path: str | Path, advice: str = "") -> Iterator[WatchedFile]:
     """A file under a temporary name that takes its place when the block ends without an error.
 
     Content reaches the disk before the name does, so a reader finds the old file or the whole new one, after a
@@ -71,12 +86,13 @@ def atomic_file(path: str | Path) -> Iterator[WatchedFile]:
 
     Args:
         path: The file; its folder is made if missing.
+        advice: Added to the message if the file cannot be written, such as ", then go on with resume=last".
 
     Raises:
         DaclipError: The disk is full or the folder cannot be written.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}-{os.getpid()}{PARTIAL}")
+    temporary = _temporary(path)
     watched: WatchedFile | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -92,32 +108,50 @@ def atomic_file(path: str | Path) -> Iterator[WatchedFile]:
             temporary.unlink(missing_ok=True)
         cause = watched.error if watched and watched.error else error
         if isinstance(cause, OSError):
-            raise DaclipError(
-                f"{path}: cannot be written ({cause.strerror or cause}); free space or fix the folder, then go on "
-                "with resume=last"
-            ) from None
+            raise cannot_be_written(path, cause, advice) from None
         raise
 
 
-def write_text(path: str | Path, text: str) -> None:
-    """Write a text file so that a reader sees the whole file or the old one.
+@contextmanager
+def atomic_folder(path: str | Path, advice: str = "") -> Iterator[Path]:
+    """A folder under a temporary name that replaces `path` when the block ends without an error.
+
+    Args:
+        path: The folder; its parent is made if missing.
+        advice: As for `atomic_file`.
 
     Raises:
         DaclipError: The disk is full or the folder cannot be written.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}-{os.getpid()}")
+    temporary = _temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        yield temporary
+        if path.exists():
+            shutil.rmtree(path)
         temporary.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        reason = error.strerror or error
-        raise DaclipError(f"{path}: cannot be written ({reason}); free space or fix the folder") from None
+        _sync_folder(path.parent)
+    except BaseException as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if isinstance(error, OSError):
+            raise cannot_be_written(path, error, advice) from None
+        raise
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write a file atomically; see `atomic_file`."""
+    with atomic_file(path) as file:
+        file.write(content)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a UTF-8 text file atomically; see `atomic_file`."""
+    write_bytes(path, text.encode())
 
 
 def write_json(path: str | Path, content: Any) -> None:
-    """Write JSON; content that is no JSON leaves nothing behind."""
+    """Write JSON atomically; content that is no JSON leaves nothing behind."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")

@@ -1,7 +1,6 @@
 """Sixteen bits and more a channel, where Pillow has no mode for the colours."""
 
 import io
-import os
 import struct
 import tempfile
 import warnings
@@ -22,6 +21,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from daclip.errors import DaclipError, DamagedPhotoError
+from daclip.files import one_line, write_bytes
 from daclip.pixels import Pixels, pixels_from_pil, pixels_to_pil, shallow
 
 # Colour types of a PNG header that kornia-rs reads in 16 bits.
@@ -143,8 +143,7 @@ def _opened(source: Path | BytesIO, name: str | Path) -> Iterator[Image.Image]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise DamagedPhotoError(f"{name}: the image is too large to open safely; scale it down first") from None
     except (OSError, SyntaxError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DamagedPhotoError(f"{name}: the image is damaged ({reason}); remove or replace it") from None
+        raise DamagedPhotoError(f"{name}: the image is damaged ({one_line(error)}); remove or replace it") from None
 
 
 def _rgb(source: Path | BytesIO, name: str | Path) -> Tensor:
@@ -230,21 +229,9 @@ def save_image(image: Tensor | Image.Image, path: str | Path) -> None:
     if path.suffix.lower() not in Image.registered_extensions():
         raise DaclipError(f"{path}: '{path.suffix}' is no image format; use .png or .jpg")
     options = {"quality": 95} if path.suffix.lower() in {".jpg", ".jpeg", ".webp"} else {}
-    temporary = ""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(suffix=path.suffix, prefix=".daclip-", dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            picture.save(file, format=Image.registered_extensions()[path.suffix.lower()], **options)
-        # mkstemp makes the file private; a saved picture follows the user's umask like any other file.
-        umask = os.umask(0)
-        os.umask(umask)
-        Path(temporary).chmod(0o666 & ~umask)
-        Path(temporary).replace(path)
-    except OSError as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
-        raise DaclipError(f"{path}: cannot be written ({error.strerror or error})") from None
+    buffer = io.BytesIO()
+    picture.save(buffer, format=Image.registered_extensions()[path.suffix.lower()], **options)
+    write_bytes(path, buffer.getvalue())
 
 
 def find_images(root: str | Path) -> list[Path]:
@@ -347,8 +334,7 @@ def read_photo(path: str | Path) -> PhotoFile:
         raise DaclipError(f"{path}: there is not enough memory to decode it; scale it down first") from None
     except Exception as error:
         # Decoders of damaged files raise whatever they stumble over: struct.error, IndexError, zlib.error, …
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DaclipError(f"{path}: the image is damaged ({reason}); remove or replace it") from None
+        raise DaclipError(f"{path}: the image is damaged ({one_line(error)}); remove or replace it") from None
 
 
 def photo_size(path: str | Path) -> tuple[int, int] | None:
@@ -497,16 +483,7 @@ def write_photo(photo: PhotoFile, path: str | Path) -> tuple[str, ...]:
     if not _writable(suffix):
         raise DaclipError(f"{path}: '{path.suffix}' is no format that results can be written in; use .png or .jpg")
     content, notes = _encoded(photo, FORMATS[suffix], path)
-    temporary = path.with_name(f".daclip-{os.getpid()}{suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError as error:
-        raise DaclipError(f"{path}: cannot be written ({error.strerror or error})") from None
-    finally:
-        if temporary.exists():
-            temporary.unlink()
+    write_bytes(path, content)
     return notes
 
 
@@ -533,6 +510,5 @@ def _encoded(photo: PhotoFile, name: str, path: Path) -> tuple[bytes, tuple[str,
     try:
         picture.save(buffer, format=name, **options, **metadata)
     except (OSError, ValueError, RuntimeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DaclipError(f"{path}: {name} cannot hold the result ({reason}); use format=png") from None
+        raise DaclipError(f"{path}: {name} cannot hold the result ({one_line(error)}); use format=png") from None
     return buffer.getvalue(), tuple(notes)

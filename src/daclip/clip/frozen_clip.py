@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from daclip.clip.vit import RunBlock, blocks, check_tower, embed_dim, embed_patches, image_size, pool_tokens, run_block
 from daclip.errors import DaclipError
+from daclip.files import one_line
 
 View = Callable[[Tensor, int], Tensor]
 
@@ -119,7 +120,7 @@ def _create(architecture: str | Mapping[str, Any], pretrained: str | None, seed:
     except Exception as error:
         # open_clip wraps a failed download or a bad file in whatever the hub client or loader raised.
         raise DaclipError(
-            f"the CLIP weights {architecture}/{pretrained} could not be loaded ({_first_line(error)}); check the "
+            f"the CLIP weights {architecture}/{pretrained} could not be loaded ({one_line(error)}); check the "
             "name and the network, or set clip.pretrained to a weight file on disk"
         ) from error
     return model
@@ -147,10 +148,6 @@ def _check_name(architecture: str, pretrained: str | None) -> None:
             f"the weights {pretrained} were trained with {'QuickGELU' if quick else 'GELU'}, which {architecture} "
             f"does not use; set clip.architecture={plain}{'-quickgelu' if quick else ''}"
         )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _statistics(architecture: str | Mapping[str, Any], pretrained: str | None, tower: Any) -> tuple[Any, Any]:
@@ -200,7 +197,7 @@ def _tokenizer(architecture: str | Mapping[str, Any], context_length: int) -> An
             return open_clip.get_tokenizer(name, context_length=context_length)
     except Exception as error:
         raise DaclipError(
-            f"the tokeniser of {name} could not be loaded ({_first_line(error)}); check the network, or give a "
+            f"the tokeniser of {name} could not be loaded ({one_line(error)}); check the network, or give a "
             "folder with model and tokeniser as clip.architecture=local-dir:FOLDER"
         ) from error
 

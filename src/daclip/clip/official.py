@@ -3,7 +3,7 @@
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar, cast
 
 import open_clip
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from daclip.clip.controller import DaClip
 from daclip.errors import DaclipError
+from daclip.files import atomic_file, one_line
 
 T = TypeVar("T")
 
@@ -83,7 +84,7 @@ def read_official(path: str | Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError:
         raise DaclipError(f"{path}: refused, it holds more than tensors and plain values, or is damaged") from None
     except (RuntimeError, EOFError, OSError, KeyError, ValueError, SafetensorError) as error:
-        raise DaclipError(f"{path}: damaged or no checkpoint ({str(error).splitlines()[0]})") from None
+        raise DaclipError(f"{path}: damaged or no checkpoint ({one_line(error)})") from None
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
@@ -151,11 +152,7 @@ def write_official(daclip: DaClip, path: str | Path) -> None:
         raise DaclipError("the official layout is for open_clip's own CLIP models only, not for timm towers")
     if daclip.injection != "reversed":
         raise DaclipError(f"the official code injects in reversed order, but this model was made {daclip.injection}")
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        torch.save({name: value.detach() for name, value in to_official(daclip.state_dict()).items()}, temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_file(path) as file:
+        torch.save(
+            {name: value.detach() for name, value in to_official(daclip.state_dict()).items()}, cast(IO[bytes], file)
+        )

@@ -15,6 +15,7 @@ import torch
 
 from daclip.data.photos import Photo
 from daclip.errors import DaclipError
+from daclip.files import one_line
 from daclip.images import load_image, to_pil
 
 
@@ -305,9 +306,8 @@ class BlipCaptioner(Captioner):
             )
             return processor, model.eval().to(device), device
         except (OSError, ValueError, RuntimeError) as error:
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise DaclipError(
-                f"captioner.model={self.model} cannot be loaded ({reason}); "
+                f"captioner.model={self.model} cannot be loaded ({one_line(error)}); "
                 "check the name and the network, or give a local folder"
             ) from None
 

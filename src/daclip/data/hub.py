@@ -14,6 +14,7 @@ from torch import Tensor
 from daclip.data.photos import CleanPhoto, PhotoSource, name_fraction, validation_names
 from daclip.degradations import join_classes
 from daclip.errors import DaclipError
+from daclip.files import one_line
 from daclip.images import decode_pixels, encoded_size
 
 # Pieces that a local dataset is cut into when it is streamed: ranks and workers share them evenly in most numbers.
@@ -27,11 +28,6 @@ FILE_KINDS = {
     ".json": "json",
     ".jsonl": "json",
 }
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:300]
 
 
 def _saved_split(root: str, split: str) -> datasets.Dataset:
@@ -78,7 +74,7 @@ def open_split(
     except Exception as error:
         where = "this folder" if path.exists() else "no such folder here, and on the hub"
         raise DaclipError(
-            f"{root}: the split '{split}' cannot be opened ({where}: {_first_line(error)}); check data.root, "
+            f"{root}: the split '{split}' cannot be opened ({where}: {one_line(error)[:300]}); check data.root, "
             "data.photos.split, data.photos.validation and the network"
         ) from error
 
@@ -146,7 +142,7 @@ def _content(value: Any, name: str) -> bytes:
         with fsspec.open(value["path"], "rb") as file:
             content: bytes = file.read()
     except (OSError, ValueError) as error:
-        raise DaclipError(f"{name}: {value['path']} cannot be read ({_first_line(error)})") from None
+        raise DaclipError(f"{name}: {value['path']} cannot be read ({one_line(error)[:300]})") from None
     return content
 
 

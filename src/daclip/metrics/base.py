@@ -9,6 +9,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from daclip.errors import DaclipError
+from daclip.files import one_line
 
 DOWNLOAD_SECONDS = 30.0  # a connection that is silent for longer counts as absent
 
@@ -94,7 +95,6 @@ def loading() -> Iterator[None]:
     except DaclipError as error:
         raise MetricUnavailableError(str(error)) from error
     except (OSError, RuntimeError) as error:  # no network, a refusal, a damaged download
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise MetricUnavailableError(f"its weights cannot be downloaded ({reason})") from error
+        raise MetricUnavailableError(f"its weights cannot be downloaded ({one_line(error)})") from error
     finally:
         socket.setdefaulttimeout(patience)

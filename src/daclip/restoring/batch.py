@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from daclip.errors import DaclipError
+from daclip.files import one_line
 from daclip.images import PhotoFile, find_images, read_photo, result_suffix, write_photo
 from daclip.pixels import Pixels
 from daclip.restoring.control import check_strength, parse_classes
@@ -275,8 +276,9 @@ def attempt(restorer: Restorer, job: Job, request: Request, on_progress: Progres
         outcome.error = text if str(job.photo) in text else f"{job.photo}: {text}"
     except Exception as error:
         # One photo, whatever it does to the code, must not cost the user the others.
-        reason = (str(error).strip() or "no message").splitlines()[0]
-        outcome.error = f"{job.photo}: could not be restored ({type(error).__name__}: {reason}); please report this"
+        outcome.error = (
+            f"{job.photo}: could not be restored ({type(error).__name__}: {one_line(error)}); please report this"
+        )
     outcome.seconds = round(time.perf_counter() - started, 3)
     return outcome
 

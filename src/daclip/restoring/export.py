@@ -1,7 +1,5 @@
 """What is exported: two functions of plain tensors."""
 
-import shutil
-import tempfile
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,7 +14,7 @@ from torch.export import Dim, ExportedProgram
 from daclip.clip.controller import DaClip
 from daclip.diffusion.denoiser import Denoiser
 from daclip.errors import DaclipError
-from daclip.files import write_json
+from daclip.files import atomic_folder, write_json
 from daclip.restoring.restorer import Restorer
 from daclip.types import Conditioning
 
@@ -182,11 +180,8 @@ def write_export(
         DaclipError: A package is missing, or a graph differs from its network.
     """
     suffix, write, run = FORMATS[kind]
-    folder.parent.mkdir(parents=True, exist_ok=True)
     differences = {}
-    with tempfile.TemporaryDirectory(prefix=".export-", dir=folder.parent) as made:
-        temporary = Path(made) / "export"
-        temporary.mkdir()
+    with atomic_folder(folder) as temporary:
         for graph in graphs:
             path = temporary / f"{graph.name}{suffix}"
             write(graph, path)
@@ -198,9 +193,6 @@ def write_export(
                 )
             differences[path.name] = difference
         write_json(temporary / "export.json", _description(graphs, restorer, suffix, differences))
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.replace(folder)
     return differences
 
 

@@ -139,7 +139,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
         """
         path = Path(path).absolute()
         remove_partial(path)
-        with atomic_file(path) as file:
+        with atomic_file(path, ", then go on with resume=last") as file:
             torch.save(checkpoint, cast(IO[bytes], file))
         self._written.add(self._stamp(path))
 
