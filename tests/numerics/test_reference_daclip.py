@@ -1,10 +1,11 @@
 """DA-CLIP against the goldens of the original system."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from reference import Recording, assert_near, facts, recording, reference_folder
+from reference import Recording, assert_near, facts, golden, recording, reference_folder
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -16,21 +17,21 @@ from daclip.training.optimizers import decay_groups
 
 
 @pytest.fixture(scope="module")
-def golden() -> Recording:
+def tiny() -> Recording:
     return recording("tiny_daclip")
 
 
 @pytest.fixture
-def daclip(golden: Recording) -> DaClip:
-    model = DaClip(FrozenClip(golden.facts["config"], None, "resize", 0), "reversed")
-    model.load_state_dict(from_official(golden.under("weights")))
+def daclip(tiny: Recording) -> DaClip:
+    model = DaClip(FrozenClip(tiny.facts["config"], None, "resize", 0), "reversed")
+    model.load_state_dict(from_official(tiny.under("weights")))
     return model
 
 
-def losses(model: DaClip, golden: Recording) -> tuple[Tensor, Tensor]:
-    content, degradation = model.encode_views(golden["in/images"])
-    caption = F.normalize(model.clip.encode_tokens(golden["in/caption"]), dim=-1)
-    class_name = F.normalize(model.clip.encode_tokens(golden["in/degradation"]), dim=-1)
+def losses(model: DaClip, tiny: Recording) -> tuple[Tensor, Tensor]:
+    content, degradation = model.encode_views(tiny["in/images"])
+    caption = F.normalize(model.clip.encode_tokens(tiny["in/caption"]), dim=-1)
+    class_name = F.normalize(model.clip.encode_tokens(tiny["in/degradation"]), dim=-1)
     scale = model.scale()
     return (
         contrastive_loss(F.normalize(content, dim=-1), caption, scale),
@@ -38,44 +39,44 @@ def losses(model: DaClip, golden: Recording) -> tuple[Tensor, Tensor]:
     )
 
 
-def test_every_feature_agrees(daclip: DaClip, golden: Recording) -> None:
-    views = golden["in/images"]
+def test_every_feature_agrees(daclip: DaClip, tiny: Recording) -> None:
+    views = tiny["in/images"]
     content, degradation = daclip.encode_views(views)
-    assert_near(content, golden["out/image_features"])
-    assert_near(degradation, golden["out/degradation_features"])
+    assert_near(content, tiny["out/image_features"])
+    assert_near(degradation, tiny["out/degradation_features"])
     plain = daclip.clip.tower(views)
-    assert_near(plain, golden["out/image_features_no_control"])
+    assert_near(plain, tiny["out/image_features_no_control"])
     for text, out in (("caption", "caption"), ("degradation", "degradation_text")):
-        embedded = daclip.clip.encode_tokens(golden[f"in/{text}"])
-        assert_near(embedded, golden[f"out/{out}_features"])
+        embedded = daclip.clip.encode_tokens(tiny[f"in/{text}"])
+        assert_near(embedded, tiny[f"out/{out}_features"])
 
 
-def test_every_hidden_state_agrees(daclip: DaClip, golden: Recording) -> None:
-    _, hiddens = daclip.controller(golden["in/images"])
+def test_every_hidden_state_agrees(daclip: DaClip, tiny: Recording) -> None:
+    _, hiddens = daclip.controller(tiny["in/images"])
     for number, hidden in enumerate(hiddens):
         # The reference keeps tokens first.
-        expected = golden[f"out/controller_hidden_{number}"].transpose(0, 1)
+        expected = tiny[f"out/controller_hidden_{number}"].transpose(0, 1)
         assert_near(hidden, expected)
 
 
-def test_losses_and_gradients_agree(daclip: DaClip, golden: Recording) -> None:
-    by_caption, by_class = losses(daclip, golden)
-    assert_near(by_caption, golden["out/contrastive_loss"])
-    assert_near(by_class, golden["out/degra_loss"])
+def test_losses_and_gradients_agree(daclip: DaClip, tiny: Recording) -> None:
+    by_caption, by_class = losses(daclip, tiny)
+    assert_near(by_caption, tiny["out/contrastive_loss"])
+    assert_near(by_class, tiny["out/degra_loss"])
     (by_caption + by_class).backward()
     gradients = {name: p.grad for name, p in daclip.named_parameters() if p.grad is not None}
-    expected = from_official(golden.under("grad"))
+    expected = from_official(tiny.under("grad"))
     assert expected.keys() <= gradients.keys()
     for name, gradient in expected.items():
         assert_near(gradients[name], gradient, rtol=1e-3, what=name)
-    norms = {name: torch.tensor(v) for name, v in golden.facts["gradient_l2_norms_of_total_loss"].items()}
+    norms = {name: torch.tensor(v) for name, v in tiny.facts["gradient_l2_norms_of_total_loss"].items()}
     assert set(gradients) == set(from_official(norms))
     for name, norm in from_official(norms).items():
         assert gradients[name].norm().item() == pytest.approx(norm.item(), rel=1e-3, abs=1e-6)
 
 
-def test_training_follows_the_reference(daclip: DaClip, golden: Recording) -> None:
-    trace = golden.facts["optimizer_trace"]
+def test_training_follows_the_reference(daclip: DaClip, tiny: Recording) -> None:
+    trace = tiny.facts["optimizer_trace"]
     optimizer = torch.optim.AdamW(
         decay_groups(daclip),
         lr=trace["lr"],
@@ -84,7 +85,7 @@ def test_training_follows_the_reference(daclip: DaClip, golden: Recording) -> No
         weight_decay=trace["weight_decay"],
     )
     for by_caption_expected, by_word_expected, scale_expected in trace["rows"]:
-        by_caption, by_class = losses(daclip, golden)
+        by_caption, by_class = losses(daclip, tiny)
         assert by_caption.item() == pytest.approx(by_caption_expected, rel=2e-3)
         assert by_class.item() == pytest.approx(by_word_expected, rel=2e-3)
         optimizer.zero_grad()
@@ -129,9 +130,20 @@ def test_a_full_state_dict_makes_the_round_trip_bit_for_bit(name: str) -> None:
     assert all(torch.equal(again[key], value) for key, value in state.items())
 
 
-def test_a_checkpoint_file_of_a_distributed_run_is_read() -> None:
-    known = recording("micro_daclip_checkpoint_io")
-    path = reference_folder() / "micro_daclip_checkpoint.pt"
+@pytest.mark.parametrize("source", ["golden", "recorded"])
+def test_a_checkpoint_file_of_a_distributed_run_is_read(source: str, tmp_path: Path) -> None:
+    known = golden("micro_daclip")
+    if source == "recorded":
+        known = recording("micro_daclip_checkpoint_io")
+        path = reference_folder() / "micro_daclip_checkpoint.pt"
+    else:
+        weights = known.under("weights")
+        weights |= {
+            key.removeprefix("clip."): value for key, value in weights.items() if key.startswith("clip.visual.")
+        }
+        path = tmp_path / "epoch_1.pt"
+        state = {f"module.{key}": value for key, value in weights.items()}
+        torch.save({"epoch": 1, "name": "run", "state_dict": state, "optimizer": {}}, path)
     model = DaClip(FrozenClip(known.facts["config"], None, "resize", 0), "reversed")
     load_official(model, read_official(path), path)
     content, degradation = model.encode_views(known["in/images"])
@@ -158,7 +170,7 @@ def test_the_controller_starts_as_the_reference_but_for_the_links_and_the_last_n
 
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_the_resize_view_is_the_restoration_datas_preprocessing(number: int) -> None:
-    known = recording("clip_preprocess")
+    known = golden("clip_preprocess")
     image = known[f"{number}/in_float_hwc_rgb"].permute(2, 0, 1)[None]
     mean, std = (torch.tensor(known.facts[key]).view(3, 1, 1) for key in ("mean", "std"))
     ours = (resize(image, int(known[f"{number}/resolution"]))[0, 0] - mean) / std

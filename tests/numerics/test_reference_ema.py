@@ -6,7 +6,7 @@ import pytest
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from reference import recording
+from reference import golden
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
@@ -16,7 +16,7 @@ CONFIG = Path(__file__).parents[2] / "conf" / "callbacks" / "ema_official.yaml"
 
 
 def test_the_average_of_every_step() -> None:
-    known = recording("ema")
+    known = golden("ema")
     averaging = instantiate(OmegaConf.load(CONFIG).ema)
     assert isinstance(averaging, WarmedUpEMA)
     online = nn.Linear(1, 1, bias=False)
@@ -32,6 +32,6 @@ def test_the_average_of_every_step() -> None:
 
 
 def test_the_decays_that_were_measured() -> None:
-    for call, decay in recording("ema").facts["decay_measured_at_call"].items():
+    for call, decay in golden("ema").facts["decay_measured_at_call"].items():
         assert warmed_up_decay(int(call), 0.995, 100, 2 / 3) == pytest.approx(decay, abs=1e-4)
     assert not instantiate(OmegaConf.load(CONFIG).ema).should_update(epoch_idx=0)

@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from reference import Recording, assert_near, recording
+from reference import Recording, assert_near, irsde
 from torch import Tensor, nn
 
 from daclip.diffusion import Denoiser, MeanRevertingSDE, PosteriorMatching, ThetaSchedule
@@ -49,7 +49,7 @@ def _recorded_times(known: Recording, name: str) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_tables(name: str) -> None:
-    known = recording("irsde")
+    known = irsde(name)
     process = _process(known.facts["settings"][name])
     schedule = process.schedule
     assert_near(schedule.thetas, known[f"{name}/thetas"], rtol=TABLE_RTOL, atol=1e-6)
@@ -64,7 +64,7 @@ def test_tables(name: str) -> None:
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_pointwise_functions(name: str) -> None:
-    known = recording("irsde")
+    known = irsde(name)
     process = _process(known.facts["settings"][name])
     x0, mu, x_t, noise = (known[f"in/{part}"] for part in ("x0", "mu", "xt", "noise"))
     assert_near(process.terminal(mu, noise), known[f"{name}/noise_state"])
@@ -102,7 +102,7 @@ def test_pointwise_functions(name: str) -> None:
 
 @pytest.mark.parametrize("name", SETTINGS)
 def test_training_loss_and_states(name: str) -> None:
-    known = recording("irsde")
+    known = irsde(name)
     process = _process(known.facts["settings"][name])
     x0, mu, noise = known["in/x0"], known["in/mu"], known["in/noise"]
     t = known[f"{name}/batch_t"].flatten()
@@ -145,7 +145,7 @@ class TestTrajectories:
     @pytest.mark.parametrize("mode", samplers)
     @pytest.mark.parametrize("name", [f"{kind}/{setting}" for kind in KINDS for setting in ("T20", "T100_s20")])
     def test_equal_the_reference(self, name: str, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        known = recording("irsde")
+        known = irsde(f"traj/{name}/{mode}")
         setting = known.facts["settings"][f"traj/{name}/{mode}"]
         draws = [known["traj/start_noise"], *known["traj/draws"]]
         monkeypatch.setattr(sampler_base, "draw_noise", _Recorded(draws))

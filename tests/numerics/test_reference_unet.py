@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 import torch
-from reference import assert_near, facts, recorded_unet, recording, unet_settings
+from reference import assert_near, facts, formula_unet, golden, recorded_unet, recording, unet_settings
 
 from daclip.backbones.official import from_official
 from daclip.backbones.unet import ConditionalUNet
@@ -40,6 +40,17 @@ def test_outputs(name: str, size: str, channels_last: bool) -> None:
             out = unet(x_t, lq, _times(case["time"]), conditioning)
         expected = known[f"out/{size}_{call}"]
         assert_near(out.contiguous(), expected, what=call)
+
+
+@pytest.mark.parametrize("variant", ["daclip-sde", "wild-ir"])
+def test_outputs_of_small_networks(variant: str) -> None:
+    known = golden("unet_small")
+    unet = formula_unet(known.facts["networks"][variant])
+    conditioning = Conditioning(known["in/image_context"], known["in/text_context"])
+    for case, given in ((variant, conditioning), (f"{variant}/plain", Conditioning())):
+        with torch.no_grad():
+            out = unet(known["in/xt"], known["in/cond"], known["in/time"], given)
+        assert_near(out, known[f"out/{case}"], what=case)
 
 
 @pytest.mark.parametrize("checkpoint", [False, True])

@@ -1,6 +1,7 @@
-"""Recorded numbers of the reference implementation, and where to find them."""
+"""Recorded numbers of the reference implementation: small ones beside the tests, large ones in a folder outside."""
 
 import json
+import math
 import os
 from dataclasses import dataclass
 from functools import cache
@@ -12,7 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from daclip.backbones.official import from_official
+from daclip.backbones.official import from_official, to_official
 from daclip.backbones.unet import ConditionalUNet
 
 
@@ -29,6 +30,15 @@ class Recording:
     def under(self, prefix: str) -> dict[str, Tensor]:
         """Tensors below `prefix/`, the prefix removed."""
         return {k.removeprefix(f"{prefix}/"): v for k, v in self.tensors.items() if k.startswith(f"{prefix}/")}
+
+
+GOLDENS = Path(__file__).parents[1] / "goldens"
+
+
+@cache
+def golden(name: str) -> Recording:
+    """The recording `name` that is part of the repository."""
+    return Recording(load_file(GOLDENS / f"{name}.safetensors"), json.loads((GOLDENS / f"{name}.json").read_text()))
 
 
 def reference_folder() -> Path:
@@ -48,9 +58,15 @@ def facts(name: str) -> dict[str, Any]:
 
 @cache
 def recording(name: str) -> Recording:
-    """The recording `name`; the test is skipped where it is absent."""
+    """The recording `name` of the folder outside; the test is skipped where it is absent."""
     known = facts(name)
     return Recording(load_file(reference_folder() / f"{name}.safetensors"), known)
+
+
+def irsde(setting: str) -> Recording:
+    """The SDE's recording with this setting: the repository's where it holds it, else the full one."""
+    small = golden("irsde")
+    return small if setting in small.facts["settings"] else recording("irsde")
 
 
 def unet_settings(known: dict[str, Any]) -> dict[str, Any]:
@@ -73,6 +89,21 @@ def recorded_unet(name: str) -> ConditionalUNet:
     known = recording(name)
     unet = ConditionalUNet(**unet_settings(known.facts), self_attend_without_content=True)
     unet.load_state_dict(from_official(known.under("weights")))
+    return unet
+
+
+def formula_weight(name: str, shape: torch.Size) -> Tensor:
+    """Reproducible values for a weight of that name: what a golden need not store."""
+    place = torch.arange(math.prod(shape), dtype=torch.float64)
+    values = (43758.5453 * torch.sin(12.9898 * (place + 1) + sum(name.encode()))).frac()
+    return (values / math.sqrt(math.prod(shape[1:]))).view(shape).float()
+
+
+def formula_unet(known: dict[str, Any]) -> ConditionalUNet:
+    """The network of a golden with the weights of `formula_weight` by their official names."""
+    unet = ConditionalUNet(**unet_settings(known))
+    shapes = {name: value.shape for name, value in to_official(unet.state_dict()).items()}
+    unet.load_state_dict(from_official({name: formula_weight(name, shape) for name, shape in shapes.items()}))
     return unet
 
 

@@ -1,0 +1,17 @@
+"""The goldens of the repository against the full recordings that they were copied from."""
+
+import pytest
+import torch
+from reference import GOLDENS, golden, recording
+
+
+@pytest.mark.parametrize("name", ["clip_preprocess", "ema", "irsde", "metrics"])
+def test_goldens_are_parts_of_the_recordings(name: str) -> None:
+    full, small = recording(name), golden(name)
+    assert all(torch.equal(value, full[key]) for key, value in small.tensors.items())
+
+
+def test_goldens_stay_small_and_hold_numbers_only() -> None:
+    files = list(GOLDENS.iterdir())
+    assert {file.suffix for file in files} == {".json", ".safetensors", ".md"}
+    assert sum(file.stat().st_size for file in files) < 1_000_000
