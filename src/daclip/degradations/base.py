@@ -1,4 +1,4 @@
-"""What every degradation is: a random draw on the CPU, then a deterministic batched formula."""
+"""Degradation base class: a random draw on the CPU, then a deterministic batched formula."""
 
 import math
 from abc import ABC, abstractmethod
@@ -11,14 +11,14 @@ from torch import Tensor
 from daclip.errors import DaclipError
 
 Drawn = dict[str, Tensor]
-"""What one call of `draw` decided; every value has a leading dimension of 1, so samples concatenate."""
+"""The decisions of one call of `draw`; every value has a leading dimension of 1, so samples concatenate."""
 
 Span = float | Sequence[float]
 """A range `[mild, strong]` from the configuration, or one number for a fixed value."""
 
 SMALLEST_SIDE = 32  # below it neither a blur kernel nor a drop fits into the picture
 
-SEPARATOR = ", "  # between the words of a photo that is degraded in several ways
+SEPARATOR = ", "  # between the classes of a photo that is degraded in several ways
 
 
 @dataclass
@@ -29,8 +29,8 @@ class Degraded:
         images: Degraded photos, float32 `[B, 3, H, W]`, RGB in [0, 1].
         severities: Strengths in [0, 1], given or drawn.
         drawn: All other random decisions; `Degradation.replay` repeats the corruption from them.
-        classes: Label of each sample where the degradation itself decides it, such as `"hazy, rainy"`;
-            None means the word that it is configured under.
+        classes: Label of each sample where the degradation itself decides it, such as `"hazy, rainy"`; None means
+            the class that it is configured under.
     """
 
     images: Tensor
@@ -42,23 +42,17 @@ class Degraded:
 class Degradation(ABC):
     """One family of image corruption, with a severity from 0 (mild) to 1 (strong).
 
-    The work is split in two. `draw` takes every random decision, on the CPU, from an explicit generator, so
-    the same generator gives the same corruption on any device. `apply` is plain tensor code over a batch.
-    One generator a sample makes the result independent of how samples are grouped into batches.
+    `draw` takes every random decision on the CPU from an explicit generator, so the same generator gives the same
+    corruption on any device. `apply` is plain tensor code over a batch. One generator a sample makes the result
+    independent of the grouping of samples into batches.
     """
 
     @abstractmethod
     def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
-        """Decide everything random about one sample.
+        """Decide everything random about one sample of at least 32 by 32 pixels.
 
-        Args:
-            height: Rows of the picture, at least 32.
-            width: Columns of the picture, at least 32.
-            severity: Strength in [0, 1]; moves each parameter from the first to the last end of its range.
-            generator: CPU generator, the only source of randomness.
-
-        Returns:
-            CPU tensors with a leading dimension of 1, whose shapes depend on height and width only.
+        The severity moves each parameter from the first to the last end of its range. Returns CPU tensors with a
+        leading dimension of 1, whose shapes depend on height and width only.
         """
 
     @abstractmethod
@@ -75,28 +69,20 @@ class Degradation(ABC):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Every single word that `describe` may use; empty where the configured word is the label."""
+        """Every single class that `describe` may name; empty where the configured class is the label."""
         return ()
 
     def describe(self, drawn: Drawn) -> str | None:
-        """Label of one sample by its draw, such as `"hazy, rainy"`; None: the configured word."""
+        """Label of one sample by its draw, such as `"hazy, rainy"`; None: the configured class."""
         return None
 
     def replay(self, images: Tensor, draws: Sequence[Drawn]) -> Tensor:
-        """Corrupt photos by given draws, one a sample.
-
-        Args:
-            images: Clean photos, float32 `[B, 3, H, W]`, RGB in [0, 1], on any device.
-            draws: What `draw` returned for each of them.
-
-        Returns:
-            Degraded photos, same shape, dtype and range.
-        """
+        """Corrupt photos `[B, 3, H, W]` by given draws, one a sample."""
         drawn = {key: torch.cat([sample[key] for sample in draws]).to(images.device) for key in draws[0]}
         return self.apply(images, drawn)
 
     def degrade(self, images: Tensor, generators: Sequence[torch.Generator], severity: float | None = None) -> Degraded:
-        """Draw for each sample, then apply to the batch, and tell what was drawn.
+        """Draw for each sample, apply to the batch, and tell what was drawn.
 
         Args:
             images: Clean photos, float32 `[B, 3, H, W]`, RGB in [0, 1], on any device.
@@ -113,12 +99,12 @@ class Degradation(ABC):
         return Degraded(self.replay(images, draws), severities, draws, [self.describe(drawn) for drawn in draws])
 
     def __call__(self, images: Tensor, generators: Sequence[torch.Generator], severity: float | None = None) -> Tensor:
-        """The pictures of `degrade`: degraded photos, same shape, dtype and range."""
+        """Degraded photos alone, same shape, dtype and range; see `degrade`."""
         return self.degrade(images, generators, severity).images
 
 
 def join_classes(classes: Iterable[str]) -> str:
-    """One label from several degradation words; each word counts once, in its first place.
+    """One label from several classes; each counts once, in its first place.
 
     >>> join_classes(["hazy", "rainy", "hazy"])
     'hazy, rainy'
@@ -127,7 +113,7 @@ def join_classes(classes: Iterable[str]) -> str:
 
 
 def split_classes(label: str) -> list[str]:
-    """The single words of a label.
+    """The single classes of a label.
 
     >>> split_classes("hazy, rainy"), split_classes("noisy")
     (['hazy', 'rainy'], ['noisy'])
@@ -136,25 +122,16 @@ def split_classes(label: str) -> list[str]:
 
 
 def vocabulary(degradations: Mapping[str, Degradation]) -> list[str]:
-    """All single words that labels of these degradations consist of: the classes of a classifier.
+    """The single classes in the labels of these degradations, by their configured names.
 
-    Args:
-        degradations: Configured word to degradation; one that labels its samples itself brings its own words
-            instead of the configured one.
+    A degradation that labels its samples itself brings its own classes in place of its name.
     """
-    return list(
-        dict.fromkeys(class_name for name, part in degradations.items() for class_name in part.classes or (name,))
-    )
+    named = (class_name for name, part in degradations.items() for class_name in part.classes or (name,))
+    return list(dict.fromkeys(named))
 
 
 def span(value: Span, name: str, least: float = 0.0, most: float = math.inf) -> tuple[float, float]:
-    """The two ends of a configured range.
-
-    Args:
-        value: `[mild, strong]`, or one number for both.
-        name: What the error message calls it.
-        least: Smallest value that makes sense.
-        most: Largest value that makes sense.
+    """The two ends of a configured range, both within [least, most]; `name` is for the error message.
 
     >>> span([10, 50], "sigma"), span(25, "sigma")
     ((10.0, 50.0), (25.0, 25.0))
@@ -167,24 +144,60 @@ def span(value: Span, name: str, least: float = 0.0, most: float = math.inf) -> 
     return float(ends[0]), float(ends[1])
 
 
+def fraction(value: float, name: str) -> float:
+    """A configured share or chance, a number in [0, 1]."""
+    return span(value, name, most=1)[0]
+
+
 def uniform(low: float, high: float, generator: torch.Generator) -> float:
     """One number drawn uniformly from [low, high)."""
     return low + (high - low) * float(torch.rand((), generator=generator))
 
 
 def ramp(ends: tuple[float, float], severity: float, generator: torch.Generator) -> float:
-    """A parameter at `severity` along its range, with ±0.1 of severity as its own jitter.
+    """A parameter at `severity` along its range, with a jitter of ±0.1 of severity that never leaves the range.
 
-    The jitter keeps several parameters of one degradation from always moving in step, and never leaves the
-    range.
+    The jitter keeps several parameters of one degradation from always moving in step.
     """
     place = min(max(severity + uniform(-0.1, 0.1, generator), 0.0), 1.0)
     return ends[0] + (ends[1] - ends[0]) * place
 
 
+def logarithms(ends: tuple[float, float]) -> tuple[float, float]:
+    """Logarithms of a range, for parameters that act by their ratio."""
+    return math.log(ends[0]), math.log(ends[1])
+
+
+def scalar(value: float) -> Tensor:
+    """One number for a draw, `[1, 1, 1, 1]`."""
+    return torch.full((1, 1, 1, 1), value)
+
+
 def fork(generator: torch.Generator) -> torch.Generator:
-    """A generator of its own for one part, so that how much the part draws does not change the parts after it."""
+    """A generator of its own for one part, so that the number of its draws does not change the parts after it."""
     return torch.Generator().manual_seed(int(torch.randint(2**62, (), generator=generator)))
+
+
+def permuted(names: Sequence[str], generator: torch.Generator) -> list[str]:
+    """The names in random order."""
+    return [names[i] for i in torch.randperm(len(names), generator=generator).tolist()]
+
+
+def weights_of(names: Sequence[str], weights: Mapping[str, float] | None) -> dict[str, float]:
+    """Relative frequencies of the names, one for each, not all 0; None makes all equal."""
+    if weights is None:
+        return dict.fromkeys(names, 1.0)
+    if set(weights) != set(names):
+        raise DaclipError(f"weights: expected one for each of {list(names)}, got {list(weights)}")
+    if not all(weight >= 0 for weight in weights.values()) or not sum(weights.values()) > 0:
+        raise DaclipError(f"weights: expected numbers of at least 0, not all 0, got {dict(weights)}")
+    return {name: float(weights[name]) for name in names}
+
+
+def choose(weights: Mapping[str, float], generator: torch.Generator) -> str:
+    """One of the names, in proportion to its weight."""
+    names = list(weights)
+    return names[int(torch.multinomial(torch.tensor(list(weights.values())), 1, generator=generator))]
 
 
 def _check(images: Tensor, generators: Sequence[torch.Generator], severity: float | None) -> None:

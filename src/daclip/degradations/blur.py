@@ -1,4 +1,7 @@
-"""Formulas of blur kernels; all return `[K, K]` of unit sum, where K = 2·reach + 1."""
+"""Blur by a random kernel: a shaking camera, or one of the kinds of blind super-resolution.
+
+Kernels are `[K, K]` of unit sum with K = 2·reach + 1; radii, lengths and widths are in pixels, angles in radians.
+"""
 
 import math
 from collections.abc import Mapping
@@ -7,116 +10,32 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from daclip.degradations import blur as kernels
-from daclip.degradations.base import Degradation, Drawn, Span, ramp, span, uniform
-from daclip.degradations.compose import choose, weights_of
-
-
-def gaussian(squared: Tensor, shape: float) -> Tensor:
-    """Generalised Gaussian, exp(-(r²)^shape / 2); shape 1 is the Gaussian, below it has heavier tails.
-
-    Args:
-        squared: Elliptic distance r² from `elliptic`.
-        shape: Exponent β (Liu et al., "Estimating generalized Gaussian blur kernels for out-of-focus image
-            deblurring", 2020).
-    """
-    return _unit(torch.exp(-0.5 * squared.pow(shape)))
-
-
-def plateau(squared: Tensor, shape: float) -> Tensor:
-    """A flat top with soft sides, 1 / (1 + (r²)^shape), as in Real-ESRGAN.
-
-    Args:
-        squared: Elliptic distance r² from `elliptic`.
-        shape: Exponent; larger makes the sides steeper.
-    """
-    return _unit(1 / (1 + squared.pow(shape)))
-
-
-def sinc(reach: int, cutoff: float) -> Tensor:
-    """The ideal circular low-pass filter, ω·J₁(ω·r) / (2π·r): ringing and overshoot, as sharpening leaves them.
-
-    Args:
-        reach: Pixels from the centre to the border of the kernel.
-        cutoff: ω in radians a pixel, up to π.
-    """
-    rows, columns = _grid(reach)
-    distance = (rows**2 + columns**2).sqrt()
-    ringing = cutoff * torch.special.bessel_j1(cutoff * distance) / (2 * math.pi * distance)
-    ringing[reach, reach] = cutoff**2 / (4 * math.pi)  # the limit at r = 0
-    return _unit(ringing)
-
-
-def defocus(reach: int, radius: float) -> Tensor:
-    """A disc with an edge one pixel wide: the image of a point by a lens out of focus.
-
-    Args:
-        reach: Pixels from the centre to the border of the kernel.
-        radius: Of the disc, in pixels.
-    """
-    rows, columns = _grid(reach)
-    return _unit((radius + 0.5 - (rows**2 + columns**2).sqrt()).clamp(0, 1))
-
-
-def line(reach: int, length: float, angle: float) -> Tensor:
-    """A straight stroke, one pixel wide.
-
-    Args:
-        reach: Pixels from the centre to the border of the kernel.
-        length: Of the stroke, in pixels.
-        angle: Its direction in radians.
-    """
-    rows, columns = _grid(reach)
-    along = (rows * math.sin(angle) + columns * math.cos(angle)).abs()
-    across = (rows * math.cos(angle) - columns * math.sin(angle)).abs()
-    return _unit((length / 2 + 0.5 - along).clamp(0, 1) * (1 - across).clamp(min=0))
-
-
-def box(reach: int, width: float) -> Tensor:
-    """A square of equal weights, its border pixels weighed by what it covers of them.
-
-    Args:
-        reach: Pixels from the centre to the border of the kernel.
-        width: Side of the square in pixels.
-    """
-    rows, columns = _grid(reach)
-    return _unit((width / 2 + 0.5 - rows.abs()).clamp(0, 1) * (width / 2 + 0.5 - columns.abs()).clamp(0, 1))
-
-
-def elliptic(reach: int, along: float, across: float, angle: float) -> Tensor:
-    """Squared distance from the centre, in units of two standard deviations' axes, `[K, K]`.
-
-    Args:
-        reach: Pixels from the centre to the border of the kernel.
-        along: Scale in the direction of the angle, in pixels.
-        across: Scale across it.
-        angle: In radians.
-    """
-    rows, columns = _grid(reach)
-    first = rows * math.sin(angle) + columns * math.cos(angle)
-    second = rows * math.cos(angle) - columns * math.sin(angle)
-    return (first / along) ** 2 + (second / across) ** 2
-
-
-def _grid(reach: int) -> tuple[Tensor, Tensor]:
-    """Pixels from the centre: rows `[K, 1]` and columns `[1, K]`."""
-    steps = torch.arange(-reach, reach + 1, dtype=torch.float32)
-    return steps[:, None], steps[None, :]
-
-
-def _unit(kernel: Tensor) -> Tensor:
-    return kernel / kernel.sum()
-
+from daclip.degradations.base import Degradation, Drawn, Span, choose, ramp, span, uniform, weights_of
 
 STEPS = 96  # points along a trajectory: closer than half a pixel for the longest kernels in use
 
 
-class MotionBlur(Degradation):
+class Blur(Degradation):
+    """Convolution of each photo with a kernel of its own."""
+
+    def apply(self, images: Tensor, drawn: Drawn) -> Tensor:
+        """Convolve each photo of `[B, 3, H, W]` with its kernel of `[B, 1, K, K]`, mirrored at the border."""
+        kernel = drawn["kernel"]
+        reach = kernel.shape[-1] // 2
+        height, width = images.shape[-2:]
+        padded = F.pad(images, (reach,) * 4, mode="reflect")
+        # Through the Fourier domain: 0.4 ms for 128² on one core, where the direct convolution (also
+        # kornia.filters.filter2d) takes 2-6 ms. The padding keeps the wrapped-around part out of the crop.
+        size = [_fast_length(side) for side in padded.shape[-2:]]
+        blurred = torch.fft.irfft2(torch.fft.rfft2(padded, s=size) * torch.fft.rfft2(kernel, s=size), s=size)
+        return blurred[..., 2 * reach : 2 * reach + height, 2 * reach : 2 * reach + width].clamp(0, 1)
+
+
+class MotionBlur(Blur):
     """Blur by a shaking camera: the picture averaged along a random smooth trajectory.
 
     The camera's heading turns with a smoothly varying rate, as in random-trajectory models (Boracchi & Foi,
-    "Modeling the performance of image restoration from motion blur", 2012); the kernel is that path
-    rasterised, with unit sum.
+    "Modeling the performance of image restoration from motion blur", 2012); the kernel is that path rasterised.
 
     Args:
         extent: Largest distance between the ends of the kernel, in pixels.
@@ -128,7 +47,7 @@ class MotionBlur(Degradation):
         self.turn = float(turn)
 
     def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
-        """A kernel `[1, 1, K, K]` of unit sum; K is odd and the same for every draw."""
+        """A kernel `[1, 1, K, K]`; K is the same for every draw."""
         limit = min(height, width) / 3  # a kernel as large as the picture would leave nothing to see
         extent = min(ramp(self.extent, severity, generator), limit)
         path = self._trajectory(generator) * (extent / 2)
@@ -136,12 +55,7 @@ class MotionBlur(Degradation):
         grid = torch.arange(-reach, reach + 1, dtype=torch.float32)
         # Bilinear splatting: each point shares its weight among the four pixels around it.
         rows, columns = ((1 - (path[:, axis, None] - grid).abs()).clamp(min=0) for axis in (0, 1))
-        kernel = rows.T @ columns
-        return {"kernel": (kernel / kernel.sum())[None, None]}
-
-    def apply(self, images: Tensor, drawn: Drawn) -> Tensor:
-        """Convolve each photo of `[B, 3, H, W]` with its kernel, mirrored at the border."""
-        return _convolved(images, drawn["kernel"])
+        return {"kernel": _unit(rows.T @ columns)[None, None]}
 
     def _trajectory(self, generator: torch.Generator) -> Tensor:
         """A smooth path `[STEPS, 2]` around the origin, whose farthest point has distance 1."""
@@ -162,7 +76,7 @@ class MotionBlur(Degradation):
         return path / path.norm(dim=1).max()
 
 
-class KernelBlur(Degradation):
+class KernelBlur(Blur):
     """Blur by a kernel of a random kind, as in blind super-resolution.
 
     Isotropic, anisotropic, generalised and plateau-shaped Gaussians and the sinc filter follow Wang et al.,
@@ -182,13 +96,7 @@ class KernelBlur(Degradation):
     names = ("isotropic", "anisotropic", "generalised", "plateau", "sinc", "defocus", "line", "box")
 
     def __init__(
-        self,
-        kinds: Mapping[str, float],
-        sigma: Span,
-        ratio: Span,
-        generalised: Span,
-        plateau: Span,
-        cutoff: Span,
+        self, kinds: Mapping[str, float], sigma: Span, ratio: Span, generalised: Span, plateau: Span, cutoff: Span
     ) -> None:
         self.kinds = weights_of(self.names, {**dict.fromkeys(self.names, 0.0), **kinds})
         self.sigma = span(sigma, "sigma", least=0.1)
@@ -198,7 +106,7 @@ class KernelBlur(Degradation):
         self.cutoff = span(cutoff, "cutoff", least=0.3, most=math.pi)
 
     def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
-        """A kernel `[1, 1, K, K]` of unit sum; K is odd and the same for every draw."""
+        """A kernel `[1, 1, K, K]`; K is the same for every draw."""
         # A spread beyond the sides' tenth would leave nothing to see; three spreads hold a Gaussian.
         limit = min(height, width) / 10
         reach = math.ceil(3 * min(max(self.sigma), limit))
@@ -207,39 +115,82 @@ class KernelBlur(Degradation):
         angle = uniform(0, math.pi, generator)
         short = sigma * uniform(*self.ratio, generator)
         if kind == "isotropic":
-            kernel = kernels.gaussian(kernels.elliptic(reach, sigma, sigma, angle), 1)
+            kernel = gaussian(elliptic(reach, sigma, sigma, angle), 1)
         elif kind == "anisotropic":
-            kernel = kernels.gaussian(kernels.elliptic(reach, sigma, short, angle), 1)
+            kernel = gaussian(elliptic(reach, sigma, short, angle), 1)
         elif kind == "generalised":
-            shape = uniform(*self.generalised, generator)
-            kernel = kernels.gaussian(kernels.elliptic(reach, sigma, short, angle), shape)
+            kernel = gaussian(elliptic(reach, sigma, short, angle), uniform(*self.generalised, generator))
         elif kind == "plateau":
-            kernel = kernels.plateau(kernels.elliptic(reach, sigma, short, angle), uniform(*self.plateau, generator))
+            kernel = plateau(elliptic(reach, sigma, short, angle), uniform(*self.plateau, generator))
         elif kind == "sinc":
-            kernel = kernels.sinc(reach, ramp(self.cutoff, severity, generator))
+            kernel = sinc(reach, ramp(self.cutoff, severity, generator))
         elif kind == "defocus":
-            kernel = kernels.defocus(reach, 2 * sigma)  # a disc of radius R spreads R/2
+            kernel = defocus(reach, 2 * sigma)  # a disc of radius R spreads R/2
         elif kind == "line":
-            kernel = kernels.line(reach, math.sqrt(12) * sigma, angle)  # a length L spreads L/√12
+            kernel = line(reach, math.sqrt(12) * sigma, angle)  # a length L spreads L/√12
         else:
-            kernel = kernels.box(reach, math.sqrt(12) * sigma)
+            kernel = box(reach, math.sqrt(12) * sigma)
         return {"kernel": kernel[None, None]}
 
-    def apply(self, images: Tensor, drawn: Drawn) -> Tensor:
-        """Convolve each photo of `[B, 3, H, W]` with its kernel, mirrored at the border."""
-        return _convolved(images, drawn["kernel"])
+
+def elliptic(reach: int, along: float, across: float, angle: float) -> Tensor:
+    """Squared distance r² from the centre, in units of the scales along and across the angle, `[K, K]`."""
+    rows, columns = _grid(reach)
+    first = rows * math.sin(angle) + columns * math.cos(angle)
+    second = rows * math.cos(angle) - columns * math.sin(angle)
+    return (first / along) ** 2 + (second / across) ** 2
 
 
-def _convolved(images: Tensor, kernel: Tensor) -> Tensor:
-    """Photos `[B, 3, H, W]`, each convolved with its kernel of `[B, 1, K, K]`, mirrored at the border."""
-    reach = kernel.shape[-1] // 2
-    height, width = images.shape[-2:]
-    padded = F.pad(images, (reach,) * 4, mode="reflect")
-    # Through the Fourier domain: 0.4 ms for 128² on one core, where the direct convolution (also
-    # kornia.filters.filter2d) takes 2-6 ms. The padding keeps the wrapped-around part out of the crop.
-    size = [_fast_length(side) for side in padded.shape[-2:]]
-    blurred = torch.fft.irfft2(torch.fft.rfft2(padded, s=size) * torch.fft.rfft2(kernel, s=size), s=size)
-    return blurred[..., 2 * reach : 2 * reach + height, 2 * reach : 2 * reach + width].clamp(0, 1)
+def gaussian(squared: Tensor, shape: float) -> Tensor:
+    """Generalised Gaussian exp(−(r²)^β / 2) of `elliptic` distances; β = 1 is the Gaussian, below it tails are heavier.
+
+    Liu et al., "Estimating generalized Gaussian blur kernels for out-of-focus image deblurring", 2020.
+    """
+    return _unit(torch.exp(-0.5 * squared.pow(shape)))
+
+
+def plateau(squared: Tensor, shape: float) -> Tensor:
+    """A flat top with soft sides, 1 / (1 + (r²)^β), of `elliptic` distances; a larger β is steeper (Real-ESRGAN)."""
+    return _unit(1 / (1 + squared.pow(shape)))
+
+
+def sinc(reach: int, cutoff: float) -> Tensor:
+    """The ideal circular low-pass filter, ω·J₁(ω·r) / (2π·r), up to ω radians a pixel: ringing as of sharpening."""
+    rows, columns = _grid(reach)
+    distance = (rows**2 + columns**2).sqrt()
+    ringing = cutoff * torch.special.bessel_j1(cutoff * distance) / (2 * math.pi * distance)
+    ringing[reach, reach] = cutoff**2 / (4 * math.pi)  # the limit at r = 0
+    return _unit(ringing)
+
+
+def defocus(reach: int, radius: float) -> Tensor:
+    """A disc with an edge one pixel wide: the image of a point by a lens out of focus."""
+    rows, columns = _grid(reach)
+    return _unit((radius + 0.5 - (rows**2 + columns**2).sqrt()).clamp(0, 1))
+
+
+def line(reach: int, length: float, angle: float) -> Tensor:
+    """A straight stroke, one pixel wide."""
+    rows, columns = _grid(reach)
+    along = (rows * math.sin(angle) + columns * math.cos(angle)).abs()
+    across = (rows * math.cos(angle) - columns * math.sin(angle)).abs()
+    return _unit((length / 2 + 0.5 - along).clamp(0, 1) * (1 - across).clamp(min=0))
+
+
+def box(reach: int, width: float) -> Tensor:
+    """A square of equal weights, its border pixels weighed by what it covers of them."""
+    rows, columns = _grid(reach)
+    return _unit((width / 2 + 0.5 - rows.abs()).clamp(0, 1) * (width / 2 + 0.5 - columns.abs()).clamp(0, 1))
+
+
+def _grid(reach: int) -> tuple[Tensor, Tensor]:
+    """Pixels from the centre: rows `[K, 1]` and columns `[1, K]`."""
+    steps = torch.arange(-reach, reach + 1, dtype=torch.float32)
+    return steps[:, None], steps[None, :]
+
+
+def _unit(kernel: Tensor) -> Tensor:
+    return kernel / kernel.sum()
 
 
 def _fast_length(length: int) -> int:

@@ -5,33 +5,42 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from daclip.degradations.base import Degradation, Drawn, Span, fork, join_classes, span, uniform, vocabulary
+from daclip.degradations.base import (
+    Degradation,
+    Drawn,
+    Span,
+    choose,
+    fork,
+    join_classes,
+    permuted,
+    span,
+    uniform,
+    vocabulary,
+    weights_of,
+)
 from daclip.errors import DaclipError
 
-MARK = "/"  # between the name of a part and the names of what it drew
+MARK = "/"  # between the name of a part and the names of its draws
 
 
 class OneByOne(Degradation):
     """A degradation that applies its draws one by one.
 
-    Samples differ in the parts that they use, and so do the keys and shapes of their draws. Also, a codec after
-    another part would turn a last bit that depends on the size of the batch into a visible step.
+    Samples differ in their parts, and so in the keys and shapes of their draws. Also, a codec after another part
+    would turn a last bit that depends on the size of the batch into a visible step.
     """
 
     def replay(self, images: Tensor, draws: Sequence[Drawn]) -> Tensor:
-        """Corrupt photos by given draws, one a sample, as the base class does."""
+        """Corrupt photos `[B, 3, H, W]` by given draws, one a sample."""
         return torch.cat([super(OneByOne, self).replay(images[i : i + 1], [draws[i]]) for i in range(len(draws))])
 
 
 class Composition(OneByOne):
     """Parts by name, some of which are applied one after another to each sample.
 
-    A sample's draw holds what its parts drew, each under the part's name, in the order of application:
-    `{"hazy/transmission": …, "hazy/airlight": …, "rainy/streaks": …}`. The names are the degradation words of
-    the sample's label, unless a part labels its samples itself.
-
-    Args:
-        parts: Name to degradation.
+    A sample's draw holds those of its parts, each under the part's name, in the order of application:
+    `{"hazy/transmission": …, "hazy/airlight": …, "rainy/streaks": …}`. The names are the classes of the sample's
+    label, unless a part labels its samples itself.
     """
 
     def __init__(self, parts: Mapping[str, Degradation]) -> None:
@@ -41,16 +50,16 @@ class Composition(OneByOne):
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """The words of all parts, or their names."""
+        """The classes of all parts, or their names."""
         return tuple(vocabulary(self.parts))
 
     def describe(self, drawn: Drawn) -> str:
-        """The words of the sample's parts, in the order of the configuration: one label a combination."""
+        """The classes of the sample's parts, in the order of the configuration: one label a combination."""
         used = dict(steps(drawn))
         return join_classes(self.parts[name].describe(used[name]) or name for name in self.parts if name in used)
 
     def apply(self, images: Tensor, drawn: Drawn) -> Tensor:
-        """Apply the parts that drew something to `[B, 3, H, W]`, in their order."""
+        """Apply the parts of the draw to `[B, 3, H, W]`, in their order."""
         for name, part in steps(drawn):
             images = self.parts[name].apply(images, part)
         return images
@@ -61,7 +70,7 @@ class Chain(Composition):
 
     Args:
         parts: Name to degradation.
-        share: Range of what each part takes of the severity, drawn for each part: several full strengths at once
+        share: Range of each part's share of the severity, drawn for each part: several full strengths at once
             would leave nothing to see, and parts should not always move in step.
     """
 
@@ -70,7 +79,7 @@ class Chain(Composition):
         self.share = span(share, "share", most=1)
 
     def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
-        """What each part drew, under its name."""
+        """The draw of each part, under its name."""
         drawn: Drawn = {}
         for name in self.order(generator):
             strength = severity * uniform(*self.share, generator)
@@ -78,7 +87,7 @@ class Chain(Composition):
         return drawn
 
     def order(self, generator: torch.Generator) -> list[str]:
-        """Names of the parts as they are applied to one sample."""
+        """Names of the parts in the order of application to one sample."""
         return list(self.parts)
 
 
@@ -87,8 +96,7 @@ class RandomOrder(Chain):
 
     def order(self, generator: torch.Generator) -> list[str]:
         """A random permutation of the parts' names."""
-        names = list(self.parts)
-        return [names[i] for i in torch.randperm(len(names), generator=generator).tolist()]
+        return permuted(list(self.parts), generator)
 
 
 class OneOf(Composition):
@@ -104,7 +112,7 @@ class OneOf(Composition):
         self.weights = weights_of(list(self.parts), weights)
 
     def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
-        """What the chosen part drew, under its name."""
+        """The draw of the chosen part, under its name."""
         name = choose(self.weights, generator)
         return named(name, self.parts[name].draw(height, width, severity, fork(generator)))
 
@@ -113,8 +121,8 @@ class Combinations(OneOf):
     """One of several chains of the same parts, such as haze and rain, or low light and noise.
 
     Args:
-        parts: Degradation word to degradation.
-        combinations: Words of each chain, in the order of application.
+        parts: Class to degradation.
+        combinations: Classes of each chain, in the order of application.
         share: Of the severity, as in `Chain`.
     """
 
@@ -126,38 +134,13 @@ class Combinations(OneOf):
         super().__init__(chains)
 
 
-def weights_of(names: Sequence[str], weights: Mapping[str, float] | None) -> dict[str, float]:
-    """Relative frequencies of the names, checked.
-
-    Args:
-        names: All names, at least one.
-        weights: Frequency of each name; None makes all equal.
-
-    Raises:
-        DaclipError: A name is unknown or left out, or the weights are negative or all 0.
-    """
-    if weights is None:
-        return dict.fromkeys(names, 1.0)
-    if set(weights) != set(names):
-        raise DaclipError(f"weights: expected one for each of {list(names)}, got {list(weights)}")
-    if not all(weight >= 0 for weight in weights.values()) or not sum(weights.values()) > 0:
-        raise DaclipError(f"weights: expected numbers of at least 0, not all 0, got {dict(weights)}")
-    return {name: float(weights[name]) for name in names}
-
-
-def choose(weights: Mapping[str, float], generator: torch.Generator) -> str:
-    """One of the names, in proportion to its weight."""
-    names = list(weights)
-    return names[int(torch.multinomial(torch.tensor(list(weights.values())), 1, generator=generator))]
-
-
 def named(name: str, drawn: Drawn) -> Drawn:
-    """What a part drew, under the part's name."""
+    """A part's draw under the part's name."""
     return {f"{name}{MARK}{key}": value for key, value in drawn.items()}
 
 
 def steps(drawn: Drawn) -> Iterator[tuple[str, Drawn]]:
-    """Name and draw of each part of a composition's draw, in the order of application."""
+    """Name and draw of each part in a composition's draw, in the order of application."""
     parts: dict[str, Drawn] = {}
     for key, value in drawn.items():
         name, _, rest = key.partition(MARK)

@@ -1,4 +1,4 @@
-"""Artifacts of strong JPEG compression."""
+"""Losses of digital processing: JPEG compression and changes of size."""
 
 import io
 import math
@@ -10,8 +10,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from daclip.degradations.base import Degradation, Drawn, Span, ramp, span
-from daclip.degradations.compose import choose, weights_of
+from daclip.degradations.base import Degradation, Drawn, Span, choose, logarithms, ramp, span, weights_of
 from daclip.errors import DaclipError
 
 BLOCK = 8  # side of JPEG's blocks
@@ -45,7 +44,7 @@ class JpegCompression(Degradation):
     def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
         """The codec's settings (quality, index of the subsampling, grid offsets y and x), int64 `[1, 4]`."""
         # In equal ratios: from 50 to 40 hardly shows, from 18 to 8 destroys.
-        low, high = (math.log(end) for end in self.quality)
+        low, high = logarithms(self.quality)
         quality = round(math.exp(low + (high - low) * severity))
         choice = int(torch.randint(len(self.subsampling), (), generator=generator))
         mode = self.modes.index(self.subsampling[choice])
@@ -75,10 +74,10 @@ SMALLEST_RESULT = 16  # pixels a side: what later parts of a pipeline can still 
 
 
 class Resize:
-    """A change of size, down or up, as a step of a pipeline that undoes it in the end.
+    """A change of size, down or up, as a step of a pipeline that undoes it in the end; hence no `Degradation`.
 
-    Unlike a `Degradation` it does not keep the size of the picture. Interpolation without antialiasing is meant:
-    the aliasing is part of what is found in the wild (Wang et al., "Real-ESRGAN", 2021, section 3).
+    Interpolation is without antialiasing on purpose: photos found in the wild have aliasing (Wang et al.,
+    "Real-ESRGAN", 2021, section 3).
 
     Args:
         directions: Relative frequency of `down` and `up`.
@@ -100,8 +99,7 @@ class Resize:
     def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
         """Weights of the resampling along rows `[1, H', H]` and along columns `[1, W', W]`."""
         direction = choose(self.directions, generator)
-        low, high = (math.log(factor) for factor in self.ranges[direction])
-        factor = math.exp(ramp((low, high), severity, generator))
+        factor = math.exp(ramp(logarithms(self.ranges[direction]), severity, generator))
         rows, columns = (max(round(side * factor), SMALLEST_RESULT) for side in (height, width))
         return self.draw_to((height, width), (rows, columns), generator)
 
@@ -119,13 +117,7 @@ class Resize:
 
 
 def resampling(before: int, after: int, mode: str) -> Tensor:
-    """The weights `[after, before]` with which an interpolation of `before` values mixes them into `after`.
-
-    Args:
-        before: Number of values.
-        after: Number of results.
-        mode: `area`, `bilinear` or `bicubic`, as in `torch.nn.functional.interpolate`.
-    """
+    """Weights `[after, before]` of an interpolation (a mode of `torch.nn.functional.interpolate`) along one axis."""
     corners = {} if mode == "area" else {"align_corners": False}
     identity = torch.eye(before)[None, None]
     return F.interpolate(identity, (after, before), mode=mode, **corners)[0, 0]

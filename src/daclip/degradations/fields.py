@@ -1,4 +1,4 @@
-"""Cheap random fields that the weather and light families draw with, all on the CPU."""
+"""Cheap random fields and shapes for the weather and light families, all on the CPU."""
 
 import math
 
@@ -20,7 +20,7 @@ def smooth_noise(height: int, width: int, cell: float, generator: torch.Generato
     """Smooth noise with structures of about `cell` pixels, `[H, W]`, mean 0 and standard deviation 1.
 
     A sum of plane waves of random direction and phase, which unlike noise on a coarse grid has no preferred
-    directions. It is evaluated at a few points a wave and scaled up: far cheaper than at full size.
+    directions; evaluated at a few points a wave and scaled up, far cheaper than at full size.
     """
     waves = torch.rand(3, WAVES, 1, 1, generator=generator)
     direction, phase = 2 * math.pi * waves[0], 2 * math.pi * waves[1]
@@ -57,17 +57,7 @@ def patches(centres: Tensor, reach: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def stamp(values: Tensor, places: Tensor, height: int, width: int) -> Tensor:
-    """Lay squares of values onto an empty picture; where they overlap, the largest value wins.
-
-    Args:
-        values: Non-negative values of each square, `[N, P, P]`.
-        places: The squares' pixels from `patches`, `[N, P, 2]`.
-        height: Rows of the picture.
-        width: Columns of the picture.
-
-    Returns:
-        The picture, `[H, W]`.
-    """
+    """A picture `[H, W]` of non-negative squares `[N, P, P]` at the places of `patches`; the largest value wins."""
     shape = (*places.shape[:2], places.shape[1])
     rows, columns = places[:, :, None, 0].expand(shape), places[:, None, :, 1].expand(shape)
     return largest(values, rows, columns, height, width)
@@ -76,12 +66,7 @@ def stamp(values: Tensor, places: Tensor, height: int, width: int) -> Tensor:
 def largest(values: Tensor, rows: Tensor, columns: Tensor, height: int, width: int) -> Tensor:
     """The largest of the non-negative values that fall on each pixel, `[H, W]`; 0 where none does.
 
-    Args:
-        values: Any shape.
-        rows: Row of each value, the same shape; may lie outside of the picture.
-        columns: Column of each value, likewise.
-        height: Rows of the picture.
-        width: Columns of the picture.
+    Values, rows and columns have one shape; places may lie outside of the picture.
     """
     # A margin of one pixel collects what falls outside, which is cheaper than selecting what falls inside.
     index = (rows.clamp(-1, height) + 1) * (width + 2) + columns.clamp(-1, width) + 1

@@ -1,4 +1,4 @@
-"""Too little light: everywhere, or in a cast shadow."""
+"""Lack of light: everywhere, or in a cast shadow."""
 
 import math
 
@@ -6,7 +6,7 @@ import torch
 from kornia.color import linear_rgb_to_rgb, rgb_to_linear_rgb
 from torch import Tensor
 
-from daclip.degradations.base import Degradation, Drawn, Span, ramp, span, uniform
+from daclip.degradations.base import Degradation, Drawn, Span, logarithms, ramp, scalar, span, uniform
 from daclip.degradations.fields import pixels, smooth_noise
 
 
@@ -31,18 +31,12 @@ class LowLight(Degradation):
 
     def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
         """Unit noise `[1, 3, H, W]` and (gain, gamma, shot, read), each `[1, 1, 1, 1]`."""
-        settings = {
-            name: torch.full((1, 1, 1, 1), ramp(ends, severity, generator))
-            for name, ends in (
-                ("gamma", self.gamma),
-                ("shot", self.shot),
-                ("read", self.read),
-            )
-        }
+        gamma, shot, read = (ramp(ends, severity, generator) for ends in (self.gamma, self.shot, self.read))
         # Perceived brightness goes with the logarithm of light, so severity moves log(gain) evenly.
-        logarithm = (math.log(self.gain[0]), math.log(self.gain[1]))
-        settings["gain"] = torch.full((1, 1, 1, 1), math.exp(ramp(logarithm, severity, generator)))
-        return {"noise": torch.randn(1, 3, height, width, generator=generator), **settings}
+        gain = math.exp(ramp(logarithms(self.gain), severity, generator))
+        noise = torch.randn(1, 3, height, width, generator=generator)
+        settings = {"gamma": gamma, "shot": shot, "read": read, "gain": gain}
+        return {"noise": noise, **{name: scalar(value) for name, value in settings.items()}}
 
     def apply(self, images: Tensor, drawn: Drawn) -> Tensor:
         """Darken `[B, 3, H, W]` in linear light, add noise, and go back to sRGB."""

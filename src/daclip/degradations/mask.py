@@ -1,4 +1,4 @@
-"""Missing parts of a picture."""
+"""Missing parts of a picture, for inpainting."""
 
 import math
 
@@ -7,7 +7,7 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from daclip.degradations.base import Degradation, Drawn, Span, ramp, span, uniform
+from daclip.degradations.base import Degradation, Drawn, Span, fraction, ramp, span, uniform
 
 
 class Inpainting(Degradation):
@@ -18,12 +18,11 @@ class Inpainting(Degradation):
 
     Args:
         coverage: Share of the picture that is missing.
-        brush: Range of the brush's width in pixels, independent of severity; at most an eighth of the
-            shorter side.
+        brush: Range of the brush's width in pixels, independent of severity; at most an eighth of the shorter side.
         blocks: Chance that a hole is a block instead of a stroke, in [0, 1].
         fill: Value of the missing pixels in [0, 1]; 1 is white.
-        halves: Chance that the missing part is one side of the picture instead, in [0, 1]. At severity 1 it
-            is half of the picture, at lower severities in proportion less.
+        halves: Chance that the missing part is one side of the picture instead, in [0, 1]: half of the picture at
+            severity 1, in proportion less below.
     """
 
     def __init__(self, coverage: Span, brush: Span, blocks: float, fill: float, halves: float = 0.0) -> None:
@@ -31,7 +30,7 @@ class Inpainting(Degradation):
         self.brush = span(brush, "brush", least=1)
         self.blocks = float(blocks)
         self.fill = float(fill)
-        self.halves = span(halves, "halves", most=1)[0]
+        self.halves = fraction(halves, "halves")
 
     def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
         """Mask `[1, 1, H, W]`, bool, true where the picture is missing."""

@@ -1,11 +1,11 @@
-"""Sensor noise."""
+"""Noise of a camera's sensor."""
 
 import math
 
 import torch
 from torch import Tensor
 
-from daclip.degradations.base import Degradation, Drawn, Span, ramp, span, uniform
+from daclip.degradations.base import Degradation, Drawn, Span, fraction, logarithms, ramp, span, uniform
 
 LUMA = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
 """Weights of red, green and blue in the brightness of a pixel (ITU-R BT.601)."""
@@ -23,7 +23,7 @@ class GaussianNoise(Degradation):
 
     def __init__(self, sigma: Span, gray: float = 0.0) -> None:
         self.sigma = span(sigma, "sigma")
-        self.gray = span(gray, "gray", most=1)[0]
+        self.gray = fraction(gray, "gray")
 
     def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
         """Noise `[1, 3, H, W]`, already scaled."""
@@ -50,18 +50,17 @@ class PoissonNoise(Degradation):
 
     def __init__(self, peak: Span, gray: float = 0.0) -> None:
         self.peak = span(peak, "peak", least=1)
-        self.gray = span(gray, "gray", most=1)[0]
+        self.gray = fraction(gray, "gray")
 
     def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
         """Noise of a white pixel `[1, 3, H, W]`, and whether it is gray, bool `[1, 1, 1, 1]`."""
         # In equal ratios: noise goes with the square root of the peak.
-        logarithm = (math.log(self.peak[0]), math.log(self.peak[1]))
-        deviation = math.exp(-0.5 * ramp(logarithm, severity, generator))
+        deviation = math.exp(-0.5 * ramp(logarithms(self.peak), severity, generator))
         noise, is_gray = _normal(height, width, self.gray, generator)
         return {"noise": noise * deviation, "gray": torch.tensor([is_gray]).view(1, 1, 1, 1)}
 
     def apply(self, images: Tensor, drawn: Drawn) -> Tensor:
-        """Add the noise that the light of each pixel of `[B, 3, H, W]` has, and clip."""
+        """Add noise to `[B, 3, H, W]` by the light of each pixel, and clip."""
         luma = (LUMA.to(images.device) * images).sum(dim=1, keepdim=True)
         light = torch.where(drawn["gray"], luma, images)
         return (images + light.sqrt() * drawn["noise"]).clamp(0, 1)

@@ -1,4 +1,4 @@
-"""What stands or falls between the camera and the scene: haze, rain and snow."""
+"""Weather between the camera and the scene: haze, rain, snow, and drops on the glass."""
 
 import math
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from daclip.degradations.base import Degradation, Drawn, Span, ramp, span, uniform
+from daclip.degradations.base import Degradation, Drawn, Span, ramp, scalar, span, uniform
 from daclip.degradations.fields import largest, patches, pixels, smooth_noise, smoothstep, stamp
 
 
@@ -86,11 +86,7 @@ class Rain(Degradation):
             falling = _streaks(length * nearness, breadth, angle, coverage, height, width, generator)
             streaks = torch.maximum(streaks, opacity * nearness * falling)
         light = uniform(0.85, 1.0, generator)
-        return {
-            "streaks": streaks[None, None],
-            "light": torch.full((1, 1, 1, 1), light),
-            "veil": torch.full((1, 1, 1, 1), veil),
-        }
+        return {"streaks": streaks[None, None], "light": scalar(light), "veil": scalar(veil)}
 
     def apply(self, images: Tensor, drawn: Drawn) -> Tensor:
         """Veil `[B, 3, H, W]`, then blend with the light of the streaks."""
@@ -113,12 +109,7 @@ class Snow(Degradation):
     """
 
     def __init__(
-        self,
-        coverage: Span,
-        radii: Sequence[Sequence[float]],
-        opacity: Span,
-        veil: Span,
-        stretch: float,
+        self, coverage: Span, radii: Sequence[Sequence[float]], opacity: Span, veil: Span, stretch: float
     ) -> None:
         self.coverage = span(coverage, "coverage", most=0.9)
         self.radii = tuple(span(layer, "radii", least=0.5) for layer in radii)
@@ -137,12 +128,9 @@ class Snow(Degradation):
         for small, large in self.radii:
             mean_area = math.pi * stretch * ((small + large) / 2) ** 2
             count = max(round(coverage * height * width / mean_area), 1)
-            layer = _flakes(count, (small, large), stretch, wind, height, width, generator)
+            layer = _flakes(count, (small, large), stretch, wind, (height, width), generator)
             flakes = torch.maximum(flakes, layer)
-        return {
-            "flakes": (opacity * flakes)[None, None],
-            "veil": torch.full((1, 1, 1, 1), veil),
-        }
+        return {"flakes": (opacity * flakes)[None, None], "veil": scalar(veil)}
 
     def apply(self, images: Tensor, drawn: Drawn) -> Tensor:
         """Veil `[B, 3, H, W]`, then cover it with white flakes."""
@@ -152,13 +140,7 @@ class Snow(Degradation):
 
 
 def _streaks(
-    length: float,
-    breadth: float,
-    angle: float,
-    coverage: float,
-    height: int,
-    width: int,
-    generator: torch.Generator,
+    length: float, breadth: float, angle: float, coverage: float, height: int, width: int, generator: torch.Generator
 ) -> Tensor:
     """Parallel streaks at random places, `[H, W]` in [0, 1]; the angle from the vertical is in radians."""
     taps = math.ceil(length)  # a streak is drawn row by row, sharing its light among the columns it touches
@@ -184,13 +166,12 @@ def _flakes(
     radii: tuple[float, float],
     stretch: float,
     wind: float,
-    height: int,
-    width: int,
+    size: tuple[int, int],
     generator: torch.Generator,
 ) -> Tensor:
     """Soft irregular ellipses at random places, `[H, W]` in [0, 1]."""
     numbers = torch.rand(count, 6, generator=generator).T  # the first flakes do not depend on the count
-    centres = numbers[:2].T * torch.tensor([height, width])
+    centres = numbers[:2].T * torch.tensor(size)
     radius = (radii[0] + (radii[1] - radii[0]) * numbers[2])[:, None, None]
     places, down, right = patches(centres, math.ceil(1.5 * radii[1] * stretch))
     # Every flake has its own direction near the wind's, so that they do not line up like rain.
@@ -200,16 +181,16 @@ def _flakes(
     squash = 0.7 + 0.3 * numbers[4][:, None, None]
     distance = ((along / stretch) ** 2 + (across / squash) ** 2).sqrt() / radius
     brightness = 0.6 + 0.4 * numbers[5][:, None, None]
-    return stamp(brightness * smoothstep((1.4 - distance) / 0.9), places, height, width)
+    return stamp(brightness * smoothstep((1.4 - distance) / 0.9), places, *size)
 
 
 class Raindrops(Degradation):
     """Drops that refract the scene: each shows it upside down, wider and out of focus, with soft edges.
 
-    What Qian et al. photographed through wet glass ("Attentive Generative Adversarial Network for Raindrop
-    Removal", 2018). A drop is a bump on a height map h; light bends by its gradient, so a pixel p sees
-    p + (1 + k)·∇h. For the paraboloid h = (r² - |p - c|²)/2 that is c - k·(p - c): the scene around the
-    drop's centre, flipped and k times as wide.
+    The pictures through wet glass of Qian et al. ("Attentive Generative Adversarial Network for Raindrop Removal",
+    2018). A drop is a bump on a height map h; light bends by its gradient, so a pixel p sees p + (1 + k)·∇h. For the
+    paraboloid h = (r² - |p - c|²)/2 that is c - k·(p - c): the scene around the drop's centre, flipped and k times as
+    wide.
 
     Args:
         coverage: Share of the picture under drops.
@@ -240,11 +221,8 @@ class Raindrops(Degradation):
         size = lump.sqrt().clamp(min=1)
         rim = 4 * body * (1 - body)
         shine = self.shine * (0.5 * rim - (down / size).clamp(-1, 1) * body)
-        return {
-            "opacity": (opacity * body)[None, None],
-            "shine": shine[None, None],
-            "look": torch.stack((x, y), dim=-1)[None],
-        }
+        look = torch.stack((x, y), dim=-1)
+        return {"opacity": (opacity * body)[None, None], "shine": shine[None, None], "look": look[None]}
 
     def apply(self, images: Tensor, drawn: Drawn) -> Tensor:
         """Blend `[B, 3, H, W]` with the refracted, blurred scene inside the drops."""

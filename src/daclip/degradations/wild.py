@@ -1,11 +1,11 @@
-"""Photos as they are found in the wild: several rounds of blur, scaling, noise and compression."""
+"""Photos found in the wild: several rounds of blur, scaling, noise and compression."""
 
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from daclip.degradations.base import Degradation, Drawn, fork, join_classes, span, uniform
+from daclip.degradations.base import Degradation, Drawn, fork, fraction, join_classes, permuted, uniform
 from daclip.degradations.compose import OneByOne, named, steps
 from daclip.degradations.digital import Resize
 from daclip.degradations.noise import LUMA
@@ -16,7 +16,7 @@ GRAY = "gray"
 
 
 class WildPipeline(OneByOne):
-    """Rounds of random parts: each time a photo is taken, edited, scaled and saved, it loses something.
+    """Rounds of random parts: a photo loses something each time it is taken, edited, scaled and saved.
 
     The high-order degradation of Wang et al., "Real-ESRGAN", 2021, section 3, in random order as in Zhang et
     al., "Designing a Practical Degradation Model for Deep Blind Image Super-Resolution" (BSRGAN), 2021, and used
@@ -24,11 +24,11 @@ class WildPipeline(OneByOne):
     Models", 2024. Unlike there, parts are often left out, so that a label says something; the photo's size is
     that of the input in the end; and severity moves all parameters.
 
-    A sample's label names what was done to it, in the order of the configuration, such as
+    A sample's label names all that was done to it, in the order of the configuration, such as
     `"blurry, jpeg-compressed"`. Scaling counts if it made the photo smaller, or if nothing else happened.
 
     Args:
-        parts: Degradation word to degradation or change of size.
+        parts: Class to degradation or change of size.
         chances: For each round, the chance in [0, 1] that a part takes place in it. Where all parts of all
             rounds are left out, the last part of the configuration takes place.
         shares: For each round, the share of the severity that its parts have.
@@ -53,10 +53,10 @@ class WildPipeline(OneByOne):
         if len(scaling) != 1:
             raise DaclipError(f"parts: expected one Resize, got {len(scaling)} among {list(parts)}")
         self.resize = scaling[0]
-        self.chances = [span(chance, "chances", most=1)[0] for chance in chances]
-        self.shares = [span(share, "shares", most=1)[0] for share in shares]
-        self.shuffle = span(shuffle, "shuffle", most=1)[0]
-        self.gray = span(gray, "gray", most=1)[0]
+        self.chances = [fraction(chance, "chances") for chance in chances]
+        self.shares = [fraction(share, "shares") for share in shares]
+        self.shuffle = fraction(shuffle, "shuffle")
+        self.gray = fraction(gray, "gray")
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -64,13 +64,13 @@ class WildPipeline(OneByOne):
         return (*([GRAY] if self.gray else []), *self.parts)
 
     def describe(self, drawn: Drawn) -> str:
-        """The words of what happened to the sample, each once."""
+        """The classes of the parts that the sample went through, each once."""
         taken = [(name, settings) for _, part in steps(drawn) for name, settings in steps(part) if name != BACK]
         lossy = {name for name, settings in taken if not _grew(settings)} or {name for name, _ in taken}
         return join_classes(name for name in self.classes if name in lossy)
 
     def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
-        """What the parts of each round drew, as `ROUND/PART/KEY`, in the order of application."""
+        """The draws of the parts of each round, as `ROUND/PART/KEY`, in the order of application."""
         drawn: Drawn = {}
         if uniform(0, 1, generator) < self.gray:
             drawn.update(named("0", named(GRAY, {"luma": LUMA})))
@@ -88,7 +88,7 @@ class WildPipeline(OneByOne):
         return drawn
 
     def apply(self, images: Tensor, drawn: Drawn) -> Tensor:
-        """Do to `[B, 3, H, W]` what was drawn, step by step."""
+        """Apply the steps of the draw to `[B, 3, H, W]`."""
         for _, taken in steps(drawn):
             for name, settings in steps(taken):
                 if name == GRAY:
@@ -104,7 +104,7 @@ class WildPipeline(OneByOne):
         for chance in self.chances:
             names = [name for name in self.parts if uniform(0, 1, generator) < chance]
             if uniform(0, 1, generator) < self.shuffle:
-                names = [names[i] for i in torch.randperm(len(names), generator=generator).tolist()]
+                names = permuted(names, generator)
             plan.append(names)
         last = plan[-1]
         if not any(plan):
