@@ -15,8 +15,12 @@ from lightning.pytorch.plugins import MixedPrecision
 from runs import Losses, differences, fit
 
 from daclip.errors import DaclipError, StoppedError
-from daclip.training.callbacks import generator_states, set_generator_states
-from daclip.training.checkpointing import checkpoint_to_resume, read_checkpoint
+from daclip.training.checkpointing import (
+    checkpoint_to_resume,
+    generator_states,
+    read_checkpoint,
+    set_generator_states,
+)
 
 STEPS = 6  # one and a half epochs
 

@@ -1,17 +1,12 @@
 """All ranks' samples together: contrastive losses need every device's negatives."""
 
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, distributed
 
-T = TypeVar("T")
-
-
-def is_distributed() -> bool:
-    """Whether more than one process works on a batch."""
-    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+from daclip.ranks import is_distributed
 
 
 class _GatherRows(torch.autograd.Function):
@@ -47,15 +42,6 @@ def gather_rows(rows: Tensor) -> Tensor:
         return rows
     gathered: Tensor = _GatherRows.apply(rows)
     return gathered
-
-
-def gather_objects(value: T) -> list[T]:
-    """The value of each rank, in the order of ranks."""
-    if not is_distributed():
-        return [value]
-    values: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(values, value)
-    return values
 
 
 def encode_texts(

@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from daclip.clip.frozen_clip import FrozenClip
-from daclip.clip.gather import encode_texts, gather_objects, gather_rows, is_distributed
+from daclip.clip.gather import encode_texts, gather_rows
 from daclip.degradations import split_classes
 from daclip.errors import DaclipError
+from daclip.ranks import gather_objects, is_distributed
 
 
 @dataclass(frozen=True)

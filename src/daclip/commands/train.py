@@ -31,6 +31,7 @@ from daclip.data.datamodule import fingerprint
 from daclip.errors import DaclipError
 from daclip.training.callbacks import skipped_steps
 from daclip.training.checkpointing import checkpoint_to_resume, keep_logs
+from daclip.training.progress import quiet_libraries
 from daclip.training.provenance import hide_secrets, provenance
 from daclip.training.wandb import describe_run, finish_run, log_artifact
 
@@ -117,6 +118,7 @@ def _task(cfg: DictConfig) -> float:
     hydra = HydraConfig.get()
     run_folder = Path(hydra.runtime.output_dir)
     hide_secrets(run_folder)
+    quiet_libraries()
     cfg = validated(cfg, TrainConfig)
     metrics = None
     if hydra.mode == RunMode.MULTIRUN:

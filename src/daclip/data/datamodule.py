@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import torch
-from torch import distributed
 from torch.utils.data import DataLoader
 
 from daclip.data.loading import DamagedPhotos, EpochLoader, StreamSampler, WithoutDamaged, ignore_job_signals
@@ -19,6 +18,7 @@ from daclip.data.pairs import Augmentation, PairMaker, Sample, SyntheticPairs, V
 from daclip.data.photos import CleanPhoto, PhotoSource
 from daclip.degradations import Degradation, split_classes, vocabulary
 from daclip.errors import DaclipError
+from daclip.ranks import gather_objects
 from daclip.rng import generator_for
 
 if TYPE_CHECKING:
@@ -208,12 +208,8 @@ class MixedDegradationData(L.LightningDataModule):
         """
         if self._loader is None:
             return {}
-        ranks: list[Any] = [self._loader.position()]
-        if distributed.is_available() and distributed.is_initialized():
-            ranks = [None] * distributed.get_world_size()
-            distributed.all_gather_object(ranks, self._loader.position())
         # As text: checkpoints are read without unpickling arbitrary objects.
-        return {"positions": json.dumps(ranks)}
+        return {"positions": json.dumps(gather_objects(self._loader.position()))}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Where training goes on reading."""

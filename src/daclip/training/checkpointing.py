@@ -1,8 +1,9 @@
-"""Signals that ask a run to stop: noted at once, obeyed at the next safe moment."""
+"""Checkpoints: what is saved and when, how files are checked and read, what a resumed run goes on from."""
 
 import logging
 import os
 import pickle
+import random
 import signal
 import subprocess
 import threading
@@ -14,57 +15,30 @@ from types import FrameType
 from typing import IO, Any, cast
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.pytorch.callbacks import Checkpoint
-from torch.distributed.tensor import DTensor
+from lightning.pytorch.callbacks import Callback, Checkpoint
 
 from daclip.errors import DaclipError, StoppedError
 from daclip.files import atomic_file, remove_partial
-
-
-class StopSignals:
-    """Remembers the first signal that asked to stop.
-
-    SIGTERM comes from batch systems, container managers and `kill`; SIGUSR1 from `#SBATCH --signal=USR1@120`; SIGINT
-    from Ctrl+C, whose second press interrupts at once.
-    """
-
-    def __init__(self) -> None:
-        self.received: signal.Signals | None = None
-        self._before: dict[signal.Signals, object] = {}
-
-    def install(self) -> None:
-        """Take over the signals; outside the main thread, where Python allows it not, nothing happens."""
-        if threading.current_thread() is not threading.main_thread():
-            return
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
-            self._before.setdefault(number, signal.getsignal(number))
-            signal.signal(number, self._note)
-
-    def restore(self) -> None:
-        """Give the signals back."""
-        while self._before:
-            number, handler = self._before.popitem()
-            signal.signal(number, handler)  # type: ignore[arg-type]
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self.received == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.received = self.received or signal.Signals(number)
-
+from daclip.ranks import gather_objects, rank
 
 log = logging.getLogger(__name__)
 
+FOLDER = "checkpoints"
 SUFFIX = ".ckpt"
 PARTS = ("state_dict", "loops", "optimizer_states", "pytorch-lightning_version")
 
 
-def damage(path: str | Path) -> str | None:
-    """Why a checkpoint cannot be used; None if it is complete.
+# Files: whole or not, read without running code.
 
-    A checkpoint is a zip archive of tensors, whose directory stands at its end and which holds a CRC-32 of every
-    part: a file that was cut off has no directory, one with wrong bytes has a wrong sum. Reads the whole file.
+
+def damage(path: str | Path) -> str | None:
+    """Reason why a checkpoint cannot be used; None if it is complete. Reads the whole file.
+
+    A checkpoint is a zip archive, whose directory stands at its end and holds a CRC-32 of every part: a file that was
+    cut off has no directory, one with wrong bytes has a wrong sum.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -79,7 +53,7 @@ def damage(path: str | Path) -> str | None:
 
 
 def newest_complete(paths: Iterable[Path]) -> Path | None:
-    """The newest checkpoint that is whole; each newer one that is not is named in the log."""
+    """The newest complete checkpoint; newer ones that are damaged are named in the log."""
     for path in sorted(paths, key=lambda found: (found.stat().st_mtime_ns, found.name), reverse=True):
         reason = damage(path)
         if reason is None:
@@ -89,7 +63,7 @@ def newest_complete(paths: Iterable[Path]) -> Path | None:
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a training state without running any code that it may hold.
+    """Read a training state without running any code that the file may hold.
 
     Raises:
         DaclipError: The file is missing, damaged, no checkpoint, or holds anything but tensors and plain data.
@@ -108,17 +82,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             "use a checkpoint that this framework wrote"
         ) from None
     except (RuntimeError, ValueError, EOFError, KeyError, TypeError, AttributeError, IndexError, OSError):
-        raise DaclipError(f"{path}: not a checkpoint of this framework; give a file of a run's checkpoints/") from None
+        content = None
     if not isinstance(content, dict) or any(part not in content for part in PARTS):
         raise DaclipError(f"{path}: not a checkpoint of this framework; give a file of a run's checkpoints/")
     return content
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
-    """Writes under a temporary name, flushes to the disk, renames; reads tensors and plain data only.
-
-    A checkpoint is deleted only while another complete one is in its folder.
-    """
+    """Lightning's access to checkpoint files: writes atomically, reads no code, never deletes the last complete one."""
 
     def __init__(self) -> None:
         self._written: set[tuple[Path, int, int]] = set()
@@ -144,7 +115,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
         self._written.add(self._stamp(path))
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
-        """See `read_checkpoint`; what else is asked for changes nothing, so that no caller can unlock code."""
+        """Call `read_checkpoint`; the other arguments change nothing, so that no caller can unlock code."""
         return read_checkpoint(path)
 
     def remove_checkpoint(self, path: Any) -> None:
@@ -158,7 +129,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
             log.warning("%s: kept, it is the only complete checkpoint in its folder", path)
 
 
-FOLDER = "checkpoints"
+# Resuming.
 
 
 def checkpoint_to_resume(resume: str | None, output: str | Path, run_folder: str | Path) -> Path | None:
@@ -180,11 +151,11 @@ def checkpoint_to_resume(resume: str | None, output: str | Path, run_folder: str
     if resume != "last":
         path = Path(resume)
         if not path.is_file():
-            raise DaclipError(f"resume={path}: no such checkpoint file")
+            raise DaclipError(f"resume={path}: no such checkpoint file; check the path")
         return path
     found = list(Path(output).glob(f"*/{FOLDER}/*{SUFFIX}"))
     if not found:
-        raise DaclipError(f"resume=last: no run below {output} has a checkpoint yet")
+        raise DaclipError(f"resume=last: no run below {output} has a checkpoint yet; leave resume out")
     newest = newest_complete(found)
     if newest is None:
         raise DaclipError(f"resume=last: none of the {len(found)} checkpoints below {output} is complete; train anew")
@@ -192,23 +163,105 @@ def checkpoint_to_resume(resume: str | None, output: str | Path, run_folder: str
 
 
 def keep_logs(run_folder: str | Path) -> None:
-    """Set the curves of a run that goes on in its own folder aside, because a new logger begins its file anew."""
+    """Rename the curves of a run that goes on in its own folder, because a new logger begins its file anew."""
     path = Path(run_folder, "logs", "metrics.csv")
     if path.is_file():
         earlier = len(list(path.parent.glob("metrics_*.csv")))
         path.rename(path.with_name(f"metrics_{earlier + 1}.csv"))
 
 
-log = logging.getLogger(__name__)
+def generator_states() -> dict[str, Any]:
+    """States of Python's, NumPy's and torch's global generators (CPU and every GPU) as tensors and plain data."""
+    name, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002
+    version, internal, gauss_next = random.getstate()
+    return {
+        "python": [version, list(internal), gauss_next],
+        "numpy": [str(name), torch.from_numpy(np.asarray(keys, np.int64)), int(position), int(has_gauss), float(gauss)],
+        "torch": torch.get_rng_state(),
+        "cuda": [state.cpu() for state in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else [],
+    }
+
+
+def set_generator_states(states: dict[str, Any]) -> None:
+    """Undo everything that was drawn since `generator_states`."""
+    version, internal, gauss_next = states["python"]
+    random.setstate((version, tuple(internal), gauss_next))
+    name, keys, *rest = states["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
+    torch.set_rng_state(states["torch"])
+    if states["cuda"] and len(states["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(states["cuda"])
+
+
+class GlobalGenerators(Callback):
+    """Saves the global generators of every rank and puts them back when training goes on.
+
+    This framework draws from generators of its own, which depend on seed and step alone; this is for parts that do
+    not, such as dropout.
+    """
+
+    def __init__(self) -> None:
+        self._resumed: dict[str, Any] | None = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """States by rank. All ranks must call it together, as Lightning does when it saves."""
+        return {"ranks": gather_objects(generator_states())}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Remember this rank's states until training begins."""
+        ranks = state_dict["ranks"]
+        self._resumed = ranks[rank()] if rank() < len(ranks) else None
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Put the states back behind everything that starting up has drawn."""
+        if self._resumed is not None:
+            set_generator_states(self._resumed)
+            self._resumed = None
+
+
+# Saving, and stopping on a signal.
+
+
+class StopSignals:
+    """Remembers the first signal that asked to stop, to be obeyed at the next safe moment.
+
+    SIGTERM comes from batch systems, container managers and `kill`; SIGUSR1 from `#SBATCH --signal=USR1@120`; SIGINT
+    from Ctrl+C, whose second press interrupts at once.
+    """
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._before: dict[signal.Signals, object] = {}
+
+    def install(self) -> None:
+        """Take over the signals; only possible in the main thread, elsewhere nothing happens."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            self._before.setdefault(number, signal.getsignal(number))
+            signal.signal(number, self._note)
+
+    def restore(self) -> None:
+        """Give the signals back."""
+        while self._before:
+            number, handler = self._before.popitem()
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if number == signal.SIGINT and self.received == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = self.received or signal.Signals(number)
 
 
 class RollingCheckpoint(Checkpoint):
-    """Saves every so many steps, around each held-out pass and on a signal; keeps the newest few.
+    """Saves every so many steps, around each validation pass and on a signal; keeps the newest few.
 
-    States are taken between optimiser steps only, so that one that is resumed goes on as if nothing had happened. A
-    signal is obeyed behind the current step (or held-out batch): the state is saved, all ranks stop together, and
-    the process ends with `StoppedError`. Being asked by SIGUSR1 in a SLURM job means that its time is nearly over:
-    the job is put back into the queue.
+    States are taken between optimiser steps only, so that a resumed run goes on as if nothing had happened. A signal
+    is obeyed behind the current step or validation batch: the state is saved, all ranks stop together, and the
+    process ends with `StoppedError`. SIGUSR1 in a SLURM job says that its time is nearly over: the job is put back
+    into the queue.
 
     Args:
         folder: Gets `step_NNNNNNNN.ckpt`.
@@ -247,7 +300,7 @@ class RollingCheckpoint(Checkpoint):
             return  # gradients are being accumulated: this is no state to go on from
         self._step = trainer.global_step
         stop = self._stop_is_asked(trainer)
-        # A state from behind the last batch is on disk before the held-out pass, which may take long.
+        # A state from behind the last batch is on disk before the validation pass, which may take long.
         last_of_epoch = trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
         if stop or last_of_epoch or self._step % self.every_n_steps == 0:
             self.save(trainer, pl_module)
@@ -263,12 +316,12 @@ class RollingCheckpoint(Checkpoint):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Stop in a held-out pass too: what came before it is saved."""
+        """Stop in a validation pass too: what came before it is saved."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking and self._stop_is_asked(trainer):
             self._stop(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save the state with the held-out pass behind it."""
+        """Save the state with the validation pass behind it."""
         self.save(trainer, pl_module)
         if self._stop_is_asked(trainer):
             self._stop(trainer)
@@ -282,18 +335,16 @@ class RollingCheckpoint(Checkpoint):
         self.signals.restore()
 
     def path(self, step: int) -> Path:
-        """Where the state behind `step` optimiser steps lies."""
+        """File of the state behind `step` optimiser steps."""
         return self.folder / f"step_{step:08d}{SUFFIX}"
 
-    def save(self, trainer: L.Trainer, pl_module: L.LightningModule) -> Path:
+    def save(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the state, then delete those that are too old.
 
         Raises:
             DaclipError: A weight is not finite, so that this would be no state to go on from; or it cannot be written.
         """
-        weights = [weight.detach() for weight in pl_module.parameters() if weight.requires_grad]
-        own = [weight.to_local() if isinstance(weight, DTensor) else weight for weight in weights]
-        finite = all(bool(torch.isfinite(weight).all()) for weight in own)
+        finite = all(bool(weight.isfinite().all()) for weight in pl_module.parameters() if weight.requires_grad)
         if not trainer.strategy.reduce_boolean_decision(finite, all=True):
             raise DaclipError(
                 f"the weights are no longer finite at step {trainer.global_step}, nothing is saved; "
@@ -304,14 +355,15 @@ class RollingCheckpoint(Checkpoint):
         for old in sorted(self.folder.glob(f"step_*{SUFFIX}"))[: -self.keep]:
             if old < path:
                 trainer.strategy.remove_checkpoint(old)
-        return path
 
     def _stop_is_asked(self, trainer: L.Trainer) -> bool:
         return bool(trainer.strategy.reduce_boolean_decision(self.signals.received is not None, all=False))
 
     def _stop(self, trainer: L.Trainer) -> None:
         received = self.signals.received
-        self._requeue(trainer, received)
+        if received == signal.SIGUSR1 and trainer.is_global_zero:
+            # After SIGTERM, SLURM queues the job again by itself, or was told to cancel it.
+            _requeue()
         name = received.name if received else "another rank"
         raise StoppedError(
             f"stopped by {name} at step {trainer.global_step}; the state is saved, go on with "
@@ -319,17 +371,17 @@ class RollingCheckpoint(Checkpoint):
             75 if trainer.is_global_zero else 0,
         )
 
-    @staticmethod
-    def _requeue(trainer: L.Trainer, received: signal.Signals | None) -> None:
-        """Put a SLURM job back into the queue; after SIGTERM, SLURM does so by itself or was told to cancel."""
-        job = os.environ.get("SLURM_JOB_ID")
-        if received != signal.SIGUSR1 or not job or not trainer.is_global_zero:
-            return
-        array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-        job = f"{array}_{task}" if array and task else job
-        try:
-            done = subprocess.run(["scontrol", "requeue", job], check=False)
-            if done.returncode:
-                log.warning("scontrol requeue %s failed with status %d: submit it again", job, done.returncode)
-        except OSError as error:
-            log.warning("scontrol requeue %s cannot be run (%s): submit it again", job, error)
+
+def _requeue() -> None:
+    """Put this SLURM job back into the queue; does nothing outside of SLURM."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if not job:
+        return
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    job = f"{array}_{task}" if array and task else job
+    try:
+        done = subprocess.run(["scontrol", "requeue", job], check=False)
+        if done.returncode:
+            log.warning("scontrol requeue %s failed with status %d: submit it again", job, done.returncode)
+    except OSError as error:
+        log.warning("scontrol requeue %s cannot be run (%s): submit it again", job, error)

@@ -1,4 +1,4 @@
-"""Keys and tokens stay in the environment: refused on the command line, struck out of what is written."""
+"""Provenance of a run (versions, commit, hardware, timings) and the removal of keys and tokens from all records."""
 
 import logging
 import os
@@ -12,32 +12,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
+
+from daclip.files import write_text
 
 STRUCK_OUT = "[secret]"
-# What the last part of a name says when its value is a secret: api_key, hf_token, WANDB_API_KEY, AWS_SECRET_ACCESS_KEY.
-NAME = re.compile(r"(^|[._-])(api_?key|access_?key|secret|token|password|passwd|credentials?)$", re.IGNORECASE)
+SHORTEST = 8  # characters of a value in the environment; shorter ones would strike out ordinary words
+# Ends of names of secrets: api_key, hf_token, WANDB_API_KEY, AWS_SECRET_ACCESS_KEY.
+SECRET = r"(?:api_?key|access_?key|secret|token|password|passwd|credentials?)"
+NAME = re.compile(rf"(?:^|[._-]){SECRET}$", re.IGNORECASE)
+ASSIGNMENT = re.compile(rf"\b((?:[\w.-]*[._-])?{SECRET})=(?!\$)[^\s,]+", re.IGNORECASE)
 # Formats of well-known services: Hugging Face, Weights & Biases, OpenAI and alike, GitHub, AWS.
 VALUE = re.compile(
-    r"\b(hf_[A-Za-z0-9]{16,}|wandb_v\d_[A-Za-z0-9_]{16,}|sk-[A-Za-z0-9_-]{16,}|gh[pousr]_[A-Za-z0-9]{16,}|AKIA[A-Z0-9]{16})"
+    r"\b(?:hf_[A-Za-z0-9]{16,}|wandb_v\d_\w{16,}|sk-[\w-]{16,}|gh[pousr]_[A-Za-z0-9]{16,}|AKIA[A-Z0-9]{16})"
 )
-SHORTEST = 8  # characters; shorter values of such names are settings and would strike out ordinary words
-
-
-def _known() -> list[str]:
-    """Values of the environment that are secrets by their name, longest first."""
-    found = {value for name, value in os.environ.items() if NAME.search(name) and len(value) >= SHORTEST}
-    return sorted(found, key=len, reverse=True)
 
 
 def redact(text: str) -> str:
     """The text without secrets.
 
-    >>> redact("using hf_abcdefghijklmnopqrstuvwx now")
-    'using [secret] now'
+    >>> redact("using hf_abcdefghijklmnopqrstuvwx with logger.wandb.api_key=1234 now")
+    'using [secret] with logger.wandb.api_key=[secret] now'
     """
-    for value in _known():
-        text = text.replace(value, STRUCK_OUT)
-    return VALUE.sub(STRUCK_OUT, text)
+    secrets = [v for name, v in os.environ.items() if NAME.search(name) and len(v) >= SHORTEST]
+    for secret in sorted(secrets, key=len, reverse=True):
+        text = text.replace(secret, STRUCK_OUT)
+    return VALUE.sub(STRUCK_OUT, ASSIGNMENT.sub(rf"\1={STRUCK_OUT}", text))
 
 
 def redacted(node: Any, name: str = "") -> Any:
@@ -51,40 +51,27 @@ def redacted(node: Any, name: str = "") -> Any:
     if isinstance(node, (list, tuple)):
         return [redacted(value, name) for value in node]
     if isinstance(node, str):
-        return STRUCK_OUT if node and NAME.search(name) and not node.startswith("${") else redact(node)
+        named = NAME.search(name) and node and not node.startswith("${")
+        return STRUCK_OUT if named else redact(node)
     return node
 
 
-class _Filter(logging.Filter):
-    """Strikes secrets out of log records."""
-
+class _WithoutSecrets(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
-        message = record.getMessage()
-        clean = redact(message)
-        if clean != message:
-            record.msg, record.args = clean, ()
+        record.msg, record.args = redact(record.getMessage()), ()
         return True
 
 
 def hide_secrets(run_folder: str | Path) -> None:
-    """Keep secrets out of this run's log, and strike them out of what Hydra has written about its configuration."""
+    """Keep secrets out of this run's log and of what Hydra has written about its configuration."""
     for handler in logging.getLogger().handlers:
-        if not any(isinstance(known, _Filter) for known in handler.filters):
-            handler.addFilter(_Filter())
+        if not any(isinstance(known, _WithoutSecrets) for known in handler.filters):
+            handler.addFilter(_WithoutSecrets())
     for path in Path(run_folder, ".hydra").glob("*.yaml"):
-        text = path.read_text(encoding="utf-8")
-        clean = re.sub(
-            r"^(\s*)([\w.-]+):[ \t]+(\S.*)$",
-            lambda found: (
-                found[0]
-                if not NAME.search(found[2]) or found[3] in ("null", "''") or found[3].startswith("${")
-                else f"{found[1]}{found[2]}: '{STRUCK_OUT}'"
-            ),
-            redact(text),
-            flags=re.MULTILINE,
-        )
-        if clean != text:
-            path.write_text(clean, encoding="utf-8")
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        clean = redacted(content)
+        if clean != content:
+            write_text(path, yaml.safe_dump(clean, sort_keys=False, allow_unicode=True, width=1000))
 
 
 PACKAGES = (
@@ -107,14 +94,10 @@ PACKAGES = (
 
 
 def _git(*arguments: str) -> str | None:
+    command = ["git", *arguments]
     try:
         done = subprocess.run(
-            ["git", *arguments],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, check=True, timeout=10
         )
     except (OSError, subprocess.SubprocessError):
         return None
@@ -144,7 +127,7 @@ def provenance(
     data: Mapping[str, Any] | None = None,
     run_folder: Path | None = None,
 ) -> dict[str, Any]:
-    """Versions, commit, hardware, seed and timings of a run.
+    """Versions, commit, hardware, seed and timings of a run, without secrets.
 
     Args:
         seed: The run's seed.
@@ -156,19 +139,22 @@ def provenance(
     """
     status = _git("status", "--porcelain")
     facts = {"run_folder": None if run_folder is None else str(run_folder), "data": data, "config": config}
-    return {
-        "command": command,
-        "seed": seed,
-        "seconds": dict(seconds),
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": _git("rev-parse", "HEAD"),
-        "dirty": None if status is None else bool(status),
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
-        "hardware": {
-            "processor": _processor(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
-        },
-        **{name: value for name, value in facts.items() if value is not None},
-    }
+    record: dict[str, Any] = redacted(
+        {
+            "command": command,
+            "seed": seed,
+            "seconds": seconds,
+            "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+            "commit": _git("rev-parse", "HEAD"),
+            "dirty": None if status is None else bool(status),
+            "versions": {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}},
+            "hardware": {
+                "processor": _processor(),
+                "cores": os.cpu_count(),
+                "threads": torch.get_num_threads(),
+                "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+            },
+            **{name: value for name, value in facts.items() if value is not None},
+        }
+    )
+    return record

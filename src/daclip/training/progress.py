@@ -1,0 +1,170 @@
+"""What a run prints: progress, validation scores, and the notes of other libraries that are kept out."""
+
+import logging
+import sys
+import time
+import warnings
+from datetime import timedelta
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback, ProgressBar, RichProgressBar
+from torch import Tensor
+
+from daclip.errors import DaclipError
+from daclip.types import RestorationBatch
+
+log = logging.getLogger(__name__)
+
+# Beginnings of log messages of Lightning that tell a user nothing about the run.
+NOTES = (
+    "GPU available:",
+    "TPU available:",
+    "💡 Tip:",
+    "`Trainer(limit_",
+    "`Trainer.fit` stopped:",
+    "`weights_only` was not set",
+)
+# Patterns of warnings about what is meant to be so, or what nobody here can change.
+WARNINGS = (
+    r"`isinstance\(treespec, LeafSpec\)` is deprecated",  # Lightning's own call
+    r"Found \d+ module\(s\) in eval mode",  # the frozen CLIP
+    r"The '\w+' does not have many workers",
+    r"The number of training batches \(\d+\) is smaller than the logging interval",
+    r"The `srun` command is available",
+    r"Checkpoint directory .* exists and is not empty",  # a resumed run goes on in its folder
+    r"The dirpath has changed from",  # one that is resumed in a new folder has a best state of its own
+    r"`ModelCheckpoint\(monitor=.*\)` could not find the monitored key",  # no validation pass since resuming
+)
+
+
+class _WithoutNotes(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not record.getMessage().startswith(NOTES)
+
+
+_without_notes = _WithoutNotes()
+
+
+def quiet_libraries() -> None:
+    """Keep the messages of `NOTES` and `WARNINGS` off the screen; everything else is shown as before."""
+    for name in ("utilities.rank_zero", "trainer.connectors.checkpoint_connector"):
+        logging.getLogger(f"lightning.pytorch.{name}").addFilter(_without_notes)
+    for pattern in WARNINGS:
+        warnings.filterwarnings("ignore", message=pattern)
+
+
+def progress_bar(seconds: float, refresh_rate: int) -> ProgressBar:
+    """A bar on a terminal; plain lines where the output goes to a file or a pipe.
+
+    Args:
+        seconds: From one plain line to the next.
+        refresh_rate: Batches between two updates of the bar.
+    """
+    return RichProgressBar(refresh_rate) if sys.stdout.isatty() else ProgressLines(seconds)
+
+
+class ProgressLines(ProgressBar):
+    """Plain progress lines of rank 0, also in the run's log file.
+
+    A line holds the step, the mean loss and the images per second since the line before, the learning rate and the
+    time left; in a validation pass it holds the batch.
+
+    Args:
+        seconds: From one line to the next.
+    """
+
+    def __init__(self, seconds: float):
+        super().__init__()
+        if seconds <= 0:
+            raise DaclipError(f"callbacks.progress.seconds must be above 0, got {seconds}")
+        self.seconds = seconds
+        self._enabled = True
+
+    def enable(self) -> None:
+        """Print lines."""
+        self._enabled = True
+
+    def disable(self) -> None:
+        """Print nothing, as on ranks above 0."""
+        self._enabled = False
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock."""
+        self._first_step, self._started = trainer.global_step, time.monotonic()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._since, self._validating = time.monotonic(), 0.0
+        self._images = self._batches = 0
+        self._loss: float | Tensor = 0.0
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: RestorationBatch, batch_idx: int
+    ) -> None:
+        """Print a line when one is due."""
+        if not self._enabled:
+            return
+        # The sum stays on the device: reading it in every step would make the GPU wait.
+        self._loss = self._loss + outputs["loss"].detach()
+        self._batches += 1
+        self._images += len(batch) * trainer.world_size
+        now = time.monotonic()
+        taken = trainer.global_step - self._first_step
+        if now - self._since < self.seconds or not taken:
+            return
+        total = int(trainer.estimated_stepping_batches)
+        left = (total - trainer.global_step) * (now - self._started) / taken
+        # Lightning divides each loss by the number of accumulated batches.
+        loss = float(self._loss) / self._batches * trainer.accumulate_grad_batches
+        log.info(
+            "step %d/%d  loss %.4g  lr %.2e  %.3g images/s  %s left",
+            trainer.global_step,
+            total,
+            loss,
+            trainer.optimizers[0].param_groups[0]["lr"],
+            self._images / max(now - self._since - self._validating, 1e-9),
+            timedelta(seconds=round(left)),
+        )
+        self._begin()
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Note the time, which counts neither as training nor as silence."""
+        self._validation_started = self._last = time.monotonic()
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Print a line when one is due."""
+        now = time.monotonic()
+        if self._enabled and now - self._last >= self.seconds:
+            log.info("validation batch %d/%s", batch_idx + 1, trainer.num_val_batches[dataloader_idx])
+            self._last = now
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take the pass out of the speed of training."""
+        if trainer.state.fn == "fit":
+            self._validating += time.monotonic() - self._validation_started
+
+
+class ValidationLog(Callback):
+    """One line of overall scores after each validation pass; those by class are in the loggers."""
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Print the scores on rank 0."""
+        if not trainer.is_global_zero or trainer.sanity_checking:
+            return
+        scores = {
+            name.removeprefix("val/"): float(value)
+            for name, value in trainer.callback_metrics.items()
+            if name.startswith("val/") and name.count("/") == 1
+        }
+        title = "validation" if trainer.state.fn == "fit" else "final validation"
+        text = "  ".join(f"{name} {value:.3f}" for name, value in scores.items())
+        log.info("%s at step %d  %s", title, trainer.global_step, text)
