@@ -1,7 +1,8 @@
-"""The pixels of one photo in the precision they came in, and what users hand over: Pillow, numpy, tensors."""
+"""The pixels of a photo in the depth they came in, and their exchange with Pillow, numpy and tensors."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ DEPTHS = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535, np.dtype(np.float
 
 @dataclass(frozen=True)
 class Pixels:
-    """One photo.
+    """The pixels of one photo.
 
     Attributes:
         colour: RGB, `[H, W, 3]`: uint8, uint16, or float32 in [0, 1].
@@ -30,6 +31,24 @@ class Pixels:
     colour: np.ndarray
     alpha: np.ndarray | None = None
     gray: bool = False
+
+    @classmethod
+    def from_pil(cls, image: Image.Image) -> "Pixels":
+        """The pixels of a Pillow image of any mode; its EXIF orientation is not looked at.
+
+        Raises:
+            DaclipError: Pixels that are no picture, such as 32-bit integers or heights in metres.
+        """
+        if image.mode.startswith("I") or image.mode == "F":
+            return _deep(np.array(image))
+        if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
+            if image.mode in ("RGBa", "La"):  # premultiplied colours
+                image = image.convert(image.mode.replace("a", "A"))
+            values = np.array(image.convert("RGBA"))
+            return cls(values[..., :3], values[..., 3], image.mode in ("L", "LA"))
+        if image.mode in ("1", "L"):
+            return _gray(np.array(image.convert("L")))
+        return cls(np.array(image.convert("RGB")))
 
     @property
     def height(self) -> int:
@@ -46,6 +65,11 @@ class Pixels:
         window = self.colour[top:bottom, left:right].astype(np.float32)
         window /= DEPTHS[self.colour.dtype]
         return torch.from_numpy(window).permute(2, 0, 1)
+
+    def channels(self) -> np.ndarray:
+        """`[H, W, C]` with the channels that the photo has: gray, gray and alpha, RGB, or RGBA."""
+        channels = self.colour[..., :1] if self.gray else self.colour
+        return channels if self.alpha is None else np.concatenate([channels, self.alpha[..., None]], axis=2)
 
     def recoloured(self, image: Tensor) -> "Pixels":
         """The same kind of photo with the colours of `image`, `[3, H, W]` in [0, 1]: depth, gray and alpha are kept."""
@@ -66,27 +90,30 @@ class Pixels:
         """The photo with one value in [0, 1] where the mask, bool `[H, W]`, is true."""
         colour = self.colour.copy()
         colour[mask] = value if self.colour.dtype == np.float32 else round(value * DEPTHS[self.colour.dtype])
-        return Pixels(colour, self.alpha, self.gray)
+        return replace(self, colour=colour)
 
+    def shallow(self) -> "Pixels":
+        """The photo with 8 bits a channel."""
+        scale = 255 / DEPTHS[self.colour.dtype]
 
-def pixels_from_pil(image: Image.Image) -> Pixels:
-    """The pixels of a Pillow image of any mode; its EXIF orientation is not looked at.
+        def convert(values: np.ndarray) -> np.ndarray:
+            bands = range(0, len(values), BAND)
+            return np.concatenate([np.rint(values[top : top + BAND] * scale).astype(np.uint8) for top in bands])
 
-    Raises:
-        DaclipError: Pixels that are no picture, such as 32-bit integers or heights in metres.
-    """
-    mode = image.mode
-    if mode.startswith("I") or mode == "F":
-        return _deep(np.array(image))
-    if "A" in mode or "a" in mode or "transparency" in image.info:
-        if mode in ("RGBa", "La"):  # premultiplied colours
-            image = image.convert(mode.replace("a", "A"))
-        gray = image.mode == "LA" or (mode == "L")
-        values = np.array(image.convert("RGBA"))
-        return Pixels(values[..., :3], values[..., 3], gray)
-    if mode in ("1", "L"):
-        return _gray(np.array(image.convert("L")))
-    return Pixels(np.array(image.convert("RGB")))
+        return Pixels(convert(self.colour), None if self.alpha is None else convert(self.alpha), self.gray)
+
+    def to_pil(self) -> Image.Image:
+        """A Pillow image: L, LA, RGB or RGBA for 8 bits, I;16 or F for deep gray.
+
+        Deep colour, for which Pillow has no mode, becomes 8-bit.
+        """
+        if self.colour.dtype != np.uint8:
+            if self.gray and self.alpha is None:
+                return Image.fromarray(np.ascontiguousarray(self.colour[..., 0]))
+            return self.shallow().to_pil()
+        channels = self.channels()
+        mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[channels.shape[2]]
+        return Image.frombytes(mode, (self.width, self.height), np.ascontiguousarray(channels).tobytes())
 
 
 def _gray(values: np.ndarray) -> Pixels:
@@ -105,41 +132,11 @@ def _deep(values: np.ndarray) -> Pixels:
     return _gray(values.astype(np.uint16))
 
 
-def pixels_to_pil(pixels: Pixels) -> Image.Image:
-    """A Pillow image: L, LA, RGB or RGBA for 8 bits, I;16 or F for deep gray.
-
-    Deep colour, for which Pillow has no mode, becomes 8-bit.
-    """
-    if pixels.colour.dtype != np.uint8:
-        if pixels.gray and pixels.alpha is None:
-            return Image.fromarray(np.ascontiguousarray(pixels.colour[..., 0]))
-        pixels = shallow(pixels)
-    channels = pixels.colour[..., :1] if pixels.gray else pixels.colour
-    if pixels.alpha is not None:
-        channels = np.concatenate([channels, pixels.alpha[..., None]], axis=2)
-    mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[channels.shape[2]]
-    height, width = channels.shape[:2]
-    return Image.frombytes(mode, (width, height), np.ascontiguousarray(channels).tobytes())
-
-
-def shallow(pixels: Pixels) -> Pixels:
-    """The photo with 8 bits a channel."""
-    scale = 255 / DEPTHS[pixels.colour.dtype]
-
-    def convert(values: np.ndarray) -> np.ndarray:
-        return np.concatenate(
-            [np.rint(values[top : top + BAND] * scale).astype(np.uint8) for top in range(0, len(values), BAND)]
-        )
-
-    alpha = None if pixels.alpha is None else convert(pixels.alpha)
-    return Pixels(convert(pixels.colour), alpha, pixels.gray)
-
-
 Pack = Callable[[Pixels], Any]
 
 
 def unpack(photos: Any) -> tuple[list[Pixels], list[Pack], bool]:
-    """Take apart what a user hands over.
+    """The pixels of photos as a user hands them over.
 
     Args:
         photos: One photo or several: a Pillow image; a numpy array `[H, W]`, `[H, W, C]` or `[B, H, W, C]`; a
@@ -148,8 +145,8 @@ def unpack(photos: Any) -> tuple[list[Pixels], list[Pack], bool]:
             if its EXIF block says so, and keeps block and colour profile in its `info`.
 
     Returns:
-        The photos' pixels, for each what turns pixels back into the kind that was given, and whether a single
-        photo was given.
+        The photos' pixels, for each a function that turns pixels back into the kind that was given, and whether a
+        single photo was given.
 
     Raises:
         DaclipError: Another shape, type or range.
@@ -162,51 +159,38 @@ def unpack(photos: Any) -> tuple[list[Pixels], list[Pack], bool]:
             raise DaclipError("a list of photos must hold single photos, not batches")
         return [pixels[0] for pixels, _, _ in singles], [packs[0] for _, packs, _ in singles], False
     if isinstance(photos, Pixels):
-        return [photos], [_same], True
+        return [photos], [lambda pixels: pixels], True
     if isinstance(photos, Image.Image):
         upright = ImageOps.exif_transpose(photos)
-        return [pixels_from_pil(upright)], [_image_packer(upright)], True
+        # The profile of other colours than RGB and gray does not belong to the result.
+        names = ("exif",) if upright.mode in ("CMYK", "LAB", "YCbCr", "HSV") else ("exif", "icc_profile")
+        info = {name: upright.info[name] for name in names if name in upright.info}
+        return [Pixels.from_pil(upright)], [partial(_as_image, info=info)], True
     if isinstance(photos, Tensor):
-        return _unpack_tensor(photos)
+        if photos.ndim not in (3, 4):
+            raise DaclipError(f"expected a tensor [C, H, W] or [B, C, H, W], got shape {tuple(photos.shape)}")
+        plain = photos.detach().cpu()
+        pixels, _, single = unpack((plain.float() if plain.is_floating_point() else plain).movedim(-3, -1).numpy())
+        return pixels, [partial(_as_tensor, device=photos.device)] * len(pixels), single
     if isinstance(photos, np.ndarray):
-        single = photos.ndim != 4
-        arrays = [photos] if single else list(photos)
-        return [_from_array(array) for array in arrays], [_array_packer(array) for array in arrays], single
+        arrays = list(photos) if photos.ndim == 4 else [photos]
+        pack = partial(_as_array, flat=photos.ndim == 2)
+        return [_from_array(array) for array in arrays], [pack] * len(arrays), photos.ndim != 4
     raise DaclipError(f"expected a Pillow image, a numpy array or a tensor, got {type(photos).__name__}")
 
 
-def _image_packer(image: Image.Image) -> Pack:
-    # The profile of other colours than RGB and gray does not belong to the result.
-    names = ("exif",) if image.mode in ("CMYK", "LAB", "YCbCr", "HSV") else ("exif", "icc_profile")
-    kept = {name: image.info[name] for name in names if name in image.info}
-
-    def pack(pixels: Pixels) -> Image.Image:
-        result = pixels_to_pil(pixels)
-        result.info.update(kept)
-        return result
-
-    return pack
+def _as_image(pixels: Pixels, info: dict[str, bytes]) -> Image.Image:
+    image = pixels.to_pil()
+    image.info.update(info)
+    return image
 
 
-def _same(pixels: Pixels) -> Pixels:
-    return pixels
+def _as_array(pixels: Pixels, flat: bool = False) -> np.ndarray:
+    return np.ascontiguousarray(pixels.colour[..., 0] if flat else pixels.channels())
 
 
-def _unpack_tensor(photos: Tensor) -> tuple[list[Pixels], list[Pack], bool]:
-    if photos.ndim not in (3, 4):
-        raise DaclipError(f"expected a tensor [C, H, W] or [B, C, H, W], got shape {tuple(photos.shape)}")
-    plain = photos.detach().cpu()
-    arrays = (plain.float() if plain.is_floating_point() else plain).movedim(-3, -1).numpy()
-    pixels, packs, single = unpack(arrays)
-
-    def packer(inner: Pack) -> Pack:
-        def pack(result: Pixels) -> Tensor:
-            tensor = torch.from_numpy(np.array(inner(result))).movedim(-1, -3).contiguous()
-            return tensor.to(photos.device)
-
-        return pack
-
-    return pixels, [packer(inner) for inner in packs], single
+def _as_tensor(pixels: Pixels, device: torch.device) -> Tensor:
+    return torch.from_numpy(pixels.channels().copy()).movedim(-1, -3).contiguous().to(device)
 
 
 def _from_array(array: np.ndarray) -> Pixels:
@@ -224,15 +208,3 @@ def _from_array(array: np.ndarray) -> Pixels:
     if shaped.shape[2] == 1:
         return _gray(shaped[..., 0])
     return Pixels(shaped[..., :3], shaped[..., 3] if shaped.shape[2] == 4 else None)
-
-
-def _array_packer(array: np.ndarray) -> Pack:
-    def pack(pixels: Pixels) -> np.ndarray:
-        if array.ndim == 2:
-            return np.ascontiguousarray(pixels.colour[..., 0])
-        channels = pixels.colour[..., :1] if pixels.gray else pixels.colour
-        if pixels.alpha is not None:
-            channels = np.concatenate([channels, pixels.alpha[..., None]], axis=2)
-        return np.ascontiguousarray(channels)
-
-    return pack

@@ -9,7 +9,6 @@ from PIL import Image
 from daclip.config import config_dir
 from daclip.errors import DaclipError
 from daclip.images import PhotoFile, photo_size, read_photo, result_suffix
-from daclip.pixels import pixels_to_pil, shallow
 from daclip.restoring.batch import Job, Outcome, Request, attempt
 from daclip.restoring.control import check_strength, parse_classes
 from daclip.restoring.restorer import Restorer
@@ -86,7 +85,7 @@ def sampler_names() -> list[str]:
 
 def preview(file: PhotoFile) -> Image.Image:
     """A photo as browsers show it: 8 bits, at most 1600 pixels a side, transparency on light gray."""
-    image = pixels_to_pil(shallow(file.pixels))
+    image = file.pixels.shallow().to_pil()
     image.thumbnail((SHOWN, SHOWN))
     image = image.convert("RGBA")
     ground = Image.new("RGBA", image.size, (230, 230, 230, 255))
