@@ -1,4 +1,4 @@
-"""EDM's preconditioning in terms of the mean-reverting SDE."""
+"""Denoiser: a backbone together with the meaning of its output (data, image, ε, v, or EDM's preconditioning)."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -9,6 +9,19 @@ from torch import Tensor, nn
 from daclip.diffusion.sde import MeanRevertingSDE
 from daclip.errors import DaclipError
 from daclip.types import Conditioning
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Two views of one estimate; each follows from the other and the state.
+
+    Attributes:
+        x0: Estimate of the clean image, float32 `[B, C, H, W]`, not clamped.
+        epsilon: The noise that leads from `x0` to the state, same shape, of unit order.
+    """
+
+    x0: Tensor
+    epsilon: Tensor
 
 
 @dataclass(frozen=True)
@@ -32,7 +45,7 @@ class EdmPreconditioning:
     data_std: float
 
     def network_input(self, process: MeanRevertingSDE, x_t: Tensor, lq: Tensor, t: Tensor) -> Tensor:
-        """What the network sees in place of x_t: μ + (x_t − μ)/r, `[B, C, H, W]`."""
+        """The network's input in place of x_t: μ + (x_t − μ)/r, `[B, C, H, W]`."""
         return lq + (x_t - lq) / self._scale(process, t)
 
     def clean(self, process: MeanRevertingSDE, output: Tensor, x_t: Tensor, lq: Tensor, t: Tensor) -> Tensor:
@@ -49,36 +62,23 @@ class EdmPreconditioning:
 Parameterization = Literal["data", "image", "epsilon", "v"] | EdmPreconditioning
 
 
-@dataclass(frozen=True)
-class Prediction:
-    """Two views of one estimate; each follows from the other and the state.
-
-    Attributes:
-        x0: Estimate of the clean image, float32 `[B, C, H, W]`, not clamped.
-        epsilon: The noise that leads from `x0` to the state, same shape, of unit order.
-    """
-
-    x0: Tensor
-    epsilon: Tensor
-
-
 class Denoiser(nn.Module):
-    """A backbone together with the meaning of its output F: one object for losses and samplers.
+    """A backbone with output F as an estimate of the clean image: the one object that losses and samplers see.
 
     * `data`: x̂_0 = μ + F, a residual on the LQ image. An error of F is an error of x̂_0, at every t.
     * `image`: x̂_0 = F, the clean image itself.
-    * `epsilon`: ε̂ = F, as in the official weights. An error of F is multiplied by λ s_t/α_t (up to 200 λ
-      at T) on its way to x̂_0.
-    * `v`: F = α_t ε − s_t y_0 in y = (x − μ)/λ (Salimans and Ho 2022, appendix D), hence
-      ŷ_0 = α_t y − s_t F and ε̂ = s_t y + α_t F.
-    * an `EdmPreconditioning`: the output, and the state that the backbone sees, are scaled to unit variance.
+    * `epsilon`: ε̂ = F, as in the official weights. An error of F is multiplied by λ s_t/α_t (up to 200 λ at T) on its
+      way to x̂_0.
+    * `v`: F = α_t ε − s_t y_0 in y = (x − μ)/λ (Salimans and Ho 2022, appendix D), hence ŷ_0 = α_t y − s_t F and
+      ε̂ = s_t y + α_t F.
+    * an `EdmPreconditioning`: the output and the state that the backbone sees are scaled to unit variance.
 
     Args:
         backbone: Called as `backbone(x_t, lq, t, conditioning)` with `t` float32 `[B]`; gives `[B, C, H, W]`.
         process: The diffusion whose state the backbone sees; μ is the LQ image.
         parameterization: Meaning of the output.
-        correct_epsilon_shift: For `epsilon` networks trained by `PosteriorMatching` (the official weights
-            included): undo the shift that this objective leaves, see `MeanRevertingSDE.shift_epsilon`.
+        correct_epsilon_shift: For `epsilon` networks trained by `PosteriorMatching` (the official weights included):
+            undo the shift that this objective leaves, see `MeanRevertingSDE.shift_epsilon`.
     """
 
     def __init__(

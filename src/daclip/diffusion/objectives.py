@@ -1,4 +1,4 @@
-"""The perceptual term of an objective."""
+"""Training objectives: the error of an estimate, its norm over a batch, and a perceptual term."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -15,33 +15,7 @@ from daclip.errors import DaclipError
 from daclip.metrics.perceptual import Recognizer
 from daclip.types import Conditioning
 
-
-class PerceptualDistance:
-    """Distance of images as a recognition network sees them (Johnson et al. 2016), weighted.
-
-    The network is frozen and belongs to no module: it is neither averaged nor saved, and follows the images to their
-    device.
-
-    Args:
-        network: What sees.
-        factor: Weight of the term.
-    """
-
-    def __init__(self, network: Recognizer, factor: float) -> None:
-        self.network = network
-        self.factor = factor
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "PerceptualDistance":
-        """The same object: frozen things are shared."""
-        return self
-
-    def __call__(self, images: Tensor, reference: Tensor) -> Tensor:
-        """Distance of images `[B, 3, H, W]` in about [0, 1] to others of that shape, `[B]`; H, W at least 32."""
-        return self.factor * self.network.to(images.device).distance(images, reference)
-
-
-# Errors far below what can be seen shall not attract ever larger gradients.
-RELATIVE_FLOOR = 0.01
+RELATIVE_FLOOR = 0.01  # errors far below the visible shall not attract ever larger gradients
 
 
 def draw_training_state(
@@ -70,7 +44,7 @@ def draw_training_state(
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Where an objective compares.
+    """The state at which an objective compares, with the images and draws that made it.
 
     Attributes:
         x_t: Perturbed images, `[B, C, H, W]`.
@@ -92,17 +66,16 @@ class TrainingState:
 class Objective(ABC):
     """Mean over the batch of one loss a sample, ℓ = mean |e| + w mean |F(e)| of an error e, or of log(ℓ + 0.01).
 
-    F is the orthonormal Fourier transform (Cho et al., "Rethinking coarse-to-fine approach in single image
-    deblurring", 2021, who use w = 26 for crops of 256 px in this normalisation). An unknown exposure errs in
-    every pixel with one sign, but in a single coefficient: with F, errors that cannot be removed do not
-    drown those that can, such as noise.
+    F is the orthonormal Fourier transform (Cho et al., "Rethinking coarse-to-fine approach in single image deblurring",
+    2021, who use w = 26 for crops of 256 px in this normalisation). An unknown exposure errs in every pixel with one
+    sign, but in a single coefficient: with F, errors that cannot be removed do not drown those that can, such as noise.
 
     Args:
         weighting: Weight of a sample by its t; None weighs all alike.
         frequency_weight: w.
-        relative: Take the logarithm, so that a change counts by its share of the sample's own error, as it
-            does in decibels. Otherwise the dark and hazy photos with their large errors outweigh the
-            compressed ones, on which the network then does harm.
+        relative: Take the logarithm, so that a change counts by its share of the sample's own error, as it does in
+            decibels. Otherwise the dark and hazy photos with their large errors outweigh the compressed ones, on which
+            the network then does harm.
         perceptual: A further term, `[B]`, of x̂_0 and the clean images, such as `PerceptualDistance`.
     """
 
@@ -127,16 +100,7 @@ class Objective(ABC):
     def per_sample(
         self, denoiser: Denoiser, lq: Tensor, hq: Tensor, conditioning: Conditioning, t: Tensor, noise: Tensor
     ) -> Tensor:
-        """Weighted loss of each sample, float32 `[B]`.
-
-        Args:
-            denoiser: What is trained.
-            lq: Degraded images μ, `[B, C, H, W]` in [0, 1].
-            hq: Clean images x_0, same shape and range.
-            conditioning: Embeddings of the degraded images.
-            t: Grid indices, long `[B]`, in 1..T.
-            noise: Unit normal, shape of the images.
-        """
+        """Weighted loss of each sample, float32 `[B]`; see `TrainingState` for the arguments."""
         x_t = denoiser.process.perturb(hq, lq, t, noise)
         prediction = denoiser(x_t, lq, t, conditioning)
         error = self.error(denoiser, prediction, TrainingState(x_t, lq, hq, conditioning, t, noise))
@@ -153,11 +117,11 @@ class Objective(ABC):
 
     @abstractmethod
     def error(self, denoiser: Denoiser, prediction: Prediction, state: TrainingState) -> Tensor:
-        """Difference `[B, C, H, W]` between what is predicted and what is asked for at the state."""
+        """Difference `[B, C, H, W]` between the prediction and its target at the state."""
 
 
 class DataMatching(Objective):
-    """|x̂_0 − x_0|: the loss is the error that one sees."""
+    """|x̂_0 − x_0|: the loss is the visible error."""
 
     def error(self, denoiser: Denoiser, prediction: Prediction, state: TrainingState) -> Tensor:
         """x̂_0 − x_0."""
@@ -175,10 +139,10 @@ class NoiseMatching(Objective):
 class PosteriorMatching(Objective):
     """|Euler mean of the reverse SDE from ε̂ − posterior mean from x_0|, over the one grid step t → t − 1.
 
-    The maximum likelihood objective of IR-SDE (section 3.3) and of the official weights. Only for denoisers
-    with `parameterization: epsilon`: its optimum is a *shifted* ε (see `MeanRevertingSDE.shift_epsilon`),
-    which an output that must also be a clean image cannot be. A denoiser that undoes the shift is trained
-    on the output before the correction, so one network serves both.
+    The maximum likelihood objective of IR-SDE (section 3.3) and of the official weights. Only for denoisers with
+    `parameterization: epsilon`: its optimum is a *shifted* ε (see `MeanRevertingSDE.shift_epsilon`), which an output
+    that must also be a clean image cannot be. A denoiser that undoes the shift is trained on the output before the
+    correction, so one network serves both.
     """
 
     def error(self, denoiser: Denoiser, prediction: Prediction, state: TrainingState) -> Tensor:
@@ -207,3 +171,27 @@ class VelocityMatching(Objective):
             raise DaclipError("VelocityMatching needs a diffusion; with process=direct use DataMatching")
         alpha, std = process.alpha(state.t), process.relative_std(state.t)
         return alpha * (prediction.epsilon - state.noise) - std * (prediction.x0 - state.hq) / process.lambda_
+
+
+class PerceptualDistance:
+    """Weighted distance of images in the features of a recognition network (Johnson et al. 2016).
+
+    The network is frozen and belongs to no module: it is neither averaged nor saved, and follows the images to their
+    device.
+
+    Args:
+        network: The recognition network.
+        factor: Weight of the term.
+    """
+
+    def __init__(self, network: Recognizer, factor: float) -> None:
+        self.network = network
+        self.factor = factor
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "PerceptualDistance":
+        """The same object: frozen things are shared."""
+        return self
+
+    def __call__(self, images: Tensor, reference: Tensor) -> Tensor:
+        """Distance of images `[B, 3, H, W]` in about [0, 1] to others of that shape, `[B]`; H, W at least 32."""
+        return self.factor * self.network.to(images.device).distance(images, reference)

@@ -1,4 +1,4 @@
-"""Schedules of the mean-reversion speed θ_t on the grid t = 0..T."""
+"""The mean-reverting SDE of IR-SDE: the schedule θ_t, the process with its exact formulas, and its one-step limit."""
 
 import math
 from typing import Literal
@@ -12,20 +12,20 @@ ScheduleKind = Literal["cosine", "linear", "constant"]
 
 
 class ThetaSchedule(nn.Module):
-    """Tables of θ_t and of its integral θ̄_t = ∫ θ dt, scaled so that e^{−θ̄_T} = δ.
+    """Tables of the mean-reversion speed θ_t and of its integral θ̄_t = ∫ θ dt, scaled so that e^{−θ̄_T} = δ.
 
-    Grid index 0 is the clean image, index T the start of sampling. θ is constant over a grid step, so
-    the step from t − 1 to t contributes `thetas[t] * dt`:
+    Grid index 0 is the clean image, index T the start of sampling. θ is constant over a grid step, so the step from
+    t − 1 to t contributes `thetas[t] * dt`:
 
         θ̄_t = dt Σ_{i=1..t} θ_i,    dt = −ln δ / Σ_{i=1..T} θ_i.
 
-    The shapes of θ follow IR-SDE (Luo et al., ICML 2023, appendix): `cosine` is one minus the cosine
-    ᾱ of Nichol and Dhariwal (2021, eq. 17), `linear` grows from 1e-4 to 2e-2 times 1000/(T+1).
+    The shapes of θ follow IR-SDE (Luo et al., ICML 2023, appendix): `cosine` is one minus the cosine ᾱ of Nichol and
+    Dhariwal (2021, eq. 17), `linear` grows from 1e-4 to 2e-2 times 1000/(T+1).
 
     Args:
         kind: `cosine`, `linear` or `constant`.
         horizon: T, the number of grid steps, at least 1.
-        delta: δ, what is left of x_0 − μ at t = T; in (0, 1).
+        delta: δ, the share of x_0 − μ left at t = T; in (0, 1).
 
     Attributes:
         thetas: θ_t, float32 `[T + 1]`; entry 0 is never a step.
@@ -88,8 +88,8 @@ class MeanRevertingSDE(nn.Module):
 
     In y = (x − μ)/λ this is the variance preserving diffusion with signal α_t and noise s_t.
 
-    Everything here is a pure function in float32: μ is an argument, `t` and `s` are long tensors `[B]` of
-    grid indices 0..T (0 = clean), images are `[B, C, H, W]`, coefficients come back as `[B, 1, 1, 1]`.
+    Everything here is a pure function in float32: μ is an argument, `t` and `s` are long tensors `[B]` of grid indices
+    0..T (0 = clean), images are `[B, C, H, W]`, coefficients `[B, 1, 1, 1]`.
 
     Args:
         schedule: θ_t on the grid.
@@ -111,32 +111,29 @@ class MeanRevertingSDE(nn.Module):
     # Coefficients
 
     def alpha(self, t: Tensor) -> Tensor:
-        """α_t = e^{−θ̄_t} in [δ, 1], `[B, 1, 1, 1]`: the share of x_0 − μ that is left at t."""
+        """α_t = e^{−θ̄_t} in [δ, 1]: the share of x_0 − μ left at t."""
         return torch.exp(-self._integral(t))
 
     def relative_std(self, t: Tensor) -> Tensor:
-        """s_t = √(1 − α_t²) in [0, 1), `[B, 1, 1, 1]`."""
+        """s_t = √(1 − α_t²) in [0, 1)."""
         return _one_minus_square(self._integral(t)).sqrt()
 
     def marginal_std(self, t: Tensor) -> Tensor:
-        """Standard deviation λ s_t of x_t given x_0, `[B, 1, 1, 1]`."""
+        """Standard deviation λ s_t of x_t given x_0."""
         return self.lambda_ * self.relative_std(t)
 
     def marginal_mean(self, x0: Tensor, mu: Tensor, t: Tensor) -> Tensor:
-        """Mean μ + (x_0 − μ) α_t of x_t given x_0, `[B, C, H, W]`."""
+        """Mean μ + (x_0 − μ) α_t of x_t given x_0."""
         return mu + (x0 - mu) * self.alpha(t)
 
     # Between clean image, state and noise
 
     def perturb(self, x0: Tensor, mu: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """x_t = μ + (x_0 − μ) α_t + λ s_t ε for unit normal `noise` ε, `[B, C, H, W]`."""
+        """x_t = μ + (x_0 − μ) α_t + λ s_t ε for unit normal `noise` ε."""
         return self.marginal_mean(x0, mu, t) + self.marginal_std(t) * noise
 
     def terminal(self, mu: Tensor, noise: Tensor) -> Tensor:
-        """Start state of sampling, μ + λ ε: the stationary law, `[B, C, H, W]`.
-
-        It differs from the law at T (mean and variance off by δ and δ²) because x_0 is unknown.
-        """
+        """Start state of sampling, μ + λ ε: the stationary law, off the law at T by δ (mean) and δ² (variance)."""
         return mu + self.lambda_ * noise
 
     def epsilon_from_data(self, x_t: Tensor, mu: Tensor, x0: Tensor, t: Tensor) -> Tensor:
@@ -154,11 +151,11 @@ class MeanRevertingSDE(nn.Module):
     # One step of the equations, by Euler
 
     def drift(self, x: Tensor, mu: Tensor, t: Tensor) -> Tensor:
-        """θ_t (μ − x), `[B, C, H, W]`."""
+        """θ_t (μ − x)."""
         return self._at(self.schedule.thetas, t) * (mu - x)
 
     def diffusion(self, t: Tensor) -> Tensor:
-        """σ_t = λ √(2 θ_t), `[B, 1, 1, 1]`."""
+        """σ_t = λ √(2 θ_t)."""
         return self.lambda_ * (2 * self._at(self.schedule.thetas, t)).sqrt()
 
     def forward_step_mean(self, x: Tensor, mu: Tensor, t: Tensor) -> Tensor:
@@ -166,7 +163,7 @@ class MeanRevertingSDE(nn.Module):
         return x + self.drift(x, mu, t) * self.schedule.dt
 
     def forward_step_std(self, t: Tensor) -> Tensor:
-        """σ_t √dt: Euler standard deviation of the step from t − 1 to t, `[B, 1, 1, 1]`."""
+        """σ_t √dt: Euler standard deviation of the step from t − 1 to t."""
         return self.diffusion(t) * self.schedule.dt.sqrt()
 
     def reverse_sde_mean(self, x_t: Tensor, mu: Tensor, score: Tensor, t: Tensor, s: Tensor) -> Tensor:
@@ -174,14 +171,14 @@ class MeanRevertingSDE(nn.Module):
 
             x_t − [(μ − x_t) − 2 λ² score] Δ,    Δ = θ̄_t − θ̄_s.
 
-        Δ is θ_t dt for s = t − 1, and over a longer stride the integral of θ, which is what the exact
-        solution of the linear part depends on.
+        Δ is θ_t dt for s = t − 1, and over a longer stride the integral of θ, as in the exact solution of the linear
+        part.
         """
         delta = self.stride(t, s)
         return x_t - ((mu - x_t) - 2 * self.lambda_**2 * score) * delta
 
     def reverse_sde_std(self, t: Tensor, s: Tensor) -> Tensor:
-        """Euler standard deviation λ √(2 Δ) of the reverse SDE from t to s, `[B, 1, 1, 1]`."""
+        """Euler standard deviation λ √(2 Δ) of the reverse SDE from t to s."""
         return self.lambda_ * (2 * self.stride(t, s)).sqrt()
 
     def reverse_ode_mean(self, x_t: Tensor, mu: Tensor, score: Tensor, t: Tensor, s: Tensor) -> Tensor:
@@ -198,8 +195,8 @@ class MeanRevertingSDE(nn.Module):
 
             μ + A s_s²/s_t² (x_t − μ) + α_s (1 − A²)/s_t² (x_0 − μ).
 
-        The ratios are those of the whole stride, so jumps compose: t → r → s has the law of t → s.
-        For s = 0 this is x_0.
+        The ratios are those of the whole stride, so jumps compose: t → r → s has the law of t → s. For s = 0 this is
+        x_0.
         """
         delta = self.stride(t, s)
         variance_t = _one_minus_square(self._integral(t))
@@ -209,7 +206,7 @@ class MeanRevertingSDE(nn.Module):
         return mu + from_state * (x_t - mu) + from_data * (x0 - mu)
 
     def posterior_std(self, t: Tensor, s: Tensor) -> Tensor:
-        """Standard deviation λ √((1 − A²) s_s²/s_t²) of that law, `[B, 1, 1, 1]`; 0 for s = 0."""
+        """Standard deviation λ √((1 − A²) s_s²/s_t²) of that law; 0 for s = 0."""
         variance_t = _one_minus_square(self._integral(t))
         variance_s = _one_minus_square(self._integral(s))
         return self.lambda_ * (_one_minus_square(self.stride(t, s)) * variance_s / variance_t).sqrt()
@@ -217,15 +214,15 @@ class MeanRevertingSDE(nn.Module):
     # The shift of the official objective
 
     def shift_epsilon(self, epsilon: Tensor, x_t: Tensor, mu: Tensor, t: Tensor) -> Tensor:
-        """What a network trained by `PosteriorMatching` puts out where the noise is ε.
+        """The output ε_net of a network trained by `PosteriorMatching` where the noise is ε.
 
-        That objective asks the *Euler* mean built from the output ε_net to equal the *exact* posterior
-        mean. In y = (x_t − μ)/λ and with u = θ_t dt the Euler mean of the step to t − 1 is
+        That objective asks the *Euler* mean built from the output to equal the *exact* posterior mean. In
+        y = (x_t − μ)/λ and with u = θ_t dt the Euler mean of the step to t − 1 is
 
             (1 + u) y − 2 u ε_net / s_t.
 
-        The posterior mean takes y_0 = (y − s_t ε)/α_t. With A = e^{−u} and α_{t−1} = α_t e^u its factor of
-        y is [e^{−u} (1 − α_t² e^{2u}) + e^u (1 − e^{−2u})] / s_t² = e^u, that of ε −e^u (1 − e^{−2u}) / s_t:
+        The posterior mean takes y_0 = (y − s_t ε)/α_t. With A = e^{−u} and α_{t−1} = α_t e^u its factor of y is
+        [e^{−u} (1 − α_t² e^{2u}) + e^u (1 − e^{−2u})] / s_t² = e^u, that of ε −e^u (1 − e^{−2u}) / s_t:
 
             e^u y − 2 sinh(u) ε / s_t.
 
@@ -253,7 +250,7 @@ class MeanRevertingSDE(nn.Module):
     # Tables
 
     def stride(self, t: Tensor, s: Tensor) -> Tensor:
-        """Δ = θ̄_t − θ̄_s, `[B, 1, 1, 1]`: positive for s < t."""
+        """Δ = θ̄_t − θ̄_s: positive for s < t."""
         return self._integral(t) - self._integral(s)
 
     def _integral(self, t: Tensor) -> Tensor:
@@ -272,11 +269,10 @@ def _one_minus_square(exponent: Tensor) -> Tensor:
 class DirectRegression(MeanRevertingSDE):
     """The process of one step that is no diffusion: the state is the LQ image itself, and the step ends clean.
 
-    With it the modules of stage 2 train and run a plain restoration network, such as DA-CLIP's "NAFNet +
-    DA-CLIP" (section 4.4), the fast baseline of a diffusion: x_1 = μ, T = 1, no noise anywhere. The estimate
-    x̂_0 of the network is the result (`parameterization: data` for a residual on μ, `image` for the image).
-
-    The exact formulas keep their meaning (λ = 0, α_1 = 0); those of the equations' Euler steps have none.
+    With it the modules of stage 2 train and run a plain restoration network, such as DA-CLIP's "NAFNet + DA-CLIP"
+    (section 4.4), the fast baseline of a diffusion: x_1 = μ, T = 1, no noise anywhere. The network's estimate x̂_0 is
+    the result (`parameterization: data` for a residual on μ, `image` for the image). The exact formulas keep their
+    meaning (λ = 0, α_1 = 0); those of the equations' Euler steps have none.
     """
 
     def __init__(self) -> None:
@@ -284,11 +280,11 @@ class DirectRegression(MeanRevertingSDE):
         self.lambda_ = 0.0
 
     def alpha(self, t: Tensor) -> Tensor:
-        """1 at t = 0, 0 at t = 1, `[B, 1, 1, 1]`."""
+        """1 at t = 0, 0 at t = 1."""
         return (t == 0).to(self.schedule.thetas.dtype).view(-1, 1, 1, 1)
 
     def relative_std(self, t: Tensor) -> Tensor:
-        """0 at t = 0, 1 at t = 1, `[B, 1, 1, 1]`."""
+        """0 at t = 0, 1 at t = 1."""
         return 1 - self.alpha(t)
 
     def epsilon_from_data(self, x_t: Tensor, mu: Tensor, x0: Tensor, t: Tensor) -> Tensor:
@@ -300,13 +296,9 @@ class DirectRegression(MeanRevertingSDE):
         return x0
 
     def posterior_std(self, t: Tensor, s: Tensor) -> Tensor:
-        """0, `[B, 1, 1, 1]`."""
+        """0."""
         return torch.zeros_like(self.alpha(t))
 
     def stride(self, t: Tensor, s: Tensor) -> Tensor:
-        """There is no speed of reversion, so no step of an equation.
-
-        Raises:
-            DaclipError: Always.
-        """
+        """Always an error: there is no speed of reversion, so no step of an equation."""
         raise DaclipError("process=direct has no equation to solve; use sampler=posterior sampler.steps=1")

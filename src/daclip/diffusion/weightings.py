@@ -1,4 +1,4 @@
-"""At which times a network is trained."""
+"""Laws of the training times, and weights of the loss by time; in all of them SNR = α_t²/s_t²."""
 
 from collections.abc import Callable
 
@@ -9,6 +9,9 @@ from daclip.diffusion.sde import MeanRevertingSDE
 
 TimeDraw = Callable[[MeanRevertingSDE, int, torch.Generator], Tensor]
 """Maps process, count and generator to grid indices in 1..T, long `[count]`, on the generator's device."""
+
+Weighting = Callable[[MeanRevertingSDE, Tensor], Tensor]
+"""Weights `[B]` of samples at grid indices `t` `[B]`."""
 
 
 def uniform(process: MeanRevertingSDE, count: int, generator: torch.Generator) -> Tensor:
@@ -32,10 +35,6 @@ def log_snr(process: MeanRevertingSDE, count: int, generator: torch.Generator) -
     return (level - wanted[:, None]).abs().argmin(dim=1) + 1
 
 
-Weighting = Callable[[MeanRevertingSDE, Tensor], Tensor]
-"""Weights `[B]` of samples at grid indices `t` `[B]`."""
-
-
 def snr(process: MeanRevertingSDE, t: Tensor) -> Tensor:
     """α_t²/s_t² `[B]`, from about 3e-5 at T up to 1e4 and more at t = 1; t in 1..T."""
     return (process.alpha(t) / process.relative_std(t)).square().flatten()
@@ -52,7 +51,7 @@ def truncated_snr(process: MeanRevertingSDE, t: Tensor, floor: float, power: flo
 
 
 def velocity(process: MeanRevertingSDE, t: Tensor, power: float) -> Tensor:
-    """SNR + 1, `[B]`: what the error of v amounts to (Salimans and Ho 2022, appendix D)."""
+    """SNR + 1, `[B]`: the weight of x̂_0's error in that of v (Salimans and Ho 2022, appendix D)."""
     return (snr(process, t) + 1) ** power
 
 

@@ -1,22 +1,19 @@
-"""Samplers: from a denoiser to restored images."""
+"""Samplers: from a denoiser to restored images.
 
-from daclip.samplers.base import Sampler, SamplerOptions, Step, StepHook
-from daclip.samplers.exponential import DdimSampler, DpmSolverSampler, UniPcSampler
-from daclip.samplers.grids import TimeGrid
-from daclip.samplers.ode import FlowOdeSampler, HeunSampler
-from daclip.samplers.posterior import PosteriorSampler, ReverseSdeSampler
+Symbols, as in the papers: μ is the LQ image, x_t the state at grid index t, s < t the next index, x̂_0 and ε̂ the
+denoiser's estimates, α_t = e^{−θ̄_t} and s_t = √(1 − α_t²) signal and noise, λ the stationary deviation, ξ fresh unit
+normal noise (see `daclip.diffusion.sde`).
+"""
 
-__all__ = [
-    "DdimSampler",
-    "DpmSolverSampler",
-    "FlowOdeSampler",
-    "HeunSampler",
-    "PosteriorSampler",
-    "ReverseSdeSampler",
-    "Sampler",
-    "SamplerOptions",
-    "Step",
-    "StepHook",
-    "TimeGrid",
-    "UniPcSampler",
-]
+from daclip.samplers.base import Sampler as Sampler
+from daclip.samplers.base import SamplerOptions as SamplerOptions
+from daclip.samplers.base import Step as Step
+from daclip.samplers.base import StepHook as StepHook
+from daclip.samplers.exponential import DdimSampler as DdimSampler
+from daclip.samplers.exponential import DpmSolverSampler as DpmSolverSampler
+from daclip.samplers.exponential import UniPcSampler as UniPcSampler
+from daclip.samplers.grids import TimeGrid as TimeGrid
+from daclip.samplers.ode import FlowOdeSampler as FlowOdeSampler
+from daclip.samplers.ode import HeunSampler as HeunSampler
+from daclip.samplers.posterior import PosteriorSampler as PosteriorSampler
+from daclip.samplers.posterior import ReverseSdeSampler as ReverseSdeSampler

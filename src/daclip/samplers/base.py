@@ -1,4 +1,4 @@
-"""The loop that all samplers share."""
+"""Sampler base class: owns the time grid, the loop, the randomness and the guidance."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ from daclip.types import Conditioning
 
 @dataclass(frozen=True)
 class Step:
-    """All that a sampler may use to go from grid index t to an earlier s.
+    """Input of one step from grid index t to an earlier s.
 
     Attributes:
         process: The diffusion that is reversed.
@@ -51,7 +51,7 @@ StepHook = Callable[[Step, Tensor], None]
 
 
 class NoiseSource(Protocol):
-    """Stands in for an image's generator: its noise may be a window of a larger image's."""
+    """Substitute for an image's generator: its noise may be a window of a larger image's."""
 
     def normal(self, shape: Sequence[int]) -> Tensor:
         """The next unit normal draw, `[C, H, W]`."""
@@ -60,19 +60,19 @@ class NoiseSource(Protocol):
 def draw_noise(generators: Sequence[torch.Generator | NoiseSource], like: Tensor) -> Tensor:
     """Unit normal noise of the shape of `like`, image i from generator i.
 
-    It is drawn where the generators live (the CPU), so that the result does not depend on the device.
+    Drawn where the generators live (the CPU), so that the result does not depend on the device.
     """
-    return torch.stack([_normal(source, like.shape[1:]) for source in generators]).to(like.device)
 
+    def normal(source: torch.Generator | NoiseSource) -> Tensor:
+        if isinstance(source, torch.Generator):
+            return torch.randn(like.shape[1:], generator=source, device=source.device)
+        return source.normal(like.shape[1:])
 
-def _normal(source: torch.Generator | NoiseSource, shape: torch.Size) -> Tensor:
-    if isinstance(source, torch.Generator):
-        return torch.randn(shape, generator=source, device=source.device)
-    return source.normal(shape)
+    return torch.stack([normal(source) for source in generators]).to(like.device)
 
 
 class SamplerOptions(TypedDict, total=False):
-    """Keyword arguments of every sampler; `Sampler` says what they mean."""
+    """Keyword arguments of every sampler; see `Sampler`."""
 
     steps: int
     clamp: bool
@@ -82,23 +82,23 @@ class SamplerOptions(TypedDict, total=False):
 
 
 class Sampler(ABC):
-    """Walks from noise around the LQ image at T to a clean image at 0.
+    """Walk from noise around the LQ image at T, x_T = μ + λ ε, to a clean image at 0.
 
-    This class owns grid, loop, randomness and hook. A variant holds its formula (`step`) and says whether it
-    needs noise (`stochastic`) and how many earlier steps it looks back to (`lookback`).
+    This class owns grid, loop, randomness and hook. A variant holds its formula (`step`) and states whether it needs
+    noise (`stochastic`) and how many earlier steps it uses (`lookback`).
 
     Args:
-        steps: Number of steps; at most the grid indices there are. Each costs one estimate unless the
-            sampler says otherwise.
+        steps: Number of steps, at most the number of grid steps. Each costs one estimate unless the sampler states
+            otherwise.
         clamp: Clamp the clean estimate to [0, 1] at each step, let ε follow from it, and clamp the result.
-        grid: Which grid indices are visited.
-        start: Share of T at which sampling starts, in (0, 1]. Below 1 the LQ image with the noise of that
-            time stands for x_t, so x_0 is taken for μ there (SDEdit, Meng et al. 2022): what the LQ image
-            shows is kept more faithfully and less is repaired.
+        grid: The grid indices that are visited.
+        start: Share of T at which sampling starts, in (0, 1]. Below 1 the LQ image with the noise of that time stands
+            for x_t, so x_0 is taken for μ there (SDEdit, Meng et al. 2022): more faithful to the LQ image, less
+            repaired.
         guidance: Weight w of the conditioning (classifier-free guidance, Ho and Salimans 2022):
-            x̂_0 = x̂_0(∅) + w [x̂_0(c) − x̂_0(∅)] before clamping, the same in ε. 1 is the plain network and 0 leaves
-            the conditioning out; other values cost two network evaluations an estimate, and need a network
-            that was trained with conditioning drop-out.
+            x̂_0 = x̂_0(∅) + w [x̂_0(c) − x̂_0(∅)] before clamping, the same in ε. 1 is the plain network and 0 leaves the
+            conditioning out; other values cost two network evaluations an estimate, and need a network that was
+            trained with conditioning drop-out.
 
     Raises:
         DaclipError: A value out of its range.
@@ -108,12 +108,7 @@ class Sampler(ABC):
     lookback: int = 0
 
     def __init__(
-        self,
-        steps: int = 10,
-        clamp: bool = True,
-        grid: TimeGrid = trailing,
-        start: float = 1.0,
-        guidance: float = 1.0,
+        self, steps: int = 10, clamp: bool = True, grid: TimeGrid = trailing, start: float = 1.0, guidance: float = 1.0
     ) -> None:
         if steps < 1:
             raise DaclipError(f"a sampler needs steps >= 1, got {steps}")
@@ -152,8 +147,8 @@ class Sampler(ABC):
             denoiser: Estimates the clean image from a state.
             lq: Degraded images, float32 `[B, C, H, W]` in [0, 1].
             conditioning: Their embeddings.
-            generators: One CPU generator an image, for its start and its steps: an image's result does
-                not depend on the batch it is in, nor on the device.
+            generators: One CPU generator an image, for its start and its steps: an image's result depends neither on
+                its batch nor on the device.
             on_step: Called after each step.
 
         Returns:
@@ -164,7 +159,11 @@ class Sampler(ABC):
         process = denoiser.process
         times = self.times(process)
         estimate = partial(self._estimate, denoiser, lq, conditioning)
-        x = self._first_state(process, lq, times[0], draw_noise(generators, lq))
+        start = draw_noise(generators, lq)
+        if times[0] == process.horizon:
+            x = process.terminal(lq, start)
+        else:
+            x = process.perturb(lq, lq, torch.full((len(lq),), times[0], device=lq.device), start)
         history: tuple[Step, ...] = ()
         for number, (t, s) in enumerate(pairwise(times)):
             t_batch = torch.full((len(lq),), t, device=lq.device)
@@ -200,12 +199,6 @@ class Sampler(ABC):
     @abstractmethod
     def step(self, step: Step) -> Tensor:
         """The state x_s, `[B, C, H, W]`."""
-
-    @staticmethod
-    def _first_state(process: MeanRevertingSDE, lq: Tensor, start: int, noise: Tensor) -> Tensor:
-        if start == process.horizon:
-            return process.terminal(lq, noise)
-        return process.perturb(lq, lq, torch.full((len(lq),), start, device=lq.device), noise)
 
     def _estimate(
         self, denoiser: Denoiser, lq: Tensor, conditioning: Conditioning, x_t: Tensor, t: Tensor

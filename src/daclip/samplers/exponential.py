@@ -1,4 +1,4 @@
-"""The formula behind the multistep solvers: linear part exact, data estimate as a polynomial in log-SNR."""
+"""Exponential integrators: linear part exact, the data estimate a polynomial in log-SNR; DDIM, DPM-Solver++, UniPC."""
 
 from collections.abc import Sequence
 from typing import Literal, Unpack
@@ -14,12 +14,6 @@ from daclip.samplers.grids import half_log_snr
 SlopeRule = Literal["exact", "bh1", "bh2"]
 
 
-def check_slope_rule(slope: str) -> None:
-    """Refuse a rule that does not exist."""
-    if slope not in ("exact", "bh1", "bh2"):
-        raise DaclipError(f"unknown sampler.slope {slope!r}; choose exact, bh1 or bh2")
-
-
 def exponential_step(
     process: MeanRevertingSDE,
     x_t: Tensor,
@@ -31,11 +25,10 @@ def exponential_step(
     tau: float = 0.0,
     noise: Tensor | None = None,
 ) -> Tensor:
-    """From t to an earlier s, given estimates of the clean image at several times.
+    """State x_s at an earlier s, given estimates of the clean image at several times.
 
     In z = x − μ and ℓ = log(α/s) the reverse equation with noise strength τ (SA-Solver, Xue et al. 2023, section 4;
-    τ = 0 is the probability flow ODE, τ = 1 the reverse SDE) has, with h = ℓ_s − ℓ_t and κ = (1 + τ²) h, the exact
-    solution
+    τ = 0 is the probability flow ODE, τ = 1 the reverse SDE) has, with h = ℓ_s − ℓ_t and κ = (1 + τ²) h, the solution
 
         z_s = (s_s/s_t) e^{−τ²h} z_t + α_s κ ∫_0^1 e^{−κ(1−u)} D(u) du + λ s_s √(1 − e^{−2τ²h}) ξ,
 
@@ -58,9 +51,6 @@ def exponential_step(
         slope: Rule for two nodes.
         tau: τ ≥ 0.
         noise: ξ, unit normal, needed for τ > 0.
-
-    Returns:
-        x_s, `[B, C, H, W]`.
     """
     # Differences of logarithms cancel, so coefficients are made in float64; they are a few numbers an image.
     alpha_t, alpha_s = process.alpha(t).double(), process.alpha(s).double()
@@ -136,13 +126,15 @@ class DdimSampler(Sampler):
 
 
 class DpmSolverSampler(Sampler):
-    """Multistep DPM-Solver++ (Lu et al. 2022b, algorithm 2) and its SDE form, on y = (x − μ)/λ.
+    """Multistep DPM-Solver++ (Lu et al. 2022b, algorithm 2) and its SDE form, on y = (x − μ)/λ:
 
-    The estimate of the clean image is extrapolated in log-SNR from this step and up to `order − 1` earlier ones, at
-    no further network evaluation. Order 1 is DDIM (τ = 0) or `PosteriorSampler` (τ = 1). The order rises over the
-    first steps and falls over the last, since log-SNR is infinite at t = 0: the last step gives x̂_0.
+        x_s = μ + (s_s/s_t) e^{−τ²h} (x_t − μ) + α_s Σ_i w_i (x̂_0^{(i)} − μ) + λ s_s √(1 − e^{−2τ²h}) ξ,
 
-    The third order integrates its parabola exactly; the published 3M gives the second difference half that weight.
+    with the estimates x̂_0^{(i)} of this step and up to `order − 1` earlier ones, extrapolated in log-SNR by the weights
+    w_i of `exponential_step`, at no further network evaluation. Order 1 is DDIM (τ = 0) or `PosteriorSampler` (τ = 1).
+    The order rises over the first steps and falls over the last, since log-SNR is infinite at t = 0: the last step
+    gives x̂_0. The third order integrates its parabola exactly; the published 3M gives the second difference half that
+    weight.
 
     Args:
         order: 1, 2 or 3.
@@ -153,11 +145,9 @@ class DpmSolverSampler(Sampler):
 
     def __init__(self, order: int, tau: float, slope: SlopeRule, **options: Unpack[SamplerOptions]) -> None:
         super().__init__(**options)
-        if order not in (1, 2, 3):
-            raise DaclipError(f"sampler.order of DPM-Solver++ must be 1, 2 or 3, got {order}")
+        _check("DPM-Solver++", order, slope)
         if not 0 <= tau <= 1:
             raise DaclipError(f"sampler.tau must lie in [0, 1], got {tau}")
-        check_slope_rule(slope)
         self.order = order
         self.tau = tau
         self.slope = slope
@@ -166,20 +156,17 @@ class DpmSolverSampler(Sampler):
 
     def step(self, step: Step) -> Tensor:
         """Extrapolate the estimate over the step, `[B, C, H, W]`."""
-        order = min(self.order, len(step.history) + 1, step.remaining)
-        used = [step, *reversed(step.history)][:order]
-        nodes = [(one.t, one.prediction.x0) for one in used]
-        return exponential_step(
-            step.process, step.x_t, step.lq, step.t, step.s, nodes, self.slope, self.tau, step.noise
-        )
+        return _extrapolated(step, self.order, self.slope, self.tau)
 
 
 class UniPcSampler(Sampler):
-    """UniPC (Zhao et al. 2023, algorithms 5 and 8, data prediction) on y = (x − μ)/λ.
+    """UniPC (Zhao et al. 2023, algorithms 5 and 8, data prediction) on y = (x − μ)/λ:
 
-    The predictor is multistep DPM-Solver++ of order p. Once the estimate at the predicted state is there, the step
-    that led to it is done again with that estimate as one more node, which lifts the order to p + 1; the estimate
-    itself is not renewed. The order rises over the first steps and falls over the last, the last step gives x̂_0.
+        x_s = μ + (s_s/s_t) (x_t − μ) + α_s Σ_i w_i (x̂_0^{(i)} − μ).
+
+    The predictor is multistep DPM-Solver++ of order p. Once the estimate at the predicted state is there, the step that
+    led to it is done again with that estimate as one more node, which lifts the order to p + 1; the estimate itself is
+    not renewed. The order rises over the first steps and falls over the last, the last step gives x̂_0.
 
     Args:
         order: p, 1 to 3.
@@ -191,9 +178,7 @@ class UniPcSampler(Sampler):
 
     def __init__(self, order: int, slope: SlopeRule, **options: Unpack[SamplerOptions]) -> None:
         super().__init__(**options)
-        if order not in (1, 2, 3):
-            raise DaclipError(f"sampler.order of UniPC must be 1, 2 or 3, got {order}")
-        check_slope_rule(slope)
+        _check("UniPC", order, slope)
         self.order = order
         self.slope = slope
         self.lookback = order
@@ -210,7 +195,18 @@ class UniPcSampler(Sampler):
 
     def step(self, step: Step) -> Tensor:
         """UniP: extrapolate the estimate over the step, `[B, C, H, W]`."""
-        order = min(self.order, len(step.history) + 1, step.remaining)
-        used = [step, *reversed(step.history)][:order]
-        nodes = [(one.t, one.prediction.x0) for one in used]
-        return exponential_step(step.process, step.x_t, step.lq, step.t, step.s, nodes, self.slope)
+        return _extrapolated(step, self.order, self.slope)
+
+
+def _check(name: str, order: int, slope: str) -> None:
+    if order not in (1, 2, 3):
+        raise DaclipError(f"sampler.order of {name} must be 1, 2 or 3, got {order}")
+    if slope not in ("exact", "bh1", "bh2"):
+        raise DaclipError(f"unknown sampler.slope {slope!r}; choose exact, bh1 or bh2")
+
+
+def _extrapolated(step: Step, order: int, slope: SlopeRule, tau: float = 0.0) -> Tensor:
+    """`exponential_step` with the estimates of this step and of as many earlier ones as the order allows."""
+    order = min(order, len(step.history) + 1, step.remaining)
+    nodes = [(one.t, one.prediction.x0) for one in [step, *reversed(step.history)][:order]]
+    return exponential_step(step.process, step.x_t, step.lq, step.t, step.s, nodes, slope, tau, step.noise)

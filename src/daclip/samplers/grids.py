@@ -1,4 +1,4 @@
-"""Time grids: which grid indices a sampler visits.
+"""Time grids: the grid indices that a sampler visits.
 
 Each maps (process, start, steps) to `steps + 1` strictly falling indices from `start` to 0. The network sees all
 but the last. Levels that fall between two indices go to the nearer one; where a grid asks for more levels in a
@@ -16,12 +16,7 @@ TimeGrid = Callable[[MeanRevertingSDE, int, int], list[int]]
 
 
 def half_log_snr(process: MeanRevertingSDE, t: Tensor) -> Tensor:
-    """ℓ_t = log(α_t / s_t), half the log signal-to-noise ratio, float64 `[B, 1, 1, 1]`; +∞ at t = 0.
-
-    Args:
-        process: The diffusion.
-        t: Grid indices, long `[B]`.
-    """
+    """ℓ_t = log(α_t / s_t), half the log signal-to-noise ratio, float64 `[B, 1, 1, 1]`; +∞ at t = 0."""
     return process.alpha(t).double().log() - process.relative_std(t).double().log()
 
 
@@ -60,11 +55,7 @@ def log_snr(process: MeanRevertingSDE, start: int, steps: int) -> list[int]:
 def karras(process: MeanRevertingSDE, start: int, steps: int, rho: float) -> list[int]:
     """Network calls evenly in (s_t/α_t)^{1/ρ} from `start` to 1 (EDM, Karras et al. 2022, eq. 5).
 
-    Args:
-        process: The diffusion.
-        start: First index.
-        steps: Number of steps.
-        rho: ρ; 1 is even in the noise-to-signal ratio, large values tend to `log_snr`.
+    ρ = 1 is even in the noise-to-signal ratio, large values tend to `log_snr`.
     """
     return _evenly(torch.exp(-_levels(process, start) / rho), steps)
 

@@ -1,4 +1,4 @@
-"""Euler on the probability flow ODE."""
+"""Deterministic solvers of the probability flow ODE that need no history: Euler in t, and Heun in s_t/α_t."""
 
 from torch import Tensor
 
@@ -6,7 +6,9 @@ from daclip.samplers.base import Sampler, Step
 
 
 class FlowOdeSampler(Sampler):
-    """Euler on the probability flow ODE (Song et al. 2021, eq. 13), θ integrated over the stride.
+    """Euler on the probability flow ODE (Song et al. 2021, eq. 13), θ integrated over the stride:
+
+        x_s = x_t − [(μ − x_t) + λ ε̂/s_t] Δ,    Δ = θ̄_t − θ̄_s.
 
     Deterministic after the start noise. First order in the stride, its linear part too: it needs many steps (the
     reference takes all T). `DdimSampler` with η = 0 and `HeunSampler` solve the same equation in few.
@@ -24,11 +26,11 @@ class FlowOdeSampler(Sampler):
 class HeunSampler(Sampler):
     """Heun on the probability flow ODE in the noise-to-signal ratio r = s_t/α_t (EDM, Karras et al. 2022, alg. 1):
 
-        d[(x − μ)/α] / dr = λ ε̂.
+        d[(x − μ)/α] / dr = λ ε̂,    x_s = μ + α_s/α_t (x_t − μ) + λ α_s (r_s − r_t) (ε̂_t + ε̂_s)/2.
 
-    There the equation has no linear part, and a straight line in r is a noised x̂_0; Euler would be DDIM. Each step
-    looks at ε̂ at both ends and takes the mean: second order, deterministic after the start noise. The last step is
-    Euler and gives x̂_0, so N steps cost 2N − 1 estimates.
+    In r the equation has no linear part, and a straight line is a noised x̂_0; Euler would be DDIM. ε̂_s is the estimate
+    at the end of an Euler step, so the order is two; deterministic after the start noise. The last step is Euler and
+    gives x̂_0, so N steps cost 2N − 1 estimates.
     """
 
     stochastic = False

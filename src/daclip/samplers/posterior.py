@@ -1,4 +1,4 @@
-"""Sampling from the exact posterior of the process."""
+"""Stochastic samplers of first order: the exact posterior, and Euler on the reverse SDE."""
 
 from typing import Unpack
 
@@ -8,10 +8,12 @@ from daclip.samplers.base import Sampler, SamplerOptions, Step
 
 
 class PosteriorSampler(Sampler):
-    """x_s ~ p(x_s | x_t, x̂_0): ancestral sampling, with the ratios of the stride.
+    """Ancestral sampling from the exact posterior p(x_s | x_t, x̂_0), with the ratios of the stride:
 
-    For steps of one grid index this is the posterior sampling of the reference (IR-SDE, proposition 3.2);
-    longer strides take their own coefficients, so few steps leave no noise behind. The last step gives x̂_0.
+        x_s = μ + A s_s²/s_t² (x_t − μ) + α_s (1 − A²)/s_t² (x̂_0 − μ) + λ √((1 − A²) s_s²/s_t²) ξ,    A = α_t/α_s.
+
+    For steps of one grid index this is the posterior sampling of the reference (IR-SDE, proposition 3.2); longer
+    strides take their own coefficients, so few steps leave no noise behind. The last step gives x̂_0.
     """
 
     def step(self, step: Step) -> Tensor:
@@ -23,13 +25,15 @@ class PosteriorSampler(Sampler):
 
 
 class ReverseSdeSampler(Sampler):
-    """Euler–Maruyama on the reverse SDE (IR-SDE, section 3.2), θ integrated over the stride.
+    """Euler–Maruyama on the reverse SDE (IR-SDE, section 3.2), θ integrated over the stride:
+
+        x_s = x_t − [(μ − x_t) + 2 λ ε̂/s_t] Δ − λ √(2Δ) ξ,    Δ = θ̄_t − θ̄_s.
 
     First order in the stride: it needs many steps (the reference takes all T).
 
     Args:
-        final_noise: Add noise in the last step too, as the reference does. Nothing removes that noise any
-            more, and over a long stride it is visible.
+        final_noise: Add noise in the last step too, as the reference does. Nothing removes that noise any more, and
+            over a long stride it is visible.
         options: See `Sampler`.
     """
 
