@@ -1,8 +1,10 @@
 """Artifact folders: complete or absent, and data only."""
 
+import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -14,6 +16,7 @@ from daclip.artifacts import Artifact, find_artifact, load_daclip, point_latest,
 from daclip.clip.controller import create_daclip
 from daclip.errors import DaclipError
 from daclip.files import write_json
+from daclip.restoring.restorer import Restorer
 
 
 def settings(**changes: Any) -> dict[str, Any]:
@@ -121,3 +124,22 @@ def test_json_is_replaced_whole(tmp_path: Path) -> None:
         write_json(path, {"x": object()})
     assert path.read_text(encoding="utf-8") == '{\n  "x": 1\n}\n'
     assert [found.name for found in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_an_artifact_written_before_the_move_restores_as_it_did(tmp_path: Path) -> None:
+    """Random weights, saved by the code of commit 15de3a0 under its module names and keys."""
+    shutil.unpack_archive(Path(__file__).parent / "goldens" / "artifact_before_the_move.zip", tmp_path)
+    restorer = Restorer(tmp_path, device="cpu", precision="fp32")
+    assert restorer.temperature == 0.25  # certainty: 4
+    y, x = np.mgrid[:24, :40]
+    photo = np.stack([(7 * x + 3 * y) % 256, (5 * x * y) % 256, (11 * y) % 256], -1).astype(np.uint8)
+    restored = np.asarray(restorer.restore(photo).image, dtype=float)
+    expected = [[[255, 155, 143], [89, 156, 102], [105, 255, 0]], [[156, 254, 108], [255, 157, 25], [93, 196, 78]]]
+    np.testing.assert_allclose(restored[8:10, 8:11], expected, atol=1)
+    assert restored.mean() == pytest.approx(122.304, abs=0.05)
+    probabilities = restorer.classify(photo)[0]
+    assert list(probabilities)[:2] == ["noisy", "blurry"]
+    assert probabilities["noisy"] == pytest.approx(0.513814, abs=1e-4)
+    data = restorer.artifact.build("data")
+    assert data.num_workers == 0
+    assert len(data.validation_pairs()) == 2 * 3

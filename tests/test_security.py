@@ -24,7 +24,7 @@ from daclip.data.hub import open_split
 from daclip.errors import DaclipError
 from daclip.metrics.perceptual import vgg16
 from daclip.training.checkpointing import checkpoint_to_resume, read_checkpoint
-from daclip.training.provenance import hide_secrets, redact, redacted
+from daclip.training.provenance import hide_secrets, provenance, redact, redacted
 
 MARK = "DACLIP_TEST_MARK"
 
@@ -289,12 +289,14 @@ def test_secrets_are_struck_out_of_everything_written(tmp_path: Path, monkeypatc
     hydra = tmp_path / ".hydra"
     hydra.mkdir()
     (hydra / "config.yaml").write_text(f"seed: 1\nlogger:\n  api_key: {key}\n  token: hunter2\n  secret: null\n")
-    (hydra / "overrides.yaml").write_text(f"- data.root={HF}\n")
+    (hydra / "overrides.yaml").write_text(f"- data.root={HF}\n- logger.wandb.api_key=hunter3\n")
     hide_secrets(tmp_path)
     text = (hydra / "config.yaml").read_text() + (hydra / "overrides.yaml").read_text()
     assert key not in text
     assert HF not in text
     assert "hunter2" not in text
+    assert "hunter3" not in text
+    assert str(provenance(0, ["train", "api_key=hunter4"], {})["command"]) == "['train', 'api_key=[secret]']"
     assert yaml.safe_load((hydra / "config.yaml").read_text()) == {
         "seed": 1,
         "logger": {"api_key": "[secret]", "token": "[secret]", "secret": None},
@@ -306,10 +308,3 @@ def test_an_artifact_holds_no_secret(tmp_path: Path, monkeypatch: pytest.MonkeyP
     cfg = run_config("train_daclip", TrainConfig, tmp_path, ["data=folder", "data.root=${oc.env:HF_TOKEN}"])
     assert HF in str(cfg.data.photos.root)
     assert HF not in yaml.safe_dump(resolved(cfg))
-
-
-def fake_tool(folder: Path, script: str) -> list[str]:
-    path = folder / "tool"
-    path.write_text(f"#!/bin/sh\n{script}\n")
-    path.chmod(0o755)
-    return [str(path)]

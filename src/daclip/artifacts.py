@@ -1,4 +1,7 @@
-"""What a configuration that came with an artifact may name: parts of this framework, and nothing through them."""
+"""Artifact folders: saving, loading, the model hub, and what a stranger's configuration may name.
+
+A configuration that came with an artifact is data: it may name parts of this framework and nothing through them.
+"""
 
 import importlib
 import inspect
@@ -6,7 +9,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +25,12 @@ from daclip.diffusion.denoiser import Denoiser
 from daclip.errors import DaclipError
 from daclip.files import atomic_folder, cannot_be_written, one_line, write_json, write_text
 
-# Where parts lived that artifacts of earlier commits name: old module to new.
+HUB_FILES = ["*.yaml", "*.json", "*.safetensors"]
+CONFIG, WEIGHTS, METRICS, RECORD = "config.yaml", "weights.safetensors", "metrics.json", "record.json"
+
+# What artifacts of earlier commits name: old module to new, and old key to new.
 MOVED = {
+    "daclip.data.blip": "daclip.data.captions",
     "daclip.data.captioned": "daclip.data.build",
     "daclip.data.mix": "daclip.data.mixed",
     "daclip.data.module": "daclip.data.datamodule",
@@ -49,16 +56,23 @@ MOVED = {
     "daclip.samplers.reverse_sde": "daclip.samplers.posterior",
     "daclip.samplers.unipc": "daclip.samplers.exponential",
 }
+RENAMED = {
+    "damaged_limit": "max_damaged",
+    "held_out": "validation",
+    "held_out_batch_size": "validation_batch_size",
+    "held_out_crops": "validation_crops",
+    "held_out_rows": "validation_rows",
+    "held_out_size": "validation_size",
+    "remembered_photos": "embedding_cache_size",
+    "score": "monitor",
+    "told_share": "true_class_share",
+    "words": "classes",
+    "workers": "num_workers",
+}
 
-# Classes defined in these packages build networks, samplers, data and corruptions; none of them runs what it is given.
-PACKAGES = (
-    "daclip.backbones.",
-    "daclip.clip.",
-    "daclip.data.",
-    "daclip.degradations.",
-    "daclip.diffusion.",
-    "daclip.metrics.",
-    "daclip.samplers.",
+# Classes defined in these packages build networks, samplers, data and degradations; none runs what it is given.
+PACKAGES = tuple(
+    f"daclip.{room}." for room in ("backbones", "clip", "data", "degradations", "diffusion", "metrics", "samplers")
 )
 # Functions are named one by one: others of the same modules write files or reach the network.
 FUNCTION_MODULES = ("daclip.samplers.grids", "daclip.diffusion.weightings")
@@ -70,43 +84,28 @@ FUNCTIONS = (
 
 
 def _present_names(node: Any) -> Any:
-    """A configuration with the `_target_`s that have moved since it was written under their present names."""
-    if isinstance(node, Mapping):
-        return {
-            key: _present_name(value) if key == "_target_" else _present_names(value) for key, value in node.items()
-        }
-    return [_present_names(value) for value in node] if isinstance(node, list) else node
+    """A configuration with what has moved or been renamed since it was written under its present name."""
+    if isinstance(node, list):
+        return [_present_names(value) for value in node]
+    if not isinstance(node, Mapping):
+        return node
+    present = {RENAMED.get(key, key): _present_names(value) for key, value in node.items()}
+    if isinstance(target := present.get("_target_"), str):
+        module, _, name = target.rpartition(".")
+        present["_target_"] = f"{MOVED.get(module, module)}.{name}"
+    if isinstance(certainty := present.get("certainty"), (int, float)) and certainty > 0:
+        # The probabilities' power c, normalised, is the softmax of the logits at temperature 1 / c.
+        present["temperature"] = 1 / certainty
+    return present
 
 
-def _present_name(target: Any) -> Any:
-    module, _, name = str(target).rpartition(".")
-    return f"{MOVED[module]}.{name}" if module in MOVED else target
-
-
-def _strings(node: Any) -> Iterator[tuple[str, str]]:
-    """All strings of nested containers with the key in front of them."""
-    if isinstance(node, Mapping):
-        for key, value in node.items():
-            yield str(key), str(key)
-            if isinstance(value, str):
-                yield str(key), value
-            else:
-                yield from _strings(value)
-    elif isinstance(node, (list, tuple)):
-        for value in node:
-            if isinstance(value, str):
-                yield "", value
-            else:
-                yield from _strings(value)
-
-
-def _is_part(target: str) -> bool:
+def _is_part(target: Any) -> bool:
     """Whether a dotted name is that of a class or function defined in one of the packages.
 
     `daclip.commands.train.subprocess.run` is not: the name begins with daclip, what it names does not.
     """
-    module_name, _, name = target.rpartition(".")
-    if not target.startswith(PACKAGES) or not name.isidentifier():
+    module_name, _, name = str(target).rpartition(".")
+    if not isinstance(target, str) or not target.startswith(PACKAGES) or not name.isidentifier():
         return False
     try:
         # The part itself is imported here, by its full name, which runs no code but the framework's own.
@@ -132,30 +131,17 @@ def refuse_foreign_targets(node: Any, where: str) -> None:
         DaclipError: A `_target_` is no part of this framework, or a value is a reference that would read the
             environment or call a resolver.
     """
-    for key, value in _strings(node):
-        if "${" in value:
-            raise DaclipError(
-                f"{where}: refuses the reference {value!r}; an artifact's configuration holds plain values"
-            )
-        if key == "_target_" and value != "_target_" and not _is_part(value):
-            raise DaclipError(f"{where}: refuses to make {value}; only parts of daclip may be named")
-    for target in _targets_of_wrong_type(node):
-        raise DaclipError(f"{where}: refuses to make {target!r}; only parts of daclip may be named")
-
-
-def _targets_of_wrong_type(node: Any) -> Iterator[Any]:
     if isinstance(node, Mapping):
         for key, value in node.items():
-            if key == "_target_" and not isinstance(value, str):
-                yield value
-            yield from _targets_of_wrong_type(value)
+            refuse_foreign_targets(key, where)
+            refuse_foreign_targets(value, where)
+            if key == "_target_" and not _is_part(value):
+                raise DaclipError(f"{where}: refuses to make {value!r}; only parts of daclip may be named")
     elif isinstance(node, (list, tuple)):
         for value in node:
-            yield from _targets_of_wrong_type(value)
-
-
-HUB_FILES = ["*.yaml", "*.json", "*.safetensors"]
-CONFIG, WEIGHTS, METRICS, RECORD = "config.yaml", "weights.safetensors", "metrics.json", "record.json"
+            refuse_foreign_targets(value, where)
+    elif isinstance(node, str) and "${" in node:
+        raise DaclipError(f"{where}: refuses the reference {node!r}; an artifact's configuration holds plain values")
 
 
 class Artifact:
@@ -334,13 +320,11 @@ def load_denoiser(artifact: Artifact, context_dim: int) -> Denoiser:
     """
     artifact.require("restorer")
     # The stage's other parts are for training, and nothing is made of them here.
-    stage, network = artifact.config.get("stage"), artifact.section("backbone")
+    stage = artifact.config.get("stage")
     if not isinstance(stage, dict) or "parameterization" not in stage:
         raise DaclipError(
             f"{artifact.folder / CONFIG}: the section stage is missing or damaged; copy the artifact again"
         )
-    if "content_context" in network:  # the name and values of the first artifacts
-        network["context"] = "token" if network.pop("content_context") else "none"
     named = isinstance(stage["parameterization"], str)
     denoiser = Denoiser(
         artifact.build("backbone")(context_dim=context_dim),

@@ -1,4 +1,4 @@
-"""Optimiser parameter groups and the learning-rate schedule that both stages share."""
+"""Base class of both stages' LightningModules: parameter groups, learning-rate schedule, clipping, skipped steps."""
 
 import math
 from collections.abc import Callable, Iterable, Sequence
@@ -49,15 +49,15 @@ def warmup_cosine(step: int, warmup: int, total: int, final: float) -> float:
 
 
 class StageModule(L.LightningModule):
-    """What both stages share: parameter groups, learning-rate schedule, gradient clipping and skipped steps.
-
-    Attributes:
-        step_skipped: Whether the last optimiser step was left out because its loss or gradient was not finite.
+    """Base class of both stages.
 
     Args:
         optimizer: Makes the optimiser from parameter groups.
         warmup_steps: Linear warm-up of the learning rate.
         final_lr: Factor of the learning rate at the end of its cosine.
+
+    Attributes:
+        step_skipped: Whether the last optimiser step was left out because its loss or gradient was not finite.
     """
 
     def __init__(self, optimizer: OptimizerFactory, warmup_steps: int, final_lr: float):

@@ -91,7 +91,8 @@ class ProgressLines(ProgressBar):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock."""
-        self._first_step, self._started = trainer.global_step, time.monotonic()
+        self._first_step = self._step = trainer.global_step
+        self._started = time.monotonic()
         self._begin()
 
     def _begin(self) -> None:
@@ -110,9 +111,10 @@ class ProgressLines(ProgressBar):
         self._batches += 1
         self._images += len(batch) * trainer.world_size
         now = time.monotonic()
-        taken = trainer.global_step - self._first_step
-        if now - self._since < self.seconds or not taken:
+        stepped, self._step = trainer.global_step > self._step, trainer.global_step
+        if not stepped or now - self._since < self.seconds:
             return
+        taken = trainer.global_step - self._first_step
         total = int(trainer.estimated_stepping_batches)
         left = (total - trainer.global_step) * (now - self._started) / taken
         # Lightning divides each loss by the number of accumulated batches.

@@ -1,4 +1,4 @@
-"""What a run tells wandb beyond its scalars: configuration, tables, pictures, artifacts and their lineage."""
+"""Weights & Biases: logger, resolved configuration, tables, pictures, artifacts and their lineage."""
 
 import os
 import sys
@@ -9,6 +9,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger, WandbLogger
+from lightning.pytorch.utilities import rank_zero_only
 
 from daclip.clip.module import ControllerPretraining
 from daclip.diffusion.module import RestorationDiffusion
@@ -42,22 +43,24 @@ def _wandb(loggers: Iterable[Logger]) -> list[WandbLogger]:
     return [logger for logger in loggers if isinstance(logger, WandbLogger)]
 
 
+@rank_zero_only
 def describe_run(loggers: Iterable[Logger], config: Mapping[str, Any]) -> None:
-    """Give wandb the resolved configuration; its keys are the ones of the command line."""
+    """Give wandb the resolved configuration; its keys are those of the command line."""
     for logger in _wandb(loggers):
         logger.experiment.config.update(dict(config), allow_val_change=True)
 
 
+@rank_zero_only
 def log_artifact(
     loggers: Iterable[Logger], kind: str, folder: Path, parts: Mapping[str, Path], metrics: Mapping[str, Any]
 ) -> None:
-    """Hand over a finished artifact and say which artifacts it was made from.
+    """Log a finished artifact and the artifacts that it was made from.
 
     wandb knows equal content by its hash: a stage-1 artifact that one run logs and another uses is one node of the
-    lineage graph, though neither asks a server.
+    lineage graph, without asking a server.
 
     Args:
-        loggers: Those that are no wandb loggers are passed over.
+        loggers: Only wandb loggers are used.
         kind: `daclip` or `restorer`: the collection that the artifact belongs to.
         folder: The artifact.
         parts: Artifacts that it was made from, by kind.
@@ -96,10 +99,10 @@ def finish_run() -> None:
 
 
 class WandbTables(Callback):
-    """Held-out samples as a table and stage 1's confusion matrix; does nothing without a wandb logger.
+    """Validation samples as a table and stage 1's confusion matrix; does nothing without a wandb logger.
 
     Args:
-        rows: Samples shown, from the first held-out batch.
+        rows: Samples shown, from the first validation batch.
     """
 
     def __init__(self, rows: int):
@@ -114,7 +117,7 @@ class WandbTables(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Show stage 2's first batch: LQ, restored, HQ, the word that stage 1 recognises, PSNR."""
+        """Show stage 2's first batch: LQ, restored, HQ, the class that stage 1 recognises, PSNR."""
         loggers = _wandb(trainer.loggers)
         if batch_idx or not loggers or not trainer.is_global_zero or not isinstance(pl_module, RestorationDiffusion):
             return
@@ -156,7 +159,7 @@ class WandbTables(Callback):
             "wandb/confusion_matrix/v1",
             wandb.Table(columns=["Actual", "Predicted", "nPredictions"], data=rows),
             {"Actual": "Actual", "Predicted": "Predicted", "nPredictions": "nPredictions"},
-            {"title": "degradations of held-out photos"},
+            {"title": "degradations of validation photos"},
         )
         self._log(loggers, trainer, {"val/confusion": chart})
 
