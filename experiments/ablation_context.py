@@ -3,8 +3,8 @@
     python experiments/ablation_context.py --daclip ARTIFACT [--steps 300] [--seeds 0,1,2] [overrides…]
 
 Trains the embedded recipe (or another, `--recipe`) once for each setting and seed, all with the same steps and data,
-and tabulates the gain on held-out photos, mean ± standard deviation over seeds. Finished runs are kept: started again,
-it goes on with what is missing. Other arguments are Hydra overrides of `train_restorer`, such as
+and tabulates the gain on validation photos, mean ± standard deviation over seeds. Finished runs are kept: started
+again, it goes on with what is missing. Other arguments are Hydra overrides of `train_restorer`, such as
 `data=folder data.root=PHOTOS`. About 1.5 minutes a run of 300 steps on 2 CPU cores.
 """
 
@@ -32,7 +32,7 @@ SETTINGS = {
 
 
 def run(folder: Path, command: Sequence[str], console: Console) -> dict[str, dict[str, float]]:
-    """Scores by word of one training run, done now if it is not there yet."""
+    """Scores by class of one training run, done now if it is not there yet."""
     done = folder / "metrics.json"
     if not done.is_file():
         console.print(f"training {folder}")
@@ -43,12 +43,12 @@ def run(folder: Path, command: Sequence[str], console: Console) -> dict[str, dic
 
 
 def gain(scores: dict[str, dict[str, float]], classes: Sequence[str]) -> float:
-    """Mean dB above the degraded photos over some words."""
+    """Mean dB above the degraded photos over some classes."""
     return statistics.mean(scores[class_name]["psnr"] - scores[class_name]["psnr_lq"] for class_name in classes)
 
 
 def table(found: dict[str, list[dict[str, dict[str, float]]]]) -> str:
-    """Markdown: a row a setting, a column a word, mean ± sd over seeds."""
+    """Markdown: a row a setting, a column a class, mean ± sd over seeds."""
     classes = list(next(iter(found.values()))[0])
     lines = [f"| context | mean | {' | '.join(classes)} |", f"|---|{'---:|' * (len(classes) + 1)}"]
     for setting, runs in found.items():
@@ -80,7 +80,7 @@ def main() -> None:
                 f"daclip={chosen.daclip}",
                 f"seed={seed}",
                 f"trainer.max_steps={chosen.steps}",
-                # One held-out pass, at the end.
+                # One validation pass, at the end.
                 "trainer.check_val_every_n_epoch=1000000",
                 *network,
                 *overrides,

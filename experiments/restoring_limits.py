@@ -1,4 +1,4 @@
-"""What does restoring a photo of any size cost, and can tiles be seen?
+"""Memory and seconds of restoring a photo of any size, and the difference that tiles make.
 
 Question: does memory grow with the tile and not with the photo, and do tiles give what the whole photo gives?
 Command:  python experiments/restoring_limits.py --artifact outputs/restorer/latest [--sizes 256x256 4000x6000]
@@ -6,7 +6,7 @@ Expected: a peak below `--max-memory` at every size; 40 dB and more between tile
 
 Each size runs in a process of its own, whose peak is the largest resident set the system saw, from a file
 to a file as `daclip restore` does. With `--compare PHOTOS` tiles are compared with the whole photo instead, and a
-picture degraded | whole | tiled | ten times the difference is written for each photo and word.
+picture degraded | whole | tiled | ten times the difference is written for each photo and class.
 """
 
 import argparse
@@ -100,7 +100,7 @@ def compare(options: argparse.Namespace) -> None:
             difference = (tiled - whole).abs()
             row = {
                 "photo": path.name,
-                "class_name": class_name,
+                "class": class_name,
                 "psnr_tiled_whole": round(float(-10 * torch.log10(difference.square().mean())), 2),
                 "psnr_whole_input": round(float(-10 * torch.log10((whole - photo).square().mean())), 2),
                 "largest": round(float(difference.max()), 4),
@@ -122,7 +122,7 @@ def main() -> None:
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--compare", nargs="+", type=Path)
     parser.add_argument("--side", type=int, default=768, help="longest side of compared photos")
-    parser.add_argument("--words", nargs="+", help="degradations of compared photos; default: all")
+    parser.add_argument("--classes", nargs="+", help="degradations of compared photos; default: all")
     parser.add_argument("--tile", type=int, default=256)
     parser.add_argument("--output", type=Path, default=Path("outputs/restoring_limits"))
     parser.add_argument("--one", type=Path, help=argparse.SUPPRESS)

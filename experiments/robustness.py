@@ -2,7 +2,7 @@
 
 The corruptions are those of the package imagecorruptions-imaug (`pip install 'daclip[robustness]'`), at its five
 severities (Hendrycks and Dietterich 2019; Michaelis et al. 2019). A corruption counts as named when the model says the
-word of ours that describes it. Prints a table and writes it with the confusions to --output.
+class of ours that describes it. Prints a table and writes it with the confusions to --output.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from daclip.files import write_json
 from daclip.images import find_images, load_image
 from daclip.training.provenance import provenance
 
-# Their name → our word. Only what one of our words describes.
+# Their name → our class. Only what one of our classes describes.
 CORRUPTIONS = {
     "gaussian_noise": "noisy",
     "shot_noise": "noisy",
@@ -58,7 +58,7 @@ def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--artifact", help="stage-1 artifact; by default outputs/daclip/latest")
-    parser.add_argument("--photos", help="folder of photos; by default the embedded ones that are held out")
+    parser.add_argument("--photos", help="folder of photos; by default the embedded validation photos")
     parser.add_argument("--size", type=int, default=192)
     parser.add_argument("--crops", type=int, default=8, help="of each photo")
     parser.add_argument("--seed", type=int, default=0)
@@ -91,11 +91,9 @@ def main() -> None:
         return named
 
     rows: dict[str, dict[str, object]] = {}
-    table = Table(title=f"{len(photos)} crops of {options.size}²: share named as our word, by severity")
-    for heading in ("corruption", "class_name", *map(str, SEVERITIES), "mean", "mostly named"):
-        table.add_column(
-            heading, justify="left" if heading in ("corruption", "class_name", "mostly named") else "right"
-        )
+    table = Table(title=f"{len(photos)} crops of {options.size}²: share named as our class, by severity")
+    for heading in ("corruption", "class", *map(str, SEVERITIES), "mean", "mostly named"):
+        table.add_column(heading, justify="left" if heading in ("corruption", "class", "mostly named") else "right")
     for corruption, class_name in CORRUPTIONS.items():
         if class_name not in classes:
             continue
@@ -107,7 +105,7 @@ def main() -> None:
             said.update(named)
         mean = sum(shares) / len(shares)
         rows[corruption] = {
-            "class_name": class_name,
+            "class": class_name,
             "accuracy": shares,
             "mean": mean,
             "named": dict(said.most_common()),

@@ -21,8 +21,9 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from matplotlib.figure import Figure
+
 from daclip.files import write_json, write_text
-from daclip.reporting.tables import Panel, line_charts
 
 WARM_UP = 0.25  # share of the time in which caches fill and which the limits leave out
 GROWTH = 0.05  # of memory and open files that may be noise
@@ -54,7 +55,7 @@ SHARED = [
 
 @dataclass(frozen=True)
 class Sample:
-    """What the process tree of a run looks like at one moment.
+    """The process tree of a run at one moment.
 
     Attributes:
         minutes: Since the start of the stage.
@@ -188,7 +189,7 @@ def verdict(stage: str, samples: list[Sample]) -> tuple[dict[str, float], list[s
     before, after = figures["open files, first half"], figures["open files, second half"]
     if after > before * (1 + GROWTH) + 1:
         wrong.append(f"{stage}: open files grow, {before:.0f} to {after:.0f}")
-    # A held-out pass has loader processes of its own.
+    # A validation pass has loader processes of its own.
     if figures["processes, most"] > 2 + 2 * WORKERS:
         wrong.append(f"{stage}: up to {figures['processes, most']:.0f} processes")
     # One that has just ended may not have been asked for yet.
@@ -199,12 +200,8 @@ def verdict(stage: str, samples: list[Sample]) -> tuple[dict[str, float], list[s
     return figures, wrong
 
 
-def plot(found: dict[str, list[Sample]]) -> str:
-    """Four charts over the minutes."""
-
-    def series(value: Callable[[Sample], float]) -> dict[str, list[tuple[float, float]]]:
-        return {stage: [(sample.minutes, value(sample)) for sample in samples] for stage, samples in found.items()}
-
+def plot(found: dict[str, list[Sample]], path: Path) -> None:
+    """Four charts over the minutes, as one picture."""
     rates = {
         stage: [
             (b.minutes, (b.steps - a.steps) / max(60 * (b.minutes - a.minutes), 1e-9))
@@ -212,13 +209,20 @@ def plot(found: dict[str, list[Sample]]) -> str:
         ]
         for stage, samples in found.items()
     }
-    panels = [
-        Panel("memory", "minutes", "MB", series(lambda sample: sample.megabytes), logarithmic=False),
-        Panel("open files", "minutes", "count", series(lambda sample: sample.files), logarithmic=False),
-        Panel("processes", "minutes", "count", series(lambda sample: sample.processes), logarithmic=False),
-        Panel("throughput", "minutes", "steps a second", rates, logarithmic=False),
-    ]
-    return line_charts([panel for panel in panels if all(panel.series.values())])
+    charts = {
+        "memory in MB": {stage: [(s.minutes, s.megabytes) for s in samples] for stage, samples in found.items()},
+        "open files": {stage: [(s.minutes, s.files) for s in samples] for stage, samples in found.items()},
+        "processes": {stage: [(s.minutes, s.processes) for s in samples] for stage, samples in found.items()},
+        "throughput in steps a second": rates,
+    }
+    figure = Figure(figsize=(10, 6), layout="constrained")
+    for axes, (title, curves) in zip(figure.subplots(2, 2).flat, charts.items(), strict=True):
+        for stage, points in curves.items():
+            if points:
+                axes.plot(*zip(*points, strict=True), label=stage)
+        axes.set(title=title, xlabel="minutes", ylim=(0, None))
+    figure.axes[0].legend()
+    figure.savefig(path)
 
 
 def main() -> None:
@@ -259,7 +263,7 @@ def main() -> None:
         "",
     ]
     write_text(output / "report.md", "\n".join(lines))
-    write_text(output / "soak.svg", plot(found))
+    plot(found, output / "soak.svg")
     write_json(output / "samples.json", {stage: [asdict(sample) for sample in row] for stage, row in found.items()})
     sys.stdout.write("\n".join(lines))
     sys.stdout.write(f"written: {output / 'report.md'}, {output / 'soak.svg'}, {json.dumps(wrong)}\n")

@@ -5,7 +5,7 @@ a photo, or the kind of distillation.
 
 Each run is one `python -m daclip.commands.train experiments=ablation_daclip …` in a folder of its own below --output; runs that
 are done are not repeated, so the command can be stopped and started again at any time. In the end the table is
-printed and written: accuracy on held-out photos, cosine of the steered embedding to the clean photo's, and the
+printed and written: accuracy on validation photos, cosine of the steered embedding to the clean photo's, and the
 degradation loss of the last fifth of training against ln(B/K), which one-to-one InfoNCE cannot go below.
 """
 
@@ -45,7 +45,7 @@ COMPARISONS: dict[str, dict[str, list[str]]] = {
     },
     "distillation": {kind: [*FIXED, f"distillation={kind}"] for kind in ("cosine", "contrastive")},
 }  # fmt: skip
-BATCH, WORDS = 64, 10  # of ablation_daclip
+BATCH, CLASSES = 64, 10  # of ablation_daclip
 
 
 def run(arm: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
@@ -88,7 +88,7 @@ def summary(runs: list[dict[str, float]]) -> dict[str, dict[str, float]]:
 
 def table(comparison: str, results: dict[str, Any], steps: int, seeds: int) -> str:
     """The summary as Markdown."""
-    floor = math.log(BATCH / WORDS)
+    floor = math.log(BATCH / CLASSES)
     lines = [
         f"{steps} steps, {seeds} seeds, mean ± standard deviation; ln(B/K) = {floor:.2f}",
         "",

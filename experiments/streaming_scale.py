@@ -67,7 +67,7 @@ def source(folder: Path) -> HubPhotos:
         config=None,
         revision=None,
         split="train",
-        validation="train",  # nothing is held out of a set that is only counted
+        validation="train",  # nothing is kept back of a set that is only counted
         validation_rows=1,
         image_column="image",
         caption_column=None,

@@ -2,10 +2,10 @@
 
     python experiments/time_to_quality.py --daclip ARTIFACT --minutes 30 [overrides…]
 
-Trains both for the same time of training (held-out passes do not count) with the learning-rate schedule of each spread
-over it, and plots held-out PSNR against wall-clock. Writes `result.json`, `result.md` and `result.svg`; a finished arm
-is kept as `arm_N.json`, with its network as the artifact `arm_N`, and not run again. Other arguments are Hydra
-overrides of both, such as `data=folder data.root=PHOTOS`.
+Trains both for the same time of training (validation passes do not count) with the learning-rate schedule of each
+spread over it, and plots validation PSNR against wall-clock. Writes `result.json`, `result.md` and `result.svg`; a
+finished arm is kept as `arm_N.json`, with its network as the artifact `arm_N`, and not run again. Other arguments are
+Hydra overrides of both, such as `data=folder data.root=PHOTOS`.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from typing import Any
 import hydra
 import lightning as L
 import torch
+from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 from rich.console import Console
 
@@ -25,7 +26,6 @@ from daclip.commands.assembly import build_data, build_restoration, build_traine
 from daclip.commands.schemas import TrainConfig
 from daclip.config import config_dir, validated
 from daclip.files import write_json, write_text
-from daclip.reporting.tables import Panel, line_charts
 from daclip.training.provenance import provenance
 
 # Arm → overrides. Both get the recipe's network, data, batches and weight average.
@@ -44,7 +44,7 @@ CALIBRATION = 20  # steps whose time is measured; the first five are not counted
 
 
 class Clock(L.Callback):
-    """Seconds of training at each held-out pass, without the passes themselves."""
+    """Seconds of training at each validation pass, without the passes themselves."""
 
     def __init__(self) -> None:
         self.points: list[tuple[float, float]] = []
@@ -75,7 +75,7 @@ class Clock(L.Callback):
 
 
 def fit(overrides: list[str], folder: Path, steps: int, passes: int) -> Clock:
-    """Train for so many steps; with held-out passes (0: none) the network is kept as an artifact."""
+    """Train for so many steps; with validation passes (0: none) the network is kept as an artifact."""
     with hydra.initialize_config_dir(config_dir(), version_base="1.3"):
         composed = hydra.compose("train_restorer", [*overrides, f"trainer.max_steps={steps}", f"output={folder}"])
     # Checkpoints and pictures would need a run folder.
@@ -102,7 +102,7 @@ def fit(overrides: list[str], folder: Path, steps: int, passes: int) -> Clock:
 
 
 def train_arm(overrides: list[str], folder: Path, minutes: float, passes: int) -> list[tuple[float, float]]:
-    """Points (minutes of training, held-out PSNR in dB) of one arm."""
+    """Points (minutes of training, validation PSNR in dB) of one arm."""
     steps = fit(overrides, folder, CALIBRATION, 0).steps
     a_step = (steps[-1] - steps[4]) / (len(steps) - 5)
     clock = fit(overrides, folder, max(round(minutes * 60 / a_step), passes), passes)
@@ -116,8 +116,8 @@ def verdict(curves: dict[str, list[tuple[float, float]]]) -> str:
     if reached is None:
         return f"{default} does not reach the {goal[1]:.2f} dB of the {OFFICIAL} at {goal[0]:.1f} min"
     return (
-        f"{default} reaches the {goal[1]:.2f} dB that the {OFFICIAL} has after {goal[0]:.1f} min "
-        f"within {reached:.1f} min ({reached / goal[0]:.0%} of the time, held-out passes every {points[0][0]:.1f} min)"
+        f"{default} reaches the {goal[1]:.2f} dB that the {OFFICIAL} has after {goal[0]:.1f} min within "
+        f"{reached:.1f} min ({reached / goal[0]:.0%} of the time; a validation pass every {points[0][0]:.1f} min)"
     )
 
 
@@ -126,7 +126,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--daclip", required=True, type=Path, help="stage-1 artifact")
     parser.add_argument("--minutes", type=float, default=30.0, help="of training, each arm")
-    parser.add_argument("--passes", type=int, default=20, help="held-out passes, evenly spread")
+    parser.add_argument("--passes", type=int, default=20, help="validation passes, evenly spread")
     parser.add_argument("--recipe", default="embedded_restorer")
     parser.add_argument("--official-steps", type=int, default=20, help="steps of the official arm's sampler")
     parser.add_argument("--output", type=Path, default=Path("outputs/time_to_quality"))
@@ -145,8 +145,13 @@ def main() -> None:
             write_json(kept, points)
         curves[arm] = [(minutes, score) for minutes, score in json.loads(kept.read_text(encoding="utf-8"))]
     sentence = verdict(curves)
-    panel = Panel("held-out PSNR", "minutes of training", "dB", curves, logarithmic=False)
-    write_text(chosen.output / "result.svg", line_charts([panel]))
+    figure = Figure(layout="constrained")
+    axes = figure.subplots()
+    for arm, points in curves.items():
+        axes.plot(*zip(*points, strict=True), label=arm)
+    axes.set(xlabel="minutes of training", ylabel="validation PSNR in dB")
+    axes.legend()
+    figure.savefig(chosen.output / "result.svg")
     write_text(chosen.output / "result.md", sentence + ".\n")
     record = provenance(0, ["python", "experiments/time_to_quality.py"], {})
     write_json(chosen.output / "result.json", {"curves": curves, "verdict": sentence, "record": record})

@@ -25,11 +25,12 @@ soak = script("soak")
 STEADY = [soak.Sample(i / 10, 900.0 + i % 3, 60 + i % 2, 4, 0, 20 * i) for i in range(40)]
 
 
-def test_a_steady_run_passes_the_soak() -> None:
+def test_a_steady_run_passes_the_soak(tmp_path: Path) -> None:
     figures, wrong = soak.verdict("daclip", STEADY)
     assert wrong == []
     assert figures["steps a second, second half"] == pytest.approx(20 / 6)
-    assert "throughput" in soak.plot({"daclip": STEADY})
+    soak.plot({"daclip": STEADY, "restorer": STEADY[:3]}, tmp_path / "soak.svg")
+    assert (tmp_path / "soak.svg").read_bytes().count(b"<svg ") == 1
 
 
 @pytest.mark.parametrize(
