@@ -15,7 +15,7 @@ from skimage import data
 from daclip.commands.assembly import make
 from daclip.config import config_dir
 from daclip.metrics.base import MetricUnavailableError, PairMetric, SetMetric
-from daclip.metrics.protocol import Protocol
+from daclip.metrics.image import Protocol
 from daclip.metrics.scorer import Scorer
 
 GROUPS = {"all", "paper"}

@@ -9,7 +9,7 @@ from PIL import Image
 
 from daclip.errors import DaclipError
 from daclip.metrics.image import Psnr
-from daclip.metrics.protocol import Protocol
+from daclip.metrics.image import Protocol
 from daclip.metrics.scorer import Extremes, Scorer, match_folders, summarise
 from daclip.rng import generator_for
 

@@ -59,9 +59,9 @@ def test_frozen_daclip_is_neither_copied_nor_saved_nor_trained(module: Restorati
 def test_a_photo_is_restored_the_same_in_any_batch(module: RestorationDiffusion) -> None:
     lq = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     together = module.restore(lq)
-    alone = torch.cat([module.restore(lq[i : i + 1], first=i) for i in range(3)])
+    alone = torch.cat([module.restore(lq[i : i + 1], numbers=[i]) for i in range(3)])
     torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(module.restore(lq[:1], first=1), together[:1])
+    assert not torch.allclose(module.restore(lq[:1], numbers=[1]), together[:1])
 
 
 def _loss(module: RestorationDiffusion, lq: torch.Tensor) -> float:

@@ -12,7 +12,7 @@ from torch.utils.checkpoint import checkpoint
 from daclip.clip.controller import MAX_LOGIT_SCALE, DaClip
 from daclip.clip.losses import DaClipLoss
 from daclip.errors import DaclipError
-from daclip.metrics.classification import ConfusionMatrix
+from daclip.metrics.classification import ConfusionMatrix, MeansByLabel
 from daclip.training.optimizers import OptimizerFactory, StageModule, decay_groups
 from daclip.types import Conditioning, RestorationBatch
 
@@ -72,7 +72,7 @@ class ControllerPretraining(StageModule):
         self.loss = loss
         self.classes = list(classes)
         self.confusion = ConfusionMatrix(self.classes)
-        self._cosines: list[tuple[Tensor, Tensor]] = []
+        self.cosines = MeansByLabel("content_cosine", "content_cosine_plain")
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """With weight decay, without (biases, gains), and the logit scale, also without."""
@@ -142,47 +142,40 @@ class ControllerPretraining(StageModule):
             self.daclip.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
 
     def on_validation_epoch_start(self) -> None:
-        """Forget the previous held-out pass."""
+        """Forget the previous validation pass."""
         self.confusion.reset()
-        self._cosines = []
+        self.cosines.reset()
 
     def validation_step(self, batch: RestorationBatch, batch_index: int) -> None:
-        """Classify held-out photos and compare content embeddings."""
+        """Classify validation photos and compare content embeddings."""
         out = self.daclip(batch.lq)
         assert out.content is not None
         assert out.degradation is not None
+        kept = self.counted(self.validation_numbers(batch_index, len(batch)))
+        labels = batch.degradation[:kept]
         predicted = self.daclip.classify(out.degradation, self.classes).argmax(-1)
-        self.confusion.update(predicted, batch.degradation)
+        self.confusion.update(predicted[:kept], labels)
         clean = self.daclip.clip.encode_image(batch.hq)
         plain = self.daclip.clip.encode_image(batch.lq)
-        self._cosines.append(
-            (
-                F.cosine_similarity(out.content.float(), clean.float(), dim=-1),
-                F.cosine_similarity(plain.float(), clean.float(), dim=-1),
-            )
+        steered_cosine, plain_cosine = (
+            F.cosine_similarity(embedding.float(), clean.float(), dim=-1)[:kept] for embedding in (out.content, plain)
         )
+        self.cosines.update(labels, content_cosine=steered_cosine, content_cosine_plain=plain_cosine)
 
     def on_validation_epoch_end(self) -> None:
-        """Log the scores of the held-out pass."""
-        steered, plain = (torch.cat(parts).mean() for parts in zip(*self._cosines, strict=True))
-        # Every rank sees all held-out photos, so that the mean over ranks changes nothing.
-        self.log("val/degradation_accuracy", self.confusion.accuracy(), prog_bar=True, sync_dist=True)
-        self.log_dict(
-            {
-                f"val/degradation_accuracy/{class_name}": share
-                for class_name, share in self.confusion.per_class().items()
-            },
-            sync_dist=True,
-        )
-        self.log_dict({"val/content_cosine": steered, "val/content_cosine_plain": plain}, sync_dist=True)
+        """Log the scores of the validation pass, which are those of all ranks."""
+        results = self.results()
+        self.log("val/degradation_accuracy", results["degradation_accuracy"], prog_bar=True, sync_dist=True)
+        for name, share in results["per_degradation_accuracy"].items():
+            self.log(f"val/degradation_accuracy/{name}", share, sync_dist=True)
+        for name in self.cosines.columns:
+            self.log(f"val/{name}", results[name], sync_dist=True)
 
     def results(self) -> dict[str, Any]:
-        """Scores of the last held-out pass for the artifact's `metrics.json`."""
-        steered, plain = (torch.cat(parts).mean().item() for parts in zip(*self._cosines, strict=True))
+        """Scores of the last validation pass for the artifact's `metrics.json`."""
         return {
             "degradation_accuracy": self.confusion.accuracy(),
             "per_degradation_accuracy": self.confusion.per_class(),
             "confusion": self.confusion.table(),
-            "content_cosine": steered,
-            "content_cosine_plain": plain,
+            **self.cosines.compute()["overall"],
         }

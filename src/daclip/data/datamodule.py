@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import lightning as L
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, DistributedSampler
 
 from daclip.data.loading import DamagedPhotos, EpochLoader, StreamSampler, WithoutDamaged, ignore_job_signals
 from daclip.data.mixed import ClassSchedule, Mix, MixedPairs
@@ -218,9 +218,14 @@ class MixedDegradationData(L.LightningDataModule):
         self._resumed = json.loads(state_dict["positions"])
 
     def val_dataloader(self) -> DataLoader[Sample]:
-        """Held-out batches, in their fixed order."""
+        """Validation batches of this rank, in their fixed order."""
+        pairs = self.validation_pairs()
+        sampler: Any = None
+        if self.trainer and self.trainer.world_size > 1:
+            sampler = DistributedSampler(pairs, self.trainer.world_size, self.trainer.global_rank, shuffle=False)
         return DataLoader(
-            self.validation_pairs(),
+            pairs,
+            sampler=sampler,
             batch_size=self.validation_batch_size,
             num_workers=self.num_workers,
             collate_fn=collate,

@@ -1,7 +1,7 @@
 """DA-CLIP as stage 2 uses it."""
 
 import hashlib
-from collections import OrderedDict, defaultdict
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from typing import Any
@@ -16,6 +16,7 @@ from daclip.diffusion.objectives import Objective, draw_training_state
 from daclip.diffusion.sde import MeanRevertingSDE
 from daclip.diffusion.weightings import TimeDraw, uniform
 from daclip.errors import DaclipError
+from daclip.metrics.classification import MeansByLabel
 from daclip.metrics.image import psnr, quantise
 from daclip.rng import generator_for
 from daclip.samplers.base import Sampler
@@ -187,7 +188,7 @@ class RestorationDiffusion(StageModule):
         self.seed = seed
         if compiled:
             self.denoiser.backbone.compile()
-        self._scores: dict[str, list[tuple[float, float]]] = defaultdict(list)
+        self.scores = MeansByLabel("psnr_lq", "psnr")
 
     def training_step(self, batch: RestorationBatch, batch_index: int) -> Tensor:
         """One step on a batch of pairs."""
@@ -217,9 +218,10 @@ class RestorationDiffusion(StageModule):
         batch = self.trainer.fit_loop.total_batch_idx * self.trainer.world_size + self.global_rank
         return [generator_for(self.seed, 0, batch * count + i) for i in range(count)]
 
-    def restore(self, lq: Tensor, first: int = 0) -> Tensor:
-        """Restore a batch; image i uses the generator of number `first + i`."""
-        generators = [generator_for(self.seed, first + i) for i in range(len(lq))]
+    def restore(self, lq: Tensor, numbers: Sequence[int] | None = None) -> Tensor:
+        """Restore a batch; an image's number (default: its place) chooses its generator."""
+        numbers = range(len(lq)) if numbers is None else numbers
+        generators = [generator_for(self.seed, number) for number in numbers]
         conditioning = self.guide(lq)
         if self.temperature < 1:
             classes = self.trainer.datamodule.classes  # type: ignore[attr-defined]
@@ -227,37 +229,29 @@ class RestorationDiffusion(StageModule):
         return self.sampler.sample(self.denoiser, lq, conditioning, generators)
 
     def on_validation_epoch_start(self) -> None:
-        """Forget the previous held-out pass."""
-        self._scores.clear()
+        """Forget the previous validation pass."""
+        self.scores.reset()
 
     def validation_step(self, batch: RestorationBatch, batch_index: int) -> Tensor:
-        """Restore held-out photos; returns the restored batch `[B, 3, H, W]` for the sample grid."""
-        restored = self.restore(batch.lq, batch_index * len(batch))
+        """Restore validation photos; returns the restored batch `[B, 3, H, W]` for the sample grid."""
+        numbers = self.validation_numbers(batch_index, len(batch))
+        restored = self.restore(batch.lq, numbers)
         reference = quantise(batch.hq)
-        before = psnr(quantise(batch.lq), reference).tolist()
-        after = psnr(quantise(restored), reference).tolist()
-        for class_name, low, high in zip(batch.degradation, before, after, strict=True):
-            self._scores[class_name].append((low, high))
+        before, after = (psnr(quantise(images), reference) for images in (batch.lq, restored))
+        kept = self.counted(numbers)
+        self.scores.update(batch.degradation[:kept], psnr_lq=before[:kept], psnr=after[:kept])
         return restored
 
     def on_validation_epoch_end(self) -> None:
-        """Log the scores of the held-out pass."""
+        """Log the scores of the validation pass, which are those of all ranks."""
         results = self.results()
-        self.log("val/psnr", results["mean"]["psnr"], prog_bar=True)
-        self.log("val/gain", results["mean"]["psnr"] - results["mean"]["psnr_lq"], prog_bar=True)
-        for class_name, row in results["per_degradation"].items():
-            self.log(f"val/psnr/{class_name}", row["psnr"])
-            self.log(f"val/gain/{class_name}", row["psnr"] - row["psnr_lq"])
+        self.log("val/psnr", results["mean"]["psnr"], prog_bar=True, sync_dist=True)
+        self.log("val/gain", results["mean"]["psnr"] - results["mean"]["psnr_lq"], prog_bar=True, sync_dist=True)
+        for label, row in results["per_degradation"].items():
+            self.log(f"val/psnr/{label}", row["psnr"], sync_dist=True)
+            self.log(f"val/gain/{label}", row["psnr"] - row["psnr_lq"], sync_dist=True)
 
     def results(self) -> dict[str, Any]:
-        """Scores of the last held-out pass for the artifact's `metrics.json`."""
-        rows = {
-            class_name: {
-                "psnr_lq": sum(low for low, _ in pairs) / len(pairs),
-                "psnr": sum(high for _, high in pairs) / len(pairs),
-                "count": len(pairs),
-            }
-            for class_name, pairs in self._scores.items()
-        }
-        mean = {key: sum(row[key] for row in rows.values()) / len(rows) for key in ("psnr_lq", "psnr")}
-        return {"per_degradation": rows, "mean": mean}
+        """Scores of the last validation pass for the artifact's `metrics.json`."""
+        means = self.scores.compute()
+        return {name: means[name] for name in ("per_degradation", "mean")}

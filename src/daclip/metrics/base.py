@@ -1,12 +1,15 @@
-"""What a fidelity metric is: one score a photo, or one score a set of photos."""
+"""Base classes of the fidelity metrics: one score a photo, or one score a set of photos."""
 
 import socket
-from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
 
 from daclip.errors import DaclipError
 from daclip.files import one_line
@@ -18,67 +21,77 @@ class MetricUnavailableError(DaclipError):
     """A metric cannot be computed here; the message is the reason, and the other metrics are kept."""
 
 
-class PairMetric(ABC):
+class PairMetric(Metric):
     """Compares each photo with its own reference.
 
     Attributes:
-        higher_is_better: Direction of a better score.
-        needs_rgb: Looks at RGB whatever the protocol's colour space, since its network was trained on RGB.
+        needs_rgb: Whether the metric looks at RGB whatever the protocol's colour space.
+        scores: Scores of all photos seen, one tensor a batch.
     """
 
-    higher_is_better: ClassVar[bool]
+    full_state_update = False
     needs_rgb: ClassVar[bool] = False
+    scores: list[Tensor]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("scores", default=[], dist_reduce_fx="cat")
 
     @abstractmethod
-    def __call__(self, images: Tensor, reference: Tensor) -> Tensor:
-        """Scores of a batch.
-
-        Args:
-            images: float32 `[B, C, H, W]` in [0, 1], as the protocol prepared them.
-            reference: Same shape and range.
-
-        Returns:
-            `[B]`.
+    def score(self, images: Tensor, reference: Tensor) -> Tensor:
+        """Scores `[B]` of photos and references `[B, C, H, W]` in [0, 1], as the protocol prepared them.
 
         Raises:
             MetricUnavailableError: Weights cannot be had, or the photos are too small.
         """
 
+    def update(self, images: Tensor, reference: Tensor) -> None:
+        """Score a batch and keep the scores."""
+        self.scores.append(self.score(images, reference))
 
-class SetMetric(ABC):
-    """Compares a set of photos with the set of their references.
+    def compute(self) -> Tensor:
+        """Mean over all photos."""
+        return dim_zero_cat(self.scores).double().mean()
 
-    Attributes:
-        higher_is_better: Direction of a better score.
-        needs_rgb: Looks at RGB whatever the protocol's colour space.
+
+class SetMetric(Metric):
+    """Compares a set of photos with the set of their references: `update(images, reference)`, then `compute()`.
+
+    Both methods may raise `MetricUnavailableError`.
     """
 
-    higher_is_better: ClassVar[bool]
     needs_rgb: ClassVar[bool] = True
 
-    @abstractmethod
-    def add(self, images: Tensor, reference: Tensor) -> None:
-        """Take in a batch, both `[B, 3, H, W]` in [0, 1].
+
+class LazyNetwork:
+    """A frozen network that is loaded at its first use and shared by all copies of a metric.
+
+    Args:
+        load: Builds the network with its weights.
+    """
+
+    def __init__(self, load: Callable[[], nn.Module]):
+        self._load = load
+        self._network: nn.Module | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "LazyNetwork":
+        """The same object."""
+        return self
+
+    def on(self, device: torch.device) -> Any:
+        """The network on a device.
 
         Raises:
-            MetricUnavailableError: Weights cannot be had.
+            MetricUnavailableError: Its weights cannot be had.
         """
-
-    @abstractmethod
-    def value(self) -> float:
-        """The score of all that was added.
-
-        Raises:
-            MetricUnavailableError: Too few photos.
-        """
+        if self._network is None:
+            with loading():
+                self._network = self._load().eval().requires_grad_(False)
+        return self._network.to(device)
 
 
 def refuse_small(images: Tensor, side: int) -> None:
-    """Refuse photos with a side below what a metric's windows need.
-
-    Raises:
-        MetricUnavailableError: They are smaller.
-    """
+    """Raise `MetricUnavailableError` for photos with a side below what a metric's windows need."""
     if min(images.shape[-2:]) < side:
         raise MetricUnavailableError(f"photos need sides of at least {side} pixels, got {list(images.shape[-2:])}")
 

@@ -1,4 +1,4 @@
-"""How sure a mean is: bootstrap intervals and paired comparisons over photos."""
+"""Uncertainty of means: bootstrap intervals and paired comparisons over photos."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,8 +12,8 @@ class Bootstrap:
     """Means over redrawn photos.
 
     Attributes:
-        per_class: Word to means, float64 `[draws, K]` for K columns of values.
-        macro: Mean over the words, `[draws, K]`.
+        per_class: Label to means, float64 `[draws, K]` for K columns of values.
+        macro: Mean over the labels, `[draws, K]`.
         units: Photos that were drawn from.
     """
 
@@ -27,26 +27,25 @@ def bootstrap(
 ) -> Bootstrap:
     """Redraw photos with replacement and average again.
 
-    What is drawn is the photo with all of its rows, since crops of one photo and the same crop under several
-    words are not independent (cluster bootstrap; Davison and Hinkley 1997, §3.8). Photos that occur under
-    different words, as in sets of real pairs, are drawn within the photos of the same words, so that no word is
-    ever left empty.
+    A photo is drawn with all of its rows, since crops of one photo and the same crop under several classes are not
+    independent (cluster bootstrap; Davison and Hinkley 1997, §3.8). Photos with different classes, as in sets of real
+    pairs, are drawn within the photos of the same classes, so that no class is ever left empty.
 
     Args:
         units: Photo of each of the N rows.
-        classes: Degradation of each row.
+        classes: Label of each row.
         values: `[N, K]`.
         draws: Number of redrawn sets.
         generator: Source of the draws.
     """
-    names, vocabulary = sorted(set(units)), list(dict.fromkeys(classes))
+    names, labels = sorted(set(units)), list(dict.fromkeys(classes))
     place = {name: index for index, name in enumerate(names)}
     unit = torch.tensor([place[name] for name in units])
-    class_name = torch.tensor([vocabulary.index(name) for name in classes])
-    sums = torch.zeros(len(names), len(vocabulary), values.shape[1], dtype=torch.float64)
-    counts = torch.zeros(len(names), len(vocabulary), dtype=torch.float64)
-    sums.index_put_((unit, class_name), values.double(), accumulate=True)
-    counts.index_put_((unit, class_name), torch.ones(len(unit), dtype=torch.float64), accumulate=True)
+    label = torch.tensor([labels.index(name) for name in classes])
+    sums = torch.zeros(len(names), len(labels), values.shape[1], dtype=torch.float64)
+    counts = torch.zeros(len(names), len(labels), dtype=torch.float64)
+    sums.index_put_((unit, label), values.double(), accumulate=True)
+    counts.index_put_((unit, label), torch.ones(len(unit), dtype=torch.float64), accumulate=True)
     drawn = torch.zeros(draws, len(names), dtype=torch.float64)
     strata: dict[tuple[bool, ...], list[int]] = {}
     for index, present in enumerate((counts > 0).tolist()):
@@ -56,7 +55,7 @@ def bootstrap(
         chosen = torch.tensor(members)[picks]
         drawn.scatter_add_(1, chosen, torch.ones_like(chosen, dtype=torch.float64))
     totals = torch.einsum("du,uwk->dwk", drawn, sums) / (drawn @ counts)[..., None]
-    return Bootstrap({name: totals[:, i] for i, name in enumerate(vocabulary)}, totals.mean(1), len(names))
+    return Bootstrap({name: totals[:, i] for i, name in enumerate(labels)}, totals.mean(1), len(names))
 
 
 def interval(means: Tensor, confidence: float) -> tuple[float, float] | None:
@@ -74,14 +73,10 @@ def interval(means: Tensor, confidence: float) -> tuple[float, float] | None:
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean difference of two runs on the same photos.
+    """Mean difference of two runs on the same photos, second minus first, with its interval.
 
-    Attributes:
-        mean: Second minus first, averaged over words.
-        low: Lower end of the interval.
-        high: Upper end of the interval.
-        p: Two-sided bootstrap p-value: how often a redrawn difference falls on the other side of zero; never below
-            2^(1 − photos), the least that a test of their signs can reach.
+    `p` is the two-sided bootstrap p-value: how often a redrawn difference falls on the other side of zero; never below
+    2^(1 − photos), the least that a test of their signs can reach.
     """
 
     mean: float
@@ -98,19 +93,7 @@ def paired_difference(
     confidence: float,
     generator: torch.Generator,
 ) -> Difference | None:
-    """Compare two runs by their differences on each row.
-
-    Args:
-        units: Photo of each row.
-        classes: Degradation of each row.
-        differences: Second run minus first, `[N]`.
-        draws: Number of redrawn sets.
-        confidence: Of the interval.
-        generator: Source of the draws.
-
-    Returns:
-        None where a difference is not finite.
-    """
+    """Compare two runs by their `differences` `[N]` on each row, as `bootstrap`; None where one is not finite."""
     means = bootstrap(units, classes, differences[:, None], draws, generator).macro[:, 0]
     ends = interval(means, confidence)
     if ends is None:

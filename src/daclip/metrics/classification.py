@@ -1,113 +1,160 @@
-"""How well degradations are named, and how well the stated confidence can be trusted."""
+"""Recognition of degradations: confusion, calibration, caption retrieval, and means of scores by class."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.classification import BinaryCalibrationError, MulticlassConfusionMatrix
+from torchmetrics.utilities import dim_zero_cat
 
 from daclip.degradations import split_classes
 
+LABEL_BYTES = 256  # room for the name of a label in a tensor
 
-class ConfusionMatrix:
-    """Counts of true word against predicted word.
+
+class ConfusionMatrix(MulticlassConfusionMatrix):
+    """Counts of true class against predicted class.
+
+    A photo with several degradations is classified correctly by any of them; a wrong prediction counts for the first.
 
     >>> confusion = ConfusionMatrix(["rainy", "snowy"])
-    >>> confusion.update(torch.tensor([0, 0, 1]), ["rainy", "snowy", "snowy"])
-    >>> confusion.accuracy(), confusion.per_class()
-    (0.6666666666666666, {'rainy': 1.0, 'snowy': 0.5})
-
-    A photo with several degradations is named correctly by any of its words; a wrong name counts for the first:
-
-    >>> confusion.reset()
-    >>> confusion.update(torch.tensor([1]), ["rainy, snowy"])
-    >>> confusion.per_class()
-    {'snowy': 1.0}
+    >>> confusion.update(torch.tensor([0, 0, 1, 1]), ["rainy", "snowy", "snowy", "rainy, snowy"])
+    >>> confusion.accuracy(), confusion.per_class()["rainy"]
+    (0.75, 1.0)
 
     Args:
-        classes: The K words; a prediction is an index into them.
+        classes: The K classes; a prediction is an index into them.
     """
+
+    confmat: Tensor
 
     def __init__(self, classes: Sequence[str]):
+        super().__init__(num_classes=len(classes), validate_args=False)
         self.classes = list(classes)
-        self.reset()
 
-    def reset(self) -> None:
-        """Forget all counts."""
-        self.counts = torch.zeros(len(self.classes), len(self.classes), dtype=torch.long)
-
-    def update(self, predicted: Tensor, truth: Sequence[str]) -> None:
-        """Count a batch: predicted indices `[B]` and labels of one or more true words."""
-        for index, label in zip(predicted.tolist(), truth, strict=True):
+    def update(self, predicted: Tensor, labels: Sequence[str]) -> None:
+        """Count a batch: predicted indices `[B]` and labels of one or more true classes."""
+        truth = []
+        for index, label in zip(predicted.tolist(), labels, strict=True):
             true = split_classes(label)
-            class_name = self.classes[index] if self.classes[index] in true else true[0]
-            self.counts[self.classes.index(class_name), index] += 1
+            truth.append(index if self.classes[index] in true else self.classes.index(true[0]))
+        super().update(predicted, torch.tensor(truth, dtype=torch.long, device=predicted.device))
 
     def accuracy(self) -> float:
-        """Share of samples named correctly."""
-        return int(self.counts.diagonal().sum()) / max(int(self.counts.sum()), 1)
+        """Share of samples classified correctly."""
+        counts = self.compute()
+        return int(counts.diagonal().sum()) / max(int(counts.sum()), 1)
 
     def per_class(self) -> dict[str, float]:
-        """Recall of each word that occurred."""
-        totals = self.counts.sum(1)
-        return {
-            class_name: int(self.counts[i, i]) / int(totals[i])
-            for i, class_name in enumerate(self.classes)
-            if totals[i] > 0
-        }
+        """Recall of each class that occurred."""
+        counts = self.compute()
+        totals = counts.sum(1).tolist()
+        return {name: int(counts[i, i]) / totals[i] for i, name in enumerate(self.classes) if totals[i]}
 
     def table(self) -> dict[str, dict[str, int]]:
-        """Non-zero counts, true word first."""
+        """Non-zero counts, true class first."""
         return {
-            truth: {
-                class_name: int(count)
-                for class_name, count in zip(self.classes, row.tolist(), strict=True)
-                if count > 0
-            }
-            for truth, row in zip(self.classes, self.counts, strict=True)
+            truth: {name: count for name, count in zip(self.classes, row, strict=True) if count}
+            for truth, row in zip(self.classes, self.compute().tolist(), strict=True)
         }
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """Stated confidence against the share of right answers, in bins of equal width.
+class MeansByLabel(Metric):
+    """Means of the photos' scores within each label (a class, or several classes), and the means of those.
 
-    Attributes:
-        error: Expected calibration error in [0, 1], 0 is best.
-        bins: For each bin that is not empty its lower edge, mean confidence, accuracy and count.
+    >>> means = MeansByLabel("psnr")
+    >>> means.update(["rainy", "rainy", "hazy"], psnr=torch.tensor([20.0, 22.0, 30.0]))
+    >>> means.compute()["mean"]
+    {'psnr': 25.5}
+
+    Args:
+        columns: Names of the scores.
     """
 
-    error: float
-    bins: list[dict[str, float]]
+    full_state_update = False
+    names: list[Tensor]
+    rows: list[Tensor]
+
+    def __init__(self, *columns: str):
+        super().__init__()
+        self.columns = columns
+        self.add_state("names", default=[], dist_reduce_fx="cat")
+        self.add_state("rows", default=[], dist_reduce_fx="cat")
+
+    def update(self, labels: Sequence[str], **scores: Tensor) -> None:
+        """Take in a batch of B photos: their labels, and a tensor `[B]` for each column."""
+        rows = torch.stack([scores[name].float() for name in self.columns], dim=1)
+        # As bytes, since only tensors are gathered over devices.
+        names = [list(label.encode()[:LABEL_BYTES].ljust(LABEL_BYTES, b"\0")) for label in labels]
+        self.names.append(torch.tensor(names, dtype=torch.uint8, device=rows.device).reshape(len(names), LABEL_BYTES))
+        self.rows.append(rows)
+
+    def compute(self) -> dict[str, Any]:
+        """Means: `per_degradation` by label with `count`, `mean` over the labels, `overall` over the photos."""
+        labels = [bytes(name).rstrip(b"\0").decode(errors="ignore") for name in dim_zero_cat(self.names).tolist()]
+        values = dim_zero_cat(self.rows)
+        found: dict[str, list[list[float]]] = {}
+        for label, row in zip(labels, values.tolist(), strict=True):
+            found.setdefault(label, []).append(row)
+        per_label: dict[str, dict[str, Any]] = {
+            label: {
+                **{name: sum(row[i] for row in rows) / len(rows) for i, name in enumerate(self.columns)},
+                "count": len(rows),
+            }
+            for label, rows in found.items()
+        }
+        return {
+            "per_degradation": per_label,
+            "mean": {name: sum(row[name] for row in per_label.values()) / len(per_label) for name in self.columns},
+            "overall": {name: values[:, i].contiguous().mean().item() for i, name in enumerate(self.columns)},
+        }
 
 
-def calibration(confidence: Tensor, right: Tensor, bins: int) -> Calibration:
-    """Expected calibration error (Guo et al. 2017, eq. 3).
+class CalibrationError(BinaryCalibrationError):
+    """Expected calibration error (Guo et al. 2017, eq. 3) in [0, 1], 0 is best: confidence against accuracy, in bins.
 
-    >>> round(calibration(torch.tensor([0.9, 0.9]), torch.tensor([True, False]), 10).error, 6)
+    >>> calibration = CalibrationError(10)
+    >>> calibration.update(torch.tensor([0.9, 0.9]), torch.tensor([True, False]))
+    >>> round(calibration.compute().item(), 6)
     0.4
 
     Args:
-        confidence: Probability of the word that was named, `[N]` in [0, 1].
-        right: Whether it is right, bool `[N]`.
-        bins: Number of bins.
+        bins: Number of bins of equal width.
     """
-    confidence, right = confidence.double(), right.double()
-    # A confidence on an edge belongs to the lower bin, as in the paper: bins are (low, high].
-    place = ((confidence * bins).ceil().long() - 1).clamp(0, bins - 1)
-    found = []
-    for index in place.unique().tolist():
-        inside = place == index
-        found.append(
+
+    confidences: list[Tensor]
+    accuracies: list[Tensor]
+
+    def __init__(self, bins: int):
+        super().__init__(n_bins=bins, validate_args=False)
+
+    def update(self, confidence: Tensor, right: Tensor) -> None:
+        """Take in a batch: probability of the predicted class, `[B]`, and whether it is right, bool `[B]`."""
+        self.confidences.append(confidence.double())
+        self.accuracies.append(right.double())
+
+    def bins(self) -> list[dict[str, float]]:
+        """Lower edge, mean confidence, accuracy and count of each bin that is not empty."""
+        confidence, right = dim_zero_cat(self.confidences), dim_zero_cat(self.accuracies)
+        # A confidence on an edge belongs to the lower bin, as in the paper: bins are (low, high].
+        place = ((confidence * self.n_bins).ceil().long() - 1).clamp(0, self.n_bins - 1)
+        return [
             {
-                "low": index / bins,
-                "confidence": float(confidence[inside].mean()),
-                "accuracy": float(right[inside].mean()),
-                "count": int(inside.sum()),
+                "low": index / self.n_bins,
+                "confidence": float(confidence[place == index].mean()),
+                "accuracy": float(right[place == index].mean()),
+                "count": int((place == index).sum()),
             }
-        )
-    gap = sum(abs(row["confidence"] - row["accuracy"]) * row["count"] for row in found)
-    return Calibration(round(gap / max(len(confidence), 1), 12), found)
+            for index in place.unique().tolist()
+        ]
+
+    def compute(self) -> Tensor:
+        """The error."""
+        bins = self.bins()
+        gap = sum(abs(row["confidence"] - row["accuracy"]) * row["count"] for row in bins)
+        return torch.tensor(gap / max(sum(row["count"] for row in bins), 1), dtype=torch.float64)
 
 
 def caption_ranks(image: Tensor, text: Tensor, own: Tensor) -> Tensor:
@@ -115,7 +162,6 @@ def caption_ranks(image: Tensor, text: Tensor, own: Tensor) -> Tensor:
 
     Captions that are exactly as near as the own one come before it, so that a constant embedding gains nothing.
 
-    >>> import torch
     >>> caption_ranks(torch.eye(2), torch.eye(2), torch.tensor([0, 0]))
     tensor([1, 2])
 
@@ -131,7 +177,6 @@ def caption_ranks(image: Tensor, text: Tensor, own: Tensor) -> Tensor:
 def recall_at(ranks: Tensor, places: Sequence[int]) -> dict[str, float]:
     """Share of images whose own caption is among the first so many.
 
-    >>> import torch
     >>> recall_at(torch.tensor([1, 2, 7, 30]), [1, 5, 10])
     {'1': 0.25, '5': 0.5, '10': 0.75}
     """

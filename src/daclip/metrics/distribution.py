@@ -1,72 +1,61 @@
-"""What distances between sets of Inception features share."""
+"""Distances between the Inception features of all restored photos and those of all references."""
 
-from abc import abstractmethod
-from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torchmetrics.image.fid import FrechetInceptionDistance, NoTrainInceptionV3
+from torchmetrics.image.kid import KernelInceptionDistance
 
-from daclip.metrics.base import MetricUnavailableError, SetMetric, loading
+from daclip.metrics.base import LazyNetwork, MetricUnavailableError, SetMetric
 
 
-class InceptionDistance(SetMetric):
-    """A distance between the Inception features of all restored photos and those of all references.
+class Inception(nn.Module):
+    """torchmetrics' Inception network, loaded when the first photos come.
 
     Args:
-        feature: Length of the Inception feature: 64, 192, 768 or 2048 (the papers' choice).
+        num_features: Length of the feature: 64, 192, 768 or 2048 (the papers' choice).
     """
 
-    higher_is_better = False
+    def __init__(self, num_features: int):
+        super().__init__()
+        self.num_features = num_features
+        self._network = LazyNetwork(lambda: NoTrainInceptionV3("inception-v3-compat", [str(num_features)]))
 
-    def __init__(self, feature: int):
-        self.feature = feature
-        self._photos = 0
-
-    @cached_property
-    def _metric(self) -> Any:
-        with loading():
-            return self.load()
-
-    @abstractmethod
-    def load(self) -> Any:
-        """torchmetrics' metric, with its weights."""
-
-    @abstractmethod
-    def compute(self, metric: Any, photos: int) -> float:
-        """The distance between the two sets of so many photos each that the metric has seen."""
-
-    def add(self, images: Tensor, reference: Tensor) -> None:
-        """Take in a batch, both `[B, 3, H, W]` in [0, 1]."""
-        for batch, real in ((images, False), (reference, True)):
-            self._metric.to(batch.device).update(batch.mul(255).round().to(torch.uint8), real=real)
-        self._photos += len(images)
-
-    def value(self) -> float:
-        """The distance."""
-        if self._photos < 2:
-            raise MetricUnavailableError("a distance of distributions needs at least 2 photos")
-        return self.compute(self._metric, self._photos)
+    def forward(self, images: Tensor) -> Tensor:
+        """Features `[B, num_features]` of photos, uint8 `[B, 3, H, W]`."""
+        features: Tensor = self._network.on(images.device)(images)
+        return features
 
 
-class Fid(InceptionDistance):
+def _eight_bit(images: Tensor) -> Tensor:
+    return images.mul(255).round().to(torch.uint8)
+
+
+class Fid(FrechetInceptionDistance, SetMetric):
     """Fréchet inception distance (Heusel et al. 2017), 0 for equal sets.
 
     Biased for small sets: compare only sets of the same photos.
+
+    Args:
+        feature: Length of the Inception feature.
     """
 
-    def load(self) -> Any:
-        """torchmetrics' metric."""
-        from torchmetrics.image.fid import FrechetInceptionDistance
+    def __init__(self, feature: int):
+        super().__init__(Inception(feature))
 
-        return FrechetInceptionDistance(feature=self.feature)
+    def update(self, images: Tensor, reference: Tensor) -> None:
+        """Take in a batch, both `[B, 3, H, W]` in [0, 1]."""
+        super().update(_eight_bit(images), real=False)
+        super().update(_eight_bit(reference), real=True)
 
-    def compute(self, metric: Any, photos: int) -> float:
+    def compute(self) -> Tensor:
         """The distance."""
-        return float(metric.compute())
+        _refuse_few(int(self.fake_features_num_samples))
+        return super().compute()
 
 
-class Kid(InceptionDistance):
+class Kid(KernelInceptionDistance, SetMetric):
     """Kernel inception distance (Bińkowski et al. 2018): unbiased, so smaller sets will do than for FID.
 
     Args:
@@ -77,19 +66,25 @@ class Kid(InceptionDistance):
     """
 
     def __init__(self, feature: int, subsets: int, subset_size: int, seed: int):
-        super().__init__(feature)
-        self.subsets, self.subset_size, self.seed = subsets, subset_size, seed
+        super().__init__(Inception(feature), subsets=subsets, subset_size=subset_size)
+        self.largest_subset, self.seed = subset_size, seed
 
-    def load(self) -> Any:
-        """torchmetrics' metric."""
-        from torchmetrics.image.kid import KernelInceptionDistance
+    def update(self, images: Tensor, reference: Tensor) -> None:
+        """Take in a batch, both `[B, 3, H, W]` in [0, 1]."""
+        super().update(_eight_bit(images), real=False)
+        super().update(_eight_bit(reference), real=True)
 
-        return KernelInceptionDistance(self.feature, subsets=self.subsets, subset_size=self.subset_size)
-
-    def compute(self, metric: Any, photos: int) -> float:
+    def compute(self) -> Any:
         """Mean over the subsets."""
-        metric.subset_size = min(self.subset_size, photos)
+        photos = sum(len(batch) for batch in self.fake_features)
+        _refuse_few(photos)
+        self.subset_size = min(self.largest_subset, photos)
         # torchmetrics draws its subsets from the global generator.
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
-            return float(metric.compute()[0])
+            return super().compute()[0]
+
+
+def _refuse_few(photos: int) -> None:
+    if photos < 2:
+        raise MetricUnavailableError("a distance of distributions needs at least 2 photos")

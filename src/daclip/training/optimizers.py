@@ -78,6 +78,20 @@ class StageModule(L.LightningModule):
         scheduler = LambdaLR(optimizer, lambda step: warmup_cosine(step, self.warmup_steps, total, self.final_lr))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def validation_numbers(self, batch_index: int, count: int) -> list[int]:
+        """Numbers in the validation set of a batch's `count` photos, on this rank.
+
+        Ranks take turns. Numbers at and above the length of the set are repeats that give all ranks equally many.
+        """
+        loader: Any = self.trainer.val_dataloaders
+        first = batch_index * loader.batch_size
+        return [(first + i) * self.trainer.world_size + self.global_rank for i in range(count)]
+
+    def counted(self, numbers: Sequence[int]) -> int:
+        """Photos of a validation batch, from its beginning, that are no repeats."""
+        loader: Any = self.trainer.val_dataloaders
+        return sum(number < len(loader.dataset) for number in numbers)
+
     def constrain(self) -> None:
         """Bring parameters back to where they are allowed to be; called behind every optimiser step."""
 
