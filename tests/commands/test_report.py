@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,9 @@ def test_the_page_is_one_file(place: Path) -> None:
     html = (place / "page" / "report.html").read_text(encoding="utf-8")
     assert {path.name for path in (place / "page").iterdir()} == {"report.html", "report.md"}
     addresses = re.findall(r'(?:src|href)="([^"]*)"', html)
-    assert len([address for address in addresses if address.startswith("data:image/")]) == 2 * 4 * 6
+    kinds = Counter(address.partition(";")[0] for address in addresses)
+    assert kinds["data:image/png"] + kinds["data:image/jpeg"] == 2 * 4 * 6
+    assert kinds["data:image/svg+xml"] == 1  # PSNR by degradation
     assert all(address.startswith(("data:", "#")) for address in addresses)
     assert "<script" not in html
 
@@ -112,7 +115,7 @@ def test_stage_1_is_shown_from_its_run_and_from_its_evaluation(place: Path, monk
         assert f"| {class_name} recognised | {share:.1%} |" in text
     # Both saw the same photos with the same network, and share the matrix.
     assert trained["confusion"] == scored["confusion"]
-    assert "## Recognised degradations: words, run" in text
+    assert "## Recognised degradations: classes, run" in text
     matrix = text.partition("## Recognised degradations")[2].partition("\n## ")[0]
     counts = [cell.strip() for line in matrix.splitlines() for cell in line.split("|")[2:-1]]
     assert sum(int(count) for count in counts if count.isdigit()) == scored["count"]
@@ -161,7 +164,7 @@ def test_a_browser_shows_it_without_a_network(place: Path, browser: Any, width: 
     assert complaints == []
     # The page itself never scrolls sideways; wide tables do so inside their own frame.
     assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert page.locator("svg.radar").is_visible()
+    assert page.get_by_alt_text("Chart: PSNR by degradation").is_visible()
     sizes = page.evaluate(
         "[...document.querySelectorAll('td, p, figcaption')].map(e => parseFloat(getComputedStyle(e).fontSize))"
     )

@@ -1,7 +1,6 @@
 """The sampler report from end to end on real photos, with a restorer that has learnt nothing."""
 
 import json
-import re
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -15,12 +14,10 @@ from omegaconf import OmegaConf
 
 from daclip.artifacts import save_artifact
 from daclip.commands.assembly import make, resolved
-from daclip.commands.sampler_report import main
-from daclip.commands.sampler_scores import Score, verdict
+from daclip.commands.sampler_report import Score, main, verdict
 from daclip.config import config_dir
 from daclip.metrics import image as ms_ssim
 from daclip.metrics.base import PairMetric
-from daclip.reporting.tables import Panel, line_charts
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +80,7 @@ def test_it_measures_every_sampler(
     assert report["verdict"]["best_of_few"]["psnr"] == max(s["psnr"] for s in few)
     tables = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
     assert all(f"| {name} |" in tables for name in names)
-    chart = ElementTree.parse(tmp_path / "out" / "report.svg")
-    assert len(chart.findall(".//{http://www.w3.org/2000/svg}path")) == 4 * len(names)
+    assert ElementTree.parse(tmp_path / "out" / "report.svg").getroot().tag.endswith("svg")
     assert "written: out/report.json" in capsys.readouterr().out
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"report.json", "report.md", "report.svg"}
 
@@ -109,7 +105,7 @@ class Darkness(PairMetric):
 
     higher_is_better = False
 
-    def __call__(self, images: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    def score(self, images: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
         return 1 - images.flatten(1).mean(1)
 
 
@@ -130,7 +126,7 @@ def test_further_metrics_count_in_the_verdict() -> None:
 
 def test_a_further_metric_has_a_table(artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(ms_ssim.MsSsim, "__call__", Darkness.__call__)  # which needs larger photos
+    monkeypatch.setattr(ms_ssim.MsSsim, "score", Darkness.score)  # which needs larger photos
     wanted = ["metric=[ms_ssim]", "samplers=[posterior]", "nfe=[1]", "reference.nfe=1", "photos=1"]
     assert _run(monkeypatch, f"artifact={artifact}", "output=out", *wanted) is None
     (score,) = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))["scores"]
@@ -166,27 +162,3 @@ def test_mistakes_end_in_one_line(
     assert "\n" not in error
     assert message in error
     assert not (tmp_path / "out").exists()
-
-
-def test_a_chart_places_points_on_its_axes() -> None:
-    """Logarithmic x, linear y, equal spans for equal ratios and differences; flat and single points do not break."""
-    points = [(1.0, 0.0), (10.0, 1.0), (100.0, 2.0)]
-    chart = ElementTree.fromstring(line_charts([Panel("a < b", "n", "dB", {"x & y": points})]))
-    line = chart.find(".//{http://www.w3.org/2000/svg}path")
-    assert line is not None
-    pairs = re.findall(r"[ML](\S+)", line.attrib["d"])
-    (x0, y0), (x1, y1), (x2, y2) = (tuple(map(float, pair.split(","))) for pair in pairs)
-    assert x1 - x0 == pytest.approx(x2 - x1, abs=0.11)
-    assert y0 - y1 == pytest.approx(y1 - y2, abs=0.11)
-    assert x0 < x1
-    assert y0 > y1
-    assert "x & y" in {element.text for element in chart.iter()}
-    curves = {"near": [(1.0, 0.5), (2.0, 0.1)], "far": [(1.0, 9.0), (2.0, 8.0)]}
-    distances = ElementTree.fromstring(
-        line_charts([Panel("d", "n", "d", curves, depth=0.8, lower_is_better=True, logarithmic=False)])
-    )
-    near, far = (path.get("d", "") for path in distances.findall(".//{http://www.w3.org/2000/svg}path"))
-    (_, at_5), (_, at_1) = (map(float, point[1:].split(",")) for point in near.split())
-    assert at_1 < at_5  # SVG counts downwards: the smaller distance is the higher point
-    assert far == ""
-    assert "nan" not in line_charts([Panel("one", "n", "dB", {"only": [(3.0, 0.5)]})])

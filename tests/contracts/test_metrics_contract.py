@@ -14,7 +14,7 @@ from skimage import data
 
 from daclip.commands.assembly import make
 from daclip.config import config_dir
-from daclip.metrics.base import MetricUnavailableError, PairMetric, SetMetric
+from daclip.metrics.base import MetricUnavailableError, PairMetric
 from daclip.metrics.image import Protocol
 from daclip.metrics.scorer import Scorer
 
@@ -55,24 +55,35 @@ def test_a_metric_is_right_about_equal_photos_or_says_what_it_lacks(name: str, p
     metric = make(compose(f"metric=[{name}]").metric)[name]
     if name in DOWNLOADED:
         with pytest.raises(MetricUnavailableError, match=r"cannot be downloaded \(.*no network|install daclip"):
-            metric.add(photos, photos) if isinstance(metric, SetMetric) else metric(photos, photos)
+            metric.update(photos, photos)
         return
     assert isinstance(metric, PairMetric)
     noisy = (photos + 0.1 * torch.randn(photos.shape, generator=torch.Generator().manual_seed(0))).clamp(0, 1)
-    equal, worse = metric(photos, photos), metric(noisy, photos)
+    equal, worse = metric.score(photos, photos), metric.score(noisy, photos)
     assert equal.shape == worse.shape == (2,)
-    best = float("inf") if name == "psnr" else float(metric.higher_is_better)
+    best = float("inf") if name == "psnr" else float(bool(metric.higher_is_better))
     assert equal.tolist() == pytest.approx([best, best], abs=1e-5)
     assert bool(((worse < equal) if metric.higher_is_better else (worse > equal)).all())
-    torch.testing.assert_close(metric(noisy[1:], photos[1:]), worse[1:])
+    torch.testing.assert_close(metric.score(noisy[1:], photos[1:]), worse[1:])
+    metric.update(noisy, photos)
+    assert float(metric.compute()) == pytest.approx(float(worse.mean()))
 
 
 @pytest.mark.usefixtures("no_network")
 def test_what_cannot_be_computed_is_named_and_the_rest_is_kept(photos: torch.Tensor) -> None:
     scorer = Scorer(RGB, make(compose("metric=all").metric))
-    rows = scorer.add(["a", "b"], ["noisy", "rainy"], photos * 0.9, photos, photos * 0.8)
+    scorer.add(["a", "b"], ["noisy", "rainy"], photos * 0.9, photos, photos * 0.8)
     assert set(scorer.missing) == DOWNLOADED
-    assert list(rows[0]) == ["psnr_lq", "psnr", "ssim_lq", "ssim", "ms_ssim_lq", "ms_ssim", "lite_lq", "lite"]
+    assert list(scorer.photos[0].scores) == [
+        "psnr_lq",
+        "psnr",
+        "ssim_lq",
+        "ssim",
+        "ms_ssim_lq",
+        "ms_ssim",
+        "lite_lq",
+        "lite",
+    ]
     # A metric that fails at a later photo leaves no column with holes.
     scorer.add(["c"], ["rainy"], photos[:1, :, :100, :100], photos[:1, :, :100, :100], photos[:1, :, :100, :100])
     assert "161" in scorer.missing["ms_ssim"]
@@ -94,11 +105,11 @@ def test_networks_score_photos_one_by_one(network: str, photos: torch.Tensor, mo
     monkeypatch.setattr(where, lambda weights: SimpleNamespace(features=features))
     metric = make(compose(f"metric=[{network}]").metric)[network]
     small = photos[..., :64, :64]
-    distance = metric(small * 0.5, small)
+    distance = metric.score(small * 0.5, small)
     assert distance.shape == (2,)
     assert bool((distance > 0).all())
-    torch.testing.assert_close(metric(small, small), torch.zeros(2), atol=1e-5, rtol=0)
-    torch.testing.assert_close(metric(small[1:] * 0.5, small[1:]), distance[1:], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(metric.score(small, small), torch.zeros(2), atol=1e-5, rtol=0)
+    torch.testing.assert_close(metric.score(small[1:] * 0.5, small[1:]), distance[1:], atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", PROTOCOLS)

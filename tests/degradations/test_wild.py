@@ -28,8 +28,7 @@ from daclip.degradations.mask import Inpainting
 from daclip.degradations.noise import GaussianNoise, PoissonNoise
 from daclip.degradations.wild import WildPipeline
 from daclip.errors import DaclipError
-from daclip.metrics.image import Psnr
-from daclip.metrics.image import Protocol
+from daclip.metrics.image import Protocol, Psnr
 from daclip.metrics.scorer import Extremes, Scorer
 from daclip.restoring.restorer import Restoration, Restored
 

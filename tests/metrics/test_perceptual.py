@@ -86,4 +86,4 @@ def test_damaged_weights_say_what_to_do(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(DaclipError, match="force-reinstall"):
         efficientnet_lite()
     with pytest.raises(MetricUnavailableError, match="force-reinstall"):
-        LiteDistance()(torch.zeros(1, 3, 64, 64), torch.zeros(1, 3, 64, 64))
+        LiteDistance().update(torch.zeros(1, 3, 64, 64), torch.zeros(1, 3, 64, 64))

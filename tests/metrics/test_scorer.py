@@ -8,8 +8,7 @@ import torch
 from PIL import Image
 
 from daclip.errors import DaclipError
-from daclip.metrics.image import Psnr
-from daclip.metrics.image import Protocol
+from daclip.metrics.image import Protocol, Psnr
 from daclip.metrics.scorer import Extremes, Scorer, match_folders, summarise
 from daclip.rng import generator_for
 

@@ -4,7 +4,6 @@ import csv
 import io
 import sys
 import time
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from daclip.degradations import split_classes
 from daclip.errors import DaclipError
 from daclip.files import write_json, write_text
 from daclip.images import load_image, save_image
-from daclip.metrics.classification import ConfusionMatrix
+from daclip.metrics.classification import ConfusionMatrix, MeansByLabel
 from daclip.metrics.scorer import Extremes, FilePair, PhotoScore, Scorer, match_folders, summarise
 from daclip.reporting.tables import score_tables
 from daclip.restoring.restorer import Restorer
@@ -78,7 +77,7 @@ def score(
         LQ | restored | HQ with one row a label: a degradation word, or several.
     """
     confusion = ConfusionMatrix(sorted({*restorer.vocabulary, *pairs.classes}))
-    named: dict[str, list[bool]] = defaultdict(list)
+    recall = MeansByLabel("right")
     shown: dict[str, tuple[Tensor, ...]] = {}
     loader = DataLoader(pairs, batch_size=batch_size, collate_fn=collate)
     seconds = 0.0
@@ -89,15 +88,16 @@ def score(
         seconds += time.perf_counter() - started
         predicted = torch.tensor([confusion.classes.index(class_name) for class_name in done.classes])
         confusion.update(predicted, batch.degradation)
+        right = [name in split_classes(label) for name, label in zip(done.classes, batch.degradation, strict=True)]
+        recall.update(batch.degradation, right=torch.tensor(right))
         scorer.add(batch.name, batch.degradation, done.images, batch.hq, batch.lq, done.classes)
         for i, photo in enumerate(scorer.photos[first:]):
             images = {"lq": batch.lq[i], "restored": done.images[i], "hq": batch.hq[i]}
-            named[photo.degradation].append(done.classes[i] in split_classes(photo.degradation))
             shown.setdefault(photo.degradation, tuple(images.values()))
             _offer(extremes, scorer, photo, images)
     facts = {
         "degradation_accuracy": confusion.accuracy(),
-        "per_degradation_accuracy": {class_name: sum(hits) / len(hits) for class_name, hits in named.items()},
+        "per_degradation_accuracy": {label: row["right"] for label, row in recall.compute()["per_degradation"].items()},
         "confusion": confusion.table(),
         "nfe": restorer.sampler.nfe,
         "seconds_per_photo": seconds / len(pairs),

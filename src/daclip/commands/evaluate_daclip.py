@@ -14,15 +14,15 @@ from torch.utils.data import DataLoader
 
 from daclip.arithmetic import device_by_name
 from daclip.artifacts import Artifact, find_artifact, load_daclip
-from daclip.clip.evaluation import confusion_picture, reliability_picture, score_daclip
+from daclip.clip.evaluation import score_daclip
 from daclip.commands.assembly import build_data
 from daclip.commands.schemas import EvaluateDaclipConfig
 from daclip.config import run_entry, validated
 from daclip.data.datamodule import MixedDegradationData
 from daclip.data.pairs import collate
 from daclip.degradations import vocabulary
-from daclip.files import write_json
-from daclip.images import save_image
+from daclip.files import write_bytes, write_json
+from daclip.reporting.charts import confusion_figure, png, reliability_figure
 from daclip.training.provenance import provenance
 
 
@@ -51,8 +51,11 @@ def evaluate_daclip(cfg: DictConfig) -> dict[str, Any]:
         {"total": time.monotonic() - started},
     )
     output = Path(cfg.output)
-    save_image(confusion_picture(scores.confusion.counts, classes), output / "confusion.png")
-    save_image(reliability_picture(scores.calibration(), cfg.bins), output / "reliability.png")
+    write_bytes(output / "confusion.png", png(confusion_figure(metrics["confusion"], classes)))
+    write_bytes(
+        output / "reliability.png",
+        png(reliability_figure(metrics["calibration"], metrics["calibration_error"], cfg.bins)),
+    )
     write_json(output / "metrics.json", metrics)
     _print(metrics)
     Console().print(f"written: {output}/metrics.json, confusion.png, reliability.png", soft_wrap=True)

@@ -13,8 +13,7 @@ from daclip.config import run_entry, validated
 from daclip.errors import DaclipError
 from daclip.files import write_text
 from daclip.reporting import content
-from daclip.reporting.content import compare
-from daclip.reporting.pictures import show
+from daclip.reporting.content import compare, show
 from daclip.reporting.runs import Evaluation, Recognition, Runs, read_runs
 from daclip.reporting.tables import metric_label, score_text
 
@@ -76,7 +75,7 @@ def report(cfg: DictConfig) -> Path:
         "records": _records(runs),
     }
     templates = Environment(
-        loader=PackageLoader("daclip.commands.report"),
+        loader=PackageLoader("daclip.reporting"),
         autoescape=select_autoescape(["html.j2"]),
         undefined=StrictUndefined,
         trim_blocks=True,

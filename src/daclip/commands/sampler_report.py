@@ -1,26 +1,258 @@
-"""Quality and seconds of the samplers over network evaluations: `python -m daclip.commands.sampler_report [overrides]`."""
+"""Quality and seconds of the samplers over network evaluations: `python -m daclip.commands.sampler_report`."""
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+import hydra
+import torch
+from hydra.errors import InstantiationException
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
+from daclip.arithmetic import autocast
 from daclip.artifacts import find_artifact
+from daclip.commands.assembly import make
 from daclip.commands.evaluate import validation_data
-from daclip.commands.sampler_scores import Score, further_metrics, measure_all, plan_samplers, prepare, verdict
 from daclip.commands.schemas import SamplerReportConfig
-from daclip.config import run_entry, validated
+from daclip.config import config_dir, run_entry, user_error, validated
+from daclip.data.pairs import ValidationPairs, collate
 from daclip.diffusion.denoiser import Denoiser
-from daclip.files import write_json, write_text
+from daclip.diffusion.sde import MeanRevertingSDE
+from daclip.errors import DaclipError
+from daclip.files import one_line, write_json, write_text
 from daclip.metrics.base import PairMetric
-from daclip.reporting.tables import Panel, line_charts
+from daclip.metrics.image import psnr, quantise, ssim
+from daclip.reporting.charts import Panel, line_charts, svg
 from daclip.restoring.restorer import Restorer
+from daclip.rng import generator_for
+from daclip.samplers import Sampler
 from daclip.training.provenance import provenance
+from daclip.types import Conditioning, RestorationBatch
+
+Plan = dict[tuple[str, str, int], Sampler]
+"""Samplers by name, time grid and allowed network evaluations."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """One sampler at one number of evaluations; quality is the mean over photos of 8-bit values.
+
+    Attributes:
+        sampler: Name of its yaml.
+        grid: Name of its time grid's yaml.
+        budget: Network evaluations allowed.
+        nfe: Evaluations used: the most of this sampler within the budget.
+        steps: Its steps.
+        psnr: dB.
+        gain: dB above the degraded photos.
+        ssim: At most 1.
+        seconds: Of sampling one photo, without stage 1.
+        others: Further metrics by their names.
+    """
+
+    sampler: str
+    grid: str
+    budget: int
+    nfe: int
+    steps: int
+    psnr: float
+    gain: float
+    ssim: float
+    seconds: float
+    others: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A validation batch with stage 1's embeddings, which all samplers share.
+
+    Attributes:
+        batch: The pairs, on the CPU.
+        conditioning: Stage 1's embeddings, on the restorer's device.
+        first: Number of the first pair, for the generators.
+    """
+
+    batch: RestorationBatch
+    conditioning: Conditioning
+    first: int
+
+
+def _names(group: str, wanted: Sequence[str] | None) -> list[str]:
+    """The parts asked for, else all of a folder of conf/."""
+    known = sorted(path.stem for path in (Path(config_dir()) / group).glob("*.yaml"))
+    unknown = sorted(set(wanted or []) - set(known))
+    if unknown:
+        raise DaclipError(f"there is no {group} '{unknown[0]}'; choose from {', '.join(known)}")
+    return list(wanted or known)
+
+
+def _node(name: str, grid: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration of a sampler on a grid, with the options in place of its own."""
+    node = OmegaConf.to_container(hydra.compose("evaluate", [f"sampler={name}", f"sampler/grid={grid}"]).sampler)
+    assert isinstance(node, dict)
+    return {**{str(key): value for key, value in node.items()}, **options}
+
+
+def _within(node: Mapping[str, Any], budget: int) -> Sampler:
+    """The sampler of the most steps that needs no more evaluations than the budget."""
+    for steps in range(budget, 0, -1):
+        try:
+            sampler: Sampler = make({**node, "steps": steps})
+        except InstantiationException as error:
+            raise user_error(error) or DaclipError(
+                f"the options do not fit {node['_target_']}: {one_line(error)}"
+            ) from error
+        if sampler.nfe <= budget:
+            return sampler
+    raise DaclipError(f"nfe={budget} is too little for one step of {node['_target_']}; raise it")
+
+
+def prepare(
+    pairs: ValidationPairs, restorer: Restorer, photos: int | None, batch_size: int, seed: int
+) -> list[Prepared]:
+    """Validation pairs in batches, with the embeddings of stage 1.
+
+    Args:
+        pairs: Validation pairs.
+        restorer: Gives stage 1, device and precision.
+        photos: At most so many pairs, drawn by the seed; None takes all.
+        batch_size: Pairs of a batch.
+        seed: Of the draw.
+    """
+    chosen = list(range(len(pairs)))
+    if photos is not None:
+        # Drawn, since a fixed stride may meet the same few classes again and again.
+        chosen = sorted(torch.randperm(len(pairs), generator=generator_for(seed)).tolist()[: max(photos, 0)])
+    if not chosen:
+        raise DaclipError(f"photos={photos} leaves nothing to measure on; give at least 1")
+    prepared = []
+    for first in range(0, len(chosen), batch_size):
+        batch = collate([pairs[i] for i in chosen[first : first + batch_size]])
+        with torch.inference_mode(), autocast(restorer.device, restorer.precision):
+            conditioning = restorer.decided(restorer.daclip(batch.lq.to(restorer.device)))
+            prepared.append(Prepared(batch, conditioning, first))
+    return prepared
+
+
+def further_metrics(cfg: DictConfig) -> dict[str, PairMetric]:
+    """The metrics asked for beside PSNR and SSIM, by name.
+
+    Raises:
+        DaclipError: One compares whole sets of photos.
+    """
+    metrics: dict[str, Any] = make(cfg.metric)
+    for name, metric in metrics.items():
+        if not isinstance(metric, PairMetric) or name in ("psnr", "ssim"):
+            raise DaclipError(f"metric={name}: choose metrics of single photos other than PSNR and SSIM, such as lpips")
+    return metrics
+
+
+def measure(
+    sampler: Sampler, restorer: Restorer, prepared: Sequence[Prepared], metrics: Mapping[str, PairMetric]
+) -> dict[str, Any]:
+    """PSNR, gain (both dB), SSIM, seconds a photo and other metrics of a sampler, averaged over photos."""
+    seconds = 0.0
+    found: list[Tensor] = []
+    for part in prepared:
+        lq, hq = part.batch.lq, quantise(part.batch.hq)
+        generators = [generator_for(restorer.seed, part.first + i) for i in range(len(lq))]
+        started = time.perf_counter()
+        with autocast(restorer.device, restorer.precision):
+            restored = sampler.sample(restorer.denoiser, lq.to(restorer.device), part.conditioning, generators)
+        # The copy to the CPU waits for the device, so the clock sees all of the work.
+        restored = quantise(restored.cpu())
+        seconds += time.perf_counter() - started
+        after = psnr(restored, hq)
+        others = [metric.score(restored, hq) for metric in metrics.values()]
+        found.append(torch.stack([after, after - psnr(quantise(lq), hq), ssim(restored, hq), *others], dim=1))
+    values = torch.cat(found).double()
+    mean_psnr, gain, mean_ssim, *means = values.mean(0).tolist()
+    return {
+        "psnr": mean_psnr,
+        "gain": gain,
+        "ssim": mean_ssim,
+        "seconds": seconds / len(values),
+        "others": dict(zip(metrics, means, strict=True)),
+    }
+
+
+def plan_samplers(cfg: DictConfig, process: MeanRevertingSDE) -> Plan:
+    """All samplers of a report's configuration by name, grid and budget, the reference among them.
+
+    Raises:
+        DaclipError: A name, a number or an option that does not fit: before anything is measured.
+    """
+    if not cfg.nfe or min(cfg.nfe) < 1:
+        raise DaclipError(f"nfe={list(cfg.nfe)} must hold numbers of at least 1")
+    names, grids = _names("sampler", cfg.samplers), _names("sampler/grid", cfg.grids)
+    rows = [(name, grid, budget) for grid in grids for name in names for budget in sorted(set(cfg.nfe))]
+    nodes = {row[:2]: _node(*row[:2], cfg.options) for row in [*rows, _reference(cfg)]}
+    plan = {row: _within(nodes[row[:2]], row[2]) for row in [*rows, _reference(cfg)]}
+    for sampler in plan.values():
+        sampler.times(process)
+    return plan
+
+
+def measure_all(
+    plan: Plan,
+    restorer: Restorer,
+    prepared: Sequence[Prepared],
+    metrics: Mapping[str, PairMetric],
+    console: Console,
+) -> list[Score]:
+    """Scores of all planned samplers, in their order; each score is shown when it is there."""
+    # The first call of a network is slower than all others.
+    measure(next(iter(plan.values())), restorer, prepared[:1], metrics)
+    done: dict[tuple[str, str, int], dict[str, Any]] = {}
+    scores = []
+    for number, ((name, grid, budget), sampler) in enumerate(plan.items(), 1):
+        key = (name, grid, sampler.steps)
+        if key not in done:
+            done[key] = measure(sampler, restorer, prepared, metrics)
+        score = Score(name, grid, budget, sampler.nfe, sampler.steps, **done[key])
+        scores.append(score)
+        console.print(
+            f"{number}/{len(plan)}  {name} on {grid}, NFE {score.nfe}: {score.gain:+.2f} dB, "
+            f"SSIM {score.ssim:.3f}, {score.seconds:.3f} s"
+        )
+    return scores
+
+
+def _reference(cfg: DictConfig) -> tuple[str, str, int]:
+    name, grid = _names("sampler", [cfg.reference.sampler]), _names("sampler/grid", [cfg.reference.grid])
+    return name[0], grid[0], int(cfg.reference.nfe)
+
+
+def verdict(cfg: DictConfig, scores: Sequence[Score], metrics: Mapping[str, PairMetric]) -> dict[str, Any]:
+    """Which few evaluations reach the reference within the margin, fewest first, and the best of the few."""
+
+    def as_good(score: Score) -> bool:
+        if score.psnr < reference.psnr - cfg.margin.psnr or score.ssim < reference.ssim * (1 - cfg.margin.ssim):
+            return False
+        share = cfg.margin.others
+        return all(
+            score.others[name] >= goal * (1 - share)
+            if metrics[name].higher_is_better
+            else score.others[name] <= goal * (1 + share)
+            for name, goal in reference.others.items()
+        )
+
+    wanted = _reference(cfg)
+    reference = next(score for score in scores if (score.sampler, score.grid, score.budget) == wanted)
+    few = [score for score in scores if score.nfe <= cfg.few]
+    equal = [score for score in few if as_good(score)]
+    return {
+        "reference": asdict(reference),
+        "few": cfg.few,
+        "margin": OmegaConf.to_container(cfg.margin),
+        "reach_it": [asdict(score) for score in sorted(equal, key=lambda score: (score.nfe, -score.psnr))],
+        "best_of_few": asdict(max(few, key=lambda score: score.psnr)) if few else None,
+    }
 
 
 def _label(score: Score, several_grids: bool) -> str:
@@ -84,18 +316,22 @@ def _chart(scores: Sequence[Score], metrics: Mapping[str, PairMetric]) -> str:
 
     calls = "network evaluations"
     # Samplers that need many steps fall far below with few; the charts keep to where choices are made.
-    return line_charts(
-        [
-            Panel("PSNR gain", calls, "dB", points("nfe", "gain"), 4.0),
-            Panel("SSIM", calls, "SSIM", points("nfe", "ssim"), 0.25),
-            *(
-                Panel(name, calls, name, points("nfe", name), 0.5)
-                if metric.higher_is_better
-                else Panel(f"{name} (smaller is better)", calls, name, points("nfe", name), 0.5, lower_is_better=True)
-                for name, metric in metrics.items()
-            ),
-            Panel("PSNR gain by time", "seconds a photo", "dB", points("seconds", "gain"), 4.0),
-        ]
+    return svg(
+        line_charts(
+            [
+                Panel("PSNR gain", calls, "dB", points("nfe", "gain"), 4.0),
+                Panel("SSIM", calls, "SSIM", points("nfe", "ssim"), 0.25),
+                *(
+                    Panel(name, calls, name, points("nfe", name), 0.5)
+                    if metric.higher_is_better
+                    else Panel(
+                        f"{name} (smaller is better)", calls, name, points("nfe", name), 0.5, lower_is_better=True
+                    )
+                    for name, metric in metrics.items()
+                ),
+                Panel("PSNR gain by time", "seconds a photo", "dB", points("seconds", "gain"), 4.0),
+            ]
+        )
     )
 
 

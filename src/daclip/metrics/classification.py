@@ -34,7 +34,7 @@ class ConfusionMatrix(MulticlassConfusionMatrix):
         super().__init__(num_classes=len(classes), validate_args=False)
         self.classes = list(classes)
 
-    def update(self, predicted: Tensor, labels: Sequence[str]) -> None:
+    def update(self, predicted: Tensor, labels: Sequence[str]) -> None:  # type: ignore[override]
         """Count a batch: predicted indices `[B]` and labels of one or more true classes."""
         truth = []
         for index, label in zip(predicted.tolist(), labels, strict=True):

@@ -1,5 +1,6 @@
 """Distances between the Inception features of all restored photos and those of all references."""
 
+import warnings
 from typing import Any
 
 import torch
@@ -44,7 +45,7 @@ class Fid(FrechetInceptionDistance, SetMetric):
     def __init__(self, feature: int):
         super().__init__(Inception(feature))
 
-    def update(self, images: Tensor, reference: Tensor) -> None:
+    def update(self, images: Tensor, reference: Tensor) -> None:  # type: ignore[override]
         """Take in a batch, both `[B, 3, H, W]` in [0, 1]."""
         super().update(_eight_bit(images), real=False)
         super().update(_eight_bit(reference), real=True)
@@ -66,10 +67,11 @@ class Kid(KernelInceptionDistance, SetMetric):
     """
 
     def __init__(self, feature: int, subsets: int, subset_size: int, seed: int):
-        super().__init__(Inception(feature), subsets=subsets, subset_size=subset_size)
+        with warnings.catch_warnings(action="ignore"):  # that it keeps all features
+            super().__init__(Inception(feature), subsets=subsets, subset_size=subset_size)
         self.largest_subset, self.seed = subset_size, seed
 
-    def update(self, images: Tensor, reference: Tensor) -> None:
+    def update(self, images: Tensor, reference: Tensor) -> None:  # type: ignore[override]
         """Take in a batch, both `[B, 3, H, W]` in [0, 1]."""
         super().update(_eight_bit(images), real=False)
         super().update(_eight_bit(reference), real=True)

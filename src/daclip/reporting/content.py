@@ -1,17 +1,38 @@
-"""Which differences between runs are more than chance."""
+"""Content of a report: tables, comparisons, confusion matrices, charts and photos of the runs."""
 
+import base64
+import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from html import escape
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw
+from torch.nn import functional as F
 
+from daclip.images import load_image, to_pil
 from daclip.metrics.bootstrap import Difference, paired_difference
+from daclip.reporting.charts import Panel, confusion_figure, line_charts, radar, svg
 from daclip.reporting.runs import Evaluation, Recognition, Runs, Training
-from daclip.reporting.tables import COLOURS, Panel, line_charts, metric_label, metric_names, score_text
+from daclip.reporting.tables import metric_label, metric_names, score_text
 from daclip.rng import generator_for
+
+SMOOTH = 200  # points of a training curve
+WIDEST = 480  # pixels of a picture in the page
+ZOOMED = 288  # side of the zoomed crop in the page
+LOSSLESS_AREA = 256 * 256
+
+
+def chart_address(figure: Figure) -> str:
+    """A figure as the data address of an SVG picture."""
+    return _address(svg(figure).encode(), "svg+xml")
+
+
+def _address(content: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
 @dataclass(frozen=True)
@@ -47,18 +68,6 @@ def holm(values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _difference(
-    first: Evaluation, other: Evaluation, metric: str, draws: int, confidence: float, seed: int
-) -> tuple[int, Difference | None]:
-    before = {(p.name, p.crop, p.degradation): p.scores[metric] for p in first.photos}
-    rows = [p for p in other.photos if (p.name, p.crop, p.degradation) in before]
-    if not rows:
-        return 0, None
-    gaps = torch.tensor([p.scores[metric] - before[p.name, p.crop, p.degradation] for p in rows], dtype=torch.float64)
-    units, classes = [p.name for p in rows], [p.degradation for p in rows]
-    return len(rows), paired_difference(units, classes, gaps, draws, confidence, generator_for(seed))
-
-
 def compare(evaluations: Sequence[Evaluation], draws: int, confidence: float, seed: int) -> list[Comparison]:
     """Every evaluation after the first against the first, metric by metric, on the photos in common.
 
@@ -71,119 +80,38 @@ def compare(evaluations: Sequence[Evaluation], draws: int, confidence: float, se
         seed: Of the draws.
     """
     first = evaluations[0]
-    found: list[tuple[str, str, int, Difference | None]] = []
+    found: list[Comparison] = []
     for other in evaluations[1:]:
-        shared = [name for name in metric_names(first.metrics["mean"]) if name in other.metrics["mean"]]
         if _rules(first) != _rules(other):
-            found.append((other.label, "", 0, None))
+            found.append(Comparison(other.label, "", 0, None, "another protocol: not comparable"))
             continue
-        found += [(other.label, name, *_difference(first, other, name, draws, confidence, seed)) for name in shared]
-    adjusted = iter(holm([difference.p for *_, difference in found if difference]))
-    comparisons = []
-    for label, metric, rows, difference in found:
-        if not metric:
-            comparisons.append(Comparison(label, "", 0, None, "another protocol: not comparable"))
-            continue
-        if difference is None:
-            why = "no photo in common" if not rows else "infinite scores"
-            comparisons.append(Comparison(label, metric, rows, None, why))
-            continue
-        p = next(adjusted)
-        difference = Difference(difference.mean, difference.low, difference.high, p)
-        up = (difference.mean > 0) is first.metrics["higher_is_better"][metric]
-        verdict = "no clear difference" if p > 1 - confidence else "better" if up else "worse"
-        comparisons.append(Comparison(label, metric, rows, difference, verdict))
-    return comparisons
+        for name in [name for name in metric_names(first.metrics["mean"]) if name in other.metrics["mean"]]:
+            before = {(p.name, p.crop, p.degradation): p.scores[name] for p in first.photos}
+            rows = [p for p in other.photos if (p.name, p.crop, p.degradation) in before]
+            gaps = torch.tensor(
+                [p.scores[name] - before[p.name, p.crop, p.degradation] for p in rows], dtype=torch.float64
+            )
+            units, classes = [p.name for p in rows], [p.degradation for p in rows]
+            difference = None
+            if rows:
+                difference = paired_difference(units, classes, gaps, draws, confidence, generator_for(seed))
+            verdict = "infinite scores" if rows else "no photo in common"
+            found.append(Comparison(other.label, name, len(rows), difference, verdict))
+    adjusted = iter(holm([one.difference.p for one in found if one.difference]))
+    return [_judged(one, next(adjusted), first, confidence) if one.difference else one for one in found]
+
+
+def _judged(one: Comparison, p: float, first: Evaluation, confidence: float) -> Comparison:
+    assert one.difference is not None
+    up = (one.difference.mean > 0) is first.metrics["higher_is_better"][one.metric]
+    verdict = "no clear difference" if p > 1 - confidence else "better" if up else "worse"
+    return replace(one, difference=replace(one.difference, p=p), verdict=verdict)
 
 
 def _rules(evaluation: Evaluation) -> tuple[object, ...]:
     """The protocol without its name."""
     protocol = evaluation.metrics["protocol"]
     return tuple(protocol[key] for key in ("eight_bit", "border", "colour"))
-
-
-WIDTH, HEIGHT, RADIUS = 530, 350, 140
-
-
-def _rings(low: float, high: float) -> list[float]:
-    """Three to six round values, the first below all others that are to be shown.
-
-    >>> _rings(9.1, 28.6)
-    [5.0, 10.0, 15.0, 20.0, 25.0, 30.0]
-    """
-    span = high - low or 1.0
-    unit = 10.0 ** math.floor(math.log10(span))
-    step = next(unit * factor for factor in (0.2, 0.5, 1, 2, 5) if span / (unit * factor) <= 5)
-    first, last = math.ceil(low / step) - 1, math.ceil(high / step)
-    return [round(step * index, 10) for index in range(first, max(last, first + 2) + 1)]
-
-
-def radar(series: Mapping[str, Mapping[str, float]], axes: Sequence[str], unit: str) -> str:
-    """A radar plot: one axis a degradation, one outline a run, one scale for all axes.
-
-    Args:
-        series: Name to value by axis; an axis that a series lacks is left out of its outline.
-        axes: At least three.
-        unit: Written at the scale.
-    """
-    finite = [value for row in series.values() for value in row.values() if math.isfinite(value)]
-    rings = _rings(min(finite), max(finite))
-    low, high = rings[0], rings[-1]
-    middle, centre = WIDTH / 2, HEIGHT / 2
-
-    def place(index: int, value: float) -> tuple[float, float]:
-        angle = 2 * math.pi * index / len(axes) - math.pi / 2
-        distance = RADIUS * (min(value, high) - low) / (high - low)
-        return middle + distance * math.cos(angle), centre + distance * math.sin(angle)
-
-    def outline(points: Sequence[tuple[float, float]]) -> str:
-        return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-
-    height = HEIGHT + 18 * len(series)
-    parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" class="radar" role="img" '
-        'font-family="sans-serif" font-size="12">',
-        f'<rect width="{WIDTH}" height="{height}" fill="white"/>',
-    ]
-    for value in rings[1:]:
-        circle = outline([place(index, value) for index in range(len(axes))])
-        parts.append(f'<polygon points="{circle}" fill="none" stroke="#ddd"/>')
-    for index, axis in enumerate(axes):
-        x, y = place(index, high)
-        parts.append(f'<line x1="{middle}" y1="{centre}" x2="{x:.1f}" y2="{y:.1f}" stroke="#ddd"/>')
-        angle = 2 * math.pi * index / len(axes) - math.pi / 2
-        x, y = middle + (RADIUS + 14) * math.cos(angle), centre + (RADIUS + 14) * math.sin(angle)
-        anchor = "middle" if abs(math.cos(angle)) < 0.2 else "start" if math.cos(angle) > 0 else "end"
-        parts.append(f'<text x="{x:.1f}" y="{y + 4:.1f}" text-anchor="{anchor}">{escape(axis)}</text>')
-    for number, (name, row) in enumerate(series.items()):
-        colour = COLOURS[number % len(COLOURS)]
-        points = [place(index, row[axis]) for index, axis in enumerate(axes) if axis in row]
-        parts.append(
-            f'<polygon points="{outline(points)}" fill="{colour}" fill-opacity="0.08" stroke="{colour}" '
-            'stroke-width="2"/>'
-        )
-        y = HEIGHT + 18 * number
-        parts.append(f'<line x1="12" y1="{y}" x2="40" y2="{y}" stroke="{colour}" stroke-width="2"/>')
-        parts.append(f'<text x="46" y="{y + 4}">{escape(name)}</text>')
-    for value in rings:
-        _, y = place(0, value)
-        text = f"{value:g} {unit}" if value == high else f"{value:g}"
-        parts.append(f'<text x="{middle + 4}" y="{y + 4:.1f}" fill="#666" font-size="10">{escape(text)}</text>')
-    return "\n".join([*parts, "</svg>"])
-
-
-def heat(share: float) -> str:
-    """Colours of a cell of the confusion matrix, as CSS.
-
-    >>> heat(0.0)
-    'background:#ffffff;color:#222'
-    """
-    # From white to the first colour of the charts.
-    red, green, blue = (round(255 + (end - 255) * share) for end in (0x00, 0x72, 0xB2))
-    return f"background:#{red:02x}{green:02x}{blue:02x};color:{'#fff' if share > 0.5 else '#222'}"
-
-
-SMOOTH = 200  # points of a training curve
 
 
 @dataclass(frozen=True)
@@ -207,11 +135,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Matrix:
-    """A confusion matrix: true words down, named words across, with the CSS of each cell."""
+    """A confusion matrix: its counts as text, true classes down, and its picture as a data address."""
 
     title: str
     classes: list[str]
-    rows: list[tuple[str, list[tuple[str, str]]]] = field(default_factory=list)
+    rows: list[list[str]]
+    picture: str
 
 
 def _range(ends: Sequence[float] | None, name: str, sign: bool = False) -> str:
@@ -322,21 +251,14 @@ def confusion(runs: Sequence[Evaluation | Recognition | Training]) -> list[Matri
     matrices: dict[str, Matrix] = {}
     for one in runs:
         counts: Mapping[str, Mapping[str, int]] = one.metrics.get("confusion", {})
-        seen = {class_name for row in counts.values() for class_name in row} | {
-            class_name for class_name, row in counts.items() if row
-        }
-        classes = [class_name for class_name in counts if class_name in seen]
-        rows = []
-        for truth in classes:
-            total = sum(counts[truth].values())
-            cells = [
-                (str(counts[truth].get(class_name, "")), heat(counts[truth].get(class_name, 0) / max(total, 1)))
-                for class_name in classes
-            ]
-            rows.append((truth, cells))
-        if rows:
-            same = matrices.get(repr(rows))
-            matrices[repr(rows)] = Matrix(f"{same.title}, {one.label}" if same else one.label, classes, rows)
+        seen = {name for truth, row in counts.items() for name in ([truth, *row] if row else [])}
+        classes = [name for name in counts if name in seen]
+        if not classes:
+            continue
+        rows = [[truth, *(str(counts[truth].get(name, "")) for name in classes)] for truth in classes]
+        same = matrices.get(repr(rows))
+        picture = same.picture if same else chart_address(confusion_figure(counts, classes))
+        matrices[repr(rows)] = Matrix(f"{same.title}, {one.label}" if same else one.label, classes, rows, picture)
     return list(matrices.values())
 
 
@@ -354,7 +276,7 @@ def recognitions(runs: Sequence[Recognition]) -> Table:
     for class_name in classes:
         shares = [run.metrics["per_degradation_accuracy"].get(class_name) for run in runs]
         rows.append([f"{class_name} recognised", *("–" if share is None else f"{share:.1%}" for share in shares)])
-    return Table("Stage 1 on held-out photos", ["", *(run.label for run in runs)], rows)
+    return Table("Stage 1 on validation photos", ["", *(run.label for run in runs)], rows)
 
 
 def trainings(runs: Sequence[Training]) -> Table:
@@ -370,11 +292,11 @@ def trainings(runs: Sequence[Training]) -> Table:
         machine = ", ".join(hardware["gpus"]) or f"{hardware['cores']} cores of {hardware['processor']}"
         minutes = f"{run.record['seconds']['total'] / 60:.1f} min"
         rows.append([run.label, run.kind, str(run.metrics["steps"]), score, minutes, machine, str(run.record["seed"])])
-    return Table("Training runs", ["run", "stage", "steps", "held-out score", "time", "machine", "seed"], rows)
+    return Table("Training runs", ["run", "stage", "steps", "validation score", "time", "machine", "seed"], rows)
 
 
 def charts(runs: Runs) -> dict[str, list[str]]:
-    """Section title to SVG charts."""
+    """Section title to the data addresses of its charts."""
     found: dict[str, list[str]] = {}
     series: dict[str, dict[str, float]] = {}
     for one in runs.evaluations:
@@ -385,12 +307,12 @@ def charts(runs: Runs) -> dict[str, list[str]]:
             series[one.label] = {w: row["psnr"] for w, row in rows.items() if math.isfinite(row["psnr"])}
     axes = list(dict.fromkeys(class_name for row in series.values() for class_name in row))
     if len(axes) >= 3:
-        found["PSNR by degradation"] = [radar(series, axes, "dB")]
+        found["PSNR by degradation"] = [chart_address(radar(series, axes, "dB"))]
     for title, panels in _nfe_panels(runs).items():
-        found[title] = [line_charts([panel], legend_below=True) for panel in panels]
+        found[title] = [chart_address(line_charts([panel], legend_below=True)) for panel in panels]
     curves = [panel for run in runs.trainings for panel in _curve_panels(run)]
     if curves:
-        found["Training"] = [line_charts([panel], legend_below=True) for panel in curves]
+        found["Training"] = [chart_address(line_charts([panel], legend_below=True)) for panel in curves]
     return found
 
 
@@ -436,7 +358,7 @@ def _quality_panels(lines: Mapping[str, Sequence[tuple[float, float, float]]]) -
 
 
 def _curve_panels(run: Training) -> list[Panel]:
-    """Loss and held-out score over steps."""
+    """Loss and validation score over steps."""
     wanted = {"train/loss": "loss", "val/degradation_accuracy": "accuracy", "val/gain": "gain"}
     return [
         Panel(
@@ -456,3 +378,58 @@ def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
     size = max(math.ceil(len(points) / SMOOTH), 1)
     groups = [points[i : i + size] for i in range(0, len(points), size)]
     return [(group[-1][0], sum(value for _, value in group) / len(group)) for group in groups]
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One photo of a page.
+
+    Attributes:
+        whole: Picture (`lq`, `restored`, `hq`) to the data address of the whole photo with the crop's frame.
+        zoom: Picture to the data address of the crop.
+    """
+
+    whole: dict[str, str]
+    zoom: dict[str, str]
+
+
+def _photo_address(picture: Image.Image) -> str:
+    content = io.BytesIO()
+    kind = "png" if picture.width * picture.height <= LOSSLESS_AREA else "jpeg"
+    picture.save(content, kind, **({"quality": 90} if kind == "jpeg" else {}))
+    return _address(content.getvalue(), kind)
+
+
+def _place(before: torch.Tensor, after: torch.Tensor, side: int) -> tuple[int, int]:
+    """Left and top of the square in which two photos `[3, H, W]` differ most."""
+    difference = (before - after).abs().mean(0)[None, None]
+    mean = F.avg_pool2d(difference, side, stride=max(side // 8, 1))[0, 0]
+    row, column = divmod(int(mean.argmax()), mean.shape[1])
+    return column * max(side // 8, 1), row * max(side // 8, 1)
+
+
+def show(folder: Path, files: Mapping[str, str], side: int) -> Shown:
+    """Read the pictures of one photo and zoom to where the degradation, or what is left of it, is strongest.
+
+    Args:
+        folder: Holds the files.
+        files: Picture to file name; `restored` and `hq` at least.
+        side: Of the crop in pixels of the photo.
+
+    Raises:
+        DaclipError: A file is missing or damaged.
+    """
+    images = {name: load_image(folder / file) for name, file in files.items()}
+    side = min(side, *images["hq"].shape[1:])
+    left, top = _place(images.get("lq", images["restored"]), images["hq"], side)
+    whole, zoom = {}, {}
+    for name, image in images.items():
+        picture = to_pil(image)
+        crop = picture.crop((left, top, left + side, top + side))
+        zoom[name] = _photo_address(crop.resize((ZOOMED, ZOOMED), Image.Resampling.NEAREST))
+        scale = min(1.0, WIDEST / picture.width)
+        small = picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.LANCZOS)
+        frame = [round(v * scale) for v in (left, top, left + side - 1, top + side - 1)]
+        ImageDraw.Draw(small).rectangle(frame, outline="#ffd400", width=2)
+        whole[name] = _photo_address(small)
+    return Shown(whole, zoom)

@@ -1,4 +1,4 @@
-"""What a report reads: evaluations of both stages, training runs and sampler reports, each from its folder."""
+"""Runs that a report reads: evaluations of both stages, training runs and sampler reports, each from its folder."""
 
 import csv
 import json
@@ -16,14 +16,7 @@ FACTS = ("name", "crop", "degradation", "recognised")  # columns of photos.csv t
 
 @dataclass(frozen=True)
 class Evaluation:
-    """A folder that `daclip evaluate` wrote.
-
-    Attributes:
-        label: What the report calls it.
-        folder: Where it is.
-        metrics: Its `metrics.json`.
-        photos: Its `photos.csv`.
-    """
+    """A folder that `daclip evaluate` wrote: its `metrics.json` and `photos.csv`."""
 
     label: str
     folder: Path
@@ -33,12 +26,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Recognition:
-    """A folder that `daclip evaluate-daclip` wrote.
-
-    Attributes:
-        label: What the report calls it.
-        metrics: Its `metrics.json`.
-    """
+    """A folder with an evaluation of stage 1: its `metrics.json`."""
 
     label: str
     metrics: dict[str, Any]
@@ -49,7 +37,7 @@ class Training:
     """A finished training run.
 
     Attributes:
-        label: What the report calls it.
+        label: Its name in the report.
         kind: `daclip` or `restorer`.
         metrics: The artifact's scores.
         record: Its provenance.
@@ -65,12 +53,7 @@ class Training:
 
 @dataclass(frozen=True)
 class SamplerScores:
-    """A folder that `daclip sampler-report` wrote.
-
-    Attributes:
-        label: What the report calls it.
-        scores: One entry a sampler, grid and budget.
-    """
+    """A folder that `daclip sampler-report` wrote: one entry a sampler, grid and budget."""
 
     label: str
     scores: list[dict[str, Any]]
@@ -78,7 +61,7 @@ class SamplerScores:
 
 @dataclass(frozen=True)
 class Runs:
-    """All that a report shows, each kind in the order given."""
+    """The runs of a report, each kind in the order given."""
 
     evaluations: list[Evaluation]
     recognitions: list[Recognition]
