@@ -28,11 +28,12 @@ from daclip.files import atomic_folder, cannot_be_written, one_line, write_json,
 HUB_FILES = ["*.yaml", "*.json", "*.safetensors"]
 CONFIG, WEIGHTS, METRICS, RECORD = "config.yaml", "weights.safetensors", "metrics.json", "record.json"
 
-# What artifacts of earlier commits name: old module to new, and old key to new.
+# What artifacts of earlier commits name: old module (or one of its names) to new, and old key to new.
 MOVED = {
     "daclip.data.blip": "daclip.data.captions",
-    "daclip.data.captioned": "daclip.data.build",
-    "daclip.data.mix": "daclip.data.mixed",
+    "daclip.data.captioned": "daclip.data.sources",
+    "daclip.data.mix": "daclip.data.pairs",
+    "daclip.data.mix.MixedPhotos": "daclip.data.sources.MixedPhotos",
     "daclip.data.module": "daclip.data.datamodule",
     "daclip.data.paired": "daclip.data.sources",
     "daclip.data.photos": "daclip.data.sources",
@@ -92,7 +93,7 @@ def _present_names(node: Any) -> Any:
     present = {RENAMED.get(key, key): _present_names(value) for key, value in node.items()}
     if isinstance(target := present.get("_target_"), str):
         module, _, name = target.rpartition(".")
-        present["_target_"] = f"{MOVED.get(module, module)}.{name}"
+        present["_target_"] = MOVED.get(target, f"{MOVED.get(module, module)}.{name}")
     if isinstance(certainty := present.get("certainty"), (int, float)) and certainty > 0:
         # The probabilities' power c, normalised, is the softmax of the logits at temperature 1 / c.
         present["temperature"] = 1 / certainty

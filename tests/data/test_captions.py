@@ -1,4 +1,4 @@
-"""Captioners, caption files and the memory of captions."""
+"""Captioners, caption files and the cache of captions."""
 
 import sys
 from collections.abc import Sequence
@@ -13,12 +13,11 @@ from skimage import data
 
 from daclip.data.captions import (
     BlipCaptioner,
-    CaptionCache,
     Captioner,
     CaptionFile,
-    Journal,
     NoCaptions,
     SidecarCaptions,
+    cached_captions,
 )
 from daclip.data.photos import Photo
 from daclip.errors import DaclipError
@@ -47,56 +46,40 @@ def some(*names: str) -> list[Photo]:
 
 
 def test_a_photo_is_captioned_once(tmp_path: Path) -> None:
-    path = tmp_path / "deep" / "captions.jsonl"
     first, second = Counting(), Counting()
     photos = some("a", "b", "c")
-    texts = CaptionCache(path).captions(first, photos, ["1", "2", "3"])
+    texts = cached_captions(first, photos, ["1", "2", "3"], tmp_path)
     assert texts == ["a photo: a", "a photo: b", "a photo: c"]
     # Renamed photos are known by their content; only the new one is described.
     renamed = some("x", "y", "new", "z")
-    texts = CaptionCache(path).captions(second, renamed, ["1", "2", "4", "3"])
+    texts = cached_captions(second, renamed, ["1", "2", "4", "3"], tmp_path)
     assert texts == ["a photo: a", "a photo: b", "a photo: new", "a photo: c"]
     assert second.asked == ["new"]
     # Another captioner says something else.
     other = Counting("other")
-    CaptionCache(path).captions(other, photos, ["1", "2", "3"])
+    cached_captions(other, photos, ["1", "2", "3"], tmp_path)
     assert other.asked == ["a", "b", "c"]
 
 
 def test_an_interruption_costs_one_batch(tmp_path: Path) -> None:
-    cache = CaptionCache(tmp_path / "captions.jsonl")
     photos, hashes = some("a", "b", "c", "d", "e"), list("12345")
     with pytest.raises(KeyboardInterrupt):
-        cache.captions(Counting(fail_at="d"), photos, hashes)
+        cached_captions(Counting(fail_at="d"), photos, hashes, tmp_path)
     again = Counting()
-    done: list[int] = []
-    assert cache.captions(again, photos, hashes, done.append) == [f"a photo: {photo.name}" for photo in photos]
+    done: list[tuple[str, int, int]] = []
+    texts = cached_captions(again, photos, hashes, tmp_path, lambda *step: done.append(step))
+    assert texts == [f"a photo: {photo.name}" for photo in photos]
     assert again.asked == ["c", "d", "e"]
-    assert done == [2, 4, 5]
+    assert done == [("captioning", 4, 5), ("captioning", 5, 5)]
 
 
 def test_texts_that_are_only_looked_up_are_looked_up_anew(tmp_path: Path) -> None:
-    path = tmp_path / "captions.jsonl"
     photos = some("a", "copy of a")
     for _ in range(2):
         captioner = Counting(None)
-        assert CaptionCache(path).captions(captioner, photos, ["1", "1"]) == ["a photo: a", "a photo: copy of a"]
+        assert cached_captions(captioner, photos, ["1", "1"], tmp_path) == ["a photo: a", "a photo: copy of a"]
         assert captioner.asked == ["a", "copy of a"]
-    assert not path.exists()
-
-
-@pytest.mark.parametrize("cut", range(1, 40, 6))
-def test_a_journal_cut_anywhere_loses_its_last_record_at_most(tmp_path: Path, cut: int) -> None:
-    journal = Journal(tmp_path / "journal.jsonl")
-    journal.append([{"n": 0, "text": "one\u2028line"}, {"n": 1, "text": "zwölf"}])
-    content = journal.path.read_bytes()[:-cut]
-    journal.path.write_bytes(content)
-    # Without its line end alone the last record is still whole.
-    left = [0, 1] if cut == 1 else list(range(content.count(b"\n")))
-    assert [record["n"] for record in journal] == left
-    journal.append([{"n": 7}])
-    journal.append([{"n": 8}])
-    assert [record["n"] for record in journal] == [*left, 7, 8]
+    assert not list(tmp_path.iterdir())
 
 
 def test_caption_files_may_hold_any_text(tmp_path: Path) -> None:

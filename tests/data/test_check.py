@@ -79,7 +79,7 @@ def pairs(root: Path) -> Path:
 
 def test_official_pairs(tmp_path: Path, options: CheckOptions) -> None:
     root = pairs(tmp_path / "pairs")
-    # One clean photo under several words is how these sets are made.
+    # One clean photo under several classes is how these sets are made.
     assert findings(root, options) == {}
     assert check_dataset(root, options).layout == "pairs"
     (root / "hazy" / "LQ" / "1.png").unlink()
@@ -93,7 +93,7 @@ def test_official_pairs(tmp_path: Path, options: CheckOptions) -> None:
         "missing partner": ["hazy/GT/1.png"],
         "size mismatch": ["rainy/LQ/2.png"],
         "not degraded": ["rainy/LQ/3.png"],
-        "unknown word": ["foggy"],
+        "unknown class": ["foggy"],
         "duplicate": ["hazy/LQ/0.png"],
     }
 
@@ -119,7 +119,7 @@ def test_official_splits_and_captions(tmp_path: Path, options: CheckOptions) -> 
     (root / "daclip_train.csv").write_text("\n".join(["filepath\ttitle", *rows, ""]), encoding="utf-8")
     found = findings(root, options)
     assert found["missing caption"] == ["train/hazy/GT/3.png", "val/rainy/GT/50.png", "val/rainy/GT/51.png"]
-    assert found["unknown word"] == ["daclip_train.csv"]
+    assert found["unknown class"] == ["daclip_train.csv"]
 
 
 def test_a_built_dataset(tmp_path: Path, options: CheckOptions) -> None:
@@ -171,14 +171,14 @@ def test_stored_pairs_of_a_dataset(tmp_path: Path, options: CheckOptions, monkey
     features = datasets.Features({"image": image, "lq": image, "degradation": text})
     built = datasets.DatasetDict({"test": datasets.Dataset.from_list(rows, features=features)})
     built.save_to_disk(tmp_path / "set")
-    assert findings(tmp_path / "set", options) == {"size mismatch": ["2 (test)"], "unknown word": ["2 (test)"]}
+    assert findings(tmp_path / "set", options) == {"size mismatch": ["2 (test)"], "unknown class": ["2 (test)"]}
     # One split saved by itself, and parquet files, as `data=hub` takes them.
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     built["test"].save_to_disk(tmp_path / "one split")
     (tmp_path / "parquet").mkdir()
     built["test"].to_parquet(tmp_path / "parquet" / "train.parquet")
     for place in ("one split", "parquet"):
-        assert findings(tmp_path / place, options) == {"size mismatch": ["2 (train)"], "unknown word": ["2 (train)"]}
+        assert findings(tmp_path / place, options) == {"size mismatch": ["2 (train)"], "unknown class": ["2 (train)"]}
     built.remove_columns("image").save_to_disk(tmp_path / "no image")
     with pytest.raises(DaclipError, match="no column image"):
         check_dataset(tmp_path / "no image", options)

@@ -8,9 +8,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from daclip.data.crops import Augmentation, lay
 from daclip.data.datamodule import MixedDegradationData
 from daclip.data.loading import EpochLoader, StreamSampler
-from daclip.data.pairs import Augmentation, PairMaker, SyntheticPairs, ValidationPairs, collate, lay
+from daclip.data.pairs import Mix, PairMaker, TrainingPairs, ValidationPairs, collate
 from daclip.data.sources import EmbeddedPhotos
 from daclip.degradations import Degradation
 from daclip.degradations.mask import Inpainting
@@ -27,10 +28,10 @@ def degradations() -> dict[str, Degradation]:
     }
 
 
-def pairs(seed: int = 0, **changes: float | tuple[float, float] | bool) -> SyntheticPairs:
+def pairs(seed: int = 0, **changes: float | tuple[float, float] | bool) -> TrainingPairs:
     settings: dict[str, Any] = {"zoom": (0.5, 1.0), "colour": 0.2, "flip": True, "permute": 0.5, "collage": 0.5}
     augmentation = Augmentation(**{**settings, **changes})
-    return SyntheticPairs(SOURCE.train(), PairMaker(degradations(), 48, 64, augmentation), 100, seed)
+    return TrainingPairs(SOURCE.train(), PairMaker(degradations(), 48, 64, augmentation), Mix(None, 0.5), 100, seed)
 
 
 def test_a_sample_depends_on_seed_and_index_alone() -> None:
@@ -78,7 +79,7 @@ def test_permuted_channels_are_those_of_the_photo() -> None:
 def test_a_crop_shows_what_its_label_says() -> None:
     holes = {"uncompleted": Inpainting(coverage=[0.05, 0.1], brush=[3, 6], blocks=1.0, fill=1.0)}
     still = Augmentation(zoom=(1.0, 1.0), colour=0.0, flip=False, permute=0.0, collage=0.0)
-    samples = SyntheticPairs(SOURCE.train(), PairMaker(holes, 24, 96, still), 60, 0)
+    samples = TrainingPairs(SOURCE.train(), PairMaker(holes, 24, 96, still), Mix(None, 0.5), 60, 0)
     marked = sum(not torch.equal(samples[i].lq, samples[i].hq) for i in range(60))
     assert marked > 50  # a crop of a sixteenth of the area, holes on a tenth of it: mostly none with one try
 

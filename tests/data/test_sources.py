@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from PIL import Image
 from skimage import data
 
+from daclip.data.captions import official_captions
+from daclip.data.crops import Augmentation
 from daclip.data.datamodule import MixedDegradationData
 from daclip.data.hub import HubPhotos
-from daclip.data.mixed import ClassSchedule, Mix, MixedPairs, MixedPhotos
-from daclip.data.pairs import Augmentation, PairMaker, ValidationPairs
+from daclip.data.pairs import ClassSchedule, Mix, PairMaker, TrainingPairs, ValidationPairs
 from daclip.data.photos import CleanPhoto
-from daclip.data.sources import EmbeddedPhotos, PairedFolder, match_pairs, official_captions
+from daclip.data.sources import EmbeddedPhotos, MixedPhotos, PairedFolder, match_pairs
 from daclip.degradations import Degradation
 from daclip.degradations.noise import GaussianNoise
 from daclip.errors import DaclipError
@@ -178,8 +179,8 @@ def mixed(pairs_root: Path) -> MixedPhotos:
     return MixedPhotos({"pairs": paired(pairs_root), "photos": EmbeddedPhotos(["chelsea.png"])})
 
 
-def stream(source: MixedPhotos, seed: int = 0, weights: Any = None, real_share: float = 0.5) -> MixedPairs:
-    return MixedPairs(source.train(), MAKER, Mix(weights, real_share), 100, seed)
+def stream(source: MixedPhotos, seed: int = 0, weights: Any = None, real_share: float = 0.5) -> TrainingPairs:
+    return TrainingPairs(source.train(), MAKER, Mix(weights, real_share), 100, seed)
 
 
 def test_mixing_is_balanced_by_word_and_fixed_by_seed_and_index(pairs_root: Path) -> None:
@@ -233,8 +234,8 @@ def test_weights_hold_in_every_stretch_of_the_stream(weights: list[float], start
 
 def test_wrong_weights_are_refused() -> None:
     for weights, message in (
-        ({"a": 1}, "every word once"),
-        ({"a": 1, "b": 1, "c": 1}, "every word once"),
+        ({"a": 1}, "every class once"),
+        ({"a": 1, "b": 1, "c": 1}, "every class once"),
         ({"a": 0, "b": 0}, "not all 0"),
         ({"a": -1, "b": 2}, "at least 0"),
     ):
@@ -371,7 +372,7 @@ def test_rows_with_a_degraded_version_are_real_pairs(tmp_path: Path) -> None:
     real = [photo for photo in source.train() if photo.class_name]
     assert len(real) == 7
     assert all(torch.equal(photo.degraded_pixels(), photo.pixels() // 2) for photo in real)
-    found = [MixedPairs(source.train(), MAKER, Mix(None, 0.5), 9, 0)[i].degradation for i in range(9)]
+    found = [TrainingPairs(source.train(), MAKER, Mix(None, 0.5), 9, 0)[i].degradation for i in range(9)]
     assert {class_name: found.count(class_name) for class_name in found} == {"noisy": 3, "rainy": 3, "low-light": 3}
 
 
@@ -416,7 +417,7 @@ def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         hub(None)
     with pytest.raises(DaclipError, match="share"):
         hub(root, validation=1.5)
-    with pytest.raises(DaclipError, match=r"data\.photos\.words"):
+    with pytest.raises(DaclipError, match=r"data\.photos\.classes"):
         _ = hub(root, lq_column="lq", streaming=True).classes
     with pytest.raises(DaclipError, match="streaming=false"):
         hub(root, streaming=True).train()

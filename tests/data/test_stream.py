@@ -19,10 +19,10 @@ from running import assert_one_line, invoke, read
 from skimage import data
 from torch import Tensor
 
+from daclip.data.crops import Augmentation
 from daclip.data.datamodule import MixedDegradationData
 from daclip.data.hub import HubPhotos
-from daclip.data.mixed import ClassSchedule, Mix
-from daclip.data.pairs import Augmentation, PairMaker
+from daclip.data.pairs import ClassSchedule, Mix, PairMaker
 from daclip.data.sources import EmbeddedPhotos
 from daclip.data.stream import Position, RowStream, StreamedPairs, StreamLoader
 from daclip.degradations.noise import GaussianNoise
@@ -169,7 +169,7 @@ def test_a_dataset_in_memory_streams_too(rows: datasets.Dataset) -> None:
 
 def test_a_process_without_rows_is_an_error_and_no_endless_wait(rows: datasets.Dataset) -> None:
     stream = RowStream(rows.to_iterable_dataset(num_shards=4), 0, 1, 16, 0, lambda row: False, None)
-    with pytest.raises(DaclipError, match=r"lower data\.workers"):
+    with pytest.raises(DaclipError, match=r"lower data\.num_workers"):
         next(stream.read(Position()))
 
 
@@ -251,7 +251,7 @@ def test_a_checkpoint_holds_the_position(root: str, tmp_path: Path, stop: int, s
 
 def test_a_stream_resumes_with_the_same_number_of_processes_only(root: str, tmp_path: Path) -> None:
     fit(root, tmp_path, 3)
-    with pytest.raises(DaclipError, match=r"same data\.workers"):
+    with pytest.raises(DaclipError, match=r"same data\.num_workers"):
         fit(root, tmp_path, 14, tmp_path / "3.ckpt", num_workers=3)
 
 
@@ -302,7 +302,7 @@ def test_stage_1_trains_from_each_source(
         (["data=paired", "data.root=photos"], ["TYPE/LQ"]),
         (["data=hub", "data.root=saved", "data.photos.image_column=picture"], ["no column 'picture'", "image, name"]),
         (["data=stream", "data.root=saved", "data.photos.validation=val"], ["no split 'val'", "train, test"]),
-        (["data=mixed", "data.root=pairs", "data.photos_root=photos", "data.mix.weights={rainy: 1}"], ["every word"]),
+        (["data=mixed", "data.root=pairs", "data.photos_root=photos", "data.mix.weights={rainy: 1}"], ["every class"]),
         (["data=folder", "data.root=broken", "data.num_workers=1"], ["damaged"]),
     ],
     ids=["no_root", "no_pairs", "no_column", "no_split", "wrong_weights", "damaged_in_a_process"],

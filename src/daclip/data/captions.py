@@ -1,83 +1,21 @@
-"""A file of JSON lines that only ever grows, and survives being killed at any moment."""
+"""Captions: tables and sidecar files, and the captioners that say what a photo shows."""
 
 import csv
 import hashlib
 import io
 import json
-import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
-from daclip.data.photos import Photo
+from daclip.data.photos import Photo, Progress, digest_of
 from daclip.errors import DaclipError
-from daclip.files import one_line
+from daclip.files import one_line, write_json
 from daclip.images import load_image, to_pil
-
-
-class Journal:
-    """Records appended one line each, for work that must not be done twice.
-
-    A batch of records goes out in one write, so that processes may append to one journal at the same time. A
-    line that was cut short by a crash is no JSON and is passed over when reading: its work is done again.
-
-    Args:
-        path: The file, made with its folders at the first append.
-    """
-
-    def __init__(self, path: str | Path):
-        self.path = Path(path)
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        """All whole records, oldest first; none if there is no file yet."""
-        if not self.path.is_file():
-            return
-        try:
-            with self.path.open(encoding="utf-8", errors="replace", newline="\n") as lines:
-                for line in lines:
-                    try:
-                        record = json.loads(line)
-                    except json.JSONDecodeError:
-                        continue
-                    if isinstance(record, dict):
-                        yield record
-        except OSError as error:
-            raise DaclipError(f"{self.path}: cannot be read ({error.strerror or error})") from None
-
-    def append(self, records: Sequence[Mapping[str, Any]]) -> None:
-        """Add records behind the others; they are on the disk when this returns.
-
-        Raises:
-            DaclipError: The file cannot be written.
-        """
-        if not records:
-            return
-        # ASCII: no line separator of Unicode can end a line early.
-        text = "".join(json.dumps(record) + "\n" for record in records)
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab") as file:
-                # A torn last line must not swallow the first new record; an empty line is passed over.
-                file.write(b"\n" + text.encode() if self._torn() else text.encode())
-                file.flush()
-                os.fsync(file.fileno())
-        except OSError as error:
-            raise DaclipError(f"{self.path}: cannot be written ({error.strerror or error})") from None
-
-    def _torn(self) -> bool:
-        if self.path.stat().st_size == 0:
-            return False
-        with self.path.open("rb") as file:
-            file.seek(-1, os.SEEK_END)
-            return file.read(1) != b"\n"
-
-
-if TYPE_CHECKING:
-    from daclip.data.photos import Photo
 
 
 def embedded_captions() -> dict[str, str]:
@@ -103,7 +41,6 @@ def read_table(path: str | Path, columns: Sequence[str]) -> dict[str, dict[str, 
     path = Path(path)
     if not path.is_file():
         raise DaclipError(f"{path}: no such file; check the path")
-    needed = " and ".join(["name", *columns])
     table: dict[str, dict[str, str]] = {}
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -119,14 +56,59 @@ def read_table(path: str | Path, columns: Sequence[str]) -> dict[str, dict[str, 
             if table.setdefault(name, values) != values:
                 raise DaclipError(f"{path}: names {name} twice with different texts; keep one of the rows")
     except (json.JSONDecodeError, KeyError, TypeError, csv.Error) as error:
+        needed = " and ".join(["name", *columns])
         raise DaclipError(f"{path}: needs the columns {needed} in every row ({error})") from None
     except (UnicodeDecodeError, OSError) as error:
         raise DaclipError(f"{path}: cannot be read as UTF-8 text ({error})") from None
     return table
 
 
+def official_captions(path: Path) -> dict[str, str]:
+    """Captions of a table with the columns `filepath` and `title`, where the title is `caption: type`.
+
+    The table is separated by tabs or commas. A caption may hold colons itself: the type stands behind the last one.
+
+    Returns:
+        `TYPE/stem` of a file to its caption; of an LQ and a GT file with the same stem the first one's counts.
+
+    Raises:
+        DaclipError: The table is missing or unreadable, lacks a column, or a title has no type.
+    """
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            delimiter = "\t" if "\t" in file.readline() else ","
+            file.seek(0)
+            rows = list(csv.DictReader(file, delimiter=delimiter))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise DaclipError(f"{path}: the caption table cannot be read ({error})") from None
+    captions: dict[str, str] = {}
+    for number, row in enumerate(rows, start=2):
+        file_path, title = row.get("filepath"), row.get("title")
+        if not file_path or title is None:
+            raise DaclipError(f"{path}: row {number} lacks filepath or title; the columns are {list(row)}")
+        caption, colon, class_name = title.rpartition(":")
+        if not colon:
+            raise DaclipError(f"{path}: the title in row {number} is not `caption: type`: {title!r}")
+        key = f"{class_name.strip()}/{Path(file_path.replace(chr(92), '/')).stem}"
+        captions.setdefault(key, caption.strip())
+    return captions
+
+
+def sidecar_caption(path: Path) -> str:
+    """The text of `photo.txt` beside `photo.png`; empty if there is none.
+
+    Raises:
+        DaclipError: The text is not UTF-8.
+    """
+    beside = path.with_suffix(".txt")
+    try:
+        return beside.read_text(encoding="utf-8-sig").strip() if beside.is_file() else ""
+    except (UnicodeDecodeError, OSError) as error:
+        raise DaclipError(f"{beside}: cannot be read as UTF-8 text ({error})") from None
+
+
 class Captioner(ABC):
-    """Says what photos show.
+    """Base class of captioners, which say what photos show.
 
     Attributes:
         identity: Names everything that decides the texts, for the cache of captions. None for a captioner
@@ -138,14 +120,47 @@ class Captioner(ABC):
     batch_size: int = 64
 
     @abstractmethod
-    def describe(self, photos: Sequence["Photo"]) -> list[str]:
+    def describe(self, photos: Sequence[Photo]) -> list[str]:
         """One text a photo, in their order; empty where none is known."""
+
+
+def cached_captions(
+    captioner: Captioner,
+    photos: Sequence[Photo],
+    hashes: Sequence[str],
+    cache: str | Path,
+    progress: Progress | None = None,
+) -> list[str]:
+    """Describe photos, each content once per captioner; an interruption costs one batch at most.
+
+    Args:
+        captioner: One without `identity` only looks texts up, and is asked anew each time.
+        photos: What to describe.
+        hashes: Each photo's content hash: a photo that moves or is copied keeps its caption.
+        cache: Folder of the captions; several folders of photos may share it.
+        progress: Told of each batch as stage `captioning`.
+    """
+    if captioner.identity is None:
+        return captioner.describe(photos)
+    folder = Path(cache) / "captions" / digest_of(captioner.identity)[:16]
+    known: dict[str, str] = {}
+    for part in folder.glob("*.json"):
+        known |= json.loads(part.read_text(encoding="utf-8"))
+    fresh = list({key: photo for key, photo in zip(hashes, photos, strict=True) if key not in known}.items())
+    for start in range(0, len(fresh), captioner.batch_size):
+        batch = dict(fresh[start : start + captioner.batch_size])
+        texts = dict(zip(batch, captioner.describe(list(batch.values())), strict=True))
+        write_json(folder / f"{digest_of(list(batch))[:32]}.json", texts)
+        known |= texts
+        if progress:
+            progress("captioning", len(photos) - len(fresh) + start + len(batch), len(photos))
+    return [known[key] for key in hashes]
 
 
 class NoCaptions(Captioner):
     """Leaves every caption empty; clean-photo distillation learns without captions."""
 
-    def describe(self, photos: Sequence["Photo"]) -> list[str]:
+    def describe(self, photos: Sequence[Photo]) -> list[str]:
         """An empty text a photo."""
         return [""] * len(photos)
 
@@ -153,17 +168,13 @@ class NoCaptions(Captioner):
 class SidecarCaptions(Captioner):
     """The text of `photo.txt` beside `photo.png`."""
 
-    def describe(self, photos: Sequence["Photo"]) -> list[str]:
+    def describe(self, photos: Sequence[Photo]) -> list[str]:
         """The texts beside the photos."""
-        return [CaptionFile.sidecar(photo.path) for photo in photos]
+        return [sidecar_caption(photo.path) for photo in photos]
 
 
 class CaptionFile(Captioner):
-    """Captions by file name, from a csv with a header (`name,caption`) or a jsonl of the same keys.
-
-    Args:
-        path: The file; UTF-8. Names are paths relative to the photo folder. Colons, commas and line breaks
-            are fine in quoted csv fields.
+    """Captions by file name from a table, see `read_table`; names are paths relative to the photo folder.
 
     Raises:
         DaclipError: The file is missing or lacks a column.
@@ -174,82 +185,9 @@ class CaptionFile(Captioner):
             raise DaclipError("no caption file is given; name a csv or jsonl with the columns name and caption")
         self._captions = {name: row["caption"] for name, row in read_table(path, ["caption"]).items()}
 
-    def get(self, name: str) -> str:
-        """The caption of a photo; empty if the file has none for it."""
-        return self._captions.get(name, "")
-
-    def describe(self, photos: Sequence["Photo"]) -> list[str]:
+    def describe(self, photos: Sequence[Photo]) -> list[str]:
         """The file's texts."""
-        return [self.get(photo.name) for photo in photos]
-
-    @staticmethod
-    def sidecar(path: Path) -> str:
-        """The text of `photo.txt` beside `photo.png`; empty if there is none.
-
-        Raises:
-            DaclipError: The text is not UTF-8.
-        """
-        beside = path.with_suffix(".txt")
-        try:
-            return beside.read_text(encoding="utf-8-sig").strip() if beside.is_file() else ""
-        except (UnicodeDecodeError, OSError) as error:
-            raise DaclipError(f"{beside}: cannot be read as UTF-8 text ({error})") from None
-
-
-class CaptionCache:
-    """What captioners have said before, by content: a photo that moves or is copied keeps its caption.
-
-    Args:
-        path: A jsonl of `sha256, captioner, caption`; made at the first caption.
-    """
-
-    def __init__(self, path: str | Path):
-        self._journal = Journal(path)
-
-    def captions(
-        self,
-        captioner: Captioner,
-        photos: Sequence["Photo"],
-        hashes: Sequence[str],
-        progress: Callable[[int], None] | None = None,
-    ) -> list[str]:
-        """Describe photos, asking the captioner only for those that it has not described before.
-
-        Captions are kept batch by batch, so that an interruption costs at most one batch.
-
-        Args:
-            captioner: Who describes.
-            photos: What to describe.
-            hashes: Each photo's content hash.
-            progress: Told the number of photos done after each batch.
-        """
-        known = self._known(captioner.identity)
-        found: list[str] = []
-        for start in range(0, len(photos), captioner.batch_size):
-            batch = slice(start, start + captioner.batch_size)
-            if captioner.identity is None:
-                found += captioner.describe(photos[batch])
-            else:
-                keys = hashes[batch]
-                fresh = {key: photo for key, photo in zip(keys, photos[batch], strict=True) if key not in known}
-                texts = dict(zip(fresh, captioner.describe(list(fresh.values())), strict=True)) if fresh else {}
-                self._journal.append(
-                    [{"sha256": key, "captioner": captioner.identity, "caption": text} for key, text in texts.items()]
-                )
-                known |= texts
-                found += [known[key] for key in keys]
-            if progress:
-                progress(len(found))
-        return found
-
-    def _known(self, identity: str | None) -> dict[str, str]:
-        if identity is None:
-            return {}
-        return {
-            str(record["sha256"]): str(record["caption"])
-            for record in self._journal
-            if record.get("captioner") == identity and {"sha256", "caption"} <= record.keys()
-        }
+        return [self._captions.get(photo.name, "") for photo in photos]
 
 
 class BlipCaptioner(Captioner):

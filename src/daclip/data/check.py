@@ -1,4 +1,4 @@
-"""What can be wrong with photos and pairs, and how it is found once their facts are known."""
+"""The data check: reads every photo of a folder, of pairs or of a built dataset and lists what is wrong with it."""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -9,10 +9,10 @@ from typing import Any
 
 import datasets
 
-from daclip.data.build import Index, Progress, scan
-from daclip.data.captions import Captioner
-from daclip.data.photos import Photo, validation_names
-from daclip.data.sources import TABLES, match_pairs, official_captions
+from daclip.data.captions import Captioner, official_captions
+from daclip.data.hub import cell_content
+from daclip.data.photos import Photo, PhotoFacts, Progress, read_photos, validation_names
+from daclip.data.sources import TABLES, match_pairs
 from daclip.errors import DaclipError
 from daclip.images import decode_pixels, find_images
 
@@ -25,21 +25,18 @@ KINDS = {
     "missing partner": "LQ without GT or GT without LQ",
     "size mismatch": "LQ and GT differ in size",
     "not degraded": "LQ is the very file of GT",
-    "unknown word": "a degradation that is not configured",
+    "unknown class": "a degradation that is not configured",
     "wrong record": "a stored hash or size that is not the photo's",
 }
 """Kinds of problems and what they mean."""
 
+SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+"""Folder names that say which split their photos belong to."""
+
 
 @dataclass(frozen=True)
 class Problem:
-    """One finding.
-
-    Attributes:
-        kind: One of `KINDS`.
-        name: The photo.
-        detail: What exactly.
-    """
+    """One finding: its kind (one of `KINDS`), the photo's name, and what exactly."""
 
     kind: str
     name: str
@@ -48,14 +45,10 @@ class Problem:
 
 @dataclass(frozen=True)
 class Item:
-    """What judging needs to know of one readable photo.
+    """One readable photo with what `judge` needs to know of it.
 
     Attributes:
-        name: The photo.
-        split: Which part of the data it belongs to, such as `train`.
-        sha256: Hash of the content.
-        width: Columns in pixels.
-        height: Rows in pixels.
+        split: Part of the data that it belongs to, such as `train`.
         caption: None where captions do not apply, as for the LQ side of a pair.
         group: Copies are looked for among the photos of a group, such as `LQ`.
         repeats: Whether the content may occur several times in a split, as a clean photo of several pairs does.
@@ -73,14 +66,7 @@ class Item:
 
 @dataclass
 class Report:
-    """Result of a check.
-
-    Attributes:
-        source: What was checked.
-        layout: `photos`, `pairs` or `built`.
-        counts: Photos in each split.
-        problems: Everything found; none for clean data.
-    """
+    """Result of a check of `source`: its layout (`photos`, `pairs` or `built`), photos in each split, problems."""
 
     source: str
     layout: str
@@ -107,15 +93,11 @@ class Report:
 
 
 def judge(items: Sequence[Item], smallest_side: int, captions: str) -> list[Problem]:
-    """What is wrong with readable photos, each by itself and among each other.
+    """Find what is wrong with readable photos, each by itself and among each other.
 
     Args:
-        items: The photos of all splits.
         smallest_side: Photos with a shorter side are tiny, in pixels.
         captions: `required`, `ignored`, or `auto`: required as soon as one photo has a caption.
-
-    Raises:
-        DaclipError: `captions` is none of the three.
     """
     if captions not in ("required", "ignored", "auto"):
         raise DaclipError(f"captions must be auto, required or ignored, got {captions}")
@@ -124,8 +106,7 @@ def judge(items: Sequence[Item], smallest_side: int, captions: str) -> list[Prob
         for item in items
         if min(item.width, item.height) < smallest_side
     ]
-    wanted = captions == "required" or (captions == "auto" and any(item.caption for item in items))
-    if wanted:
+    if captions == "required" or (captions == "auto" and any(item.caption for item in items)):
         problems += [Problem("missing caption", item.name, "") for item in items if item.caption == ""]
     return problems + _copies(items)
 
@@ -148,35 +129,23 @@ def _copies(items: Iterable[Item]) -> list[Problem]:
     return problems
 
 
-def unknown_classes(label: str, name: str, known: Iterable[str]) -> list[Problem]:
-    """A problem for each word of a label, such as `hazy, rainy`, that is not known."""
-    known = set(known)
-    return [
-        Problem("unknown word", name, class_name)
-        for class_name in (part.strip() for part in label.split(","))
-        if class_name and class_name not in known
-    ]
-
-
-def count_splits(items: Iterable[Item]) -> dict[str, int]:
-    """Photos in each split."""
-    return dict(sorted(Counter(item.split for item in items).items()))
-
-
-SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-"""Folder names that say which split their photos belong to."""
+def _unknown_classes(label: str, name: str, known: Iterable[str]) -> list[Problem]:
+    """A problem for each class of a label, such as `hazy, rainy`, that is not known."""
+    parts = [part.strip() for part in label.split(",")]
+    return [Problem("unknown class", name, part) for part in parts if part and part not in known]
 
 
 @dataclass(frozen=True)
 class CheckOptions:
-    """How strict a check is.
+    """Strictness of a check and what it may take for granted.
 
     Attributes:
-        smallest_side: Photos with a shorter side are tiny, in pixels.
-        validation: Share that training holds out by the hash of the name, where no folder is called train or val.
+        smallest_side: In pixels; photos with a shorter side are tiny.
+        validation: Share that training keeps for validation by the hash of the name, where no folder is called train
+            or val.
         captions: `required`, `ignored`, or `auto`: required as soon as one photo has a caption.
         captioner: Where a plain folder's captions come from.
-        classes: Degradations that are known.
+        classes: Single degradations that are known.
         cache: Folder that remembers the hashes of files between checks and builds.
         num_workers: Threads that read photos.
     """
@@ -212,34 +181,36 @@ def check_dataset(source: str | Path, options: CheckOptions, progress: Progress 
     else:
         layout, (items, problems) = "photos", _photos(root, options, progress)
     problems += judge(items, options.smallest_side, options.captions)
-    return Report(str(root), layout, count_splits(items), problems)
-
-
-def _unreadable(index: Index, root: Path) -> list[Problem]:
-    return [
-        Problem("unreadable", _name(path, root), reason.removeprefix(f"{path}: "))
-        for path, reason in index.unreadable.items()
-    ]
+    return Report(str(root), layout, dict(sorted(Counter(item.split for item in items).items())), problems)
 
 
 def _name(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix()
 
 
-def _photos(root: Path, options: CheckOptions, progress: Progress | None) -> tuple[list[Item], list[Problem]]:
-    index = scan(find_images(root), options.cache / "files.jsonl", options.num_workers, progress)
-    names = {_name(path, root): file for path, file in index.files.items()}
-    if any(_split_of(name) for name in names):
-        splits = {name: _split_of(name) or "train" for name in names}
-    else:
-        validation = validation_names(names, options.validation) if len(names) > 1 else set()
-        splits = {name: "test" if name in validation else "train" for name in names}
-    captions = options.captioner.describe([Photo(name, file.path) for name, file in names.items()])
-    items = [
-        Item(name, splits[name], file.sha256, file.width, file.height, caption)
-        for (name, file), caption in zip(names.items(), captions, strict=True)
+def _read(root: Path, options: CheckOptions, progress: Progress | None) -> tuple[dict[Path, PhotoFacts], list[Problem]]:
+    """The readable photos below a folder, and problems of the others."""
+    found = read_photos(find_images(root), options.cache, options.num_workers, progress)
+    problems = [
+        Problem("unreadable", _name(path, root), facts.problem.removeprefix(f"{path}: "))
+        for path, facts in found.items()
+        if facts.problem
     ]
-    return items, _unreadable(index, root)
+    return {path: facts for path, facts in found.items() if not facts.problem}, problems
+
+
+def _photos(root: Path, options: CheckOptions, progress: Progress | None) -> tuple[list[Item], list[Problem]]:
+    facts, problems = _read(root, options, progress)
+    photos = [Photo(_name(path, root), path) for path in facts]
+    splits = {photo.name: _split_of(photo.name) for photo in photos}
+    if not any(splits.values()):
+        splits |= dict.fromkeys(validation_names(splits, options.validation), "test")
+    captions = options.captioner.describe(photos)
+    items = [
+        Item(photo.name, splits[photo.name] or "train", known.sha256, known.width, known.height, caption)
+        for photo, known, caption in zip(photos, facts.values(), captions, strict=True)
+    ]
+    return items, problems
 
 
 def _split_of(name: str) -> str | None:
@@ -257,30 +228,26 @@ def _pair_folders(root: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _pairs(root: Path, options: CheckOptions, progress: Progress | None) -> tuple[list[Item], list[Problem]]:
-    paths = find_images(root)
-    index = scan(paths, options.cache / "files.jsonl", options.num_workers, progress)
-    problems = _unreadable(index, root)
-    tables = [root / name for name in TABLES if (root / name).is_file()]
+    facts, problems = _read(root, options, progress)
+    paths = find_images(root)  # unreadable ones too: they have partners
     captions: dict[str, str] = {}
-    for table in tables:
+    for table in (root / name for name in TABLES if (root / name).is_file()):
         found = official_captions(table)
         captions = {**found, **captions}
         for class_name in sorted({key.partition("/")[0] for key in found}):
-            problems += unknown_classes(class_name, table.name, options.classes)
+            problems += _unknown_classes(class_name, table.name, options.classes)
     matched: list[tuple[str, str, Path, Path]] = []
     for split, folder in _pair_folders(root):
-        problems += unknown_classes(folder.name, _name(folder, root), options.classes)
+        problems += _unknown_classes(folder.name, _name(folder, root), options.classes)
         sides = [[path for path in paths if folder / part in path.parents] for part in ("LQ", "GT")]
         couples, lonely = _match(sides[0], sides[1], root)
         problems += lonely
-        matched += [(split, folder.name, lq, gt) for lq, gt in couples if lq in index.files and gt in index.files]
-    validation: set[str] = set()
-    stems = {gt.stem for *_, gt in matched}
-    if len(stems) > 1 and all(split == "-" for split, *_ in matched):
-        validation = validation_names(stems, options.validation)
+        matched += [(split, folder.name, lq, gt) for lq, gt in couples if lq in facts and gt in facts]
+    validation = validation_names((gt.stem for *_, gt in matched), options.validation)
+    unsplit = all(split == "-" for split, *_ in matched)
     items = []
     for split, class_name, lq, gt in matched:
-        low, high = index.files[lq], index.files[gt]
+        low, high = facts[lq], facts[gt]
         name = _name(lq, root)
         if (low.width, low.height) != (high.width, high.height):
             sizes = f"{low.width}×{low.height}, but {_name(gt, root)} is {high.width}×{high.height}"
@@ -288,7 +255,7 @@ def _pairs(root: Path, options: CheckOptions, progress: Progress | None) -> tupl
         if low.sha256 == high.sha256:
             problems.append(Problem("not degraded", name, f"equals {_name(gt, root)}"))
         if split == "-":
-            split = "val" if gt.stem in validation else "train"
+            split = "val" if unsplit and gt.stem in validation else "train"
         caption = captions.get(f"{class_name}/{gt.stem}", captions.get(f"{class_name}/{lq.stem}", ""))
         items += [
             Item(name, split, low.sha256, low.width, low.height, group="LQ"),
@@ -327,20 +294,18 @@ def _rows(root: Path) -> Mapping[str, datasets.Dataset] | None:
 def _built(
     root: Path, loaded: Mapping[str, datasets.Dataset], options: CheckOptions, progress: Progress | None
 ) -> tuple[list[Item], list[Problem]]:
-    total = sum(map(len, loaded.values()))
     items: list[Item] = []
     problems: list[Problem] = []
-    done = 0
+    done, total = 0, sum(map(len, loaded.values()))
     for split, rows in loaded.items():
         if "image" not in rows.column_names:
             raise DaclipError(f"{root}: split {split} has no column image; its columns are {rows.column_names}")
-        images = [column for column in ("image", "lq") if column in rows.column_names]
-        for column in images:
+        for column in {"image", "lq"} & set(rows.column_names):
             rows = rows.cast_column(column, datasets.Image(decode=False))
         for number, row in enumerate(rows):
             name = f"{row.get('name') or number} ({split})"
             item, found = _row(name, str(split), row)
-            problems += found + unknown_classes(row.get("degradation") or "", name, options.classes)
+            problems += found + _unknown_classes(row.get("degradation") or "", name, options.classes)
             items += [item] if item else []
             done += 1
             if progress:
@@ -351,9 +316,9 @@ def _built(
 def _row(name: str, split: str, row: dict[str, Any]) -> tuple[Item | None, list[Problem]]:
     """One row of a dataset: its item, and what contradicts what the row says of itself."""
     try:
-        content = _content(row["image"])
+        content = cell_content(row["image"], name)
         height, width = decode_pixels(content, name).shape[-2:]
-        lq_size = tuple(decode_pixels(_content(row["lq"]), name).shape[-2:]) if row.get("lq") else (height, width)
+        lq = decode_pixels(cell_content(row["lq"], name), name) if row.get("lq") else None
     except DaclipError as error:
         return None, [Problem("unreadable", name, str(error))]
     sha256 = hashlib.sha256(content).hexdigest()
@@ -363,16 +328,6 @@ def _row(name: str, split: str, row: dict[str, Any]) -> tuple[Item | None, list[
     stored = (row.get("width", width), row.get("height", height))
     if stored != (width, height):
         problems.append(Problem("wrong record", name, f"{width}×{height}, recorded as {stored[0]}×{stored[1]}"))
-    if lq_size != (height, width):
-        problems.append(Problem("size mismatch", name, f"{width}×{height}, lq is {lq_size[1]}×{lq_size[0]}"))
+    if lq is not None and lq.shape[-2:] != (height, width):
+        problems.append(Problem("size mismatch", name, f"{width}×{height}, lq is {lq.shape[2]}×{lq.shape[1]}"))
     return Item(name, split, sha256, width, height, row.get("caption"), repeats="lq" in row), problems
-
-
-def _content(cell: dict[str, Any] | None) -> bytes:
-    """The bytes of a cell of type `datasets.Image`, stored in the dataset or beside it."""
-    if cell and cell.get("bytes"):
-        return bytes(cell["bytes"])
-    path = Path(cell["path"]) if cell and cell.get("path") else None
-    if path is None or not path.is_file():
-        raise DaclipError("the row holds no image")
-    return path.read_bytes()

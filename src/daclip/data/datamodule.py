@@ -12,9 +12,9 @@ import lightning as L
 import torch
 from torch.utils.data import DataLoader, DistributedSampler
 
+from daclip.data.crops import Augmentation
 from daclip.data.loading import DamagedPhotos, EpochLoader, StreamSampler, WithoutDamaged, ignore_job_signals
-from daclip.data.mixed import ClassSchedule, Mix, MixedPairs
-from daclip.data.pairs import Augmentation, PairMaker, Sample, SyntheticPairs, ValidationPairs, collate
+from daclip.data.pairs import ClassSchedule, Mix, PairMaker, Sample, TrainingPairs, ValidationPairs, collate
 from daclip.data.photos import CleanPhoto, PhotoSource
 from daclip.degradations import Degradation, split_classes, vocabulary
 from daclip.errors import DaclipError
@@ -24,7 +24,6 @@ from daclip.rng import generator_for
 if TYPE_CHECKING:
     from daclip.data.stream import StreamLoader
 
-
 log = logging.getLogger(__name__)
 
 
@@ -32,24 +31,24 @@ class MixedDegradationData(L.LightningDataModule):
     """Mixed-degradation pairs from clean photos, real pairs, or both.
 
     Attributes:
-        classes: Single words of synthesis and of real pairs: the classes of stage 1.
+        classes: Single classes of synthesis and of real pairs: those of stage 1.
 
     Args:
         photos: Where photos come from. A photo with a degraded version of its own is shown with it.
-        degradations: Word to corruption of the other photos.
+        degradations: Class to degradation of the other photos.
         crop_size: Side of a training crop in pixels.
-        context_size: Side of the piece that is corrupted before the crop is cut from it.
+        context_size: Side of the piece that is degraded before the crop is cut from it.
         augmentation: Changes of clean training crops.
         batch_size: Samples of a training batch on one device.
         samples_per_epoch: Length of an epoch, over all devices.
-        validation_size: Side of a held-out crop in pixels.
-        validation_crops: Crops of each held-out photo.
-        validation_batch_size: Samples of a held-out batch.
+        validation_size: Side of a validation crop in pixels.
+        validation_crops: Crops of each validation photo.
+        validation_batch_size: Samples of a validation batch.
         num_workers: Loader processes; 0 loads in the training process.
         seed: Changes every draw.
-        mix: How often each word, and real pairs among them; None gives all words equal turns, with no synthesis
-            for words that have real pairs.
-        max_damaged: Training photos that may be damaged: they are left out and listed. Held-out photos may not.
+        mix: How often each class, and real pairs among them; None gives all classes equal turns, with no synthesis
+            for classes that have real pairs.
+        max_damaged: Training photos that may be damaged: they are left out and listed. Validation photos may not.
 
     Raises:
         DaclipError: A size is contradictory, such as a batch larger than the epoch.
@@ -69,8 +68,8 @@ class MixedDegradationData(L.LightningDataModule):
         validation_batch_size: int,
         num_workers: int,
         seed: int,
-        mix: Mix | None = None,  # artifacts of earlier versions lack it
-        max_damaged: int = 0,  # likewise
+        mix: Mix | None = None,
+        max_damaged: int = 0,
     ):
         super().__init__()
         for name, value in {"batch_size": batch_size, "crop_size": crop_size}.items():
@@ -110,17 +109,16 @@ class MixedDegradationData(L.LightningDataModule):
         """What the photos need once, such as captions."""
         self.photos.prepare()
 
-    def training_pairs(self) -> SyntheticPairs | MixedPairs:
+    def _maker(self) -> PairMaker:
+        return PairMaker(self.degradations, self.crop_size, self.context_size, self.augmentation)
+
+    def training_pairs(self) -> TrainingPairs:
         """The endless stream of training samples.
 
         Raises:
             DaclipError: The photos are streamed, so that samples have no number.
         """
-        photos = self.photos.train()
-        maker = PairMaker(self.degradations, self.crop_size, self.context_size, self.augmentation)
-        if self.mix.weights is None and not any(photo.class_name for photo in photos):
-            return SyntheticPairs(photos, maker, self.samples_per_epoch, self.seed)
-        return MixedPairs(photos, maker, self.mix, self.samples_per_epoch, self.seed)
+        return TrainingPairs(self.photos.train(), self._maker(), self.mix, self.samples_per_epoch, self.seed)
 
     def validation_pairs(self) -> ValidationPairs:
         """The fixed set that scores are measured on."""
@@ -147,10 +145,8 @@ class MixedDegradationData(L.LightningDataModule):
                 "resume with the same number"
             )
         position = self._resumed[rank] if self._resumed else None
-        if self.photos.streaming:
-            self._loader = self._stream_loader(position, steps, rank, world_size)
-        else:
-            self._loader = self._listed_loader(position, steps, rank, world_size)
+        make = self._stream_loader if self.photos.streaming else self._listed_loader
+        self._loader = make(position, steps, rank, world_size)
         return self._loader
 
     def _listed_loader(self, position: Any, steps: int, rank: int, world_size: int) -> EpochLoader:
@@ -179,7 +175,7 @@ class MixedDegradationData(L.LightningDataModule):
         assert isinstance(self.photos, HubPhotos)
         pairs = StreamedPairs(
             self.photos,
-            PairMaker(self.degradations, self.crop_size, self.context_size, self.augmentation),
+            self._maker(),
             self.photos.classes,
             ClassSchedule(list(self.degradations), self.mix.weights),
             self.batch_size,
@@ -246,13 +242,10 @@ def _digest(photos: Iterable[CleanPhoto]) -> dict[str, Any]:
 
 
 def fingerprint(data: MixedDegradationData) -> dict[str, Any]:
-    """Number and hash of the training and of the held-out photos.
+    """Number and hash of the photos of both sides; `train` is None where they are streamed and never listed.
 
-    Hashed are names, captions, degradation words and the sizes of files in bytes, in their order; not the pixels,
+    Hashed are names, captions, classes and the sizes of files in bytes, in their order; not the pixels,
     which would mean reading everything twice.
-
-    Returns:
-        `train` (None where photos are streamed and never listed) and `validation`, each with `photos` and `sha256`.
     """
     source = data.photos
     return {

@@ -1,4 +1,4 @@
-"""Rows of a Hugging Face dataset as photos: opening it, its columns, and pictures decoded on demand."""
+"""Rows of a Hugging Face dataset as photos, decoded on demand."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -30,16 +30,6 @@ FILE_KINDS = {
 }
 
 
-def _saved_split(root: str, split: str) -> datasets.Dataset:
-    """One split of a folder that `save_to_disk` wrote."""
-    saved = datasets.load_from_disk(root)
-    if isinstance(saved, datasets.DatasetDict):
-        if split not in saved:
-            raise DaclipError(f"{root}: there is no split '{split}'; the dataset has {', '.join(saved)}")
-        return saved[split]
-    return saved
-
-
 def open_split(
     root: str, config: str | None, revision: str | None, split: str, streaming: bool
 ) -> datasets.Dataset | datasets.IterableDataset:
@@ -59,7 +49,11 @@ def open_split(
     path = Path(root)
     try:
         if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
-            saved = _saved_split(root, split)
+            saved = datasets.load_from_disk(root)
+            if isinstance(saved, datasets.DatasetDict):
+                if split not in saved:
+                    raise DaclipError(f"{root}: there is no split '{split}'; the dataset has {', '.join(saved)}")
+                saved = saved[split]
             return saved.to_iterable_dataset(num_shards=min(PIECES, len(saved))) if streaming else saved
         if path.is_file():
             # Other loaders of the library exist, one of which unpickles.
@@ -81,7 +75,7 @@ def open_split(
 
 @dataclass(frozen=True)
 class Columns:
-    """Which column holds what; None where there is none.
+    """The columns of a dataset by what they hold; None where there is none.
 
     Attributes:
         image: The clean photo.
@@ -110,11 +104,11 @@ class Columns:
         return next(iter(_texts(row, self.caption)), "")
 
     def class_of(self, row: Mapping[str, Any]) -> str:
-        """A row's label, of several words where a list of them is stored; empty where there is none."""
+        """A row's label, of several classes where a list of them is stored; empty where there is none."""
         return join_classes(_texts(row, self.class_name))
 
     def key(self, row: Mapping[str, Any]) -> str:
-        """What a row is called: its name, else the hash of its photo, else the photo's file name."""
+        """The name of a row: its own, else the hash of its photo, else the photo's file name."""
         if self.name:
             return str(row[self.name])
         value = row[self.image]
@@ -130,7 +124,7 @@ def _texts(row: Mapping[str, Any], column: str | None) -> list[str]:
     return [str(text) for text in (cell if isinstance(cell, (list, tuple)) else [cell]) if text]
 
 
-def _content(value: Any, name: str) -> bytes:
+def cell_content(value: Any, name: str) -> bytes:
     """The image file of a cell, which holds it or says where it is."""
     if isinstance(value, bytes):
         return value
@@ -147,67 +141,56 @@ def _content(value: Any, name: str) -> bytes:
 
 
 @dataclass(frozen=True, eq=False)
-class StreamedRow:
-    """A row that passes by, with its encoded images in memory; see `CleanPhoto`."""
+class HubRow:
+    """A row whose pictures are read and decoded when they are needed; see `CleanPhoto`.
+
+    Attributes:
+        table: Where the row is: a dataset on disk, or the encoded row alone where it passes by in a stream.
+        index: Its number there.
+        columns: Which column holds what.
+        revisited: Whether crops come back to the row, so that decoded pictures are worth keeping.
+    """
 
     name: str
     caption: str
     class_name: str
-    clean: Any
-    degraded: Any
-
-    def size(self) -> tuple[int, int]:
-        """Height and width in pixels, from the file's header."""
-        return encoded_size(_content(self.clean, self.name), self.name)
-
-    def pixels(self) -> Tensor:
-        """The clean photo, uint8 `[3, H, W]`, RGB."""
-        return decode_pixels(_content(self.clean, self.name), self.name)
-
-    def degraded_pixels(self) -> Tensor:
-        """Its own degraded version, uint8 `[3, H, W]`, RGB."""
-        return decode_pixels(_content(self.degraded, f"{self.name} (degraded)"), f"{self.name} (degraded)")
-
-
-@dataclass(frozen=True, eq=False)
-class StoredRow:
-    """A row of a dataset on disk, read when it is needed; see `CleanPhoto`."""
-
-    name: str
-    caption: str
-    class_name: str
-    table: datasets.Dataset
+    table: datasets.Dataset | Sequence[Mapping[str, Any]]
     index: int
     columns: Columns
+    revisited: bool
 
-    def _read(self, column: str | None) -> bytes:
-        assert column is not None
-        return _content(self.table[self.index][column], self.name)
+    def _encoded(self, column: str) -> bytes:
+        return cell_content(self.table[self.index][column], self.name)
+
+    def decode(self, column: str) -> Tensor:
+        """The picture in a column, uint8 `[3, H, W]`, RGB."""
+        label = self.name if column == self.columns.image else f"{self.name} (degraded)"
+        return decode_pixels(self._encoded(column), label)
 
     def size(self) -> tuple[int, int]:
         """Height and width in pixels, from the file's header."""
-        return encoded_size(self._read(self.columns.image), self.name)
+        return encoded_size(self._encoded(self.columns.image), self.name)
 
     def pixels(self) -> Tensor:
         """The clean photo, uint8 `[3, H, W]`, RGB."""
-        return _decoded(self, self.columns.image)
+        return _decoded(self, self.columns.image) if self.revisited else self.decode(self.columns.image)
 
     def degraded_pixels(self) -> Tensor:
         """Its own degraded version, uint8 `[3, H, W]`, RGB."""
-        return _decoded(self, self.columns.degraded)
+        assert self.columns.degraded is not None
+        return _decoded(self, self.columns.degraded) if self.revisited else self.decode(self.columns.degraded)
 
 
 @lru_cache(maxsize=64)
-def _decoded(row: StoredRow, column: str | None) -> Tensor:
-    """The decoded picture; the last 64 stay in memory because crops revisit photos."""
-    return decode_pixels(row._read(column), row.name)
+def _decoded(row: HubRow, column: str) -> Tensor:
+    return row.decode(column)
 
 
 class HubPhotos(PhotoSource):
     """Photos of a dataset of the Hugging Face `datasets` library.
 
     Rows whose degradation column is not empty are real pairs (with `lq_column`); from the others degradations are
-    synthesised. A row is held out by its split, or by the hash of its name, whichever way it is read.
+    synthesised. Validation rows are those of a split, or chosen by the hash of the name, however they are read.
 
     Args:
         root: Name on the hub, or a local path; see `open_split`.
@@ -215,13 +198,13 @@ class HubPhotos(PhotoSource):
         revision: Branch, tag or commit on the hub.
         split: The split to learn from.
         validation: The split that training never sees, or the share of rows of `split` in (0, 1).
-        validation_rows: Held-out rows that are used at most.
+        validation_rows: Validation rows that are used at most.
         image_column: Clean photos.
         caption_column: What they show; None takes `caption` where there is such a column.
         name_column: Unique names; None takes `name` where there is such a column, else the photo's hash.
         lq_column: Degraded versions of the photos; None: all rows are clean photos.
-        degradation_column: Their degradation words; only with `lq_column`.
-        classes: All words of `degradation_column`; only needed when streaming.
+        degradation_column: Their classes; only with `lq_column`.
+        classes: All classes of `degradation_column`; only needed when streaming.
         streaming: Read training rows in passing instead of downloading and listing them.
         window: Rows in memory that streaming shuffles.
 
@@ -272,7 +255,7 @@ class HubPhotos(PhotoSource):
             return list(self._classes)
         if self.streaming:
             raise DaclipError(
-                "data.photos.words is not set: name the words of a stream's real pairs, as in [rainy,hazy]"
+                "data.photos.classes is not set: name the classes of a stream's real pairs, as in [rainy,hazy]"
             )
         return sorted({photo.class_name for photo in self.train()} - {""})
 
@@ -310,25 +293,25 @@ class HubPhotos(PhotoSource):
             rows = rows.cast_column(name, datasets.Image(decode=False))
         return rows, columns
 
-    def _listed(self, split: str) -> list[StoredRow]:
+    def _listed(self, split: str) -> list[HubRow]:
         rows, columns = self._open(split, streaming=False)
         texts = {name: rows[name][:] for name in (columns.caption, columns.name, columns.class_name) if name}
         photos = []
         for index in range(len(rows)):
             row = {name: values[index] for name, values in texts.items()}
             key = columns.key(row if columns.name else rows[index])
-            photos.append(StoredRow(key, columns.caption_of(row), columns.class_of(row), rows, index, columns))
+            photos.append(HubRow(key, columns.caption_of(row), columns.class_of(row), rows, index, columns, True))
         return photos
 
     @cached_property
-    def _splits(self) -> tuple[list[StoredRow], list[StoredRow]]:
-        """Training and held-out rows of a dataset that is not streamed."""
+    def _splits(self) -> tuple[list[HubRow], list[HubRow]]:
+        """Training and validation rows of a dataset that is not streamed."""
         train = self._listed(self.split)
         if self.validation_split:
             return train, self._listed(self.validation_split)
         chosen = validation_names((photo.name for photo in train), self.share)
         if not chosen:
-            raise DaclipError(f"{self.root}: one photo cannot be split into train and held-out; add more photos")
+            raise DaclipError(f"{self.root}: one photo cannot be split into train and validation; add more photos")
         return (
             [photo for photo in train if photo.name not in chosen],
             [photo for photo in train if photo.name in chosen],
@@ -349,8 +332,8 @@ class HubPhotos(PhotoSource):
         return [found[i * len(found) // count] for i in range(count)]
 
     @cached_property
-    def _validation_stream(self) -> list[StreamedRow]:
-        """The first held-out rows of the stream, kept in memory."""
+    def _validation_stream(self) -> list[HubRow]:
+        """The first validation rows of the stream, kept in memory."""
         split = self.validation_split or self.split
         rows, columns = self._open(split, streaming=True)
         found = []
@@ -362,17 +345,15 @@ class HubPhotos(PhotoSource):
         return found
 
     def is_validation(self, key: str) -> bool:
-        """Whether a row of the training split belongs to the held-out share."""
+        """Whether a row of the training split belongs to the validation share."""
         return name_fraction(key) < self.share
 
     def stream(self) -> tuple[datasets.IterableDataset, Columns]:
-        """The rows of the training split in passing, held-out ones included; see `daclip.data.stream`."""
+        """The rows of the training split in passing, validation rows included; see `daclip.data.stream`."""
         rows, columns = self._open(self.split, streaming=True)
         return rows, columns
 
     @staticmethod
-    def photo(row: Mapping[str, Any], columns: Columns) -> StreamedRow:
+    def photo(row: Mapping[str, Any], columns: Columns) -> HubRow:
         """A row of the stream as a photo."""
-        degraded = row[columns.degraded] if columns.degraded else None
-        key, caption, class_name = columns.key(row), columns.caption_of(row), columns.class_of(row)
-        return StreamedRow(key, caption, class_name, row[columns.image], degraded)
+        return HubRow(columns.key(row), columns.caption_of(row), columns.class_of(row), [row], 0, columns, False)

@@ -1,4 +1,4 @@
-"""An endless stream of listed samples: shared among ranks, cut into epochs, resumed at any batch."""
+"""Loading an endless stream of samples: shared among ranks, cut into epochs, resumed, without damaged photos."""
 
 import itertools
 import logging
@@ -15,6 +15,8 @@ from torch.utils.data import Dataset, Sampler
 from daclip.data.pairs import Sample
 from daclip.errors import DaclipError, DamagedPhotoError
 from daclip.types import RestorationBatch
+
+log = logging.getLogger(__name__)
 
 
 class StreamSampler(Sampler[int]):
@@ -103,9 +105,7 @@ def ignore_job_signals(worker: int) -> None:
     threading.Thread(target=_obey_parent, daemon=True).start()
 
 
-log = logging.getLogger(__name__)
-
-ATTEMPTS = 100  # draws of another photo before a word counts as having none that can be read
+ATTEMPTS = 100  # draws of another photo before a class counts as having none that can be read
 STRIDE = 2**32  # beyond any number of samples that a run reaches
 
 
@@ -165,14 +165,14 @@ def _remove(path: Path, process: int) -> None:
 
 
 class WithoutDamaged(Dataset[Sample]):
-    """Samples of a numbered stream; one whose photo is damaged is replaced by another of the same word.
+    """Samples of a numbered stream; one whose photo is damaged is replaced by another of the same class.
 
     What replaces it depends on the sample's number alone, so that a resumed run sees the same samples. With
-    `data.mix.weights` the other one's word is drawn anew.
+    `data.mix.weights` the other one's class is drawn anew.
 
     Args:
-        pairs: The stream; sample `index` depends on the number alone, words repeat after `period` samples.
-        period: Number of words.
+        pairs: The stream; sample `index` depends on the number alone, classes repeat after `period` samples.
+        period: Number of classes.
         damaged: The list.
     """
 

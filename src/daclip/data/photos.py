@@ -1,20 +1,27 @@
-"""Sources of clean photos, split by photo into train and held-out."""
+"""Clean photos: the base class of their sources, the split by the hash of the name, the facts of files."""
 
 import hashlib
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
 from daclip.errors import DaclipError
-from daclip.images import cached_pixels, image_size
+from daclip.files import cannot_be_written
+from daclip.images import cached_pixels, decode_pixels, image_size
+
+Progress = Callable[[str, int, int], None]
+"""Receives a stage (`reading`, `captioning` or `writing`), the number of photos done, and their total."""
 
 
 class CleanPhoto(Protocol):
-    """What pairs are made from: one clean photo, which may come with its own degraded version.
+    """One clean photo, which may come with its own degraded version.
 
     Attributes:
         name: Unique within its source; stays the same across runs.
@@ -38,20 +45,12 @@ class CleanPhoto(Protocol):
         """The clean photo, uint8 `[3, H, W]`, RGB; do not change it, it may be shared."""
 
     def degraded_pixels(self) -> Tensor:
-        """Its own degraded version, as `pixels`; only where `word` is not empty."""
+        """Its own degraded version, as `pixels`; only where `class_name` is not empty."""
 
 
 @dataclass(frozen=True)
 class Photo:
-    """A clean photo on disk, see `CleanPhoto`.
-
-    Attributes:
-        name: Unique within its source; stays the same across runs.
-        path: The image file.
-        caption: What it shows; empty if unknown.
-        class_name: The degradation of `degraded`; empty where there is none.
-        degraded: The file of its own degraded version.
-    """
+    """A clean photo on disk, see `CleanPhoto`; `degraded` is the file of its own degraded version."""
 
     name: str
     path: Path
@@ -74,7 +73,7 @@ class Photo:
 
 
 class PhotoSource(ABC):
-    """Clean photos with a fixed split by photo, never by crop.
+    """Base class of sources: clean photos with a fixed split by photo, never by crop.
 
     Attributes:
         has_plain: Whether there are photos without a degraded version of their own, to synthesise from.
@@ -87,7 +86,7 @@ class PhotoSource(ABC):
     streaming: bool = False
 
     def prepare(self) -> object:
-        """Whatever takes long and is needed once, such as captions; one process of several calls it first."""
+        """Slow work that is needed once, such as captions; one process of several calls it first."""
         return None
 
     @abstractmethod
@@ -105,13 +104,13 @@ def name_fraction(name: str) -> float:
 
 
 def validation_names(names: Iterable[str], share: float) -> set[str]:
-    """The photos that training never sees: those whose name's hash falls below the share.
+    """The names whose hash falls below the share: the photos that training never sees.
 
     Both sides get at least one photo; beyond that, adding photos moves none from one side to the other.
 
     Args:
-        names: Names of photos; of less than two different ones none is held out.
-        share: Expected share of held-out photos, in (0, 1).
+        names: Names of photos; of fewer than two different ones none is chosen.
+        share: Expected share of validation photos, in (0, 1).
 
     Raises:
         DaclipError: The share is not in (0, 1).
@@ -124,3 +123,113 @@ def validation_names(names: Iterable[str], share: float) -> set[str]:
     ordered = sorted(set(names), key=name_fraction)
     count = sum(name_fraction(name) < share for name in ordered)
     return set(ordered[: min(max(count, 1), max(len(ordered) - 1, 0))])
+
+
+@dataclass(frozen=True)
+class PhotoFacts:
+    """Content hash, length in bytes and size in pixels (EXIF orientation applied) of an image file.
+
+    `problem` is the line that says why a file cannot be read; empty for one that can.
+    """
+
+    sha256: str = ""
+    bytes: int = 0
+    width: int = 0
+    height: int = 0
+    problem: str = ""
+
+
+def digest_of(content: Any) -> str:
+    """SHA-256 of JSON content, in hexadecimal."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _facts(path: str | Path) -> PhotoFacts:
+    try:
+        content = Path(path).read_bytes()
+        height, width = decode_pixels(content, str(path)).shape[-2:]
+    except OSError as error:
+        return PhotoFacts(problem=f"{path}: cannot be read ({error.strerror or error})")
+    except DaclipError as error:
+        return PhotoFacts(problem=str(error))
+    return PhotoFacts(hashlib.sha256(content).hexdigest(), len(content), width, height)
+
+
+def _stamp(path: Path) -> dict[str, Any]:
+    """Path, length and time of change: while they stay the same a file counts as unchanged."""
+    try:
+        stat = path.stat()
+    except OSError:  # reading the file will say what is wrong
+        return {"path": str(path.resolve()), "length": -1, "mtime_ns": -1}
+    return {"path": str(path.resolve()), "length": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+
+
+def _pieces(paths: Sequence[Path]) -> Iterator[list[Path]]:
+    """About 64 paths at a time, cut behind certain names: a new photo changes one piece and no other."""
+    piece: list[Path] = []
+    for path in paths:
+        piece.append(path)
+        if name_fraction(path.name) < 1 / 64:
+            yield piece
+            piece = []
+    if piece:
+        yield piece
+
+
+@contextmanager
+def without_bars() -> Iterator[None]:
+    """Silence the progress bars of `datasets`, which would show each piece of work by itself."""
+    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    before = are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not before:
+            enable_progress_bars()
+
+
+def read_photos(
+    paths: Sequence[Path], cache: str | Path, num_workers: int, progress: Progress | None = None
+) -> dict[Path, PhotoFacts]:
+    """Hash and decode image files through the cached `map` of `datasets`, so that an unchanged file is read once.
+
+    Args:
+        paths: Image files.
+        cache: Folder of what earlier calls have read; several folders of photos may share it.
+        num_workers: Threads; hashing and decoding run outside Python's lock.
+        progress: Told of each piece as stage `reading`.
+    """
+    import datasets  # takes a second, which training need not wait for
+
+    if num_workers < 1:
+        raise DaclipError(f"num_workers must be at least 1, got {num_workers}")
+    folder = Path(cache) / "files"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_be_written(folder, error) from None
+    found: dict[Path, PhotoFacts] = {}
+    with ThreadPoolExecutor(num_workers) as pool, without_bars():
+
+        def read(batch: Mapping[str, list[str]]) -> dict[str, list[Any]]:
+            rows = [asdict(facts) for facts in pool.map(_facts, batch["path"])]
+            return {name: [row[name] for row in rows] for name in rows[0]}
+
+        for piece in _pieces(paths):
+            stamps = [_stamp(path) for path in piece]  # before reading: a file that changes meanwhile is read again
+            key = digest_of(stamps)[:32]
+            rows = datasets.Dataset.from_list(stamps).map(
+                read,
+                batched=True,
+                remove_columns=list(stamps[0]),
+                cache_file_name=str(folder / f"{key}.arrow"),
+                new_fingerprint=key,
+            )
+            for path, row in zip(piece, rows, strict=True):
+                # A problem is looked into anew each time: the disk may be back, a permission given.
+                found[path] = _facts(path) if row["problem"] else PhotoFacts(**row)
+            if progress:
+                progress("reading", len(found), len(paths))
+    return found

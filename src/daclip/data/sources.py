@@ -1,50 +1,86 @@
-"""Sources of photos: those inside scikit-image, a folder, real pairs."""
+"""Sources of photos: those inside scikit-image, a folder, real pairs, and several sources together."""
 
-import csv
-from collections.abc import Sequence
+import logging
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from daclip.data.captions import CaptionFile, embedded_captions
-from daclip.data.photos import Photo, PhotoSource, validation_names
+from daclip.data.captions import CaptionFile, SidecarCaptions, embedded_captions, official_captions
+from daclip.data.photos import CleanPhoto, Photo, PhotoSource, Progress, validation_names
 from daclip.errors import DaclipError
 from daclip.images import find_images, image_size
+
+if TYPE_CHECKING:
+    from daclip.data.build import BuiltDataset
 
 SPLITS = ("train", "val")
 TABLES = ("daclip_train.csv", "daclip_val.csv")
 
+log = logging.getLogger(__name__)
 
-def official_captions(path: Path) -> dict[str, str]:
-    """Captions of a table with the columns `filepath` and `title`, where the title is `caption: type`.
 
-    The table is separated by tabs or commas. A caption may hold colons itself: the type stands behind the last one.
+class ListedPhotos(PhotoSource):
+    """Base class of the sources that know all photos from the beginning."""
+
+    _train: Sequence[Photo]
+    _validation: Sequence[Photo]
+
+    def train(self) -> Sequence[Photo]:
+        """Photos to learn from."""
+        return self._train
+
+    def validation(self) -> Sequence[Photo]:
+        """Photos that training never sees."""
+        return self._validation
+
+
+class EmbeddedPhotos(ListedPhotos):
+    """The colour photographs inside scikit-image's wheel: no download needed.
+
+    Two views of one motorcycle are one scene, so they are on the same side of the split.
 
     Args:
-        path: The table, UTF-8.
+        validation: File names of the photos that training never sees.
+    """
 
-    Returns:
-        `TYPE/stem` of a file to its caption; of an LQ and a GT file with the same stem the first one's counts.
+    def __init__(self, validation: Sequence[str]):
+        import skimage
+
+        folder = Path(skimage.__file__).parent / "data"
+        captions = embedded_captions()
+        unknown = sorted(set(validation) - set(captions))
+        if unknown:
+            raise DaclipError(f"no embedded photo is called {unknown}; choose from {sorted(captions)}")
+        photos = [Photo(Path(name).stem, folder / name, caption) for name, caption in captions.items()]
+        self._train = [photo for photo in photos if photo.path.name not in validation]
+        self._validation = [photo for photo in photos if photo.path.name in validation]
+
+
+class PhotoFolder(ListedPhotos):
+    """Every image file below a folder of the user's, split by the hash of the relative path.
+
+    Args:
+        root: The folder; searched recursively.
+        validation: Share of photos that training never sees, in (0, 1); at least one photo.
+        captions: A csv or jsonl file of captions; None reads a `.txt` file beside a photo where present.
 
     Raises:
-        DaclipError: The table is missing or unreadable, lacks a column, or a title has no type.
+        DaclipError: The folder is missing, holds no images, or fewer than two.
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            delimiter = "\t" if "\t" in file.readline() else ","
-            file.seek(0)
-            rows = list(csv.DictReader(file, delimiter=delimiter))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DaclipError(f"{path}: the caption table cannot be read ({error})") from None
-    captions: dict[str, str] = {}
-    for number, row in enumerate(rows, start=2):
-        file_path, title = row.get("filepath"), row.get("title")
-        if not file_path or title is None:
-            raise DaclipError(f"{path}: row {number} lacks filepath or title; the columns are {list(row)}")
-        caption, colon, class_name = title.rpartition(":")
-        if not colon:
-            raise DaclipError(f"{path}: the title in row {number} is not `caption: type`: {title!r}")
-        key = f"{class_name.strip()}/{Path(file_path.replace(chr(92), '/')).stem}"
-        captions.setdefault(key, caption.strip())
-    return captions
+
+    def __init__(self, root: str | Path | None, validation: float, captions: str | Path | None = None):
+        if root is None:
+            raise DaclipError("data.root is not set: give the folder of your photos, as in data.root=photos/")
+        root = Path(root)
+        photos = [Photo(path.relative_to(root).as_posix(), path) for path in find_images(root)]
+        chosen = validation_names((photo.name for photo in photos), validation)
+        if not chosen:
+            raise DaclipError(f"{root}: one photo cannot be split into train and validation; add more photos")
+        texts = (CaptionFile(captions) if captions else SidecarCaptions()).describe(photos)
+        photos = [Photo(photo.name, photo.path, text) for photo, text in zip(photos, texts, strict=True)]
+        self._train = [photo for photo in photos if photo.name not in chosen]
+        self._validation = [photo for photo in photos if photo.name in chosen]
 
 
 def _common_start(texts: Sequence[str]) -> int:
@@ -63,14 +99,10 @@ def _keys(paths: Sequence[Path]) -> dict[str, Path]:
 
 
 def match_pairs(degraded: Sequence[Path], clean: Sequence[Path]) -> list[tuple[Path, Path]]:
-    """Which LQ file belongs to which GT file.
+    """Match the files of an LQ folder with those of the GT folder beside it.
 
     Equal stems match (`1.jpg`, `1.png`). Where not all do, names that differ in a common beginning or end match:
     `0_rain.png` with `0_clean.png`, `rain-7.png` with `norain-7.png`.
-
-    Args:
-        degraded: Files of one LQ folder.
-        clean: Files of the GT folder beside it.
 
     Returns:
         Pairs (LQ, GT), sorted.
@@ -78,12 +110,11 @@ def match_pairs(degraded: Sequence[Path], clean: Sequence[Path]) -> list[tuple[P
     Raises:
         DaclipError: A file has no counterpart, or two files have the same stem.
     """
-    by_stem = [{path.stem: path for path in paths} for paths in (degraded, clean)]
-    for paths, stems in zip((degraded, clean), by_stem, strict=True):
+    lq, gt = ({path.stem: path for path in paths} for paths in (degraded, clean))
+    for paths, stems in ((degraded, lq), (clean, gt)):
         double = [path for path in paths if stems[path.stem] != path]
         if double:
             raise DaclipError(f"{double[0]} and {stems[double[0].stem]} have the same name; remove one of them")
-    lq, gt = by_stem
     if set(lq) != set(gt):
         cut_lq, cut_gt = _keys(degraded), _keys(clean)
         if len(lq) == len(gt) and len(lq) > 1 and set(cut_lq) == set(cut_gt):
@@ -108,10 +139,10 @@ def _types(root: Path) -> list[Path]:
     return found
 
 
-class PairedFolder(PhotoSource):
+class PairedFolder(ListedPhotos):
     """Real pairs: `ROOT/TYPE/LQ/*` and `ROOT/TYPE/GT/*`, or the same below `ROOT/train` and `ROOT/val`.
 
-    The name of the folder TYPE is the degradation word. Without `val`, pairs are held out by the hash of the GT
+    The name of the folder TYPE is the class. Without `val`, validation pairs are chosen by the hash of the GT
     file's stem, so that a photo which several types show under one name stays on one side of the split.
 
     Args:
@@ -137,19 +168,18 @@ class PairedFolder(PhotoSource):
         for table in tables:
             self._captions = {**official_captions(table), **self._captions}
         folders = {split: _types(self.root / split) if (self.root / split).is_dir() else [] for split in SPLITS}
-        if not folders["train"]:
-            folders["train"] = _types(self.root)
-        if not folders["train"]:
+        train = self._pairs(folders["train"] or _types(self.root))
+        if not train:
             raise DaclipError(f"{root}: no folder TYPE/LQ with TYPE/GT beside it; see docs/data.md for the layout")
-        self._train = self._pairs(folders["train"])
-        self._validation = self._pairs(folders["val"])
-        if not self._validation:
-            chosen = validation_names((photo.path.stem for photo in self._train), validation)
+        held_back = self._pairs(folders["val"])
+        if not held_back:
+            chosen = validation_names((photo.path.stem for photo in train), validation)
             if not chosen:
-                raise DaclipError(f"{root}: one pair cannot be split into train and held-out; add more pairs")
-            self._validation = [photo for photo in self._train if photo.path.stem in chosen]
-            self._train = [photo for photo in self._train if photo.path.stem not in chosen]
-        self.classes = sorted({photo.class_name for photo in [*self._train, *self._validation]})
+                raise DaclipError(f"{root}: one pair cannot be split into train and validation; add more pairs")
+            held_back = [photo for photo in train if photo.path.stem in chosen]
+            train = [photo for photo in train if photo.path.stem not in chosen]
+        self._train, self._validation = train, held_back
+        self.classes = sorted({photo.class_name for photo in [*train, *held_back]})
 
     def _pairs(self, folders: Sequence[Path]) -> list[Photo]:
         photos = []
@@ -161,87 +191,105 @@ class PairedFolder(PhotoSource):
                         f"{lq} is {width}×{height} and {gt} is {width_gt}×{height_gt} pixels; "
                         "LQ and GT must show the same picture"
                     )
-                class_name = folder.name
-                caption = self._captions.get(
-                    f"{class_name}/{gt.stem}", self._captions.get(f"{class_name}/{lq.stem}", "")
-                )
-                photos.append(Photo(gt.relative_to(self.root).as_posix(), gt, caption, class_name, lq))
+                name = folder.name
+                caption = self._captions.get(f"{name}/{gt.stem}", self._captions.get(f"{name}/{lq.stem}", ""))
+                photos.append(Photo(gt.relative_to(self.root).as_posix(), gt, caption, name, lq))
         return photos
 
-    def train(self) -> Sequence[Photo]:
-        """Pairs to learn from."""
-        return self._train
 
-    def validation(self) -> Sequence[Photo]:
-        """Pairs that training never sees."""
-        return self._validation
-
-
-class EmbeddedPhotos(PhotoSource):
-    """The colour photographs inside scikit-image's wheel: no download needed.
-
-    Two views of one motorcycle are one scene, so they are on the same side of the split.
+class MixedPhotos(PhotoSource):
+    """The photos of several sources, real pairs among them; each source keeps its own split.
 
     Args:
-        validation: File names of the photos that training never sees.
-    """
-
-    def __init__(self, validation: Sequence[str]):
-        import skimage
-
-        folder = Path(skimage.__file__).parent / "data"
-        captions = embedded_captions()
-        unknown = sorted(set(validation) - set(captions))
-        if unknown:
-            raise DaclipError(f"no embedded photo is called {unknown}; choose from {sorted(captions)}")
-        photos = [Photo(Path(name).stem, folder / name, caption) for name, caption in captions.items()]
-        self._train = [photo for photo in photos if photo.path.name not in validation]
-        self._validation = [photo for photo in photos if photo.path.name in validation]
-
-    def train(self) -> Sequence[Photo]:
-        """Photos to learn from."""
-        return self._train
-
-    def validation(self) -> Sequence[Photo]:
-        """Photos that training never sees."""
-        return self._validation
-
-
-class PhotoFolder(PhotoSource):
-    """Every image file below a folder of the user's.
-
-    A photo is held out by the hash of its relative path, so that adding photos later moves none from
-    one side to the other.
-
-    Args:
-        root: The folder; searched recursively.
-        validation: Share of photos that training never sees, in (0, 1); at least one photo.
-        captions: A csv or jsonl file of captions; None reads a `.txt` file beside a photo where present.
+        sources: Name to source.
 
     Raises:
-        DaclipError: The folder is missing, holds no images, or fewer than two.
+        DaclipError: There is no source, or one of them streams.
     """
 
-    def __init__(self, root: str | Path | None, validation: float, captions: str | Path | None = None):
+    def __init__(self, sources: Mapping[str, PhotoSource]):
+        if not sources:
+            raise DaclipError("data.photos.sources is empty: give at least one source of photos")
+        for name, source in sources.items():
+            if source.streaming:
+                raise DaclipError(f"data.photos.sources.{name} streams; only sources with streaming=false can be mixed")
+        self.sources = dict(sources)
+        self.has_plain = any(source.has_plain for source in sources.values())
+        self.classes = list(dict.fromkeys(class_name for source in sources.values() for class_name in source.classes))
+
+    def prepare(self) -> None:
+        """Let every source prepare itself."""
+        for source in self.sources.values():
+            source.prepare()
+
+    def train(self) -> Sequence[CleanPhoto]:
+        """Photos to learn from, source by source."""
+        return [photo for source in self.sources.values() for photo in source.train()]
+
+    def validation(self) -> Sequence[CleanPhoto]:
+        """Photos that training never sees, source by source."""
+        return [photo for source in self.sources.values() for photo in source.validation()]
+
+
+class CaptionedFolder(PhotoSource):
+    """The photos of a folder, de-duplicated and captioned through a dataset that is built at the first use.
+
+    The dataset lies in the cache under the hash of its content: later runs find it there. Pixels are read from the
+    folder, so that a photo costs one decode; the dataset is there to be shared and streamed.
+
+    Args:
+        root: Folder of photos, searched recursively.
+        cache: Folder for hashes, captions and datasets.
+        attribution: A csv or jsonl with name,source,license for photos that differ.
+        options: The other attributes of `DatasetRecipe`.
+    """
+
+    def __init__(self, root: str | Path | None, cache: str | Path, attribution: str | Path | None, **options: Any):
         if root is None:
             raise DaclipError("data.root is not set: give the folder of your photos, as in data.root=photos/")
-        root = Path(root)
-        paths = find_images(root)
-        chosen = validation_names((path.relative_to(root).as_posix() for path in paths), validation)
-        if not chosen:
-            raise DaclipError(f"{root}: one photo cannot be split into train and held-out; add more photos")
-        texts = CaptionFile(captions) if captions else None
-        photos = []
-        for path in paths:
-            name = path.relative_to(root).as_posix()
-            photos.append(Photo(name, path, texts.get(name) if texts else CaptionFile.sidecar(path)))
-        self._train = [photo for photo in photos if photo.name not in chosen]
-        self._validation = [photo for photo in photos if photo.name in chosen]
+        from daclip.data.build import DatasetRecipe  # its libraries take a second to import
+
+        table = Path(attribution) if attribution else None
+        self.recipe = DatasetRecipe(root=Path(root), cache=Path(cache), attribution=table, **options)
+
+    def prepare(self) -> None:
+        """Caption the photos and build the dataset if the cache lacks it."""
+        _ = self.built
+
+    @cached_property
+    def built(self) -> "BuiltDataset":
+        """The dataset in the cache."""
+        from daclip.data.build import build_dataset
+
+        built = build_dataset(self.recipe, None, progress=_log_tenths())
+        for reason in built.plan.reasons:
+            log.warning("left out: %s", reason)
+        rows, verb = built.plan.rows, "built" if built.fresh else "found"
+        captioned, copies = sum(bool(row.caption) for row in rows), len(built.plan.duplicates)
+        log.info("%s %s: %d photos, %d captioned, %d copies left out", verb, built.path, len(rows), captioned, copies)
+        return built
+
+    def _photos(self, split: str) -> list[Photo]:
+        plan = self.built.plan
+        return [Photo(row.name, plan.root / row.name, row.caption) for row in plan.split(split)]
 
     def train(self) -> Sequence[Photo]:
         """Photos to learn from."""
-        return self._train
+        return self._photos("train")
 
     def validation(self) -> Sequence[Photo]:
         """Photos that training never sees."""
-        return self._validation
+        return self._photos("test")
+
+
+def _log_tenths() -> Progress:
+    """Progress as about ten lines a stage."""
+    told: dict[str, int] = {}
+
+    def progress(stage: str, done: int, total: int) -> None:
+        tenth = 10 * done // max(total, 1)
+        if tenth > told.get(stage, 0):
+            told[stage] = tenth
+            log.info("%s: %d of %d photos", stage, done, total)
+
+    return progress

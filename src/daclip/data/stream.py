@@ -12,8 +12,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from daclip.data.hub import HubPhotos
 from daclip.data.loading import DamagedPhotos, ignore_job_signals
-from daclip.data.mixed import ClassSchedule
-from daclip.data.pairs import PairMaker, Sample, collate
+from daclip.data.pairs import ClassSchedule, PairMaker, Sample, collate
 from daclip.data.photos import name_fraction
 from daclip.degradations import split_classes
 from daclip.errors import DaclipError, DamagedPhotoError
@@ -25,7 +24,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Position:
-    """Where one loader process stands in its share of the rows.
+    """The place of one loader process in its share of the rows.
 
     Attributes:
         round: Which time it reads the rows, from 0.
@@ -50,10 +49,9 @@ class RowStream:
     and repeats nothing. While one window is handed out the next one is read, a row for a row.
 
     Args:
-        rows: All rows.
+        rows: All rows; each rank reads its own, and inside a loader process `datasets` narrows them further.
         rank: This process among those that train.
-        world_size: Number of processes that train; each reads its own rows, and inside a loader process `datasets`
-            narrows them further to that process's shards.
+        world_size: Number of processes that train.
         window: Rows that are shuffled together; twice as many are in memory.
         seed: Changes the order.
         keep: Whether a row takes part; None keeps all.
@@ -115,8 +113,7 @@ class RowStream:
                 self._fill(source, upcoming, 1)
                 position = replace(position, taken=position.taken + 1, count=position.count + 1)
                 yield window[number], position
-            # After a resumption in the middle of a window.
-            self._fill(source, upcoming, self.window - len(upcoming))
+            self._fill(source, upcoming, self.window - len(upcoming))  # after a resumption in the middle of a window
             window = upcoming
             position = replace(position, window=position.window + 1, start=behind, taken=0)
 
@@ -139,15 +136,15 @@ class Delivered:
 class StreamedPairs(IterableDataset[Delivered | None]):
     """Batches of pairs from a stream of rows.
 
-    A row with a degradation of its own is shown with its degraded version; from the others the words are
+    A row with a degradation of its own is shown with its degraded version; from the others the classes are
     synthesised in turns. What is drawn for a row depends on the seed, the row's key, the round and the row's number
     in its process.
 
     Args:
         photos: Where the rows come from.
         maker: Makes a sample from a photo.
-        classes: Single words that labels of real pairs may consist of.
-        schedule: The word of each synthetic sample.
+        classes: Single classes that labels of real pairs may consist of.
+        schedule: The class of each synthetic sample.
         batch_size: Samples of a batch.
         seed: Changes every draw.
         rank: This process among those that train.
@@ -218,7 +215,7 @@ class StreamedPairs(IterableDataset[Delivered | None]):
         if not photo.class_name:
             return self.maker.synthesise(photo, self.schedule.class_name(position.count - 1), generator)
         if unknown := set(split_classes(photo.class_name)) - self.classes:
-            raise DaclipError(f"{photo.name}: the word '{min(unknown)}' is not among data.photos.words")
+            raise DaclipError(f"{photo.name}: the class '{min(unknown)}' is not among data.photos.classes")
         return self.maker.cut(photo, generator)
 
 
