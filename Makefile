@@ -8,10 +8,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 RECIPE := $(if $(EXPERIMENT),experiments=$(EXPERIMENT))
 
-# Folders separated by spaces, as a list of Hydra's.
-comma := ,
-empty :=
-listed = $(subst $(empty) $(empty),$(comma),$(strip $(1)))
+# Names of files reach the recipes through the environment, exactly as typed: neither make nor the shell reads what
+# is in them.
+$(foreach name,INPUT OUTPUT SOURCE ARTIFACT RUNS DACLIP VARIANT,$(eval override $(name) := $$(value $(name))))
+export INPUT OUTPUT SOURCE ARTIFACT RUNS DACLIP VARIANT
+TO := $${OUTPUT:+--output="$$OUTPUT"}
+BY := $${ARTIFACT:+--artifact="$$ARTIFACT"}
 
 # The C library keeps freed memory:
 # returning and faulting in hundreds of MB every step costs a quarter of the time on a CPU.
@@ -20,7 +22,7 @@ export MALLOC_TRIM_THRESHOLD_ ?= 8589934592
 export MALLOC_TOP_PAD_ ?= 268435456
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train-daclip train-restorer evaluate restore app dataset check-dataset degradations benchmark sampler-report test lint format lock wheel clean import-daclip export-daclip evaluate-daclip import-restorer export-restorer report sweep dashboard soak
+.PHONY: help setup train-daclip train-restorer evaluate restore classify app dataset check-dataset convert export info degradations benchmark sampler-report test lint format lock wheel clean evaluate-daclip report sweep dashboard soak
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -46,16 +48,34 @@ evaluate: .venv/ready ## table, JSON and picture grid on held-out photos
 	$(BIN)/python -m daclip.commands.evaluate $(ARGS)
 
 restore: .venv/ready ## restore INPUT=file-or-folder into OUTPUT=folder
-	@$(BIN)/python -m daclip.commands.restore $(if $(INPUT),'input="$(INPUT)"') $(if $(OUTPUT),'output="$(OUTPUT)"') $(ARGS)
+	@$(BIN)/python -m daclip.commands.restore $(TO) $(BY) $(ARGS) $${INPUT:+-- "$$INPUT"}
+
+classify: .venv/ready ## name the degradations of INPUT=file-or-folder
+	@$(BIN)/python -m daclip.commands.classify $(BY) $(ARGS) $${INPUT:+-- "$$INPUT"}
 
 app: .venv/ready ## web page for restoring photos
-	@$(BIN)/python -m daclip.app $(ARGS)
+	@$(BIN)/python -m daclip.commands.app $(BY) $(ARGS)
 
 dataset: .venv/ready ## captioned dataset from the photos in SOURCE=folder into OUTPUT=folder
-	@$(BIN)/python -m daclip.commands.dataset $(if $(SOURCE),'source="$(SOURCE)"') $(if $(OUTPUT),'output="$(OUTPUT)"') $(ARGS)
+	@$(BIN)/python -m daclip.commands.dataset $(TO) $(ARGS) $${SOURCE:+-- "$$SOURCE"}
 
 check-dataset: .venv/ready ## what is wrong with SOURCE=folder: photos, pairs or a built dataset
-	@$(BIN)/python -m daclip.commands.check_dataset $(if $(SOURCE),'source="$(SOURCE)"') $(ARGS)
+	@$(BIN)/python -m daclip.commands.check_dataset $(ARGS) $${SOURCE:+-- "$$SOURCE"}
+
+convert: .venv/ready ## official weights SOURCE=file to an artifact, or SOURCE=artifact to OUTPUT=file; DACLIP=, VARIANT=
+	@$(BIN)/python -m daclip.commands.convert $(TO) $${DACLIP:+--daclip="$$DACLIP"} $${VARIANT:+--variant="$$VARIANT"} $(ARGS) $${SOURCE:+-- "$$SOURCE"}
+
+export: .venv/ready ## the networks of ARTIFACT=folder for other runtimes into OUTPUT=folder
+	@$(BIN)/python -m daclip.commands.export $(TO) $(ARGS) $${ARTIFACT:+-- "$$ARTIFACT"}
+
+report: .venv/ready ## one page from RUNS="folder folder …" into OUTPUT=folder
+	@$(BIN)/python -m daclip.commands.report $(TO) $(ARGS) $${RUNS:+-- $$RUNS}
+
+dashboard: .venv/ready ## wandb workspace of both stages
+	@$(BIN)/python -m daclip.commands.dashboard $(ARGS)
+
+info: .venv/ready ## what ARTIFACT=folder holds
+	@$(BIN)/python -m daclip.commands.info $(ARGS) $${ARTIFACT:+-- "$$ARTIFACT"}
 
 degradations: .venv/ready ## contact sheet of the corruptions
 	$(BIN)/python -m daclip.commands.degradations $(ARGS)
@@ -66,29 +86,11 @@ benchmark: .venv/ready ## speed ratios against a plain baseline
 sampler-report: .venv/ready ## quality and seconds of every sampler at 1 to 100 network evaluations
 	$(BIN)/python -m daclip.commands.sampler_report $(ARGS)
 
-import-daclip: .venv/ready ## official weights CKPT=file to a stage-1 artifact; CLIP=vit_b_32 or vit_l_14
-	@$(BIN)/python -m daclip.commands.import_daclip $(if $(CKPT),'checkpoint="$(CKPT)"') $(if $(CLIP),clip=$(CLIP)) $(ARGS)
-
-export-daclip: .venv/ready ## stage-1 ARTIFACT=folder to official weights OUTPUT=file
-	@$(BIN)/python -m daclip.commands.export_daclip $(if $(ARTIFACT),'artifact="$(ARTIFACT)"') $(if $(OUTPUT),'output="$(OUTPUT)"') $(ARGS)
-
 evaluate-daclip: .venv/ready ## stage 1 on held-out photos: words, calibration, content, captions; ARTIFACT=folder
 	$(BIN)/python -m daclip.commands.evaluate_daclip $(if $(ARTIFACT),'artifact="$(ARTIFACT)"') $(ARGS)
 
-import-restorer: .venv/ready ## official weights CKPT=file with DACLIP=artifact-or-file to an artifact, VARIANT=universal|mix|wild
-	@$(BIN)/python -m daclip.commands.import_restorer $(if $(CKPT),'ckpt="$(CKPT)"') $(if $(DACLIP),'daclip="$(DACLIP)"') $(if $(VARIANT),variant=$(VARIANT)) $(ARGS)
-
-export-restorer: .venv/ready ## the U-Net of ARTIFACT=folder as official weights OUTPUT=file
-	@$(BIN)/python -m daclip.commands.export_restorer $(if $(ARTIFACT),'artifact="$(ARTIFACT)"') $(if $(OUTPUT),'output="$(OUTPUT)"') $(ARGS)
-
-report: .venv/ready ## one page from RUNS="folder folder …" into OUTPUT=folder
-	@$(BIN)/python -m daclip.commands.report 'runs=[$(call listed,$(RUNS))]' $(if $(OUTPUT),'output="$(OUTPUT)"') $(ARGS)
-
 sweep: .venv/ready ## many runs: SWEEP=name of conf/sweep; goes on where it was stopped
 	@$(BIN)/python -m daclip.commands.sweep $(if $(SWEEP),sweep=$(SWEEP)) $(ARGS)
-
-dashboard: .venv/ready ## wandb workspace of both stages
-	@$(BIN)/python -m daclip.commands.dashboard $(ARGS)
 
 soak: .venv/ready ## train both stages for MINUTES=60 and watch memory, files, processes, throughput
 	$(BIN)/python experiments/soak.py $(or $(MINUTES),60) $(ARGS)

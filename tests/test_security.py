@@ -16,7 +16,7 @@ from small_clip import CLIP
 
 from daclip.artifacts import Artifact, load_daclip, load_denoiser, read_metrics, refuse_foreign_targets
 from daclip.clip.controller import create_daclip
-from daclip.clip.official import read_official
+from daclip.clip.official import official_state, read_weights
 from daclip.commands.assembly import resolved
 from daclip.commands.schemas import TrainConfig
 from daclip.config import run_config
@@ -154,7 +154,7 @@ def clip_weight_file(folder: Path, mark: Path) -> None:
 def official_weights(folder: Path, mark: Path) -> None:
     path = folder / "daclip.pt"
     torch.save({"state_dict": {"visual_control.w": Evil(mark)}}, path)
-    read_official(path)
+    official_state(read_weights(path), path)
 
 
 def perceptual_weights(folder: Path, mark: Path) -> None:

@@ -32,8 +32,8 @@ def config_dir() -> str:
 OmegaConf.register_new_resolver("daclip_root", lambda: str(Path(config_dir()).parent), replace=True)
 
 
-def composed(config_name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """A primary with its groups, resolved to plain containers: for Python users, who have no command line.
+def composed(config_name: str | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """A primary with its groups (None: groups alone, as in `+sampler=ddim`), resolved to plain containers.
 
     Raises:
         DaclipError: An override that does not fit.
@@ -94,7 +94,7 @@ def _one_line(message: str) -> str:
     return "; ".join(kept[:3]).replace(".;", ";")
 
 
-def _all_keys(config_name: str) -> set[str]:
+def _all_keys(config_name: str | None) -> set[str]:
     """Dotted names of all options of a primary, for suggestions."""
 
     def walk(node: Any, prefix: str) -> set[str]:
@@ -107,7 +107,7 @@ def _all_keys(config_name: str) -> set[str]:
         return walk(hydra.compose(config_name), "")
 
 
-def _explain(error: Exception, config_name: str) -> str:
+def _explain(error: Exception, config_name: str | None) -> str:
     message = _one_line(str(error))
     missing = re.search(r"Could not override '([^']+)'", message)
     if not missing:
@@ -117,7 +117,9 @@ def _explain(error: Exception, config_name: str) -> str:
         close = difflib.get_close_matches(key, _all_keys(config_name), n=1)
     except (HydraException, OmegaConfBaseException):
         close = []
-    return f"there is no option '{key}'" + (f"; did you mean '{close[0]}'?" if close else "; see --cfg job")
+    return f"there is no option '{key}'" + (
+        f"; did you mean '{close[0]}'?" if close else "; see --cfg job" if config_name else ""
+    )
 
 
 def user_error(error: BaseException) -> DaclipError | None:

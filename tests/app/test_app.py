@@ -11,19 +11,18 @@ from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
-from omegaconf import OmegaConf
 from PIL import Image
 from skimage import data
 
-from daclip.commands.schemas import AppConfig
-from daclip.config import composed, validated
 from daclip.errors import DaclipError
 
 pytest.importorskip("gradio")
 gradio_client = pytest.importorskip("gradio_client")
 
 from daclip.app.server import launch, page_of  # noqa: E402
+from daclip.app.service import Limits  # noqa: E402
 
+LIMITS = Limits(megapixels=0.01, files=50, samples=8, steps=100, classes=200, samplers=("ddim", "posterior"))
 COFFEE = np.ascontiguousarray(data.coffee()[:48, :64])
 
 
@@ -31,11 +30,8 @@ COFFEE = np.ascontiguousarray(data.coffee()[:48, :64])
 def address(restorer_artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("gradio")))
-        small = {"max_upload_mb": 1, "max_megapixels": 0.01}
-        given = {**composed("app"), **small, "artifact": str(restorer_artifact), "port": free_port()}
-        cfg = validated(OmegaConf.create(given), AppConfig)
-        page = page_of(cfg)
-        yield launch(page, cfg, block=False)
+        page = page_of(str(restorer_artifact), LIMITS)
+        yield launch(page, "127.0.0.1", free_port(), max_upload_mb=1)
         page.close()
 
 
@@ -184,7 +180,5 @@ def test_a_path_or_an_address_is_no_upload(address: str, photo: Path) -> None:
 
 def test_a_taken_port_is_one_line(address: str, restorer_artifact: Path) -> None:
     port = int(address.rstrip("/").rpartition(":")[2])
-    given = {**composed("app"), "artifact": str(restorer_artifact), "port": port}
-    cfg = validated(OmegaConf.create(given), AppConfig)
-    with pytest.raises(DaclipError, match="another port"):
-        launch(page_of(cfg), cfg, block=False)
+    with pytest.raises(DaclipError, match="another --port"):
+        launch(page_of(str(restorer_artifact), LIMITS), "127.0.0.1", port, 1)

@@ -13,12 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from omegaconf import OmegaConf
 from PIL import Image
 from skimage import data
-
-from daclip.commands.schemas import AppConfig
-from daclip.config import composed, validated
 
 pytest.importorskip("gradio")
 playwright = pytest.importorskip("playwright.sync_api")
@@ -26,8 +22,10 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 
 from daclip.app.server import launch, page_of  # noqa: E402
+from daclip.app.service import Limits  # noqa: E402
 
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+LIMITS = Limits(megapixels=30, files=50, samples=8, steps=100, classes=200, samplers=("ddim", "posterior", "unipc"))
 ARTIFACT = os.environ.get("DACLIP_ARTIFACT")
 SCREENSHOTS = os.environ.get("DACLIP_SCREENSHOTS")
 SIDE = 400 if ARTIFACT else 64
@@ -37,10 +35,8 @@ SIDE = 400 if ARTIFACT else 64
 def address(restorer_artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("gradio")))
-        given = {**composed("app"), "artifact": ARTIFACT or str(restorer_artifact), "port": 7861}
-        cfg = validated(OmegaConf.create(given), AppConfig)
-        page = page_of(cfg)
-        yield launch(page, cfg, block=False)
+        page = page_of(ARTIFACT or str(restorer_artifact), LIMITS)
+        yield launch(page, "127.0.0.1", 7861, max_upload_mb=40)
         page.close()
 
 

@@ -1,17 +1,16 @@
 """Official checkpoints in and out, by the commands that users run."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from running import invoke
 from torch import Tensor
 
 from daclip.artifacts import Artifact, load_daclip, save_artifact
 from daclip.clip.controller import DaClip, create_daclip
-from daclip.clip.official import read_official, to_official, write_official
-from daclip.commands import export_daclip, import_daclip
+from daclip.clip.official import official_state, read_weights, to_official, write_official
 from daclip.errors import DaclipError
 
 SMALL: dict[str, Any] = {
@@ -20,7 +19,7 @@ SMALL: dict[str, Any] = {
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
 }
 ARCHITECTURE = (
-    "clip.architecture={embed_dim: 16, vision_cfg: {image_size: 32, patch_size: 16, width: 32, layers: 2, "
+    "--set=clip.architecture={embed_dim: 16, vision_cfg: {image_size: 32, patch_size: 16, width: 32, layers: 2, "
     "head_width: 32}, text_cfg: {context_length: 77, vocab_size: 49408, width: 16, heads: 2, layers: 1}}"
 )
 
@@ -39,17 +38,9 @@ def official() -> dict[str, Tensor]:
     return {name: value.clone() for name, value in to_official(random_model().state_dict()).items()}
 
 
-def command(module: Any, *arguments: str) -> str | None:
-    """Run an entry point; its error line, None if all went well."""
-    before = sys.argv
-    sys.argv = [module.__name__, *arguments]
-    try:
-        module.main()
-    except SystemExit as stop:
-        return None if stop.code in (None, 0) else str(stop.code)
-    finally:
-        sys.argv = before
-    return None
+def convert(*arguments: object) -> str | None:
+    """Run the command; its error line, None if all went well."""
+    return invoke("daclip.commands.convert", *map(str, arguments))
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
@@ -60,20 +51,20 @@ def test_import_and_export_give_back_every_bit(
     monkeypatch.chdir(tmp_path)
     state: dict[str, Any] = {prefix + name: value for name, value in official.items()}
     torch.save({"epoch": 3, "name": "a", "state_dict": state, "optimizer": {}} if wrapped else state, "their.pt")
-    assert command(import_daclip, "checkpoint=their.pt", ARCHITECTURE) is None
+    assert convert("their.pt", ARCHITECTURE) is None
     artifact = tmp_path / "outputs/daclip/their/artifact"
     assert (tmp_path / "outputs/daclip/latest").resolve() == artifact
     assert Artifact(artifact).config["clip"]["pretrained"] is None
     assert "noisy" in Artifact(artifact).build("degradation")
     assert torch.equal(load_daclip(artifact).logit_scale, official["logit_scale"])
-    assert command(export_daclip, "output=ours.pt") is None
+    assert convert("outputs/daclip/latest", "-o", "ours.pt") is None
     again = torch.load("ours.pt", weights_only=True)
     assert list(again) == list(official)
     assert all(torch.equal(again[name], value) for name, value in official.items())
     # Neither command writes over what is there unless asked.
-    assert "exists" in str(command(import_daclip, "checkpoint=their.pt", ARCHITECTURE))
-    assert "exists" in str(command(export_daclip, "output=ours.pt"))
-    assert command(export_daclip, "output=ours.pt", "overwrite=true") is None
+    assert "exists" in str(convert("their.pt", ARCHITECTURE))
+    assert "exists" in str(convert("outputs/daclip/latest", "-o", "ours.pt"))
+    assert convert("outputs/daclip/latest", "-o", "ours.pt", "--overwrite") is None
 
 
 def test_what_does_not_fit_is_listed_by_name(
@@ -83,7 +74,7 @@ def test_what_does_not_fit_is_listed_by_name(
     changed = {**official, "clip.visual.extra": torch.zeros(1), "clip.ln_final.bias": torch.zeros(3)}
     del changed["visual_control.transformer.zero_modules.1.bias"]
     torch.save(changed, "their.pt")
-    error = str(command(import_daclip, "checkpoint=their.pt", ARCHITECTURE))
+    error = str(convert("their.pt", ARCHITECTURE))
     assert "\n" not in error
     for part in (
         "visual_control.transformer.zero_modules.1.bias is missing",
@@ -97,9 +88,9 @@ def test_what_does_not_fit_is_listed_by_name(
 def test_another_size_is_named_with_the_option_to_change(official: dict[str, Tensor], tmp_path: Path) -> None:
     torch.save(official, tmp_path / "a.pt")
     other = ARCHITECTURE.replace("width: 32, layers", "width: 64, layers").replace("patch_size: 16", "patch_size: 8")
-    error = str(command(import_daclip, f"checkpoint={tmp_path / 'a.pt'}", other, f"output={tmp_path / 'out'}"))
+    error = str(convert(tmp_path / "a.pt", other, "-o", tmp_path / "out"))
     assert "width 32 and patches of 16 px" in error
-    assert "clip=vit_l_14" in error
+    assert "--clip vit_l_14" in error
 
 
 class Evil:
@@ -123,7 +114,7 @@ def test_files_that_are_no_checkpoint_are_refused_in_one_line(
         (tmp_path / "gone.pt", "no such checkpoint"),
     ):
         with pytest.raises(DaclipError, match=reason) as caught:
-            read_official(path)
+            official_state(read_weights(path), path)
         assert "\n" not in str(caught.value)
     assert "executed" not in capsys.readouterr().out
 
@@ -139,9 +130,4 @@ def test_models_that_the_original_cannot_compute_are_not_written(tmp_path: Path)
                   "view": "resize", "injection": "aligned", "seed": 0}},
         random_model(injection="aligned").state_dict(), {}, {},
     )  # fmt: skip
-    assert "reversed order" in str(command(export_daclip, f"artifact={folder}", f"output={tmp_path / 'b.pt'}"))
-
-
-def test_commands_say_what_they_need() -> None:
-    assert "CKPT=" in str(command(import_daclip))
-    assert "OUTPUT=" in str(command(export_daclip))
+    assert "reversed order" in str(convert(folder, "-o", tmp_path / "b.pt"))

@@ -7,18 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 from reference import assert_near, recording, unet_settings
+from running import invoke, read
 from safetensors.torch import load_file
 from torch import Tensor
 
 from daclip.artifacts import Artifact, load_daclip, load_denoiser, save_artifact
 from daclip.backbones.official import to_official
 from daclip.clip.controller import DaClip, create_daclip
-from daclip.commands import export_restorer, import_restorer
-from daclip.commands.evaluate import evaluate
-from daclip.commands.schemas import EvaluateConfig
-from daclip.config import config_dir, validated
+from daclip.commands.convert import convert, parser
+from daclip.errors import DaclipError
 from daclip.restoring.restorer import Restorer
 from daclip.types import Conditioning
 
@@ -45,16 +43,19 @@ def _shrunk(name: str) -> list[str]:
     """Overrides that give the recording's network."""
     settings = unet_settings(recording(name).facts)
     parts = [f"backbone.{key}={value}" for key, value in settings.items() if key not in ("context_dim", "context")]
-    return [f"variant={'wild' if 'wild' in name else 'universal'}", *(part.replace("None", "null") for part in parts)]
+    return [
+        "--variant",
+        "wild" if "wild" in name else "universal",
+        *(_set(part.replace("None", "null")) for part in parts),
+    ]
 
 
-def _command(task: Callable[[Any], Any], config_name: str, *overrides: str) -> Any:
-    with initialize_config_dir(config_dir(), version_base="1.3"):
-        return task(compose(config_name, list(overrides)))
+def _set(override: str) -> str:
+    return f"--set={override}"
 
 
-def _import(folder: Path, *overrides: str) -> Path:
-    return _command(import_restorer.import_restorer, "import_restorer", f"output={folder}", *overrides)
+def _convert(*arguments: object) -> Path:
+    return convert(parser().read([str(argument) for argument in arguments]))
 
 
 @pytest.mark.parametrize("name", ["unet_daclip", "unet_wild"])
@@ -64,7 +65,7 @@ def test_a_network_of_the_original_is_the_same_after_import_and_export(name: str
     torch.save({f"module.{key}": value for key, value in official.items()}, tmp_path / "official.pth")
     width = known.facts["setting"]["context_dim"]
     guide = _guide(tmp_path, width)
-    artifact = _import(tmp_path, f"ckpt={tmp_path}/official.pth", f"daclip={guide}", *_shrunk(name))
+    artifact = _convert(tmp_path / "official.pth", "-o", tmp_path, "--daclip", guide, *_shrunk(name))
 
     denoiser = load_denoiser(Artifact(artifact), width)
     assert (denoiser.parameterization, denoiser.correct_epsilon_shift) == ("epsilon", True)
@@ -74,15 +75,14 @@ def test_a_network_of_the_original_is_the_same_after_import_and_export(name: str
         out = denoiser.backbone(known["in/xt_32x32"], known["in/cond_32x32"], torch.tensor(times).float(), conditioning)
     assert_near(out.contiguous(), known["out/32x32_t_tensor_both"])
 
-    target = f"output={tmp_path}/back.pth"
-    _command(export_restorer.export_restorer, "export_restorer", f"artifact={artifact}", target)
+    _convert(artifact, "-o", tmp_path / "back.pth")
     back = torch.load(tmp_path / "back.pth", weights_only=True)
     assert back.keys() == official.keys()
     assert all(torch.equal(back[key], value) for key, value in official.items())
-    with pytest.raises(Exception, match="exists; give overwrite=true"):
-        _command(export_restorer.export_restorer, "export_restorer", f"artifact={artifact}", target)
-    with pytest.raises(Exception, match="exists; give overwrite=true"):
-        _import(tmp_path, f"ckpt={tmp_path}/official.pth", f"daclip={guide}", *_shrunk(name))
+    with pytest.raises(DaclipError, match="exists; --overwrite"):
+        _convert(artifact, "-o", tmp_path / "back.pth")
+    with pytest.raises(DaclipError, match="exists; --overwrite"):
+        _convert(tmp_path / "official.pth", "-o", tmp_path, "--daclip", guide, *_shrunk(name))
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-TINY = ["backbone.width=32", "backbone.multipliers=[1,1]"]
+TINY = [_set("backbone.width=32"), _set("backbone.multipliers=[1,1]")]
 
 
 def _tiny_weights() -> dict[str, Tensor]:
@@ -117,9 +117,8 @@ def test_every_layout_of_a_file_gives_the_same_weights(place: Path, tmp_path: Pa
     found = []
     for name, content in layouts.items():
         torch.save(content, tmp_path / f"{name}.pth")
-        artifact = _import(
-            tmp_path / name, f"ckpt={tmp_path / name}.pth", f"daclip={place}/guide", "variant=mix", *TINY
-        )
+        more = ["--daclip", place / "guide", "--variant", "mix"]
+        artifact = _convert(tmp_path / f"{name}.pth", "-o", tmp_path / name, *more, *TINY)
         found.append(load_file(artifact / "weights.safetensors"))
     for weights in found:
         assert weights.keys() == found[0].keys()
@@ -127,10 +126,11 @@ def test_every_layout_of_a_file_gives_the_same_weights(place: Path, tmp_path: Pa
 
 
 def test_an_imported_restorer_evaluates_and_restores(place: Path, tmp_path: Path) -> None:
-    sizes = ["data.validation_size=32", "sampler.steps=2", "degradation=[noisy]"]
-    artifact = _import(tmp_path, f"ckpt={place}/tiny.pth", f"daclip={place}/guide", *TINY, *sizes)
-    scored = lambda cfg: evaluate(validated(cfg, EvaluateConfig))  # noqa: E731
-    metrics = _command(scored, "evaluate", f"artifact={artifact}", f"output={tmp_path}/scores")
+    sizes = [_set("data.validation_size=32"), _set("sampler.steps=2"), _set("degradation=[noisy]")]
+    artifact = _convert(place / "tiny.pth", "-o", tmp_path, "--daclip", place / "guide", *TINY, *sizes)
+    scores = [f"artifact={artifact}", f"output={tmp_path}/scores"]
+    assert invoke("daclip.commands.evaluate", *scores) is None
+    metrics = read(tmp_path / "scores" / "metrics.json")
     assert metrics["nfe"] == 2
     assert metrics["per_degradation"].keys() == {"noisy"}
     restored = Restorer(artifact).restore(torch.rand(1, 3, 20, 30))
@@ -155,7 +155,7 @@ def test_official_guide_weights_are_taken_as_they_are(place: Path, tmp_path: Pat
             state[f"module.{name.removeprefix('clip.')}"] = value
     torch.save({"epoch": 1, "state_dict": state}, tmp_path / "daclip.pt")
     arch = f"clip.architecture={_clip(16)}".replace("'", "").replace("True", "true")
-    artifact = _import(tmp_path, f"ckpt={place}/tiny.pth", f"daclip={tmp_path}/daclip.pt", arch, *TINY)
+    artifact = _convert(place / "tiny.pth", "-o", tmp_path, "--daclip", tmp_path / "daclip.pt", _set(arch), *TINY)
     loaded: DaClip = load_daclip(artifact / "daclip")
     for key, value in theirs.state_dict().items():
         assert torch.equal(loaded.state_dict()[key], value), key
@@ -175,10 +175,10 @@ class Evil:
         (lambda w: {k: v for k, v in w.items() if k != "mid_attn.fn.norm.g"}, r"missing mid_attn\.fn\.norm\.g"),
         (lambda w: {**w, "prompt": torch.zeros(1, 5)}, r"prompt is \[1, 5\] and not \[1, 128\]"),
         (lambda w: {**w, "prompt": w["prompt"].half()}, r"prompt is torch\.float16"),
-        (lambda w: {**w, "downsample.weight": torch.zeros(1)}, "VARIANT=wild"),
+        (lambda w: {**w, "downsample.weight": torch.zeros(1)}, "--variant wild"),
         (lambda w: {"epoch": 1, "iter": 2}, "epoch is no tensor"),
         (lambda w: [1, 2], "no state dict"),
-        (lambda w: Evil(), "not a checkpoint of plain tensors"),
+        (lambda w: Evil(), "refused, it holds more than tensors"),
     ],
 )
 def test_a_file_that_does_not_fit_is_refused_by_name(
@@ -190,23 +190,25 @@ def test_a_file_that_does_not_fit_is_refused_by_name(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     torch.save(change(_tiny_weights()), tmp_path / "wrong.pth")
-    with pytest.raises(Exception, match=message) as caught:
-        _import(tmp_path, f"ckpt={tmp_path}/wrong.pth", f"daclip={place}/guide", *TINY)
+    with pytest.raises(DaclipError, match=message) as caught:
+        _convert(tmp_path / "wrong.pth", "-o", tmp_path, "--daclip", place / "guide", *TINY)
     assert "\n" not in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["wrong.pth"]
 
 
 def test_mistakes_of_the_command_line(place: Path, tmp_path: Path) -> None:
-    weights = f"ckpt={place}/tiny.pth"
-    with pytest.raises(Exception, match="CKPT="):
-        _import(tmp_path)
-    with pytest.raises(Exception, match="no such file"):
-        _import(tmp_path, "ckpt=gone.pth", f"daclip={place}/guide")
-    with pytest.raises(Exception, match="DACLIP="):
-        _import(tmp_path, weights, *TINY)
+    weights, guide = place / "tiny.pth", ["--daclip", place / "guide"]
+    with pytest.raises(DaclipError, match="no such checkpoint file"):
+        _convert("gone.pth", *guide)
+    with pytest.raises(DaclipError, match="--daclip ARTIFACT"):
+        _convert(weights, "-o", tmp_path, *TINY)
+    with pytest.raises(DaclipError, match="no variant 'huge'; choose from mix, universal, wild"):
+        _convert(weights, "-o", tmp_path, *guide, "--variant", "huge")
+    with pytest.raises(DaclipError, match="give the file to write"):
+        _convert(place / "guide")
     (tmp_path / "junk.pth").write_bytes(pickle.dumps([1])[:-3] + b"junk")
-    with pytest.raises(Exception, match="damaged"):
-        _import(tmp_path, f"ckpt={tmp_path}/junk.pth", f"daclip={place}/guide")
-    other = _import(tmp_path, weights, f"daclip={place}/guide", "stage.parameterization=data", *TINY)
-    with pytest.raises(Exception, match="predicts data"):
-        _command(export_restorer.export_restorer, "export_restorer", f"artifact={other}", f"output={tmp_path}/x.pth")
+    with pytest.raises(DaclipError, match="damaged"):
+        _convert(tmp_path / "junk.pth", *guide)
+    other = _convert(weights, "-o", tmp_path, *guide, _set("stage.parameterization=data"), *TINY)
+    with pytest.raises(DaclipError, match="predicts data"):
+        _convert(other, "-o", tmp_path / "x.pth")

@@ -28,14 +28,14 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_build_then_check_then_build_again(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    build = ["daclip.commands.main", "dataset", "build", "source='my photos'", "output=set", "license=CC0-1.0"]
+    build = ["daclip.commands.main", "dataset", "my photos", "-o", "set", "--license", "CC0-1.0"]
     assert invoke(*build) is None
     assert "written: set" in capsys.readouterr().out
     loaded = datasets.load_from_disk("set")
     assert sum(loaded.num_rows.values()) == 12
     assert {row["caption"] for rows in loaded.values() for row in rows} >= {"coffee: piece 3"}
     assert set(loaded["train"]["license"]) == {"CC0-1.0"}
-    assert invoke("daclip.commands.main", "dataset", "check", "source=set") is None
+    assert invoke("daclip.commands.main", "check-dataset", "set") is None
     assert "no problems" in capsys.readouterr().out
     assert json.loads((place / "outputs" / "dataset_check.json").read_text())["clean"] is True
     assert invoke(*build) is None
@@ -45,7 +45,7 @@ def test_build_then_check_then_build_again(place: Path, capsys: pytest.CaptureFi
 def test_check_reports_and_fails(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (place / "my photos" / "torn.png").write_bytes(b"no picture")
     (place / "my photos" / "coffee-0.txt").unlink()
-    error = invoke("daclip.commands.check_dataset", "source='my photos'", "report=found.json")
+    error = invoke("daclip.commands.check_dataset", "my photos", "--report", "found.json")
     assert error is not None
     assert error.startswith("error: 2 problems")
     assert "found.json" in error
@@ -63,7 +63,7 @@ def test_check_knows_the_classes_that_degradations_label_photos_with(place: Path
     columns = {"image": datasets.Image(), "lq": datasets.Image(), "degradation": datasets.Value("string")}
     pairs = datasets.Dataset.from_list(rows, features=datasets.Features(columns))
     datasets.DatasetDict({"train": pairs}).save_to_disk("pairs")
-    assert invoke("daclip.commands.check_dataset", "source=pairs", "report=found.json") is not None
+    assert invoke("daclip.commands.check_dataset", "pairs", "--report", "found.json") is not None
     report = json.loads((place / "found.json").read_text())
     # The name of a file in conf/degradation/, and no label.
     assert [problem["detail"] for problem in report["problems"]] == ["wild"]
@@ -72,17 +72,17 @@ def test_check_knows_the_classes_that_degradations_label_photos_with(place: Path
 @pytest.mark.parametrize(
     ("command", "parts"),
     [
-        (["daclip.commands.dataset"], ["SOURCE"]),
-        (["daclip.commands.dataset", "source=nowhere"], ["nowhere", "no such folder"]),
-        (["daclip.commands.dataset", "source='my photos'", "captioner=file"], ["caption file"]),
-        (["daclip.commands.dataset", "source='my photos'", "captioner=file", "captioner.path=x.csv"], ["x.csv"]),
-        (["daclip.commands.dataset", "source='my photos'", "captioner=poet"], ["poet"]),
-        (["daclip.commands.dataset", "source='my photos'", "validation=2"], ["validation"]),
-        (["daclip.commands.dataset", "source='my photos'", "licence=MIT"], ["licence", "license"]),
-        (["daclip.commands.check_dataset"], ["SOURCE"]),
-        (["daclip.commands.check_dataset", "source=nowhere"], ["nowhere"]),
-        (["daclip.commands.check_dataset", "source='my photos'", "captions=maybe"], ["maybe"]),
-        (["daclip.commands.main", "dataset"], ["dataset build"]),
+        (["daclip.commands.dataset"], ["required: PHOTOS"]),
+        (["daclip.commands.dataset", "nowhere"], ["nowhere", "no such folder"]),
+        (["daclip.commands.dataset", "my photos", "--captioner", "file"], ["caption file"]),
+        (["daclip.commands.dataset", "my photos", "--captions", "x.csv"], ["x.csv"]),
+        (["daclip.commands.dataset", "my photos", "--captioner", "poet"], ["poet", "sidecar"]),
+        (["daclip.commands.dataset", "my photos", "--validation", "2"], ["validation"]),
+        (["daclip.commands.dataset", "my photos", "--licence", "MIT"], ["'--licence'", "'--license'"]),
+        (["daclip.commands.dataset", "my photos", "output=set"], ["'output=set'", "'--output'"]),
+        (["daclip.commands.check_dataset"], ["required: SOURCE"]),
+        (["daclip.commands.check_dataset", "nowhere"], ["nowhere"]),
+        (["daclip.commands.check_dataset", "my photos", "--expect-captions", "maybe"], ["maybe"]),
     ],
     ids=lambda value: "_".join(value)[7:60] if isinstance(value, list) else None,
 )
@@ -98,12 +98,12 @@ def test_a_mistake_ends_in_one_line(place: Path, command: list[str], parts: list
 
 def test_torn_photos_stop_the_build_unless_told(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (place / "my photos" / "torn.png").write_bytes(b"no picture")
-    error = invoke("daclip.commands.dataset", "source='my photos'", "output=set")
+    error = invoke("daclip.commands.dataset", "my photos", "-o", "set")
     assert error is not None
     assert "torn.png" in error
-    assert "skip_unreadable=true" in error
+    assert "skip_unreadable" in error
     assert not (place / "set").exists()
-    assert invoke("daclip.commands.dataset", "source='my photos'", "output=set", "skip_unreadable=true") is None
+    assert invoke("daclip.commands.dataset", "my photos", "-o", "set", "--skip-unreadable") is None
     assert "left out" in capsys.readouterr().out
     assert sum(datasets.load_from_disk("set").num_rows.values()) == 12
 

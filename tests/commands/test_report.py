@@ -54,7 +54,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
             invoke("daclip.commands.evaluate", "pred=B", "gt=gt", "lq=lq", "output=runs/y", "protocol=y_channel")
             is None
         )
-        assert invoke("daclip.commands.report", "runs=[runs/A,runs/B]", "output=page") is None
+        assert invoke("daclip.commands.report", "runs/A", "runs/B", "-o", "page") is None
     return folder
 
 
@@ -92,7 +92,7 @@ def test_a_real_difference_is_called_and_none_where_there_is_none(place: Path, m
     assert len(rows) == 2
     assert all("better" in row for row in rows)
     shutil.copytree(place / "runs" / "A", place / "runs" / "again", dirs_exist_ok=True)
-    assert invoke("daclip.commands.report", "runs=[runs/A,runs/again,runs/y]", "output=same") is None
+    assert invoke("daclip.commands.report", "runs/A", "runs/again", "runs/y", "-o", "same") is None
     text = (place / "same" / "report.md").read_text(encoding="utf-8")
     assert "no clear difference" in text
     assert "| y | – | 0 | – | – | another protocol: not comparable |" in text
@@ -103,7 +103,7 @@ def test_stage_1_is_shown_from_its_run_and_from_its_evaluation(place: Path, monk
     run = ["experiments=smoke_daclip", *TINY, "output=stage_1", "hydra.run.dir=stage_1/run"]
     assert invoke("daclip.commands.train", *run) is None
     assert invoke("daclip.commands.evaluate_daclip", "artifact=stage_1/latest", "output=runs/classes") is None
-    assert invoke("daclip.commands.report", "runs=[stage_1/run,runs/classes]", "output=stage_1/page") is None
+    assert invoke("daclip.commands.report", "stage_1/run", "runs/classes", "-o", "stage_1/page") is None
     text = (place / "stage_1" / "page" / "report.md").read_text(encoding="utf-8")
     trained, scored = (
         read(place / "stage_1" / "run" / "artifact" / "metrics.json"),
@@ -124,18 +124,21 @@ def test_stage_1_is_shown_from_its_run_and_from_its_evaluation(place: Path, monk
 @pytest.mark.parametrize(
     ("runs", "parts"),
     [
-        ("[]", ["runs=[outputs/evaluation]"]),
-        ("[nowhere]", ["nowhere", "no such folder"]),
-        ("[gt]", ["neither an evaluation"]),
-        ("[runs/A,runs/A]", ["given twice"]),
-        ("[broken]", ["broken", "run it again"]),
+        ([], ["required: RUN"]),
+        (["nowhere"], ["nowhere", "no such folder"]),
+        (["gt"], ["neither an evaluation"]),
+        (["runs/A", "runs/A"], ["given twice"]),
+        (["broken"], ["broken", "run it again"]),
+        (["runs/A", "--draws", "0"], ["draws"]),
     ],
 )
-def test_a_mistake_ends_in_one_line(place: Path, runs: str, parts: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_mistake_ends_in_one_line(
+    place: Path, runs: list[str], parts: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(place)
     shutil.copytree(place / "runs" / "A", place / "broken", dirs_exist_ok=True)
     (place / "broken" / "photos.csv").write_text("name,crop\nx,y\n", encoding="utf-8")
-    assert_one_line(invoke("daclip.commands.report", f"runs={runs}", "output=wrong"), *parts)
+    assert_one_line(invoke("daclip.commands.report", *runs, "-o", "wrong"), *parts)
     assert not (place / "wrong").exists()
 
 

@@ -22,14 +22,13 @@ ROWS: list[set[str]] = [
     {"restoring"},
     {"reporting"},
     {"app"},
-    {"config", "commands"},
+    {"config", "commands", "__main__"},
 ]
 MOST_LINES = 400
 
 # What the rebuild has not reached yet; nothing may be added.
 LONG = {"images", "reporting.content", "restoring.restorer"}
 UPWARD = {
-    ("app.service", "config"),
     ("restoring.restorer", "config"),
     ("training.wandb", "clip.module"),
     ("training.wandb", "diffusion.module"),
@@ -63,7 +62,7 @@ def _needs(name: str) -> set[str]:
         inner = ".".join(parts).partition(".")[2]
         # `from daclip.a import b`: the module a.b where there is one, else something that a holds.
         found.add(inner if inner in MODULES else parts[0].partition(".")[2])
-    return found - {name}
+    return found - {name, ""}
 
 
 def _row(name: str) -> int:
@@ -99,7 +98,7 @@ def test_no_file_is_long(name: str) -> None:
     assert (lines > MOST_LINES) == (name in LONG), f"{lines} lines"
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if name.split(".")[0] not in ("commands", "config", "app")])
+@pytest.mark.parametrize("name", [name for name in MODULES if name.split(".")[0] not in ("commands", "config")])
 def test_only_the_top_knows_hydra(name: str) -> None:
     known = {parts for parts in _imported(MODULES[name]) if parts[0].split(".")[0] in ("hydra", "omegaconf")}
     allowed = {("hydra.utils", "instantiate"), ("hydra.errors", "InstantiationException")}

@@ -45,7 +45,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working folder in which both stages have been trained for two steps, stage 1 by stage 2's command."""
     folder = tmp_path_factory.mktemp("place")
     run("daclip.commands.train", "experiments=smoke_daclip", cwd=folder)
-    run("daclip.commands.main", "train", "restorer", "experiments=smoke_restorer", cwd=folder)
+    run("daclip.commands.main", "train-restorer", "experiments=smoke_restorer", cwd=folder)
     return folder
 
 
@@ -105,7 +105,7 @@ def test_restore_keeps_names_and_sizes_and_names_the_degradation(place: Path) ->
     (photos / "trip").mkdir(parents=True)
     Image.fromarray(data.coffee()[:45, :70]).save(photos / "a b.png")
     Image.fromarray(data.chelsea()[:33, :50]).convert("L").save(photos / "trip" / "cat.jpg")
-    done = run("daclip.commands.main", "restore", f"input='{photos}'", "output=clean", cwd=place)
+    done = run("daclip", "restore", str(photos), "-o", "clean", cwd=place)
     assert Image.open(place / "clean" / "a b.png").size == (70, 45)
     assert Image.open(place / "clean" / "trip" / "cat.jpg").size == (50, 33)
     lines = [line for line in done.stdout.splitlines() if "→" in line]
@@ -133,7 +133,7 @@ def test_restore_goes_on_after_a_damaged_photo_and_says_so(place: Path) -> None:
     photos.mkdir()
     Image.fromarray(data.coffee()[:40, :40]).save(photos / "good.png")
     (photos / "bad.png").write_bytes((photos / "good.png").read_bytes()[:500])
-    done = run("daclip.commands.restore", "input=mixed", "output=mixed_clean", cwd=place, ok=False)
+    done = run("daclip.commands.restore", "mixed", "-o", "mixed_clean", cwd=place, ok=False)
     assert_one_line(done.stderr.strip().splitlines()[-1], "1 of 2")
     assert "Traceback" not in done.stderr
     assert "bad.png" in done.stdout
@@ -250,14 +250,14 @@ def test_benchmark_writes_rows(place: Path, monkeypatch: pytest.MonkeyPatch) -> 
         (["daclip.commands.evaluate", "artifact=outputs/daclip/latest"], ["train-restorer"]),
         (["daclip.commands.evaluate", "sampler=posterior", "sampler.steps=101"], ["101"]),
         (["daclip.commands.evaluate", "device=tpu"], ["device=tpu"]),
-        (["daclip.commands.restore"], ["INPUT"]),
-        (["daclip.commands.restore", "input=gone.png"], ["gone.png"]),
-        (["daclip.commands.restore", "input=empty"], ["no images"]),
-        (["daclip.commands.restore", "input=broken", "output=broken"], ["would be lost"]),
-        (["daclip.commands.restore", "input=broken/bad.png"], ["damaged"]),
+        (["daclip.commands.restore"], ["required: PHOTO"]),
+        (["daclip.commands.restore", "gone.png"], ["gone.png"]),
+        (["daclip.commands.restore", "empty"], ["no images"]),
+        (["daclip.commands.restore", "broken", "-o", "broken"], ["would be lost"]),
+        (["daclip.commands.restore", "broken/bad.png"], ["damaged"]),
         (["daclip.commands.main", "info", "empty"], ["not an artifact"]),
         (["daclip.commands.main", "paint"], ["paint"]),
-        (["daclip.commands.main", "train"], ["which stage"]),
+        (["daclip.commands.main", "train"], ["no command 'train'"]),
     ],
     ids=lambda value: "_".join(value)[7:60] if isinstance(value, list) else None,
 )

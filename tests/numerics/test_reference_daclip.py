@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from daclip.clip.controller import MAX_LOGIT_SCALE, DaClip, create_daclip
 from daclip.clip.frozen_clip import FrozenClip, resize
 from daclip.clip.losses import contrastive_loss
-from daclip.clip.official import from_official, load_official, read_official, to_official
+from daclip.clip.official import from_official, load_official, official_state, read_weights, to_official
 from daclip.training.optimizers import decay_groups
 
 
@@ -145,7 +145,7 @@ def test_a_checkpoint_file_of_a_distributed_run_is_read(source: str, tmp_path: P
         state = {f"module.{key}": value for key, value in weights.items()}
         torch.save({"epoch": 1, "name": "run", "state_dict": state, "optimizer": {}}, path)
     model = DaClip(FrozenClip(known.facts["config"], None, "resize", 0), "reversed")
-    load_official(model, read_official(path), path)
+    load_official(model, official_state(read_weights(path), path), path)
     content, degradation = model.encode_views(known["in/images"])
     outputs = known.under("out")
     assert_near(content, outputs["image_features"])

@@ -6,18 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from omegaconf import DictConfig, OmegaConf
 
 from daclip import Restorer
-from daclip.commands.export import export
-from daclip.commands.schemas import ExportConfig
-from daclip.config import composed, validated
+from daclip.commands.export import export, parser
 from daclip.errors import DaclipError
 from daclip.rng import generator_for
 
 
-def config(**values: object) -> DictConfig:
-    return validated(OmegaConf.create({**composed("export"), **values}), ExportConfig)
+def written(*arguments: object) -> dict[str, float]:
+    return export(parser().read([str(argument) for argument in arguments]))
 
 
 @pytest.mark.parametrize("kind", ["torch", "onnx"])
@@ -26,19 +23,19 @@ def test_graphs_are_written_and_compared(tmp_path: Path, restorer_artifact: Path
         pytest.importorskip("onnxscript")
         pytest.importorskip("onnxruntime")
     out = tmp_path / "out"
-    differences = export(config(artifact=str(restorer_artifact), format=kind, output=str(out)))
+    differences = written(restorer_artifact, "--format", kind, "-o", out)
     suffix = {"torch": ".pt2", "onnx": ".onnx"}[kind]
     assert differences.keys() == {f"step{suffix}", f"conditioner{suffix}"}
     assert max(differences.values()) < 1e-4
     assert {path.name for path in out.iterdir()} == {*differences, "export.json"}
     with pytest.raises(DaclipError, match="is there already"):
-        export(config(artifact=str(restorer_artifact), format=kind, output=str(out)))
+        written(restorer_artifact, "--format", kind, "-o", out)
 
 
 def test_a_photo_can_be_restored_from_the_graphs_alone(tmp_path: Path, restorer_artifact: Path) -> None:
     """The recipe of docs/export: posterior sampling from `export.json`'s coefficients."""
     out = tmp_path / "out"
-    export(config(artifact=str(restorer_artifact), output=str(out)))
+    written(restorer_artifact, "-o", out)
     facts = json.loads((out / "export.json").read_text(encoding="utf-8"))
     step = torch.export.load(out / "step.pt2").module()
     restorer = Restorer.from_pretrained(restorer_artifact, device="cpu", precision="fp32")
@@ -63,9 +60,10 @@ def test_a_photo_can_be_restored_from_the_graphs_alone(tmp_path: Path, restorer_
     assert torch.allclose(x.clamp(0, 1), expected, atol=1e-4)
 
 
-def test_mistakes_are_one_line(tmp_path: Path, restorer_artifact: Path) -> None:
-    with pytest.raises(DaclipError, match="format=tflite"):
-        export(config(format="tflite", output=str(tmp_path / "a")))
+def test_mistakes_are_one_line(tmp_path: Path, restorer_artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        written("--format", "tflite", "-o", tmp_path / "a")
+    assert "'tflite' (choose from 'torch', 'onnx')" in capsys.readouterr().err
     with pytest.raises(DaclipError, match="differs from the network"):
-        export(config(artifact=str(restorer_artifact), output=str(tmp_path / "b"), tolerance=-1.0))
+        written(restorer_artifact, "-o", tmp_path / "b", "--tolerance", "-1")
     assert not (tmp_path / "b").exists()

@@ -1,6 +1,8 @@
 """Running the commands inside the test's own process."""
 
+import contextlib
 import importlib
+import io
 import json
 import sys
 from pathlib import Path
@@ -15,12 +17,18 @@ def invoke(*command: str) -> str | None:
     module, *arguments = command
     before = sys.argv
     sys.argv = [module, *arguments]
+    written = io.StringIO()
     try:
-        importlib.import_module(module).main()
+        with contextlib.redirect_stderr(written):
+            importlib.import_module(module).main()
     except SystemExit as stop:
-        return None if stop.code in (None, 0) else str(stop.code)
+        if stop.code in (None, 0):
+            return None
+        # argparse writes its line itself and ends with a number.
+        return stop.code if isinstance(stop.code, str) else written.getvalue().rstrip("\n").rpartition("\n")[2]
     finally:
         sys.argv = before
+        sys.stderr.write(written.getvalue())
     return None
 
 

@@ -8,7 +8,7 @@ from gradio_client import utils as client_utils
 
 from daclip.app.handlers import Handlers
 from daclip.app.parts import Parts
-from daclip.app.service import AS_TRAINED, Service, sampler_names
+from daclip.app.service import AS_TRAINED, Service
 
 FILE_TYPES = ["image", ".heic", ".heif", ".tif", ".tiff", ".webp", ".bmp"]
 
@@ -110,7 +110,7 @@ def _settings(service: Service, seed: int) -> list[gr.components.Component]:
         strength = gr.Slider(0, 1, 1, step=0.05, label="Strength", info="0 leaves the photo as it is.")
         samples = gr.Slider(1, limits.samples, 1, step=1, label="Samples", info="Several also show where they differ.")
         with gr.Row():
-            sampler = gr.Dropdown([AS_TRAINED, *sampler_names()], value=AS_TRAINED, label="Sampler", min_width=140)
+            sampler = gr.Dropdown([AS_TRAINED, *limits.samplers], value=AS_TRAINED, label="Sampler", min_width=140)
             steps = gr.Number(
                 0, label="Steps", info=f"0: its own ({own.steps} as trained)", precision=0, minimum=0,
                 maximum=limits.steps, min_width=140,

@@ -33,8 +33,15 @@ class NoOtherServers:
         await self.app(scope, receive, send)
 
 
-def page_of(cfg: Any) -> Any:
-    """The page that a configuration of `app.yaml` describes, as Gradio blocks with their queue.
+def page_of(artifact: str | None, limits: Limits, queue: int = 32, seed: int = 0, **options: Any) -> Any:
+    """The page of a restorer as Gradio blocks with their queue.
+
+    Args:
+        artifact: A folder, or `owner/name` on the hub; None takes `outputs/restorer/latest`.
+        limits: What a visitor may ask for.
+        queue: Requests that may wait; one is worked on at a time.
+        seed: The seed that the page starts with.
+        options: As for `Restorer`.
 
     Raises:
         DaclipError: Gradio is not installed, or the restorer cannot be made.
@@ -45,32 +52,20 @@ def page_of(cfg: Any) -> Any:
         if (error.name or "").partition(".")[0] not in ("gradio", "gradio_client"):
             raise
         raise DaclipError("the web app needs Gradio; install it with pip install 'daclip[app]'") from None
-    folder = find_artifact(cfg.artifact, "outputs/restorer", "make train-restorer")
-    options = {name: cfg[name] for name in ("device", "precision", "seed", "max_memory")}
-    restorer = Restorer.from_pretrained(folder, **options)
-    limits = Limits(cfg.max_megapixels, cfg.max_files, cfg.max_samples, cfg.max_steps, cfg.max_words)
-    page = build_page(Service(restorer, limits), cfg.seed)
-    return page.queue(max_size=cfg.queue, default_concurrency_limit=1)
+    folder = find_artifact(artifact, "outputs/restorer", "make train-restorer")
+    restorer = Restorer.from_pretrained(folder, seed=seed, **options)
+    return build_page(Service(restorer, limits), seed).queue(max_size=queue, default_concurrency_limit=1)
 
 
-def launch(page: Any, cfg: Any, block: bool = True) -> str:
-    """Serve the page.
-
-    Args:
-        page: What `page_of` returned.
-        cfg: Address and size limit, as in `app.yaml`.
-        block: Serve until the process is interrupted; else return at once.
-
-    Returns:
-        The page's address.
-    """
+def launch(page: Any, host: str, port: int, max_upload_mb: int) -> str:
+    """Serve the page in the background; returns its address."""
     from starlette.middleware import Middleware
 
     try:
         _, address, _ = page.launch(
-            server_name=cfg.host,
-            server_port=cfg.port,
-            max_file_size=f"{cfg.max_upload_mb}mb",
+            server_name=host,
+            server_port=port,
+            max_file_size=f"{max_upload_mb}mb",
             app_kwargs={"middleware": [Middleware(NoOtherServers)]},
             prevent_thread_lock=True,
             share=False,
@@ -82,7 +77,5 @@ def launch(page: Any, cfg: Any, block: bool = True) -> str:
             quiet=True,
         )
     except OSError as error:
-        raise DaclipError(f"host={cfg.host} port={cfg.port} cannot be served ({error}); choose another port") from None
-    if block:
-        page.block_thread()
+        raise DaclipError(f"{host}:{port} cannot be served ({error}); choose another --port") from None
     return str(address)

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from PIL import Image
 
-from daclip.config import config_dir
 from daclip.errors import DaclipError
 from daclip.images import PhotoFile, photo_size, read_photo, result_suffix
 from daclip.restoring.batch import Job, Outcome, Request, attempt
@@ -31,6 +30,7 @@ class Limits:
         samples: Restorations of one photo.
         steps: Most steps of a sampler.
         classes: Longest text that names degradations, in characters.
+        samplers: The samplers that may be chosen, by their names in `conf/sampler/`.
     """
 
     megapixels: float
@@ -38,6 +38,7 @@ class Limits:
     samples: int
     steps: int
     classes: int
+    samplers: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Settings:
         classes: Degradations in place of what is recognised; empty leaves it.
         strength: Share of the change that is made.
         samples: Restorations of each photo.
-        sampler: One of `sampler_names()`, or `AS_TRAINED`.
+        sampler: One of the limits' samplers, or `AS_TRAINED`.
         steps: Of the sampler; 0 takes its own number.
         seed: Seed of the noise.
     """
@@ -76,11 +77,6 @@ class Look:
     probabilities: dict[str, float]
     size: tuple[int, int]
     notes: tuple[str, ...]
-
-
-def sampler_names() -> list[str]:
-    """The samplers of `conf/sampler/`."""
-    return sorted(path.stem for path in (Path(config_dir()) / "sampler").glob("*.yaml"))
 
 
 def preview(file: PhotoFile) -> Image.Image:
@@ -136,8 +132,9 @@ class Service:
         ):
             if not least <= value <= most:
                 raise DaclipError(f"{name} must lie between {least} and {most} here, got {value}")
-        if settings.sampler not in (AS_TRAINED, *sampler_names()):
-            raise DaclipError(f"there is no sampler '{settings.sampler}'; choose from {', '.join(sampler_names())}")
+        names = self.limits.samplers
+        if settings.sampler not in (AS_TRAINED, *names):
+            raise DaclipError(f"there is no sampler '{settings.sampler}'; choose from {', '.join(names)}")
         if settings.classes.strip():
             parse_classes(settings.classes)
 

@@ -2,7 +2,12 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from daclip.errors import DaclipError
 
 T = TypeVar("T")
 
@@ -70,6 +75,32 @@ def from_official(state_dict: Mapping[str, T]) -> dict[str, T]:
 def to_official(state_dict: Mapping[str, T]) -> dict[str, T]:
     """The exact inverse of `from_official`, without `module.`."""
     return {_rename(key, _BACK): value for key, value in state_dict.items()}
+
+
+def network_state(content: Any, path: str | Path) -> dict[str, Tensor]:
+    """The tensors of a restoration checkpoint by the network's own names.
+
+    Understands a bare state dict (what the original saves, plain and EMA alike), the same with the `module.` of
+    distributed training, and a whole `ema_pytorch` object, of which the average is taken.
+
+    Args:
+        content: What the file holds.
+        path: The file, for messages.
+
+    Raises:
+        DaclipError: It holds something else.
+    """
+    if not isinstance(content, Mapping) or not content:
+        raise DaclipError(f"{path}: holds no state dict")
+    found = {str(name): value for name, value in content.items()}
+    average = {name: value for name, value in found.items() if name.startswith("ema_model.")}
+    found = {name.removeprefix("ema_model."): value for name, value in (average or found).items()}
+    wrong = [name for name, value in found.items() if not isinstance(value, Tensor)]
+    if wrong:
+        raise DaclipError(
+            f"{path}: holds no state dict, {wrong[0]} is no tensor; give the network's own file (N_G.pth)"
+        )
+    return {name.removeprefix("module."): value for name, value in found.items()}
 
 
 def _rename(key: str, rules: Sequence[tuple[str, str]]) -> str:

@@ -61,37 +61,54 @@ def _renamed(name: str, prefixes: tuple[tuple[str, str], ...]) -> str:
     return name
 
 
-def read_official(path: str | Path) -> dict[str, Tensor]:
-    """The tensors of an official checkpoint by their official names, without `module.`.
+def read_weights(path: str | Path) -> Any:
+    """What a checkpoint file holds, from a pickle restricted to tensors and plain values, or from safetensors.
 
-    Reads a bare state dict and the dict of a training run (`epoch`, `name`, `state_dict`, …), from a pickle
-    restricted to tensors and plain values, or from safetensors.
-
-    Args:
-        path: The file.
+    The `state_dict` of a training run's checkpoint stands for the whole.
 
     Raises:
-        DaclipError: The file is missing, damaged, holds code, or is no DA-CLIP checkpoint.
+        DaclipError: The file is missing, damaged, or holds code.
     """
     path = Path(path)
     if not path.is_file():
         raise DaclipError(f"{path}: no such checkpoint file")
     try:
-        if path.suffix == ".safetensors":
-            content: Any = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        content: Any = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
     except pickle.UnpicklingError:
         raise DaclipError(f"{path}: refused, it holds more than tensors and plain values, or is damaged") from None
     except (RuntimeError, EOFError, OSError, KeyError, ValueError, SafetensorError) as error:
         raise DaclipError(f"{path}: damaged or no checkpoint ({one_line(error)})") from None
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         content = content["state_dict"]
+    return content
+
+
+def is_daclip(content: Any) -> bool:
+    """Whether a checkpoint's content is stage 1's rather than a restoration network's."""
+    return isinstance(content, dict) and any(
+        str(name).removeprefix("module.").startswith("visual_control.") for name in content
+    )
+
+
+def official_state(content: Any, path: str | Path) -> dict[str, Tensor]:
+    """The tensors of an official checkpoint by their official names, without `module.`.
+
+    Args:
+        content: What `read_weights` returned.
+        path: The file, for messages.
+
+    Raises:
+        DaclipError: It is no DA-CLIP checkpoint, or contradicts itself.
+    """
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise DaclipError(f"{path}: not a state dict, nor a training checkpoint with one under 'state_dict'")
-    state: dict[str, Tensor] = {name.removeprefix("module."): value for name, value in content.items()}
-    if not any(name.startswith("visual_control.") for name in state):
+    if not is_daclip(content):
         raise DaclipError(f"{path}: no DA-CLIP checkpoint, it has no weight called visual_control.*")
+    state: dict[str, Tensor] = {name.removeprefix("module."): value for name, value in content.items()}
     for name, value in state.items():
         twin = state.get(f"clip.{name}") if name.startswith("visual.") else None
         if twin is not None and twin.data_ptr() != value.data_ptr() and not torch.equal(twin, value):
@@ -104,7 +121,7 @@ def load_official(daclip: DaClip, state: Mapping[str, Tensor], source: str | Pat
 
     Args:
         daclip: The model.
-        state: What `read_official` returned.
+        state: What `official_state` returned.
         source: The file, for messages.
 
     Raises:
@@ -116,7 +133,7 @@ def load_official(daclip: DaClip, state: Mapping[str, Tensor], source: str | Pat
         described = ["width {0} and patches of {2} px".format(*x.shape) for x in (state[patches], own[patches])]
         raise DaclipError(
             f"{source}: holds a tower with {described[0]}, but the chosen one has {described[1]}; "
-            "choose another with clip=, such as clip=vit_b_32 or clip=vit_l_14"
+            "choose another, as in `daclip convert FILE --clip vit_l_14`"
         )
     given = {name for name in state if not name.startswith("visual.")}
     wanted = {name for name in own if not name.startswith("visual.")}

@@ -1,65 +1,93 @@
-"""What is wrong with a data set: `python -m daclip.commands.check_dataset source=FOLDER`."""
+"""What is wrong with photos, pairs or a built dataset."""
 
+from argparse import Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from hydra.utils import instantiate
-from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from daclip.commands.schemas import CheckDatasetConfig
-from daclip.config import composed, config_dir, run_entry, validated
-from daclip.data.check import KINDS, CheckOptions, Report, check_dataset
-from daclip.degradations import vocabulary
+from daclip.commands.dataset import add_captioner, captioner_of
+from daclip.commands.options import Parser, choices, made, part, run
 from daclip.errors import DaclipError
 from daclip.files import write_json
+
+if TYPE_CHECKING:
+    from daclip.data.check import Report
 
 SHOWN = 5  # findings of one kind in the table; the report has all
 
 
+def parser() -> Parser:
+    """The command's options."""
+    parser = Parser("check-dataset", "SOURCE [options]", ["daclip check-dataset photos", "daclip check-dataset pairs"])
+    add = parser.add_argument
+    add("source", metavar="SOURCE", help="folder of photos, of pairs (CLASS/LQ, CLASS/GT), or a built dataset")
+    add("--report", default="outputs/dataset_check.json", metavar="FILE", help="all findings (default: %(default)s)")
+    add("--smallest-side", type=int, default=64, metavar="PX", help="photos with a shorter side are tiny (64)")
+    add("--validation", type=float, default=0.1, metavar="X", help="share that training will hold out (0.1)")
+    add(
+        "--expect-captions",
+        default="auto",
+        choices=("required", "ignored", "auto"),
+        help="auto: required as soon as one photo has a caption (default: auto)",
+    )
+    add_captioner(parser)
+    add("--classes", nargs="+", default=[], metavar="NAME", help="known classes besides those of conf/degradation/")
+    add("--cache", default="outputs/dataset_cache", metavar="FOLDER", help="hashes (default: %(default)s)")
+    add("--num-workers", type=int, default=2, metavar="N", help="threads that read photos (default: 2)")
+    return parser
+
+
 def known_classes() -> list[str]:
-    """All words that the configured degradations label photos with."""
-    names = sorted(path.stem for path in (Path(config_dir()) / "degradation").glob("*.yaml"))
-    # Not the files' names: those of `wild` and `composite` label no photo, and `wild` has words of its own.
-    nodes = composed("degradations", [f"degradation=[{','.join(names)}]"])["degradation"]
-    return vocabulary(instantiate(nodes, _convert_="object"))
+    """All classes that the configured degradations label photos with."""
+    from daclip.degradations import vocabulary
+
+    # Not the files' names: those of `wild` and `composite` label no photo, and `wild` has classes of its own.
+    nodes: dict[str, object] = {}
+    for name in choices("degradation"):
+        nodes |= part("degradation", name)
+    return vocabulary(made(nodes))
 
 
-def check(cfg: DictConfig) -> Report:
-    """Check the configured data set, show what was found, and write the report.
+def check(options: Namespace) -> "Report":
+    """Check the data set, show what was found, and write the report.
 
     Raises:
         DaclipError: The data set has problems, or there is nothing to check.
     """
-    if cfg.source is None:
-        raise DaclipError("give a folder, as in source=photos (make check-dataset SOURCE=photos)")
-    options = CheckOptions(
-        smallest_side=cfg.smallest_side,
-        validation=cfg.validation,
-        captions=cfg.captions,
-        captioner=instantiate(cfg.captioner, _convert_="object"),
-        classes=[*known_classes(), *cfg.classes],
-        cache=Path(cfg.cache),
-        num_workers=cfg.num_workers,
+    from daclip.data.check import CheckOptions, check_dataset
+
+    how = CheckOptions(
+        smallest_side=options.smallest_side,
+        validation=options.validation,
+        captions=options.expect_captions,
+        captioner=captioner_of(options),
+        classes=[*known_classes(), *options.classes],
+        cache=Path(options.cache),
+        num_workers=options.num_workers,
     )
     console = Console(soft_wrap=True)
     with Progress(console=console, transient=True) as bars:
         bar = bars.add_task("reading", total=None)
         report = check_dataset(
-            cfg.source,
-            options,
+            options.source,
+            how,
             lambda stage, done, total: bars.update(bar, description=stage, completed=done, total=total),
         )
-    write_json(cfg.report, report.as_json())
+    write_json(options.report, report.as_json())
     _show(report, console)
     if report.problems:
-        raise DaclipError(f"{len(report.problems)} problems in {cfg.source}; all of them are listed in {cfg.report}")
-    console.print(f"no problems; report: {cfg.report}", markup=False)
+        count = len(report.problems)
+        raise DaclipError(f"{count} problems in {options.source}; all of them are listed in {options.report}")
+    console.print(f"no problems; report: {options.report}", markup=False)
     return report
 
 
-def _show(report: Report, console: Console) -> None:
+def _show(report: "Report", console: Console) -> None:
+    from daclip.data.check import KINDS
+
     counts = ", ".join(f"{count} {split}" for split, count in report.counts.items())
     table = Table(title=f"{report.source} ({report.layout}): {counts or 'nothing readable'}")
     for name in ("problem", "count", "where"):
@@ -79,7 +107,7 @@ def _show(report: Report, console: Console) -> None:
 
 def main() -> None:
     """Entry point."""
-    run_entry(lambda cfg: check(validated(cfg, CheckDatasetConfig)), "check_dataset")
+    run(parser(), check)
 
 
 if __name__ == "__main__":

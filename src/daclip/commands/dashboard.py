@@ -1,17 +1,16 @@
-"""A wandb workspace of both stages, built by code: `python -m daclip.commands.dashboard [overrides]`."""
+"""A wandb workspace of both stages."""
 
 import json
+from argparse import Namespace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
 from rich.console import Console
 
-from daclip.commands.schemas import DashboardConfig
-from daclip.config import run_entry, validated
+from daclip.commands.options import Parser, run
 from daclip.errors import DaclipError
-from daclip.files import write_json
+from daclip.files import one_line, write_json
 
 STEP = "trainer/global_step"
 # Section → panels as (title, keys); keys with a pattern take every metric that it matches.
@@ -39,6 +38,23 @@ PATTERNS: dict[str, list[tuple[str, str]]] = {
     "Stage 2": [("gain by degradation", "^val/gain/"), ("PSNR by degradation", "^val/psnr/")],
     "System": [("learning rate", "^lr-")],  # named after the optimiser and its groups
 }
+
+
+def parser() -> Parser:
+    """The command's options."""
+    parser = Parser("dashboard", "[options]", ["daclip dashboard --project my-project"])
+    add = parser.add_argument
+    add("--entity", metavar="NAME", help="user or team (default: your account's default)")
+    add("--project", default="daclip", metavar="NAME", help="wandb project of the runs (default: %(default)s)")
+    add("--name", default="daclip", metavar="NAME", help="name of the workspace (default: %(default)s)")
+    add(
+        "-o",
+        "--output",
+        default="outputs/dashboard.json",
+        metavar="FILE",
+        help="remembers the workspace, so that the next call updates it (default: %(default)s)",
+    )
+    return parser
 
 
 def build_workspace(entity: str, project: str, name: str) -> Any:
@@ -93,11 +109,11 @@ def _entity(wanted: str | None) -> str:
         raise DaclipError("not logged in to wandb; run `wandb login` first (runs themselves need no account)")
     entity = wanted or wandb.Api().default_entity
     if not entity:
-        raise DaclipError("your wandb account has no default entity; give one, as in entity=TEAM")
+        raise DaclipError("your wandb account has no default entity; give one, as in --entity TEAM")
     return str(entity)
 
 
-def dashboard(cfg: DictConfig) -> str:
+def dashboard(options: Namespace) -> str:
     """Create the workspace in the user's project, or bring the one of an earlier call up to date.
 
     Returns:
@@ -109,18 +125,18 @@ def dashboard(cfg: DictConfig) -> str:
     from wandb.errors import Error
 
     try:
-        entity = _entity(cfg.entity)
-        workspace = build_workspace(entity, cfg.project, cfg.name)
-        known = _known(Path(cfg.output)).get(f"{entity}/{cfg.project}/{cfg.name}")
+        entity = _entity(options.entity)
+        workspace = build_workspace(entity, options.project, options.name)
+        known = _known(Path(options.output)).get(f"{entity}/{options.project}/{options.name}")
         if known is not None:
             saved = type(workspace).from_url(known)
             saved.sections = workspace.sections
             workspace = saved
         workspace.save()
     except (Error, ValueError, OSError) as error:
-        raise DaclipError(f"wandb refused the workspace: {str(error).splitlines()[0]}") from error
+        raise DaclipError(f"wandb refused the workspace: {one_line(error)}") from error
     address = str(workspace.url)
-    write_json(cfg.output, {**_known(Path(cfg.output)), f"{entity}/{cfg.project}/{cfg.name}": address})
+    write_json(options.output, {**_known(Path(options.output)), f"{entity}/{options.project}/{options.name}": address})
     Console().print(f"dashboard: {address}", soft_wrap=True)
     return address
 
@@ -137,7 +153,7 @@ def _known(path: Path) -> dict[str, str]:
 
 def main() -> None:
     """Entry point."""
-    run_entry(lambda cfg: dashboard(validated(cfg, DashboardConfig)), "dashboard")
+    run(parser(), dashboard)
 
 
 if __name__ == "__main__":

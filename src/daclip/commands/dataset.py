@@ -1,38 +1,88 @@
-"""Build a captioned dataset: `python -m daclip.commands.dataset source=FOLDER output=FOLDER`."""
+"""A captioned dataset from a folder of photos."""
 
+from argparse import Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from hydra.utils import instantiate
-from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from daclip.commands.schemas import DatasetConfig
-from daclip.config import run_entry, validated
-from daclip.data.build import BuiltDataset, DatasetRecipe, UnreadablePhotosError, build_dataset, push_dataset
+from daclip.commands.options import Parser, add_set, made, part, run
 from daclip.errors import DaclipError
 
+if TYPE_CHECKING:
+    from daclip.data.build import BuiltDataset
 
-def build(cfg: DictConfig) -> BuiltDataset:
-    """Build the configured dataset, show its counts, and push it to the hub if asked.
+
+def add_captioner(parser: Parser) -> None:
+    """Add where captions come from."""
+    add = parser.add_argument
+    add(
+        "--captioner",
+        metavar="NAME",
+        help="none, sidecar (photo.txt by photo.jpg), file or blip (default: sidecar)",
+    )
+    add("--captions", metavar="FILE", help="csv or jsonl with name,caption; implies --captioner file")
+    add_set(parser, "captioner.beams=3")
+
+
+def captioner_of(options: Namespace) -> Any:
+    """The captioner that the options describe."""
+    name = options.captioner or ("file" if options.captions else "sidecar")
+    node = part("captioner", name, options.overrides)
+    if options.captions:
+        node["path"] = options.captions
+    return made(node)
+
+
+def parser() -> Parser:
+    """The command's options."""
+    parser = Parser(
+        "dataset",
+        "PHOTOS [options]",
+        [
+            "daclip dataset photos -o datasets/mine --license CC0-1.0",
+            "daclip dataset photos --captions captions.csv --push-to-hub USER/NAME",
+        ],
+    )
+    add = parser.add_argument
+    add("source", metavar="PHOTOS", help="folder of photos, searched with all below it")
+    add("-o", "--output", default="outputs/dataset", metavar="FOLDER", help="new dataset (default: %(default)s)")
+    add("--overwrite", action="store_true", help="replace a dataset that was built from something else")
+    add_captioner(parser)
+    add("--validation", type=float, default=0.1, metavar="X", help="share of the split `test` (default: %(default)s)")
+    add("--source-name", metavar="TEXT", help="column `source` (default: the folder's name)")
+    add("--license", default="", metavar="TEXT", help="column `license`")
+    add("--attribution", metavar="FILE", help="csv or jsonl with name,source,license for photos that differ")
+    add("--skip-unreadable", action="store_true", help="leave out photos that cannot be read, and say so")
+    add("--cache", default="outputs/dataset_cache", metavar="FOLDER", help="hashes and captions (default: %(default)s)")
+    add("--num-workers", type=int, default=2, metavar="N", help="threads that read photos (default: %(default)s)")
+    add("--shard-megabytes", type=float, default=256, metavar="N", help="size of a file (default: %(default)s)")
+    add("--push-to-hub", metavar="USER/NAME", help="upload when built; needs `hf auth login`")
+    add("--public", action="store_true", help="let everybody see the uploaded dataset")
+    return parser
+
+
+def build(options: Namespace) -> "BuiltDataset":
+    """Build the dataset, show its counts, and push it to the hub if asked.
 
     Raises:
         DaclipError: Nothing to build from, photos that cannot be read, or no way to write or push.
     """
-    if cfg.source is None:
-        raise DaclipError("give a folder of photos, as in source=photos (make dataset SOURCE=photos OUTPUT=folder)")
+    from daclip.data.build import DatasetRecipe, UnreadablePhotosError, build_dataset, push_dataset
+
     recipe = DatasetRecipe(
-        root=Path(cfg.source),
-        captioner=instantiate(cfg.captioner, _convert_="object"),
-        cache=Path(cfg.cache),
-        validation=cfg.validation,
-        source_name=cfg.source_name,
-        license=cfg.license,
-        attribution=Path(cfg.attribution) if cfg.attribution else None,
-        skip_unreadable=cfg.skip_unreadable,
-        num_workers=cfg.num_workers,
-        shard_megabytes=cfg.shard_megabytes,
+        root=Path(options.source),
+        captioner=captioner_of(options),
+        cache=Path(options.cache),
+        validation=options.validation,
+        source_name=options.source_name,
+        license=options.license,
+        attribution=Path(options.attribution) if options.attribution else None,
+        skip_unreadable=options.skip_unreadable,
+        num_workers=options.num_workers,
+        shard_megabytes=options.shard_megabytes,
     )
     console = Console(soft_wrap=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -41,8 +91,8 @@ def build(cfg: DictConfig) -> BuiltDataset:
             bar = bars.add_task("reading", total=None)
             built = build_dataset(
                 recipe,
-                cfg.output,
-                cfg.overwrite,
+                options.output,
+                options.overwrite,
                 lambda stage, done, total: bars.update(bar, description=stage, completed=done, total=total),
             )
     except UnreadablePhotosError as error:
@@ -52,13 +102,13 @@ def build(cfg: DictConfig) -> BuiltDataset:
     except KeyboardInterrupt:
         raise DaclipError("interrupted; the same command goes on where it stopped") from None
     _show(built, console)
-    if cfg.push_to_hub:
-        url = push_dataset(built.path, cfg.push_to_hub, cfg.private)
+    if options.push_to_hub:
+        url = push_dataset(built.path, options.push_to_hub, not options.public)
         console.print(f"pushed: {url}", markup=False)
     return built
 
 
-def _show(built: BuiltDataset, console: Console) -> None:
+def _show(built: "BuiltDataset", console: Console) -> None:
     plan = built.plan
     table = Table(title=str(built.path))
     for name in ("split", "photos", "with caption", "MB"):
@@ -77,7 +127,7 @@ def _show(built: BuiltDataset, console: Console) -> None:
 
 def main() -> None:
     """Entry point."""
-    run_entry(lambda cfg: build(validated(cfg, DatasetConfig)), "dataset")
+    run(parser(), build)
 
 
 if __name__ == "__main__":

@@ -1,51 +1,65 @@
-"""A restorer's networks for other runtimes: `python -m daclip.commands.export ARTIFACT --format torch|onnx`."""
+"""A restorer's networks as graphs for other runtimes."""
 
-import sys
+from argparse import Namespace
 from pathlib import Path
 
-from omegaconf import DictConfig
 from rich.console import Console
 
-from daclip.artifacts import find_artifact
-from daclip.commands.restore import overrides
-from daclip.commands.schemas import ExportConfig
-from daclip.config import run_entry, validated
+from daclip.commands.options import Parser, run
 from daclip.errors import DaclipError
-from daclip.restoring.export import FORMATS, exported, write_export
-from daclip.restoring.restorer import Restorer
 
 
-def export(cfg: DictConfig) -> dict[str, float]:
+def parser() -> Parser:
+    """The command's options."""
+    made = Parser(
+        "export",
+        "[ARTIFACT] [options]",
+        ["daclip export outputs/restorer/latest --format onnx -o exported   # needs pip install 'daclip[export]'"],
+    )
+    add = made.add_argument
+    add("artifact", nargs="?", metavar="ARTIFACT", help="restorer's folder (default: outputs/restorer/latest)")
+    add("--format", default="torch", choices=("torch", "onnx"), help="torch.export (.pt2) or ONNX (default: torch)")
+    add("-o", "--output", default="outputs/export", metavar="FOLDER", help="new folder (default: %(default)s)")
+    add("--overwrite", action="store_true", help="replace the folder if it is there")
+    add(
+        "--tolerance",
+        type=float,
+        default=1e-3,
+        metavar="X",
+        help="largest difference to the networks themselves, of images in [0, 1] (default: %(default)g)",
+    )
+    return made
+
+
+def export(options: Namespace) -> dict[str, float]:
     """Write the graphs, each compared with the network that it was made of.
 
     Returns:
         The largest difference of each graph's outputs.
 
     Raises:
-        DaclipError: An unknown format, a missing package, a folder in the way, or a graph that differs.
+        DaclipError: A missing package, a folder in the way, or a graph that differs.
     """
-    if cfg.format not in FORMATS:
-        raise DaclipError(f"format={cfg.format} is not known; choose from {', '.join(FORMATS)}")
-    folder = Path(cfg.output)
-    if folder.exists() and not cfg.overwrite:
-        raise DaclipError(f"output={folder} is there already; overwrite=true replaces it")
-    artifact = find_artifact(cfg.artifact, "outputs/restorer", "make train-restorer")
+    from daclip.artifacts import find_artifact
+    from daclip.restoring.export import exported, write_export
+    from daclip.restoring.restorer import Restorer
+
+    folder = Path(options.output)
+    if folder.exists() and not options.overwrite:
+        raise DaclipError(f"{folder} is there already; --overwrite replaces it")
+    artifact = find_artifact(options.artifact, "outputs/restorer", "make train-restorer")
     # Float32 on the CPU: a runtime chooses its own arithmetic later.
     restorer = Restorer.from_pretrained(artifact, device="cpu", precision="fp32")
-    differences = write_export(exported(restorer), restorer, cfg.format, folder, cfg.tolerance)
+    differences = write_export(exported(restorer), restorer, options.format, folder, options.tolerance)
     console = Console(soft_wrap=True)
     for name, difference in differences.items():
-        console.print(f"{folder / name}  differs by at most {difference:.1e}", highlight=False)
+        console.print(f"{folder / name}  differs by at most {difference:.1e}", highlight=False, markup=False)
     return differences
 
 
 def main() -> None:
     """Entry point."""
-    try:
-        sys.argv[1:] = overrides(sys.argv[1:], ExportConfig, "artifact")
-    except DaclipError as error:
-        sys.exit(f"error: {error}")
-    run_entry(lambda cfg: export(validated(cfg, ExportConfig)), "export")
+    run(parser(), export)
 
 
 if __name__ == "__main__":

@@ -1,25 +1,50 @@
-"""The command `daclip report`: reads runs, writes `report.html` and `report.md`."""
+"""One page from the records of runs, as `report.html` and `report.md`."""
 
+from argparse import Namespace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
-from omegaconf import DictConfig
 from rich.console import Console
 
-from daclip.commands.schemas import ReportConfig
-from daclip.config import run_entry, validated
+from daclip.commands.options import Parser, run
 from daclip.errors import DaclipError
 from daclip.files import write_text
-from daclip.reporting import content
-from daclip.reporting.content import compare, show
-from daclip.reporting.runs import Evaluation, Recognition, Runs, read_runs
-from daclip.reporting.tables import metric_label, score_text
+
+if TYPE_CHECKING:
+    from daclip.reporting.runs import Evaluation, Recognition, Runs
 
 
-def _photos(evaluation: Evaluation, count: int, side: int) -> list[dict[str, Any]]:
+def parser() -> Parser:
+    """The command's options."""
+    parser = Parser(
+        "report",
+        "RUN… [options]",
+        ["daclip report outputs/evaluation", "daclip report outputs/ours outputs/theirs -o outputs/page"],
+    )
+    add = parser.add_argument
+    add(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="folders of evaluations, training runs, artifacts, sampler reports; the others are compared with the "
+        "first evaluation",
+    )
+    add("-o", "--output", default="outputs/report", metavar="FOLDER", help="gets the page (default: %(default)s)")
+    add("--title", default="Image restoration report", metavar="TEXT", help="heading of the page")
+    add("--pictures", type=int, default=3, metavar="N", help="worst and best photos of each evaluation (%(default)s)")
+    add("--zoom", type=int, default=64, metavar="PX", help="side of the enlarged crop (default: %(default)s)")
+    add("--draws", type=int, default=4000, metavar="N", help="draws of the paired bootstrap (default: %(default)s)")
+    add("--confidence", type=float, default=0.95, metavar="X", help="of the intervals (default: %(default)s)")
+    add("--seed", type=int, default=0, metavar="N", help="of the bootstrap (default: %(default)s)")
+    return parser
+
+
+def _photos(evaluation: "Evaluation", count: int, side: int) -> list[dict[str, Any]]:
     """The worst and the best photos of an evaluation."""
+    from daclip.reporting.content import show
+    from daclip.reporting.tables import metric_label, score_text
+
     shown = []
     for rank in ("worst", "best"):
         for entry in [entry for entry in evaluation.metrics["pictures"] if entry["rank"] == rank][:count]:
@@ -35,7 +60,7 @@ def _photos(evaluation: Evaluation, count: int, side: int) -> list[dict[str, Any
     return shown
 
 
-def _records(runs: Runs) -> list[dict[str, str]]:
+def _records(runs: "Runs") -> list[dict[str, str]]:
     """What makes each run repeatable, as text."""
     scored: list[Evaluation | Recognition] = [*runs.evaluations, *runs.recognitions]
     found = [(one.label, dict(one.metrics["record"])) for one in scored]
@@ -46,32 +71,37 @@ def _records(runs: Runs) -> list[dict[str, str]]:
     ]
 
 
-def report(cfg: DictConfig) -> Path:
+def report(options: Namespace) -> Path:
     """Write the page and its Markdown form.
 
     Raises:
-        DaclipError: No run is given, or one cannot be read.
+        DaclipError: A run cannot be read, or an option is out of range.
     """
-    if cfg.pictures < 0 or cfg.zoom < 8 or cfg.draws < 1 or not 0 < cfg.confidence < 1:
+    from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+    from daclip.reporting import content
+    from daclip.reporting.runs import read_runs
+
+    if options.pictures < 0 or options.zoom < 8 or options.draws < 1 or not 0 < options.confidence < 1:
         raise DaclipError("pictures must be at least 0, zoom at least 8, draws at least 1, confidence in (0, 1)")
-    runs = read_runs(cfg.runs)
+    runs = read_runs(options.runs)
     evaluations = runs.evaluations
     tables: list[content.Table] = []
     if evaluations:
         tables += [content.facts(evaluations), *content.scores(evaluations)]
     if len(evaluations) > 1:
-        comparisons = compare(evaluations, cfg.draws, cfg.confidence, cfg.seed)
-        tables.append(content.comparison_table(comparisons, evaluations[0].label, cfg.confidence))
+        comparisons = content.compare(evaluations, options.draws, options.confidence, options.seed)
+        tables.append(content.comparison_table(comparisons, evaluations[0].label, options.confidence))
     absent = content.missing(evaluations)
     tables += [absent] if absent else []
     tables += [content.recognitions(runs.recognitions)] if runs.recognitions else []
     tables += [content.trainings(runs.trainings)] if runs.trainings else []
     page = {
-        "title": cfg.title,
+        "title": options.title,
         "tables": tables,
         "charts": content.charts(runs),
         "matrices": content.confusion([*evaluations, *runs.recognitions, *runs.trainings]),
-        "photos": [(one.label, _photos(one, cfg.pictures, cfg.zoom)) for one in evaluations],
+        "photos": [(one.label, _photos(one, options.pictures, options.zoom)) for one in evaluations],
         "records": _records(runs),
     }
     templates = Environment(
@@ -81,13 +111,17 @@ def report(cfg: DictConfig) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    output = Path(cfg.output)
+    output = Path(options.output)
     for name in ("report.html", "report.md"):
         write_text(output / name, templates.get_template(f"{name}.j2").render(page))
-    Console().print(f"written: {output / 'report.html'}, {output / 'report.md'}", soft_wrap=True)
+    Console().print(f"written: {output / 'report.html'}, {output / 'report.md'}", soft_wrap=True, markup=False)
     return output / "report.html"
 
 
 def main() -> None:
     """Entry point."""
-    run_entry(lambda cfg: report(validated(cfg, ReportConfig)), "report")
+    run(parser(), report)
+
+
+if __name__ == "__main__":
+    main()

@@ -16,6 +16,7 @@ from daclip.errors import DaclipError
 from daclip.files import one_line
 from daclip.images import PhotoFile, find_images, read_photo, result_suffix, write_photo
 from daclip.pixels import Pixels
+from daclip.restoring.classifier import Classifier
 from daclip.restoring.control import check_strength, parse_classes
 from daclip.restoring.restorer import Restorer, Stopped
 from daclip.restoring.sampling import Progress
@@ -257,7 +258,9 @@ class Request:
             parse_classes(self.degradation)
 
 
-def attempt(restorer: Restorer, job: Job, request: Request, on_progress: Progress | None = None) -> Outcome:
+def attempt(
+    restorer: Restorer | Classifier, job: Job, request: Request, on_progress: Progress | None = None
+) -> Outcome:
     """Restore a photo file, or say why it could not be: no error leaves this function but `Stopped`."""
     started = time.perf_counter()
     outcome = Outcome(str(job.photo), "failed")
@@ -268,6 +271,7 @@ def attempt(restorer: Restorer, job: Job, request: Request, on_progress: Progres
             outcome.status, outcome.results = "kept", [str(job.result)]
             return outcome
         else:
+            assert isinstance(restorer, Restorer)
             _restore(restorer, job, request, outcome, on_progress)
     except Stopped:
         raise
@@ -283,7 +287,7 @@ def attempt(restorer: Restorer, job: Job, request: Request, on_progress: Progres
     return outcome
 
 
-def _classify(restorer: Restorer, job: Job, outcome: Outcome) -> None:
+def _classify(restorer: Restorer | Classifier, job: Job, outcome: Outcome) -> None:
     file = read_photo(job.photo)
     outcome.notes = list(file.notes)
     outcome.size = [file.pixels.width, file.pixels.height]
@@ -295,7 +299,7 @@ def _restore(restorer: Restorer, job: Job, request: Request, outcome: Outcome, o
     if not request.overwrite:
         for path in job.results(request.samples):
             if path.exists():
-                raise DaclipError(f"{path} is there already; overwrite=true replaces it")
+                raise DaclipError(f"{path} is there already; --overwrite replaces it")
     file = read_photo(job.photo)
     mask = None if job.mask is None else _mask(job, file.pixels)
     # Always number 0: a photo's result then depends on the photo and the settings, not on its neighbours.

@@ -1,0 +1,5 @@
+"""`python -m daclip COMMAND`."""
+
+from daclip.commands.main import main
+
+main()

@@ -1,0 +1,292 @@
+"""Official weights to artifacts and back, for both stages; what is given says which way and which stage."""
+
+import sys
+import tempfile
+import time
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, cast
+
+from rich.console import Console
+
+from daclip.commands.options import Parser, add_set, choices, made, run
+from daclip.errors import DaclipError
+from daclip.files import atomic_file
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from daclip.artifacts import Artifact
+    from daclip.clip.controller import DaClip
+
+UNET = "daclip.backbones.unet.ConditionalUNet"
+# What an imported artifact keeps of conf/convert.yaml.
+SECTIONS = {
+    "daclip": ("seed", "clip", "data", "degradation"),
+    "restorer": ("seed", "stage", "backbone", "process", "sampler", "data", "degradation"),
+}
+
+
+def parser() -> Parser:
+    """The command's options."""
+    parser = Parser(
+        "convert",
+        "SOURCE [options]",
+        [
+            "daclip convert daclip_ViT-B-32.pt                                    # stage 1: outputs/daclip",
+            "daclip convert universal-ir.pth --daclip daclip_ViT-B-32.pt          # stage 2: outputs/restorer",
+            "daclip convert wild-ir.pth --variant wild --daclip wild-daclip_ViT-L-14.pt",
+            "daclip convert outputs/restorer/latest -o mine.pth                   # an artifact's own stage",
+            "daclip convert outputs/restorer/latest/daclip -o mine.pt",
+        ],
+    )
+    add = parser.add_argument
+    add("source", metavar="SOURCE", help="official weight file to import, or artifact folder to export")
+    add(
+        "-o",
+        "--output",
+        metavar="PATH",
+        help="import: folder of artifacts (default: outputs/daclip or outputs/restorer); export: the new file",
+    )
+    add("--daclip", metavar="PATH", help="stage 1 of a restorer's weights: an artifact, or its official file")
+    add("--variant", metavar="NAME", help="universal, mix or wild (default: universal)")
+    add("--clip", metavar="NAME", help="of official stage-1 weights: vit_b_32 or vit_l_14 (default: the variant's)")
+    add("--name", metavar="NAME", help="of the imported artifact's folder")
+    add("--seed", type=int, default=0, metavar="N", help="of the validation data that the artifact is scored on (0)")
+    add_set(parser, "degradation=[noisy,rainy]")
+    add("--overwrite", action="store_true", help="replace what an earlier conversion wrote")
+    return parser
+
+
+def convert(options: Namespace) -> Path:
+    """Import a file or export a folder; returns the artifact's folder or the written file.
+
+    Raises:
+        DaclipError: Nothing to convert, something in the way, or weights that do not fit.
+    """
+    from daclip.clip.official import is_daclip, read_weights
+
+    source = Path(options.source)
+    if source.is_dir():
+        return export(options)
+    content = read_weights(source)
+    return import_daclip(options, content) if is_daclip(content) else import_restorer(options, content)
+
+
+def composed_parts(options: Namespace) -> dict[str, Any]:
+    """The parts of `conf/convert.yaml` as the options choose them."""
+    from daclip.config import composed
+
+    overrides = [f"seed={options.seed}", *options.overrides]
+    for group, name in (("variant", options.variant), ("clip", options.clip)):
+        if name is not None and name not in choices(group):
+            raise DaclipError(f"there is no {group} '{name}'; choose from {', '.join(choices(group))}")
+        overrides += [f"{group}={name}"] if name else []
+    return composed("convert", overrides)
+
+
+def official_daclip(settings: Mapping[str, Any], content: Any, source: Path) -> "tuple[DaClip, dict[str, Any]]":
+    """A stage-1 network with official weights, and its settings.
+
+    Args:
+        settings: The section `clip` of the configuration.
+        content: What the file holds.
+        source: The file.
+    """
+    from daclip.clip.official import load_official, official_state
+
+    settings = {**settings, "pretrained": None}
+    if isinstance(settings["architecture"], str):
+        # The original builds every tower with the exact GELU, whatever CLIP weights it starts from.
+        settings["architecture"] = settings["architecture"].removesuffix("-quickgelu")
+    state = official_state(content, source)
+    daclip: DaClip = made(settings)
+    load_official(daclip, state, source)
+    return daclip, settings
+
+
+def new_folder(options: Namespace, root: str, name: str) -> Path:
+    """Where an imported artifact goes.
+
+    Raises:
+        DaclipError: It is there already.
+    """
+
+    folder = Path(options.output or root) / (options.name or name) / "artifact"
+    if folder.exists() and not options.overwrite:
+        raise DaclipError(f"{folder} exists; --overwrite replaces it")
+    return folder
+
+
+def save(folder: Path, kind: str, config: Mapping[str, Any], weights: Mapping[str, "Tensor"], **more: Any) -> Path:
+    """Write an imported artifact.
+
+    Args:
+        folder: The new folder.
+        kind: `daclip` or `restorer`.
+        config: The composed configuration.
+        weights: State dict.
+        more: `started` (by `time.monotonic`), `metrics` and `parts` of the artifact.
+    """
+    from daclip.artifacts import save_artifact
+    from daclip.training.provenance import provenance
+
+    kept = {name: config[name] for name in SECTIONS[kind]}
+    timings = {"total": time.monotonic() - more["started"]} if "started" in more else {}
+    record = provenance(config["seed"], ["python", "-m", "daclip.commands.convert", *sys.argv[1:]], timings)
+    return save_artifact(folder, kind, kept, weights, more.get("metrics", {}), record, more.get("parts"))
+
+
+def import_daclip(options: Namespace, content: Any) -> Path:
+    """The artifact of official stage-1 weights, for stage 2 and `classify`."""
+    from daclip.artifacts import point_latest
+
+    started = time.monotonic()
+    if options.daclip is not None:
+        raise DaclipError(f"{options.source} holds stage 1 itself; --daclip goes with a restorer's weights")
+    source = Path(options.source)
+    folder = new_folder(options, "outputs/daclip", source.stem)
+    config = composed_parts(options)
+    daclip, config["clip"] = official_daclip(config["clip"], content, source)
+    save(folder, "daclip", config, daclip.state_dict(), started=started)
+    point_latest(folder, folder.parents[1])
+    Console().print(f"artifact: {folder} (also {folder.parents[1]}/latest)", soft_wrap=True, markup=False)
+    return folder
+
+
+def import_restorer(options: Namespace, content: Any) -> Path:
+    """The artifact of official restoration weights, with the stage 1 that it was trained with inside."""
+    import torch
+
+    from daclip.artifacts import load_daclip, point_latest
+    from daclip.backbones.official import network_state
+
+    started, source = time.monotonic(), Path(options.source)
+    if options.daclip is None:
+        raise DaclipError("say which stage 1 it was trained with: --daclip ARTIFACT, or its official weight file")
+    variant = options.variant or "universal"
+    target = new_folder(options, "outputs/restorer", f"imported_{variant}")
+    official = network_state(content, source)
+    config = composed_parts(options)
+    with tempfile.TemporaryDirectory(prefix="daclip-") as temporary:
+        stage_1 = _stage_1(options, config, Path(temporary))
+        width = load_daclip(stage_1).embed_dim
+        with torch.device("meta"):
+            network: nn.Module = made(config["backbone"])(context_dim=width)
+        weights = fit_weights(source, official, network)
+        metrics = {"imported": {"file": source.name, "variant": variant}}
+        save(target, "restorer", config, weights, started=started, metrics=metrics, parts={"daclip": stage_1})
+    point_latest(target, target.parents[1])
+    text = f"{len(weights)} tensors → {target} (also {target.parents[1]}/latest)"
+    Console().print(text, soft_wrap=True, markup=False)
+    return target
+
+
+def _stage_1(options: Namespace, config: Mapping[str, Any], folder: Path) -> Path:
+    """The stage-1 artifact to copy: the one named, or one made in `folder` from official weights."""
+    from daclip.artifacts import Artifact
+    from daclip.clip.official import read_weights
+
+    path = Path(options.daclip)
+    if path.is_dir():
+        Artifact(path).require("daclip")
+        return path
+    daclip, settings = official_daclip(config["clip"], read_weights(path), path)
+    return save(folder / "daclip", "daclip", {**config, "clip": settings}, daclip.state_dict())
+
+
+def fit_weights(path: Path, official: Mapping[str, "Tensor"], network: "nn.Module") -> "dict[str, Tensor]":
+    """The weights under our names, after comparing them with the network's, by the file's own names.
+
+    Raises:
+        DaclipError: Unknown or missing names, other shapes, or numbers that are not float32.
+    """
+    import torch
+
+    from daclip.backbones.official import from_official, to_official
+
+    expected = {name: value.shape for name, value in to_official(network.state_dict()).items()}
+    unknown, missing = sorted(official.keys() - expected.keys()), sorted(expected.keys() - official.keys())
+    reshaped = [
+        f"{name} is {list(official[name].shape)} and not {list(shape)}"
+        for name, shape in expected.items()
+        if name in official and official[name].shape != shape
+    ]
+    other = [f"{name} is {value.dtype}" for name, value in official.items() if value.dtype != torch.float32]
+    problems = [
+        f"{what} {', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''}"
+        for what, names in (("unknown", unknown), ("missing", missing), ("shapes:", reshaped), ("numbers:", other))
+        if names
+    ]
+    if problems:
+        hint = ""
+        if "downsample.weight" in unknown:
+            hint = "; this is a wild-ir file: --variant wild"
+        elif "downsample.weight" in missing:
+            hint = "; this is no wild-ir file: --variant universal"
+        raise DaclipError(f"{path}: does not fit the network of this variant: {'; '.join(problems)}{hint}")
+    return from_official(official)
+
+
+def export(options: Namespace) -> Path:
+    """Write an artifact's own stage as the state dict that the original's loader reads.
+
+    Raises:
+        DaclipError: No file is named, it exists, or the original cannot compute this network.
+    """
+    from daclip.artifacts import Artifact
+
+    if options.output is None:
+        raise DaclipError("give the file to write, as in `daclip convert ARTIFACT -o mine.pth`")
+    target = Path(options.output)
+    if target.is_dir():
+        raise DaclipError(f"{target} is a folder; give the name of a file")
+    if target.exists() and not options.overwrite:
+        raise DaclipError(f"{target} exists; --overwrite replaces it")
+    artifact = Artifact(options.source)
+    notes = _export_daclip(artifact, target) if artifact.config["kind"] == "daclip" else _export_unet(artifact, target)
+    for line in (f"written: {target}", *notes):
+        Console().print(line, soft_wrap=True, highlight=False, markup=False)
+    return target
+
+
+def _export_daclip(artifact: "Artifact", target: Path) -> list[str]:
+    from open_clip.transformer import QuickGELU
+
+    from daclip.artifacts import load_daclip
+    from daclip.clip.official import write_official
+
+    daclip = load_daclip(artifact.folder)
+    write_official(daclip, target)
+    if not any(isinstance(module, QuickGELU) for module in daclip.modules()):
+        return []
+    return ['note: the towers use QuickGELU; the original needs "quick_gelu": true in its model configuration']
+
+
+def _export_unet(artifact: "Artifact", target: Path) -> list[str]:
+    import torch
+    from safetensors.torch import load_file
+
+    from daclip.backbones.official import to_official
+
+    # Nothing is made of these sections, which may name parts of PyTorch.
+    network, meaning = artifact.config["backbone"], artifact.config["stage"]["parameterization"]
+    if network["_target_"] != UNET or network.get("context", "token") == "patches":
+        raise DaclipError(
+            f"{artifact.folder}: its network is not the original's (backbone=unet, context token or none)"
+        )
+    if meaning != "epsilon":
+        raise DaclipError(f"{artifact.folder}: its network predicts {meaning}, which the original takes for noise")
+    with atomic_file(target) as file:
+        torch.save(to_official(load_file(artifact.folder / "weights.safetensors")), cast(IO[bytes], file))
+    return []
+
+
+def main() -> None:
+    """Entry point."""
+    run(parser(), convert)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+"""What the argparse commands share: their parser, common options, parts of the configuration, one-line errors."""
+
+import argparse
+import difflib
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from daclip.commands.main import COMMANDS
+from daclip.errors import DaclipError
+
+
+class Parser(argparse.ArgumentParser):
+    """Parser of one command: options may stand anywhere among the paths, and a mistake is one line.
+
+    Args:
+        name: The command, one of `COMMANDS`.
+        usage: Its arguments as the help shows them.
+        examples: Command lines for the end of the help.
+    """
+
+    def __init__(self, name: str, usage: str, examples: Sequence[str] = ()):
+        super().__init__(
+            prog=f"daclip {name}",
+            usage=f"daclip {name} {usage}",
+            description=f"{COMMANDS[name]}.",
+            epilog="\n".join(["examples:", *(f"  {example}" for example in examples)]) if examples else None,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str) -> NoReturn:
+        """End with the message and status 2."""
+        self.exit(2, f"error: {message}; `{self.prog} --help` lists the options\n")
+
+    def read(self, arguments: Sequence[str] | None = None) -> argparse.Namespace:
+        """The options of a command line, by default the process's own."""
+        words = list(sys.argv[1:] if arguments is None else arguments)
+        if "--" in words:
+            end = words.index("--")
+            # Names of files, also where they start with a dash; argparse itself loses some of them here.
+            words[end:] = [f"./{word}" if word.startswith("-") else word for word in words[end + 1 :]]
+        found, rest = self.parse_known_intermixed_args(words)
+        if rest:
+            name = rest[0].partition("=")[0]
+            is_option = name.startswith("-")
+            close = difflib.get_close_matches(name if is_option else f"--{name}", self._option_string_actions, n=1)
+            known = f"there is no option '{name}'" if is_option else f"unexpected argument '{rest[0]}'"
+            self.error(known + (f"; did you mean '{close[0]}'?" if close else ""))
+        return found
+
+
+def add_artifact(parser: argparse.ArgumentParser, default: str = "outputs/restorer/latest") -> None:
+    """Add `--artifact`."""
+    parser.add_argument(
+        "--artifact", metavar="FOLDER", help=f"artifact folder, or OWNER/NAME on the hub (default: {default})"
+    )
+
+
+def add_machine(parser: Any, memory: bool = True) -> None:
+    """Add what decides where and how the networks run to a parser or a group of options."""
+    if memory:
+        parser.add_argument(
+            "--max-memory",
+            type=float,
+            default=2.0,
+            metavar="GIB",
+            help="memory of the process, on a GPU of the GPU; larger photos are cut into pieces (default: %(default)g)",
+        )
+    parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu or cuda (default: auto)")
+    parser.add_argument("--precision", default="auto", metavar="NAME", help="auto, bf16 or fp32 (default: auto)")
+
+
+def add_set(parser: argparse.ArgumentParser, example: str) -> None:
+    """Add `--set KEY=VALUE` for the configuration's own options."""
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        dest="overrides",
+        help=f"a value of the configuration, such as {example}; may be repeated",
+    )
+
+
+def choices(group: str) -> list[str]:
+    """The files of a configuration group, such as `sampler`."""
+    from daclip.config import config_dir
+
+    return sorted(path.stem for path in (Path(config_dir()) / group).glob("*.yaml"))
+
+
+def part(group: str, name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """The settings of one choice of a configuration group.
+
+    Raises:
+        DaclipError: There is no such choice, or an override does not fit.
+    """
+    from daclip.config import composed
+
+    if name not in choices(group):
+        raise DaclipError(f"there is no {group} '{name}'; choose from {', '.join(choices(group))}")
+    node: dict[str, Any] = composed(None, [f"+{group}={name}", *overrides])[group]
+    return node
+
+
+def made(node: Any) -> Any:
+    """The object that settings with a `_target_` describe."""
+    from hydra.utils import instantiate
+
+    return instantiate(node, _convert_="object")
+
+
+def run(parser: Parser, command: Callable[[argparse.Namespace], object]) -> None:
+    """Run a command on the process's options; a user's mistake ends in one line, exit status 1 and no traceback."""
+    options = parser.read()
+    try:
+        command(options)
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped\n")
+        raise SystemExit(130) from None
+    except Exception as error:
+        from daclip.config import user_error
+
+        mistake = user_error(error)
+        if mistake is None:
+            raise
+        raise SystemExit(f"error: {mistake}") from None

@@ -1,0 +1,56 @@
+"""Recognising degradations with stage 1 alone."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from daclip.arithmetic import autocast, device_by_name
+from daclip.artifacts import Artifact, from_hub, load_daclip
+from daclip.degradations import vocabulary
+from daclip.pixels import Pixels, unpack
+from daclip.types import Conditioning
+
+
+class Classifier:
+    """Names what is wrong with photos, from an artifact of either stage.
+
+    Args:
+        artifact: The artifact folder; a restorer's holds its stage 1.
+        device: `auto`, `cpu` or `cuda`.
+        precision: `auto`, `bf16` or `fp32`.
+
+    Raises:
+        DaclipError: The folder is no artifact, or the device is not there.
+    """
+
+    def __init__(self, artifact: str | Path, device: str = "auto", precision: str = "auto"):
+        stage_1 = Artifact(artifact)
+        if stage_1.config["kind"] == "restorer":
+            stage_1 = Artifact(stage_1.folder / "daclip")
+        self.device = device_by_name(device)
+        self.precision = precision
+        self.daclip = load_daclip(stage_1.folder).to(self.device)
+        self.vocabulary: list[str] = vocabulary(stage_1.build("degradation"))
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, **options: Any) -> "Classifier":
+        """A classifier from an artifact folder or a model of the Hugging Face hub."""
+        return cls(source if Path(source).is_dir() else from_hub(str(source)), **options)
+
+    def classify(self, photos: Any) -> list[dict[str, float]]:
+        """Probabilities of the classes of each photo, most likely first; see `Restorer.restore` for kinds of photos."""
+        return [self.recognise(photo)[1] for photo in unpack(photos)[0]]
+
+    def recognise(self, photo: Pixels) -> tuple[Conditioning, dict[str, float]]:
+        """Embeddings of one photo, by itself so that they do not depend on others, and its classes."""
+        # The whole photo, unless it is a thread that CLIP's resize would blow up.
+        longest = 32 * max(min(photo.height, photo.width), 64)
+        top, left = max(photo.height - longest, 0) // 2, max(photo.width - longest, 0) // 2
+        view = photo.crop(top, top + longest, left, left + longest)
+        with torch.inference_mode(), autocast(self.device, self.precision):
+            conditioning: Conditioning = self.daclip(view[None].to(self.device))
+            assert conditioning.degradation is not None
+            row = self.daclip.classify(conditioning.degradation, self.vocabulary)[0].cpu()
+        order = row.argsort(descending=True).tolist()
+        return conditioning, {self.vocabulary[i]: float(row[i]) for i in order}

@@ -1,0 +1,126 @@
+"""One name for each command, and command lines that reach it exactly as they were typed."""
+
+import importlib
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from running import invoke
+
+from daclip.commands.main import COMMANDS, PRESENT
+
+ROOT = Path(__file__).parents[2]
+TOOLS = set(COMMANDS) - {"train-daclip", "train-restorer", "evaluate", "degradations", "sampler-report"}
+
+
+def test_table_modules_and_makefile_agree() -> None:
+
+    modules = {path.stem.replace("_", "-") for path in (ROOT / "src" / "daclip" / "commands").glob("*.py")}
+    assert set(COMMANDS) - set(PRESENT) <= modules
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    recipes = dict(re.findall(r"^([a-z-]+):.*\n((?:\t.*\n)+)", makefile, re.MULTILINE))
+    for name in set(COMMANDS) - set(PRESENT):
+        assert f"-m daclip.commands.{name.replace('-', '_')} " in recipes[name] + " ", name
+    for name in TOOLS:
+        assert importlib.import_module(f"daclip.commands.{name.replace('-', '_')}").parser().prog == f"daclip {name}"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], *([name, "-h"] for name in sorted(TOOLS))], ids=" ".join)
+def test_help_is_instant_and_complete(arguments: list[str]) -> None:
+    code = (
+        "import sys\nfrom daclip.commands.main import main\n"
+        "try:\n    main()\nfinally:\n    assert not {'torch', 'hydra'} & set(sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "COLUMNS": "80"},
+    )
+    if arguments == ["--help"]:
+        assert all(f"  {name} " in done.stdout and sentence in done.stdout for name, sentence in COMMANDS.items())
+    else:
+        # Every option has a sentence, and all of them fit a screen or two.
+        assert len(done.stdout.splitlines()) <= 70
+        parser = importlib.import_module(f"daclip.commands.{arguments[0].replace('-', '_')}").parser()
+        assert all(action.help for action in parser._actions)
+
+
+def test_the_package_runs_as_the_console_script() -> None:
+    text = [
+        subprocess.run([sys.executable, "-m", module], capture_output=True, text=True, check=True).stdout
+        for module in ("daclip", "daclip.commands.main")
+    ]
+    assert text[0] == text[1]
+    assert text[0].startswith("usage: daclip COMMAND")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["restor"], "error: there is no command 'restor'; did you mean 'restore'?"),
+        (["paint"], "error: there is no command 'paint'; `daclip --help` lists them"),
+        (["train"], "error: there is no command 'train'"),
+    ],
+)
+def test_an_unknown_command_is_one_line(arguments: list[str], line: str) -> None:
+    error = invoke("daclip.commands.main", *arguments)
+    assert error is not None
+    assert error.startswith(line)
+
+
+def made(folder: Path, *arguments: str) -> list[str]:
+    """What a make target gives to Python: module, options and names."""
+    folder.mkdir(exist_ok=True)
+    fake = folder / "python"
+    fake.write_text('#!/bin/sh\nprintf "%s\\0" "$@"\n', encoding="utf-8")
+    fake.chmod(0o755)
+    done = subprocess.run(
+        [
+            "make",
+            "--no-print-directory",
+            "-s",
+            "-f",
+            str(ROOT / "Makefile"),
+            "-o",
+            ".venv/ready",
+            f"BIN={folder}",
+            *arguments,
+        ],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.split("\0")[:-1]
+
+
+@pytest.mark.parametrize(
+    "name", ["it's a.jpg", "x$(touch F).jpg", "`touch F`", "${HOME} $$ $x", 'a "b"; touch F', "-rf"]
+)
+def test_make_passes_names_as_they_are(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "bin"
+    given = made(folder, "restore", f"INPUT={name}", f"OUTPUT={name}", f"ARTIFACT={name}", "ARGS=--steps 2")
+    assert given == [
+        "-m",
+        "daclip.commands.restore",
+        f"--output={name}",
+        f"--artifact={name}",
+        "--steps",
+        "2",
+        "--",
+        name,
+    ]
+    given = made(folder, "convert", f"SOURCE={name}", f"DACLIP={name}", "VARIANT=mix")
+    assert given == ["-m", "daclip.commands.convert", f"--daclip={name}", "--variant=mix", "--", name]
+    assert [path.name for path in folder.iterdir()] == ["python"]
+
+
+def test_make_takes_several_runs(tmp_path: Path) -> None:
+    given = made(tmp_path, "report", "RUNS=outputs/a outputs/b", "OUTPUT=page")
+    assert given == ["-m", "daclip.commands.report", "--output=page", "--", "outputs/a", "outputs/b"]
+    assert made(tmp_path, "report") == ["-m", "daclip.commands.report"]
