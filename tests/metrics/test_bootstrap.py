@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from daclip.metrics.bootstrap import bootstrap, interval, paired_difference
-from daclip.reporting.content import holm
+from daclip.reporting.runs import holm
 from daclip.rng import generator_for
 
 

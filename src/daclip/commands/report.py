@@ -12,7 +12,7 @@ from daclip.errors import DaclipError
 from daclip.files import write_text
 
 if TYPE_CHECKING:
-    from daclip.reporting.runs import Evaluation, Recognition, Runs
+    from daclip.reporting.runs import Run, Runs
 
 
 def parser() -> Parser:
@@ -40,9 +40,9 @@ def parser() -> Parser:
     return parser
 
 
-def _photos(evaluation: "Evaluation", count: int, side: int) -> list[dict[str, Any]]:
+def _photos(evaluation: "Run", count: int, side: int) -> list[dict[str, Any]]:
     """The worst and the best photos of an evaluation."""
-    from daclip.reporting.content import show
+    from daclip.reporting import content
     from daclip.reporting.tables import metric_label, score_text
 
     shown = []
@@ -55,19 +55,17 @@ def _photos(evaluation: "Evaluation", count: int, side: int) -> list[dict[str, A
                 for name, value in entry["scores"].items()
                 if not name.endswith("_lq")
             )
-            pictures = show(evaluation.folder / "pictures", entry["files"], side)
+            pictures = content.show(evaluation.folder / "pictures", entry["files"], side)
             shown.append({**entry, "values": values, **vars(pictures)})
     return shown
 
 
 def _records(runs: "Runs") -> list[dict[str, str]]:
     """What makes each run repeatable, as text."""
-    scored: list[Evaluation | Recognition] = [*runs.evaluations, *runs.recognitions]
-    found = [(one.label, dict(one.metrics["record"])) for one in scored]
-    found += [(run.label, dict(run.record)) for run in runs.trainings]
+    found = [*runs.evaluations, *runs.recognitions, *runs.trainings]
     return [
-        {"label": label, "text": yaml.safe_dump(record, sort_keys=False, allow_unicode=True, width=100)}
-        for label, record in found
+        {"label": run.label, "text": yaml.safe_dump(run.record, sort_keys=False, allow_unicode=True, width=100)}
+        for run in found
     ]
 
 
@@ -79,26 +77,26 @@ def report(options: Namespace) -> Path:
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-    from daclip.reporting import content
-    from daclip.reporting.runs import read_runs
+    from daclip.reporting import content, tables
+    from daclip.reporting.runs import compare, read_runs
 
     if options.pictures < 0 or options.zoom < 8 or options.draws < 1 or not 0 < options.confidence < 1:
         raise DaclipError("pictures must be at least 0, zoom at least 8, draws at least 1, confidence in (0, 1)")
     runs = read_runs(options.runs)
     evaluations = runs.evaluations
-    tables: list[content.Table] = []
+    shown: list[tables.TextTable] = []
     if evaluations:
-        tables += [content.facts(evaluations), *content.scores(evaluations)]
+        shown += [tables.facts(evaluations), *tables.scores(evaluations)]
     if len(evaluations) > 1:
-        comparisons = content.compare(evaluations, options.draws, options.confidence, options.seed)
-        tables.append(content.comparison_table(comparisons, evaluations[0].label, options.confidence))
-    absent = content.missing(evaluations)
-    tables += [absent] if absent else []
-    tables += [content.recognitions(runs.recognitions)] if runs.recognitions else []
-    tables += [content.trainings(runs.trainings)] if runs.trainings else []
+        comparisons = compare(evaluations, options.draws, options.confidence, options.seed)
+        shown.append(tables.comparison_table(comparisons, evaluations[0].label, options.confidence))
+    absent = tables.missing(evaluations)
+    shown += [absent] if absent else []
+    shown += [tables.recognitions(runs.recognitions)] if runs.recognitions else []
+    shown += [tables.trainings(runs.trainings)] if runs.trainings else []
     page = {
         "title": options.title,
-        "tables": tables,
+        "tables": shown,
         "charts": content.charts(runs),
         "matrices": content.confusion([*evaluations, *runs.recognitions, *runs.trainings]),
         "photos": [(one.label, _photos(one, options.pictures, options.zoom)) for one in evaluations],

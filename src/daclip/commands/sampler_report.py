@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import hydra
+import pandas as pd
 import torch
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
@@ -115,15 +117,7 @@ def _within(node: Mapping[str, Any], budget: int) -> Sampler:
 def prepare(
     pairs: ValidationPairs, restorer: Restorer, photos: int | None, batch_size: int, seed: int
 ) -> list[Prepared]:
-    """Validation pairs in batches, with the embeddings of stage 1.
-
-    Args:
-        pairs: Validation pairs.
-        restorer: Gives stage 1, device and precision.
-        photos: At most so many pairs, drawn by the seed; None takes all.
-        batch_size: Pairs of a batch.
-        seed: Of the draw.
-    """
+    """Validation pairs in batches, with the embeddings of stage 1; at most `photos` pairs, drawn by the seed."""
     chosen = list(range(len(pairs)))
     if photos is not None:
         # Drawn, since a fixed stride may meet the same few classes again and again.
@@ -255,29 +249,23 @@ def verdict(cfg: DictConfig, scores: Sequence[Score], metrics: Mapping[str, Pair
     }
 
 
-def _label(score: Score, several_grids: bool) -> str:
-    return f"{score.sampler} ({score.grid})" if several_grids else score.sampler
+def _frame(scores: Sequence[Score]) -> pd.DataFrame:
+    """One row a score; `label` is the sampler, with its grid where there are several."""
+    frame = pd.DataFrame([{**asdict(score), **score.others} for score in scores])
+    several = frame["grid"].nunique() > 1
+    return frame.assign(label=frame["sampler"] + (" (" + frame["grid"] + ")" if several else ""))
 
 
-def _tables(scores: Sequence[Score]) -> dict[str, list[list[str]]]:
+def _tables(frame: pd.DataFrame, metrics: Sequence[str]) -> dict[str, list[list[str]]]:
     """Title to rows of text, the first row the heading: one row a sampler, one column a budget."""
-    budgets = sorted({score.budget for score in scores})
-    several = len({score.grid for score in scores}) > 1
-    by_label: dict[str, dict[int, Score]] = {}
-    for score in scores:
-        by_label.setdefault(_label(score, several), {})[score.budget] = score
-    others = {name: f"{{0.others[{name}]:.3f}}" for name in scores[0].others}
-    columns = {"gain in dB": "{0.gain:+.2f}", "SSIM": "{0.ssim:.3f}", **others, "seconds a photo": "{0.seconds:.3f}"}
-    return {
-        f"{title} over network evaluations": [
-            ["sampler", *map(str, budgets)],
-            *(
-                [label, *(cell.format(found[budget]) if budget in found else "" for budget in budgets)]
-                for label, found in by_label.items()
-            ),
-        ]
-        for title, cell in columns.items()
-    }
+    columns = {"gain": ("gain in dB", "{:+.2f}"), "ssim": ("SSIM", "{:.3f}")}
+    columns |= {name: (name, "{:.3f}") for name in metrics} | {"seconds": ("seconds a photo", "{:.3f}")}
+    tables = {}
+    for column, (title, cell) in columns.items():
+        wide = frame.pivot(index="label", columns="budget", values=column).reindex(frame["label"].unique())
+        rows = [[label, *("" if pd.isna(v) else cell.format(v) for v in row)] for label, *row in wide.itertuples()]
+        tables[f"{title} over network evaluations"] = [["sampler", *map(str, wide.columns)], *rows]
+    return tables
 
 
 def _sentence(found: Mapping[str, Any]) -> str:
@@ -301,38 +289,20 @@ def _markdown(tables: Mapping[str, list[list[str]]], sentence: str) -> str:
     return "\n".join(lines)
 
 
-def _chart(scores: Sequence[Score], metrics: Mapping[str, PairMetric]) -> str:
-    several = len({score.grid for score in scores}) > 1
-    lines: dict[str, list[Score]] = {}
-    for score in scores:
-        line = lines.setdefault(_label(score, several), [])
-        if all(score.nfe != other.nfe for other in line):
-            line.append(score)
+def _chart(frame: pd.DataFrame, metrics: Mapping[str, PairMetric]) -> str:
+    lines = dict(list(frame.drop_duplicates(["label", "nfe"]).groupby("label", sort=False)))
 
-    values = {name: [{**asdict(score), **score.others} for score in line] for name, line in lines.items()}
+    def panel(title: str, y_label: str, depth: float, y: str, x: str = "nfe", lower: bool = False) -> Panel:
+        points = {str(name): list(zip(line[x], line[y], strict=True)) for name, line in lines.items()}
+        x_label = "network evaluations" if x == "nfe" else "seconds a photo"
+        return Panel(title, x_label, y_label, points, depth, lower_is_better=lower)
 
-    def points(x: str, y: str) -> dict[str, list[tuple[float, float]]]:
-        return {name: [(value[x], value[y]) for value in line] for name, line in values.items()}
-
-    calls = "network evaluations"
     # Samplers that need many steps fall far below with few; the charts keep to where choices are made.
-    return svg(
-        line_charts(
-            [
-                Panel("PSNR gain", calls, "dB", points("nfe", "gain"), 4.0),
-                Panel("SSIM", calls, "SSIM", points("nfe", "ssim"), 0.25),
-                *(
-                    Panel(name, calls, name, points("nfe", name), 0.5)
-                    if metric.higher_is_better
-                    else Panel(
-                        f"{name} (smaller is better)", calls, name, points("nfe", name), 0.5, lower_is_better=True
-                    )
-                    for name, metric in metrics.items()
-                ),
-                Panel("PSNR gain by time", "seconds a photo", "dB", points("seconds", "gain"), 4.0),
-            ]
-        )
-    )
+    panels = [panel("PSNR gain", "dB", 4.0, "gain"), panel("SSIM", "SSIM", 0.25, "ssim")]
+    for name, metric in metrics.items():
+        lower = not metric.higher_is_better
+        panels.append(panel(f"{name} (smaller is better)" if lower else name, name, 0.5, name, lower=lower))
+    return svg(line_charts([*panels, panel("PSNR gain by time", "dB", 4.0, "gain", "seconds")]))
 
 
 def sampler_report(cfg: DictConfig) -> dict[str, Any]:
@@ -359,20 +329,21 @@ def sampler_report(cfg: DictConfig) -> dict[str, Any]:
             cfg.seed, ["python", "-m", "daclip.commands.sampler_report"], {"total": time.monotonic() - started}
         ),
     }
-    tables = _tables(scores)
+    frame = _frame(scores)
+    tables = _tables(frame, list(metrics))
     output = Path(cfg.output)
     write_json(output / "report.json", report)
     write_text(output / "report.md", _markdown(tables, _sentence(found)))
-    write_text(output / "report.svg", _chart(scores, metrics))
+    write_text(output / "report.svg", _chart(frame, metrics))
     for title, (heading, *rows) in tables.items():
-        table = Table(title=title)
+        table = Table(title=escape(title))
         for index, name in enumerate(heading):
             table.add_column(name, justify="right" if index else "left", no_wrap=True)
         for row in rows:
-            table.add_row(*row)
+            table.add_row(*map(escape, row))
         Console().print(table)
-    Console().print(_sentence(found), soft_wrap=True)
-    Console().print(f"written: {output}/report.json, report.md, report.svg", soft_wrap=True)
+    Console().print(_sentence(found), soft_wrap=True, markup=False)
+    Console().print(f"written: {output}/report.json, report.md, report.svg", soft_wrap=True, markup=False)
     return report
 
 

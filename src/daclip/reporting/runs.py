@@ -1,72 +1,55 @@
-"""Runs that a report reads: evaluations of both stages, training runs and sampler reports, each from its folder."""
+"""Runs that a report reads, each from its folder, and the comparison of evaluations."""
 
 import csv
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from daclip.artifacts import read_metrics, read_record
 from daclip.errors import DaclipError
+from daclip.metrics.bootstrap import Difference, paired_difference
 from daclip.metrics.scorer import PhotoScore
+from daclip.rng import generator_for
 
 FACTS = ("name", "crop", "degradation", "recognised")  # columns of photos.csv that are no scores
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """A folder that `daclip evaluate` wrote: its `metrics.json` and `photos.csv`."""
-
-    label: str
-    folder: Path
-    metrics: dict[str, Any]
-    photos: list[PhotoScore]
-
-
-@dataclass(frozen=True)
-class Recognition:
-    """A folder with an evaluation of stage 1: its `metrics.json`."""
-
-    label: str
-    metrics: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Training:
-    """A finished training run.
+class Run:
+    """One folder.
 
     Attributes:
         label: Its name in the report.
-        kind: `daclip` or `restorer`.
-        metrics: The artifact's scores.
+        kind: `evaluation`, `recognition` (an evaluation of stage 1), `samplers`, or of a training run `daclip`,
+            `restorer`.
+        folder: Where it is.
+        metrics: Its `metrics.json`; of a sampler report, its `report.json`.
         record: Its provenance.
-        curves: Logged name to points (step, value); empty where only the artifact is left.
+        photos: Of an evaluation: its `photos.csv`.
+        curves: Of a training run: logged name to points (step, value); empty where only the artifact is left.
     """
 
     label: str
     kind: str
+    folder: Path
     metrics: dict[str, Any]
     record: dict[str, Any]
-    curves: dict[str, list[tuple[float, float]]]
-
-
-@dataclass(frozen=True)
-class SamplerScores:
-    """A folder that `daclip sampler-report` wrote: one entry a sampler, grid and budget."""
-
-    label: str
-    scores: list[dict[str, Any]]
+    photos: list[PhotoScore] = field(default_factory=list)
+    curves: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Runs:
     """The runs of a report, each kind in the order given."""
 
-    evaluations: list[Evaluation]
-    recognitions: list[Recognition]
-    trainings: list[Training]
-    samplers: list[SamplerScores]
+    evaluations: list[Run]
+    recognitions: list[Run]
+    trainings: list[Run]
+    samplers: list[Run]
 
 
 def _photos(path: Path) -> list[PhotoScore]:
@@ -97,7 +80,7 @@ def _labels(folders: Sequence[Path]) -> list[str]:
     """The shortest end of each path that no other path has."""
     parts = [folder.absolute().parts for folder in folders]
     if len(set(parts)) < len(parts):
-        raise DaclipError("the same folder is given twice in runs=[…]; name each run once")
+        raise DaclipError("the same folder is given twice; name each run once")
     labels = []
     for part in parts:
         ends = (part[-length:] for length in range(1, len(part) + 1))
@@ -111,34 +94,122 @@ def read_runs(folders: Sequence[str]) -> Runs:
     Raises:
         DaclipError: A folder is missing or damaged, or holds none of these kinds.
     """
-    if not folders:
-        raise DaclipError("give folders of runs, as in runs=[outputs/evaluation] (make report RUNS=outputs/evaluation)")
     paths = [Path(folder) for folder in folders]
-    runs = Runs([], [], [], [])
+    runs = []
     for path, label in zip(paths, _labels(paths), strict=True):
         if not path.is_dir():
             raise DaclipError(f"{path}: no such folder; check the path")
         try:
-            _read(path, label, runs)
+            runs.append(_read(path, label))
         except (KeyError, ValueError, TypeError) as error:
             raise DaclipError(f"{path}: damaged, or of another version ({error!r}); run it again") from error
-    return runs
+    kinds = [("evaluation",), ("recognition",), ("daclip", "restorer"), ("samplers",)]
+    return Runs(*([run for run in runs if run.kind in kind] for kind in kinds))
 
 
-def _read(path: Path, label: str, runs: Runs) -> None:
+def _read(path: Path, label: str) -> Run:
     artifact = path / "artifact" if (path / "artifact").is_dir() else path
     if (path / "photos.csv").is_file():
-        runs.evaluations.append(Evaluation(label, path, read_metrics(path), _photos(path / "photos.csv")))
-    elif (artifact / "weights.safetensors").is_file():
+        metrics = read_metrics(path)
+        return Run(label, "evaluation", path, metrics, metrics["record"], photos=_photos(path / "photos.csv"))
+    if (artifact / "weights.safetensors").is_file():
         metrics = read_metrics(artifact)
         kind = "daclip" if "degradation_accuracy" in metrics else "restorer"
         log = artifact.resolve().parent / "logs" / "metrics.csv"
         curves = _curves(log) if log.is_file() else {}
-        runs.trainings.append(Training(label, kind, metrics, read_record(artifact), curves))
-    elif (path / "reliability.png").is_file():
-        runs.recognitions.append(Recognition(label, read_metrics(path)))
-    elif (path / "report.json").is_file():
-        found = json.loads((path / "report.json").read_text(encoding="utf-8"))
-        runs.samplers.append(SamplerScores(label, found["scores"]))
-    else:
-        raise DaclipError(f"{path}: neither an evaluation, nor a training run, nor a sampler report")
+        return Run(label, kind, path, metrics, read_record(artifact), curves=curves)
+    if (path / "reliability.png").is_file():
+        metrics = read_metrics(path)
+        return Run(label, "recognition", path, metrics, metrics["record"])
+    if (path / "report.json").is_file():
+        report = json.loads((path / "report.json").read_text(encoding="utf-8"))
+        return Run(label, "samplers", path, report, report["record"])
+    raise DaclipError(f"{path}: neither an evaluation, nor a training run, nor a sampler report")
+
+
+def metric_names(row: Mapping[str, Any]) -> list[str]:
+    """Metrics of a row of scores.
+
+    >>> metric_names({"psnr_lq": 1.0, "psnr": 2.0, "count": 3})
+    ['psnr']
+    """
+    return [name for name in row if name != "count" and not name.endswith("_lq")]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One metric of one evaluation against the first.
+
+    Attributes:
+        label: The evaluation.
+        metric: The metric.
+        rows: Photos in common, each crop and degradation counted.
+        difference: Its mean with interval and p-value; None where nothing can be said.
+        verdict: `better`, `worse`, `no clear difference`, or why nothing can be said.
+    """
+
+    label: str
+    metric: str
+    rows: int
+    difference: Difference | None
+    verdict: str
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """p-values of several tests, adjusted so that the chance of any false alarm stays what it says (Holm 1979).
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    adjusted = [0.0] * len(values)
+    largest = 0.0
+    for rank, index in enumerate(sorted(range(len(values)), key=lambda i: values[i])):
+        largest = max(largest, min(1.0, round((len(values) - rank) * values[index], 12)))
+        adjusted[index] = largest
+    return adjusted
+
+
+def compare(evaluations: Sequence[Run], draws: int, confidence: float, seed: int) -> list[Comparison]:
+    """Every evaluation after the first against the first, metric by metric, on the photos in common.
+
+    p-values are adjusted for the number of comparisons.
+
+    Args:
+        evaluations: At least one.
+        draws: Redrawn sets of the paired bootstrap.
+        confidence: Of the intervals; a difference is called by its adjusted p-value.
+        seed: Of the draws.
+    """
+    first = evaluations[0]
+    found: list[Comparison] = []
+    for other in evaluations[1:]:
+        if _rules(first) != _rules(other):
+            found.append(Comparison(other.label, "", 0, None, "another protocol: not comparable"))
+            continue
+        for name in [name for name in metric_names(first.metrics["mean"]) if name in other.metrics["mean"]]:
+            before = {(p.name, p.crop, p.degradation): p.scores[name] for p in first.photos}
+            rows = [p for p in other.photos if (p.name, p.crop, p.degradation) in before]
+            gaps = torch.tensor(
+                [p.scores[name] - before[p.name, p.crop, p.degradation] for p in rows], dtype=torch.float64
+            )
+            units, classes = [p.name for p in rows], [p.degradation for p in rows]
+            difference = None
+            if rows:
+                difference = paired_difference(units, classes, gaps, draws, confidence, generator_for(seed))
+            verdict = "infinite scores" if rows else "no photo in common"
+            found.append(Comparison(other.label, name, len(rows), difference, verdict))
+    adjusted = iter(holm([one.difference.p for one in found if one.difference]))
+    return [_judged(one, next(adjusted), first, confidence) if one.difference else one for one in found]
+
+
+def _judged(one: Comparison, p: float, first: Run, confidence: float) -> Comparison:
+    assert one.difference is not None
+    up = (one.difference.mean > 0) is first.metrics["higher_is_better"][one.metric]
+    verdict = "no clear difference" if p > 1 - confidence else "better" if up else "worse"
+    return replace(one, difference=replace(one.difference, p=p), verdict=verdict)
+
+
+def _rules(evaluation: Run) -> tuple[object, ...]:
+    """The protocol without its name."""
+    protocol = evaluation.metrics["protocol"]
+    return tuple(protocol[key] for key in ("eight_bit", "border", "colour"))

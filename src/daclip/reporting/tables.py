@@ -1,10 +1,13 @@
-"""Names and digits of scores, and the console's tables of them."""
+"""Tables of scores: of the console (rich), and of a report as text."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
+
+from daclip.reporting.runs import Comparison, Run, metric_names
 
 LABELS = {"psnr": "PSNR", "ssim": "SSIM", "ms_ssim": "MS-SSIM", "lpips": "LPIPS", "dists": "DISTS"}
 
@@ -16,15 +19,6 @@ def metric_label(name: str) -> str:
     ('MS-SSIM', 'FID')
     """
     return LABELS.get(name, name.upper())
-
-
-def metric_names(row: Mapping[str, Any]) -> list[str]:
-    """Metrics of a row of scores.
-
-    >>> metric_names({"psnr_lq": 1.0, "psnr": 2.0, "count": 3})
-    ['psnr']
-    """
-    return [name for name in row if name != "count" and not name.endswith("_lq")]
 
 
 def score_text(name: str, value: float) -> str:
@@ -76,3 +70,160 @@ def _table(metrics: Mapping[str, Any], names: Sequence[str]) -> Table:
                 cells.append(f"{row['psnr'] - row['psnr_lq']:+.2f}")
         table.add_row(escape(class_name), *cells, *([f"{named[class_name]:.0%}"] if named else []), str(row["count"]))
     return table
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """A table of a report.
+
+    Attributes:
+        title: Above it.
+        heading: Of the columns.
+        rows: Cells; the first column is the row's name.
+        note: Below it.
+        last: Number of rows at the end that summarise the others.
+    """
+
+    title: str
+    heading: list[str]
+    rows: list[list[str]]
+    note: str = ""
+    last: int = 0
+
+
+def _range(ends: Sequence[float] | None, name: str, sign: bool = False) -> str:
+    if not ends:
+        return ""
+    low, high = (f"{end:+.2f}" if sign else score_text(name, end) for end in ends)
+    return f" [{low}, {high}]"
+
+
+def facts(evaluations: Sequence[Run]) -> TextTable:
+    """What was scored, how, with which result: one column an evaluation."""
+    columns = []
+    for one in evaluations:
+        metrics, record = one.metrics, one.metrics["record"]
+        mean, ends = metrics["mean"], metrics["intervals"]
+        gain = mean["psnr"] - mean["psnr_lq"] if "psnr_lq" in mean else None
+        columns.append(
+            [
+                "–" if gain is None else f"{gain:+.2f} dB" + _range(ends["mean"].get("psnr_gain"), "psnr", sign=True),
+                "–" if "degradation_accuracy" not in metrics else f"{metrics['degradation_accuracy']:.1%}",
+                f"{mean['count']} from {ends['photos']}",
+                f"{metrics['sampler']}, {metrics['nfe']}" if "nfe" in metrics else "–",
+                f"{metrics['seconds_per_photo']:.2f}" if "nfe" in metrics else "–",
+                metrics["protocol"]["text"],
+                (record.get("commit") or "unknown")[:9] + (" with changes" if record.get("dirty") else ""),
+            ]
+        )
+    names = ["mean gain", "recognised", "crops from photos", "sampler, evaluations", "s a photo", "protocol", "commit"]
+    rows = [[name, *cells] for name, cells in zip(names, zip(*columns, strict=True), strict=True)]
+    confidence = evaluations[0].metrics["intervals"]["confidence"]
+    note = f"Brackets: {confidence:.0%} bootstrap interval over photos; crops of one photo are drawn together."
+    if min(one.metrics["intervals"]["photos"] for one in evaluations) < 10:
+        note += " With fewer than ten photos an interval says little more than how far these photos lie apart."
+    return TextTable("Evaluations", ["", *(one.label for one in evaluations)], rows, note)
+
+
+def scores(evaluations: Sequence[Run]) -> list[TextTable]:
+    """One table a metric: degradations down, runs across, each cell with its interval."""
+    tables = []
+    names = list(dict.fromkeys(name for one in evaluations for name in metric_names(one.metrics["mean"])))
+    for name in names:
+        runs = [one for one in evaluations if name in one.metrics["mean"]]
+        inputs = f"{name}_lq" in runs[0].metrics["mean"]
+        classes = list(dict.fromkeys(class_name for one in runs for class_name in one.metrics["per_degradation"]))
+        rows = []
+        for class_name in [*classes, "mean"]:
+            cells = [class_name]
+            found = [{**one.metrics["per_degradation"], "mean": one.metrics["mean"]}.get(class_name) for one in runs]
+            if inputs:
+                first = next(row for row in found if row is not None)
+                cells.append(score_text(name, first[f"{name}_lq"]))
+            for one, row in zip(runs, found, strict=True):
+                ends = one.metrics["intervals"]
+                limits = ends["mean"] if class_name == "mean" else ends["per_degradation"].get(class_name, {})
+                cells.append("–" if row is None else score_text(name, row[name]) + _range(limits.get(name), name))
+            rows.append(cells)
+        better = "higher" if runs[0].metrics["higher_is_better"][name] else "lower"
+        heading = ["degradation", *(["degraded photo"] if inputs else []), *(one.label for one in runs)]
+        tables.append(TextTable(f"{metric_label(name)}, {better} is better", heading, rows, last=1))
+    sets = list(dict.fromkeys(name for one in evaluations for name in one.metrics["sets"]))
+    if sets:
+        rows = [
+            [one.label, *(f"{one.metrics['sets'][name]:.3f}" if name in one.metrics["sets"] else "–" for name in sets)]
+            for one in evaluations
+        ]
+        labels = [metric_label(n.removesuffix("_lq")) + (" degraded" if n.endswith("_lq") else "") for n in sets]
+        tables.append(TextTable("Scores of whole sets, lower is better", ["run", *labels], rows))
+    return tables
+
+
+def missing(evaluations: Sequence[Run]) -> TextTable | None:
+    """Metrics that were asked for and could not be computed, with the reason."""
+    rows = [
+        [one.label, metric_label(name), reason]
+        for one in evaluations
+        for name, reason in one.metrics["missing"].items()
+    ]
+    return TextTable("Metrics that are missing", ["run", "metric", "reason"], rows) if rows else None
+
+
+def comparison_table(comparisons: Sequence[Comparison], first: str, confidence: float) -> TextTable:
+    """Differences to the first evaluation and what they are worth."""
+    rows = []
+    for one in comparisons:
+        gap = one.difference
+        unit = one.metric or "psnr"
+        digits = 2 if unit in ("psnr", "fid") else 4
+        rows.append(
+            [
+                one.label,
+                metric_label(one.metric) if one.metric else "–",
+                str(one.rows),
+                "–" if gap is None else f"{gap.mean:+.{digits}f} [{gap.low:+.{digits}f}, {gap.high:+.{digits}f}]",
+                "–" if gap is None else f"{gap.p:.4f}",
+                one.verdict,
+            ]
+        )
+    note = (
+        f"Paired bootstrap over photos on the crops in common, {confidence:.0%} intervals; "
+        "p-values are adjusted for the number of comparisons (Holm) and never below what as many photos can show: "
+        "fewer than six prove nothing."
+    )
+    return TextTable(
+        f"Differences to {first}", ["run", "metric", "crops", "mean difference", "p", "verdict"], rows, note
+    )
+
+
+def recognitions(runs: Sequence[Run]) -> TextTable:
+    """What stage 1 by itself is worth: one column a run."""
+    names = {
+        "recognised": lambda metrics: f"{metrics['degradation_accuracy']:.1%}",
+        "calibration error": lambda metrics: f"{metrics['calibration_error']:.3f}",
+        "cosine to the clean photo, steered": lambda metrics: f"{metrics['content_cosine']:.4f}",
+        "the same, plain CLIP": lambda metrics: f"{metrics['content_cosine_plain']:.4f}",
+        "crops": lambda metrics: str(metrics["count"]),
+    }
+    rows = [[name, *(text(run.metrics) for run in runs)] for name, text in names.items()]
+    classes = dict.fromkeys(class_name for run in runs for class_name in run.metrics["per_degradation_accuracy"])
+    for class_name in classes:
+        shares = [run.metrics["per_degradation_accuracy"].get(class_name) for run in runs]
+        rows.append([f"{class_name} recognised", *("–" if share is None else f"{share:.1%}" for share in shares)])
+    return TextTable("Stage 1 on validation photos", ["", *(run.label for run in runs)], rows)
+
+
+def trainings(runs: Sequence[Run]) -> TextTable:
+    """One line a training run."""
+    rows = []
+    for run in runs:
+        if run.kind == "daclip":
+            score = f"accuracy {run.metrics['degradation_accuracy']:.3f}"
+        else:
+            mean = run.metrics["mean"]
+            score = f"{mean['psnr']:.2f} dB ({mean['psnr'] - mean['psnr_lq']:+.2f})"
+        hardware = run.record["hardware"]
+        machine = ", ".join(hardware["gpus"]) or f"{hardware['cores']} cores of {hardware['processor']}"
+        minutes = f"{run.record['seconds']['total'] / 60:.1f} min"
+        rows.append([run.label, run.kind, str(run.metrics["steps"]), score, minutes, machine, str(run.record["seed"])])
+    return TextTable("Training runs", ["run", "stage", "steps", "validation score", "time", "machine", "seed"], rows)
