@@ -23,7 +23,7 @@ TEN = {
 }
 
 
-def test_stage_1_learns_the_single_words_of_combined_labels(tmp_path: Path) -> None:
+def test_stage_1_learns_the_single_classes_of_combined_labels(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "daclip.commands.train", "experiments=smoke_daclip", "degradation=[composite,wild]"],
         cwd=tmp_path,

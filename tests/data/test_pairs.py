@@ -46,7 +46,7 @@ def test_a_sample_depends_on_seed_and_index_alone() -> None:
     assert 0 <= a.lq.min() <= a.lq.max() <= 1
 
 
-def test_words_are_balanced_in_every_batch() -> None:
+def test_classes_are_balanced_in_every_batch() -> None:
     source = pairs()
     batch = collate([source[i] for i in range(10, 18)])
     assert batch.degradation.count("noisy") == batch.degradation.count("uncompleted") == 4
@@ -94,22 +94,22 @@ def test_a_laid_piece_hides_a_part_of_the_ground(seed: int, size: int) -> None:
     assert soft < 6 / size  # an edge, not a veil
 
 
-def test_training_never_sees_a_held_out_photo() -> None:
+def test_training_never_sees_a_validation_photo() -> None:
     seen = {pairs()[i].name for i in range(60)}
     assert seen
     assert seen <= {photo.name for photo in SOURCE.train()}
     assert not seen & {photo.name for photo in SOURCE.validation()}
 
 
-def test_held_out_set_is_fixed_and_shows_every_word_on_the_same_crop() -> None:
-    held = ValidationPairs(SOURCE.validation(), degradations(), 64, 3, 0)
-    assert len(held) == 2 * 3 * 2
-    assert torch.equal(held[4].lq, ValidationPairs(SOURCE.validation(), degradations(), 64, 3, 0)[4].lq)
-    assert torch.equal(held[0].hq, held[1].hq)
-    assert not torch.equal(held[0].hq, held[2].hq)
-    assert [held[i].degradation for i in range(2)] == ["noisy", "uncompleted"]
+def test_validation_set_is_fixed_and_shows_every_class_on_the_same_crop() -> None:
+    fixed = ValidationPairs(SOURCE.validation(), degradations(), 64, 3, 0)
+    assert len(fixed) == 2 * 3 * 2
+    assert torch.equal(fixed[4].lq, ValidationPairs(SOURCE.validation(), degradations(), 64, 3, 0)[4].lq)
+    assert torch.equal(fixed[0].hq, fixed[1].hq)
+    assert not torch.equal(fixed[0].hq, fixed[2].hq)
+    assert [fixed[i].degradation for i in range(2)] == ["noisy", "uncompleted"]
     with pytest.raises(IndexError):
-        held[len(held)]
+        fixed[len(fixed)]
     # A crop larger than the smallest photo is cut to it: chelsea has 300 rows.
     assert ValidationPairs(SOURCE.validation(), degradations(), 999, 1, 0)[0].hq.shape == (3, 300, 300)
 

@@ -59,7 +59,7 @@ def names(photos: Any) -> set[str]:
     return {photo.name for photo in photos}
 
 
-def test_official_layout_gives_pairs_with_the_folder_as_word(pairs_root: Path) -> None:
+def test_official_layout_gives_pairs_with_the_folder_as_class(pairs_root: Path) -> None:
     source = paired(pairs_root)
     assert source.classes == ["low-light", "raindrop"]
     assert not source.has_plain
@@ -72,7 +72,7 @@ def test_official_layout_gives_pairs_with_the_folder_as_word(pairs_root: Path) -
         assert photo.size() == (64, 80)
 
 
-def test_a_val_folder_is_the_held_out_part(pairs_root: Path, tmp_path: Path) -> None:
+def test_a_val_folder_is_the_validation_part(pairs_root: Path, tmp_path: Path) -> None:
     root = tmp_path / "split"
     for split, i in (("train", 0), ("train", 1), ("val", 2)):
         save_pair(root / split / "hazy", i, f"{i}.png", f"{i}.png")
@@ -183,7 +183,7 @@ def stream(source: MixedPhotos, seed: int = 0, weights: Any = None, real_share: 
     return TrainingPairs(source.train(), MAKER, Mix(weights, real_share), 100, seed)
 
 
-def test_mixing_is_balanced_by_word_and_fixed_by_seed_and_index(pairs_root: Path) -> None:
+def test_mixing_is_balanced_by_class_and_fixed_by_seed_and_index(pairs_root: Path) -> None:
     source = mixed(pairs_root)
     assert source.has_plain
     assert source.classes == ["low-light", "raindrop"]
@@ -202,7 +202,7 @@ def test_mixing_is_balanced_by_word_and_fixed_by_seed_and_index(pairs_root: Path
         assert real == sample.name.startswith(sample.degradation)
 
 
-def test_real_share_divides_a_word_that_has_both(pairs_root: Path, tmp_path: Path) -> None:
+def test_real_share_divides_a_class_that_has_both(pairs_root: Path, tmp_path: Path) -> None:
     for i in range(4):
         save_pair(tmp_path / "more" / "rainy", i, f"{i}.png", f"{i}.png")
     source = MixedPhotos({"pairs": paired(tmp_path / "more"), "photos": EmbeddedPhotos(["chelsea.png"])})
@@ -243,16 +243,16 @@ def test_wrong_weights_are_refused() -> None:
             ClassSchedule(["a", "b"], weights)
 
 
-def test_held_out_set_shows_real_pairs_once_and_photos_under_every_word(pairs_root: Path) -> None:
+def test_validation_set_shows_real_pairs_once_and_photos_under_every_class(pairs_root: Path) -> None:
     source = mixed(pairs_root)
     photos = source.validation()
     real = sum(bool(photo.class_name) for photo in photos)
-    held = ValidationPairs(photos, DEGRADATIONS, 999, 2, 0)
-    assert len(held) == real * 2 + (len(photos) - real) * 2 * len(DEGRADATIONS)
-    assert held.classes == ["noisy", "rainy", "low-light", "raindrop"]
-    samples = [held[i] for i in range(len(held))]
+    fixed = ValidationPairs(photos, DEGRADATIONS, 999, 2, 0)
+    assert len(fixed) == real * 2 + (len(photos) - real) * 2 * len(DEGRADATIONS)
+    assert fixed.classes == ["noisy", "rainy", "low-light", "raindrop"]
+    samples = [fixed[i] for i in range(len(fixed))]
     assert {sample.lq.shape for sample in samples} == {(3, 64, 64)}  # the smallest photo decides
-    assert {sample.degradation for sample in samples} == set(held.classes)
+    assert {sample.degradation for sample in samples} == set(fixed.classes)
     assert torch.equal((samples[0].lq * 255).round(), (samples[0].hq * 255).round().div(2).floor())
 
 
@@ -356,7 +356,7 @@ def test_listed_and_streamed_rows_are_the_same_photos(tmp_path: Path, write: Cal
 
 
 @pytest.mark.parametrize("name_column", ["name", None])
-def test_a_share_is_held_out_alike_whether_listed_or_streamed(tmp_path: Path, name_column: str | None) -> None:
+def test_the_validation_share_is_the_same_whether_listed_or_streamed(tmp_path: Path, name_column: str | None) -> None:
     root = as_saved(tmp_path)
     listed, passing = (hub(root, validation=0.3, name_column=name_column, streaming=on) for on in (False, True))
     assert names(listed.validation()) == names(passing.validation())
@@ -377,7 +377,7 @@ def test_rows_with_a_degraded_version_are_real_pairs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_lists_of_captions_and_words_are_understood(tmp_path: Path, streaming: bool) -> None:
+def test_lists_of_captions_and_classes_are_understood(tmp_path: Path, streaming: bool) -> None:
     rows = table(4).remove_columns(["caption", "degradation"])
     rows = rows.add_column("caption", [["a: cat", "one cat"], [], None, ["a dog"]])
     rows = rows.add_column("degradation", [[], ["hazy", "rainy"], None, ["hazy"]])
@@ -389,7 +389,7 @@ def test_lists_of_captions_and_words_are_understood(tmp_path: Path, streaming: b
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_a_real_pair_of_several_words_belongs_to_each_of_them(tmp_path: Path, streaming: bool) -> None:
+def test_a_real_pair_of_several_classes_belongs_to_each_of_them(tmp_path: Path, streaming: bool) -> None:
     rows = table(8).map(lambda row: {"degradation": "hazy, rainy" if row["degradation"] else ""})
     datasets.DatasetDict({"train": rows, "test": rows}).save_to_disk(tmp_path / "several")
     classes = ["hazy", "rainy"] if streaming else None

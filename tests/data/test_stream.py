@@ -118,7 +118,7 @@ def test_every_round_shows_every_row_in_another_order(root: str) -> None:
     assert found == [name for batch in loader(root, rounds=3) for name in batch.name]
 
 
-def test_words_take_turns_in_every_batch(root: str) -> None:
+def test_classes_take_turns_in_every_batch(root: str) -> None:
     for batch in loader(root, steps=20):
         assert batch.degradation.count("noisy") == batch.degradation.count("grainy") == 2
         assert batch.lq.shape == (4, 3, 32, 32)

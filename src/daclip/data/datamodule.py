@@ -91,9 +91,7 @@ class MixedDegradationData(L.LightningDataModule):
         self.mix = mix or Mix(weights=None, real_share=1.0)
         if context_size < crop_size:
             raise DaclipError(f"data.context_size={context_size} is smaller than data.crop_size={crop_size}")
-        self.crop_size = crop_size
-        self.context_size = context_size
-        self.augmentation = augmentation
+        self.maker = PairMaker(self.degradations, crop_size, context_size, augmentation)
         self.batch_size = batch_size
         self.samples_per_epoch = samples_per_epoch
         self.validation_size = validation_size
@@ -109,16 +107,13 @@ class MixedDegradationData(L.LightningDataModule):
         """What the photos need once, such as captions."""
         self.photos.prepare()
 
-    def _maker(self) -> PairMaker:
-        return PairMaker(self.degradations, self.crop_size, self.context_size, self.augmentation)
-
     def training_pairs(self) -> TrainingPairs:
         """The endless stream of training samples.
 
         Raises:
             DaclipError: The photos are streamed, so that samples have no number.
         """
-        return TrainingPairs(self.photos.train(), self._maker(), self.mix, self.samples_per_epoch, self.seed)
+        return TrainingPairs(self.photos.train(), self.maker, self.mix, self.samples_per_epoch, self.seed)
 
     def validation_pairs(self) -> ValidationPairs:
         """The fixed set that scores are measured on."""
@@ -175,7 +170,7 @@ class MixedDegradationData(L.LightningDataModule):
         assert isinstance(self.photos, HubPhotos)
         pairs = StreamedPairs(
             self.photos,
-            self._maker(),
+            self.maker,
             self.photos.classes,
             ClassSchedule(list(self.degradations), self.mix.weights),
             self.batch_size,

@@ -24,12 +24,6 @@ class StreamSampler(Sampler[int]):
 
     The global batch of step k is `k·world·batch … (k+1)·world·batch − 1` and rank r takes its r-th part,
     so that the union over ranks is what one process with the large batch would see.
-
-    Args:
-        batch_size: Samples of a batch on one rank.
-        rank: This process.
-        world_size: Number of processes.
-        first_step: Step to begin with.
     """
 
     def __init__(self, batch_size: int, rank: int, world_size: int, first_step: int):
@@ -93,9 +87,6 @@ def ignore_job_signals(worker: int) -> None:
 
     SLURM, `timeout` and Ctrl+C signal every process of a job at once. A loader process that obeyed would be missed by
     the training process just while that finishes its step and saves its state.
-
-    Args:
-        worker: Number of the loader process.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if not hasattr(signal, "sigwaitinfo"):  # macOS and Windows cannot tell who signals
@@ -128,10 +119,7 @@ class DamagedPhotos:
         weakref.finalize(self, _remove, self._path, os.getpid())
 
     def note(self, error: DamagedPhotoError) -> None:
-        """Leave a photo out.
-
-        Args:
-            error: Names the photo and says what is wrong with it.
+        """Leave a photo out, for the reason that the error names.
 
         Raises:
             DaclipError: There are more damaged photos than the limit allows.

@@ -68,9 +68,6 @@ class PhotoLottery:
     Sizes come from the headers alone. One without a readable header weighs as much as the average, so that training
     meets it and reports it. A draw takes log N comparisons, and there may be any number of photos (`multinomial`
     takes N of them and ends at 2²⁴).
-
-    Args:
-        photos: At least one.
     """
 
     def __init__(self, photos: Sequence[CleanPhoto]):
@@ -200,7 +197,7 @@ class TrainingPairs(Dataset[Sample]):
         photos: Clean photos, some of which may have a degraded version.
         maker: Makes a sample from a photo.
         mix: How often each class.
-        length: Samples of one epoch.
+        length: Samples of one epoch; the stream itself has no end.
         seed: Changes every draw.
     """
 

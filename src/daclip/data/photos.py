@@ -206,10 +206,6 @@ def read_photos(
     if num_workers < 1:
         raise DaclipError(f"num_workers must be at least 1, got {num_workers}")
     folder = Path(cache) / "files"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_be_written(folder, error) from None
     found: dict[Path, PhotoFacts] = {}
     with ThreadPoolExecutor(num_workers) as pool, without_bars():
 
@@ -220,13 +216,17 @@ def read_photos(
         for piece in _pieces(paths):
             stamps = [_stamp(path) for path in piece]  # before reading: a file that changes meanwhile is read again
             key = digest_of(stamps)[:32]
-            rows = datasets.Dataset.from_list(stamps).map(
-                read,
-                batched=True,
-                remove_columns=list(stamps[0]),
-                cache_file_name=str(folder / f"{key}.arrow"),
-                new_fingerprint=key,
-            )
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                rows = datasets.Dataset.from_list(stamps).map(
+                    read,
+                    batched=True,
+                    remove_columns=list(stamps[0]),
+                    cache_file_name=str(folder / f"{key}.arrow"),
+                    new_fingerprint=key,
+                )
+            except OSError as error:
+                raise cannot_be_written(folder, error) from None
             for path, row in zip(piece, rows, strict=True):
                 # A problem is looked into anew each time: the disk may be back, a permission given.
                 found[path] = _facts(path) if row["problem"] else PhotoFacts(**row)

@@ -50,8 +50,7 @@ class RowStream:
 
     Args:
         rows: All rows; each rank reads its own, and inside a loader process `datasets` narrows them further.
-        rank: This process among those that train.
-        world_size: Number of processes that train.
+        rank: This process among those that train, `world_size` in number.
         window: Rows that are shuffled together; twice as many are in memory.
         seed: Changes the order.
         keep: Whether a row takes part; None keeps all.
@@ -147,8 +146,7 @@ class StreamedPairs(IterableDataset[Delivered | None]):
         schedule: The class of each synthetic sample.
         batch_size: Samples of a batch.
         seed: Changes every draw.
-        rank: This process among those that train.
-        world_size: Number of processes that train.
+        rank: This process among those that train, `world_size` in number.
         num_workers: Loader processes that are wanted; there are at most as many as the rank has shards.
         rounds: How many times all rows are read; None for ever.
         damaged: List of the photos that are left out; None leaves out none.
