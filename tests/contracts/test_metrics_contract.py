@@ -11,10 +11,12 @@ import pytest
 import torch
 import torchvision
 from skimage import data
+from torchmetrics.image.fid import FrechetInceptionDistance
 
 from daclip.commands.assembly import make
 from daclip.config import config_dir
 from daclip.metrics.base import MetricUnavailableError, PairMetric
+from daclip.metrics.distribution import Fid, Kid
 from daclip.metrics.image import Protocol
 from daclip.metrics.scorer import Scorer
 
@@ -122,3 +124,39 @@ def test_a_protocol_prepares_photos(name: str, photos: torch.Tensor) -> None:
     assert 0 <= float(prepared.min()) <= float(prepared.max()) <= 1
     assert protocol.prepare(photos, rgb=True).shape[1] == 3
     assert protocol.describe().startswith(name)
+
+
+class Colours(torch.nn.Module):
+    """Stands in for the Inception network: the mean colour and its squares."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        assert images.dtype == torch.uint8
+        mean = images.double().mean((2, 3))
+        return torch.cat([mean, mean.square() / 255], 1)[:, :4]
+
+
+def test_distances_of_sets_are_those_of_torchmetrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    generator = torch.Generator().manual_seed(0)
+    images, reference = torch.rand(2, 12, 3, 8, 8, generator=generator) * torch.rand(12, 1, 1, 1, generator=generator)
+    loaded: list[Colours] = []
+
+    def load(*_: Any) -> Colours:
+        loaded.append(Colours())
+        return loaded[-1]
+
+    monkeypatch.setattr("daclip.metrics.distribution.NoTrainInceptionV3", load)
+    network = Colours()
+    network.num_features = 4  # type: ignore[assignment]
+    expected = FrechetInceptionDistance(network)
+    for batch, real in ((images, False), (reference, True)):
+        expected.update(batch.mul(255).round().to(torch.uint8), real=real)
+    scorer = Scorer(RGB, {"fid": Fid(4), "kid": Kid(4, subsets=10, subset_size=1000, seed=0)})
+    for part in (slice(0, 7), slice(7, 12)):
+        names = [str(number) for number in range(12)[part]]
+        scorer.add(names, ["noisy"] * len(names), images[part], reference[part], reference[part])
+    found = scorer.sets(with_lq=True)
+    assert found["fid"] == pytest.approx(float(expected.compute()), rel=1e-6)
+    assert found["fid_lq"] == pytest.approx(0, abs=1e-6)
+    assert found["kid"] != pytest.approx(found["kid_lq"], abs=1e-6)
+    assert scorer.sets(with_lq=True) == found
+    assert len(loaded) == 2  # one network a metric, shared with the copy that scores degraded photos
