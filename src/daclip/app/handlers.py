@@ -1,4 +1,4 @@
-"""Work in a thread that a page watches, and that ends soon after nobody watches any more."""
+"""The functions behind the page's buttons, and the threads in which they let the restorer work."""
 
 import html
 import json
@@ -8,12 +8,12 @@ import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, wait
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import gradio as gr
 
-from daclip.app.parts import Parts
 from daclip.app.service import Service, Settings, preview
 from daclip.errors import DaclipError
 from daclip.images import read_photo
@@ -23,8 +23,30 @@ from daclip.restoring.sampling import Progress
 
 T = TypeVar("T")
 
-# How long the network of another request may keep us waiting before we look whether we are still wanted.
+# Seconds of waiting for the network of another request before looking whether this one is still wanted.
 PATIENCE = 0.2
+
+Update = dict[Any, Any]
+"""New values of the page's parts."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The components of the page that change."""
+
+    restore: gr.Button  # starts with one photo
+    stop: gr.Button  # stops it
+    status: gr.HTML  # progress, remarks and errors
+    slider: gr.ImageSlider  # the photo before and after
+    bars: gr.Label  # recognised degradations
+    gallery: gr.Gallery  # several samples and their differences
+    files: gr.File  # results in full size
+    mask: gr.File  # the upload of the photo's missing parts
+    restore_all: gr.Button  # starts with several photos
+    stop_all: gr.Button  # stops them
+    batch_status: gr.HTML  # progress of several photos
+    table: gr.HTML  # the outcome of each photo
+    archive: gr.DownloadButton  # all results as a zip
 
 
 class Watched(Generic[T]):
@@ -59,16 +81,12 @@ class Watched(Generic[T]):
         self._stop.set()
 
     def shares(self, every: float = 0.25) -> Iterator[float]:
-        """The finished share, again and again until the work is done or has failed.
-
-        Args:
-            every: Seconds between two.
-        """
+        """Yield the finished share every so many seconds until the work is done or has failed."""
         while not wait([self._future], timeout=every).done:
             yield self._share
 
     def result(self) -> T:
-        """What the function returned; its exception is raised here."""
+        """The function's result; its exception is raised here."""
         return self._future.result()
 
     def _told(self, share: float) -> None:
@@ -89,18 +107,8 @@ class Watched(Generic[T]):
             self._future.set_exception(error)
 
 
-Update = dict[Any, Any]
-"""New values of the page's parts."""
-
-
 def progress_bar(what: str, share: float, started: float) -> str:
-    """A progress bar with the time that is left, as HTML that screen readers announce.
-
-    Args:
-        what: What is being done.
-        share: Finished share in [0, 1].
-        started: Time of the start, by `time.monotonic`.
-    """
+    """A progress bar with the time left, as HTML that screen readers announce; `started` is by `time.monotonic`."""
     passed = time.monotonic() - started
     left = f"about {passed * (1 - share) / share:.0f} s left" if share > 0 else "waiting for its turn"
     return (
@@ -134,7 +142,7 @@ class Handlers:
             parts.bars: None,
             parts.gallery: gr.Gallery(value=None, visible=False),
             parts.files: gr.File(value=None, visible=False),
-            parts.mask: None,  # that of another photo
+            parts.mask: None,  # of another photo
             parts.status: "",
             parts.restore: gr.Button(interactive=False),
         }
@@ -339,7 +347,7 @@ def _count(outcomes: Sequence[Outcome]) -> str:
 
 
 def _table(outcomes: Sequence[Outcome]) -> str:
-    """A line for each photo, as an HTML table whose texts wrap on a phone."""
+    """A row for each photo, as an HTML table whose texts wrap on a phone."""
     rows = []
     for outcome in outcomes:
         found = ", ".join(f"{class_name} {share:.0%}" for class_name, share in list(outcome.probabilities.items())[:2])

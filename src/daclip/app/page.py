@@ -1,4 +1,4 @@
-"""The parts of the page that change."""
+"""The page as Gradio components."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -6,8 +6,7 @@ from typing import Any
 import gradio as gr
 from gradio_client import utils as client_utils
 
-from daclip.app.handlers import Handlers
-from daclip.app.parts import Parts
+from daclip.app.handlers import Handlers, Parts
 from daclip.app.service import AS_TRAINED, Service
 
 FILE_TYPES = ["image", ".heic", ".heif", ".tif", ".tiff", ".webp", ".bmp"]

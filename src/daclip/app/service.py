@@ -1,4 +1,4 @@
-"""What the page does with photos, without a page: look at one, restore one, refuse what is too much."""
+"""The page's work on photos, without a page: look at one, restore one, refuse what is too much."""
 
 import threading
 from dataclasses import dataclass
@@ -22,61 +22,36 @@ SHOWN = 1600
 
 @dataclass(frozen=True)
 class Limits:
-    """What one request may ask for.
+    """Limits of one request."""
 
-    Attributes:
-        megapixels: Largest photo.
-        files: Photos in one batch.
-        samples: Restorations of one photo.
-        steps: Most steps of a sampler.
-        classes: Longest text that names degradations, in characters.
-        samplers: The samplers that may be chosen, by their names in `conf/sampler/`.
-    """
-
-    megapixels: float
-    files: int
-    samples: int
-    steps: int
-    classes: int
-    samplers: tuple[str, ...]
+    megapixels: float  # largest photo
+    files: int  # photos in one batch
+    samples: int  # restorations of one photo
+    steps: int  # most steps of a sampler
+    classes: int  # longest text that names degradations, in characters
+    samplers: tuple[str, ...]  # the samplers that may be chosen, by their names in `conf/sampler/`
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What the user chooses; see `Restorer.restore` and `Restorer.using`.
+    """The user's choices; see `Restorer.restore` and `Restorer.using`."""
 
-    Attributes:
-        classes: Degradations in place of what is recognised; empty leaves it.
-        strength: Share of the change that is made.
-        samples: Restorations of each photo.
-        sampler: One of the limits' samplers, or `AS_TRAINED`.
-        steps: Of the sampler; 0 takes its own number.
-        seed: Seed of the noise.
-    """
-
-    classes: str
-    strength: float
-    samples: int
-    sampler: str
-    steps: int
-    seed: int
+    classes: str  # degradations in place of what is recognised; empty leaves it
+    strength: float  # share of the change that is made
+    samples: int  # restorations of each photo
+    sampler: str  # one of the limits' samplers, or `AS_TRAINED`
+    steps: int  # of the sampler; 0 takes its own number
+    seed: int  # seed of the noise
 
 
 @dataclass(frozen=True)
 class Look:
-    """What can be said of a photo before it is restored.
+    """A photo before it is restored."""
 
-    Attributes:
-        shown: The photo as the page shows it.
-        probabilities: Degradation words, most likely first.
-        size: Width and height.
-        notes: Remarks of the reader of files.
-    """
-
-    shown: Image.Image
-    probabilities: dict[str, float]
-    size: tuple[int, int]
-    notes: tuple[str, ...]
+    shown: Image.Image  # the photo as the page shows it
+    probabilities: dict[str, float]  # degradation words, most likely first
+    size: tuple[int, int]  # width and height
+    notes: tuple[str, ...]  # remarks of the reader of files
 
 
 def preview(file: PhotoFile) -> Image.Image:
@@ -139,12 +114,7 @@ class Service:
             parse_classes(settings.classes)
 
     def restore(
-        self,
-        photo: Path,
-        settings: Settings,
-        folder: Path,
-        on_progress: Progress | None,
-        mask: Path | None = None,
+        self, photo: Path, settings: Settings, folder: Path, on_progress: Progress | None, mask: Path | None = None
     ) -> Outcome:
         """Restore an uploaded photo into a folder, in which no file of its name may be yet.
 

@@ -2,7 +2,6 @@
 
 import sys
 import tempfile
-import time
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -87,13 +86,7 @@ def composed_parts(options: Namespace) -> dict[str, Any]:
 
 
 def official_daclip(settings: Mapping[str, Any], content: Any, source: Path) -> "tuple[DaClip, dict[str, Any]]":
-    """A stage-1 network with official weights, and its settings.
-
-    Args:
-        settings: The section `clip` of the configuration.
-        content: What the file holds.
-        source: The file.
-    """
+    """A stage-1 network with the official weights of a file, and its settings for an artifact."""
     from daclip.clip.official import load_official, official_state
 
     settings = {**settings, "pretrained": None}
@@ -107,12 +100,7 @@ def official_daclip(settings: Mapping[str, Any], content: Any, source: Path) -> 
 
 
 def new_folder(options: Namespace, root: str, name: str) -> Path:
-    """Where an imported artifact goes.
-
-    Raises:
-        DaclipError: It is there already.
-    """
-
+    """The folder of an imported artifact; one that exists is refused unless the options say otherwise."""
     folder = Path(options.output or root) / (options.name or name) / "artifact"
     if folder.exists() and not options.overwrite:
         raise DaclipError(f"{folder} exists; --overwrite replaces it")
@@ -120,67 +108,57 @@ def new_folder(options: Namespace, root: str, name: str) -> Path:
 
 
 def save(folder: Path, kind: str, config: Mapping[str, Any], weights: Mapping[str, "Tensor"], **more: Any) -> Path:
-    """Write an imported artifact.
-
-    Args:
-        folder: The new folder.
-        kind: `daclip` or `restorer`.
-        config: The composed configuration.
-        weights: State dict.
-        more: `started` (by `time.monotonic`), `metrics` and `parts` of the artifact.
-    """
+    """Write an imported artifact; `more` are its `metrics` and `parts`."""
     from daclip.artifacts import save_artifact
     from daclip.training.provenance import provenance
 
     kept = {name: config[name] for name in SECTIONS[kind]}
-    timings = {"total": time.monotonic() - more["started"]} if "started" in more else {}
-    record = provenance(config["seed"], ["python", "-m", "daclip.commands.convert", *sys.argv[1:]], timings)
+    record = provenance(config["seed"], ["python", "-m", "daclip.commands.convert", *sys.argv[1:]], {})
     return save_artifact(folder, kind, kept, weights, more.get("metrics", {}), record, more.get("parts"))
+
+
+def announce(folder: Path) -> Path:
+    """Make the artifact the newest of its stage and say where it is."""
+    from daclip.artifacts import point_latest
+
+    root = folder.parents[1]
+    point_latest(folder, root)
+    Console().print(f"artifact: {folder} (also {root}/latest)", soft_wrap=True, highlight=False, markup=False)
+    return folder
 
 
 def import_daclip(options: Namespace, content: Any) -> Path:
     """The artifact of official stage-1 weights, for stage 2 and `classify`."""
-    from daclip.artifacts import point_latest
-
-    started = time.monotonic()
     if options.daclip is not None:
         raise DaclipError(f"{options.source} holds stage 1 itself; --daclip goes with a restorer's weights")
     source = Path(options.source)
     folder = new_folder(options, "outputs/daclip", source.stem)
     config = composed_parts(options)
     daclip, config["clip"] = official_daclip(config["clip"], content, source)
-    save(folder, "daclip", config, daclip.state_dict(), started=started)
-    point_latest(folder, folder.parents[1])
-    Console().print(f"artifact: {folder} (also {folder.parents[1]}/latest)", soft_wrap=True, markup=False)
-    return folder
+    return announce(save(folder, "daclip", config, daclip.state_dict()))
 
 
 def import_restorer(options: Namespace, content: Any) -> Path:
     """The artifact of official restoration weights, with the stage 1 that it was trained with inside."""
     import torch
 
-    from daclip.artifacts import load_daclip, point_latest
+    from daclip.artifacts import load_daclip
     from daclip.backbones.official import network_state
 
-    started, source = time.monotonic(), Path(options.source)
     if options.daclip is None:
         raise DaclipError("say which stage 1 it was trained with: --daclip ARTIFACT, or its official weight file")
-    variant = options.variant or "universal"
+    source, variant = Path(options.source), options.variant or "universal"
     target = new_folder(options, "outputs/restorer", f"imported_{variant}")
     official = network_state(content, source)
     config = composed_parts(options)
     with tempfile.TemporaryDirectory(prefix="daclip-") as temporary:
         stage_1 = _stage_1(options, config, Path(temporary))
-        width = load_daclip(stage_1).embed_dim
         with torch.device("meta"):
-            network: nn.Module = made(config["backbone"])(context_dim=width)
+            network: nn.Module = made(config["backbone"])(context_dim=load_daclip(stage_1).embed_dim)
         weights = fit_weights(source, official, network)
         metrics = {"imported": {"file": source.name, "variant": variant}}
-        save(target, "restorer", config, weights, started=started, metrics=metrics, parts={"daclip": stage_1})
-    point_latest(target, target.parents[1])
-    text = f"{len(weights)} tensors → {target} (also {target.parents[1]}/latest)"
-    Console().print(text, soft_wrap=True, markup=False)
-    return target
+        save(target, "restorer", config, weights, metrics=metrics, parts={"daclip": stage_1})
+    return announce(target)
 
 
 def _stage_1(options: Namespace, config: Mapping[str, Any], folder: Path) -> Path:

@@ -13,30 +13,29 @@ from daclip.errors import DaclipError
 from daclip.files import one_line, write_json
 
 STEP = "trainer/global_step"
-# Section → panels as (title, keys); keys with a pattern take every metric that it matches.
-LINES: dict[str, list[tuple[str, list[str]]]] = {
+# Section → panels as (title, keys); a text in place of a list is a pattern and takes every metric that it matches.
+LINES: dict[str, list[tuple[str, list[str] | str]]] = {
     "Stage 1": [
         ("loss", ["train/loss"]),
         ("terms of the loss", ["train/degradation_loss", "train/caption_loss", "train/distillation_loss"]),
         ("degradation accuracy", ["val/degradation_accuracy"]),
         ("content cosine, steered and plain", ["val/content_cosine", "val/content_cosine_plain"]),
+        ("accuracy by degradation", "^val/degradation_accuracy/"),
     ],
     "Stage 2": [
         ("loss", ["train/loss"]),
         ("PSNR", ["val/psnr"]),
         ("gain over the degraded photo", ["val/gain"]),
+        ("gain by degradation", "^val/gain/"),
+        ("PSNR by degradation", "^val/psnr/"),
     ],
     "System": [
         ("images per second", ["system/images_per_second"]),
         ("seconds per step", ["system/step_seconds"]),
         ("memory in GiB", ["system/memory_gib"]),
         ("gradient norm", ["train/grad_norm"]),
+        ("learning rate", "^lr-"),  # named after the optimiser and its groups
     ],
-}
-PATTERNS: dict[str, list[tuple[str, str]]] = {
-    "Stage 1": [("accuracy by degradation", "^val/degradation_accuracy/")],
-    "Stage 2": [("gain by degradation", "^val/gain/"), ("PSNR by degradation", "^val/psnr/")],
-    "System": [("learning rate", "^lr-")],  # named after the optimiser and its groups
 }
 
 
@@ -58,12 +57,7 @@ def parser() -> Parser:
 
 
 def build_workspace(entity: str, project: str, name: str) -> Any:
-    """The workspace: sections Stage 1, Stage 2, Samples and System.
-
-    Args:
-        entity: User or team.
-        project: The wandb project of the runs.
-        name: The workspace's name.
+    """The workspace, with the sections Stage 1, Stage 2, Samples and System.
 
     Raises:
         DaclipError: wandb-workspaces is not installed.
@@ -75,9 +69,9 @@ def build_workspace(entity: str, project: str, name: str) -> Any:
         raise DaclipError(f"the package {error.name} is missing; install daclip[dashboards]") from error
 
     def lines(section: str) -> list[Any]:
-        named = [parts.LinePlot(title=title, x=STEP, y=keys) for title, keys in LINES[section]]
-        return named + [
-            parts.LinePlot(title=title, x=STEP, metric_regex=pattern) for title, pattern in PATTERNS.get(section, [])
+        return [
+            parts.LinePlot(title=title, x=STEP, **{"metric_regex" if isinstance(keys, str) else "y": keys})
+            for title, keys in LINES[section]
         ]
 
     confusion = parts.CustomChart(
