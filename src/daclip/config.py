@@ -17,15 +17,12 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from daclip.errors import DaclipError, StoppedError
+from daclip.files import config_folder
 
 
 def config_dir() -> str:
     """Absolute path of `conf/`: beside the package in a wheel, else at the root of the checkout."""
-    package = Path(__file__).resolve().parent
-    for root in (package, package.parents[1]):
-        if (root / "conf" / "train_daclip.yaml").is_file():
-            return str(root / "conf")
-    raise DaclipError(f"{package}: the folder conf/ is missing; install the package again")
+    return str(config_folder())
 
 
 # Recipes live beside conf/ in experiments/; primaries put this folder on Hydra's search path.

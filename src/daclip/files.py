@@ -48,12 +48,8 @@ class WatchedFile:
             raise
 
     def flush(self) -> None:
-        """Hand what is buffered to the operating system."""
-        try:
-            self.file.flush()
-        except OSError as error:
-            self.error = self.error or error
-            raise
+        """Hand buffered content to the operating system."""
+        self.file.flush()
 
 
 def _temporary(path: Path) -> Path:
@@ -155,3 +151,12 @@ def write_text(path: str | Path, text: str) -> None:
 def write_json(path: str | Path, content: Any) -> None:
     """Write JSON atomically; content that is no JSON leaves nothing behind."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+
+
+def config_folder() -> Path:
+    """The folder `conf/`: beside the package in a wheel, else at the root of the checkout."""
+    package = Path(__file__).resolve().parent
+    for root in (package, package.parents[1]):
+        if (root / "conf" / "train_daclip.yaml").is_file():
+            return root / "conf"
+    raise DaclipError(f"{package}: the folder conf/ is missing; install the package again")

@@ -56,11 +56,7 @@ with suppress(ImportError):  # the extra `heic`
 
 
 def find_images(root: str | Path) -> list[Path]:
-    """All image files below a folder, sorted; hidden files are left out.
-
-    Raises:
-        DaclipError: The folder does not exist or holds no image.
-    """
+    """All image files below a folder, sorted, but for hidden ones; a folder without any is refused."""
     root = Path(root)
     if not root.is_dir():
         raise DaclipError(f"{root}: no such folder; check the path")

@@ -1,7 +1,9 @@
-"""Records that travel between the rooms of the framework."""
+"""The records that rooms hand to each other: batches of photos and DA-CLIP's embeddings of them."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 
+import torch
 from torch import Tensor
 
 
@@ -12,9 +14,9 @@ class RestorationBatch:
     Attributes:
         lq: Degraded photos, float32 `[B, 3, H, W]`, RGB in [0, 1].
         hq: Clean photos, same shape and range.
-        caption: What the photo shows, one text a sample; empty where no caption is known.
-        degradation: The degradation word, one a sample, such as `"rainy"`.
-        name: Which photo the sample comes from.
+        caption: Text about the content of each photo; empty where no caption is known.
+        degradation: Class of each sample's degradation, such as `"rainy"`.
+        name: The photo that each sample comes from.
     """
 
     lq: Tensor
@@ -30,13 +32,13 @@ class RestorationBatch:
 
 @dataclass
 class Conditioning:
-    """What DA-CLIP says of degraded photos (not normalised); None leaves a part out.
+    """DA-CLIP's embeddings of degraded photos (not normalised); None leaves a part out.
 
     An embedding of zeros means "not known": networks learn it by conditioning drop-out.
 
     Attributes:
         content: Embedding that the clean photo would have, `[B, D]`.
-        degradation: Embedding of the corruption, `[B, D]`.
+        degradation: Embedding of the degradation, `[B, D]`.
         patches: The same tower's patch tokens in the space of the content embedding, `[B, N, D]`.
     """
 
@@ -51,9 +53,21 @@ class Conditioning:
             keep: `[B]`, or one value for all photos.
         """
 
-        def one(value: Tensor | None) -> Tensor | None:
-            if value is None or not isinstance(keep, Tensor):
-                return None if value is None else value * keep
-            return value * keep.to(value).view(-1, *[1] * (value.ndim - 1))
+        def one(value: Tensor) -> Tensor:
+            return value * (keep.to(value).view(-1, *[1] * (value.ndim - 1)) if isinstance(keep, Tensor) else keep)
 
-        return Conditioning(**{field.name: one(getattr(self, field.name)) for field in fields(self)})
+        return _joined([self], lambda values: one(values[0]))
+
+    def rows(self, indices: list[int]) -> "Conditioning":
+        """The embeddings of some photos, in that order, repeated where an index is."""
+        return _joined([self], lambda values: values[0][indices])
+
+    @staticmethod
+    def stacked(parts: "Sequence[Conditioning]") -> "Conditioning":
+        """The embeddings of several batches as one."""
+        return _joined(parts, torch.cat)
+
+
+def _joined(parts: Sequence[Conditioning], join: Callable[[list[Tensor]], Tensor]) -> Conditioning:
+    found = {field.name: [getattr(part, field.name) for part in parts] for field in fields(Conditioning)}
+    return Conditioning(**{name: None if values[0] is None else join(values) for name, values in found.items()})

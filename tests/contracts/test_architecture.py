@@ -27,8 +27,8 @@ ROWS: list[set[str]] = [
 MOST_LINES = 400
 
 # What the rebuild has not reached yet; nothing may be added.
-LONG = {"images", "restoring.restorer"}
-UPWARD = {("restoring.restorer", "config")}
+LONG: set[str] = set()
+UPWARD: set[tuple[str, str]] = set()
 
 
 def _name(path: Path) -> str:

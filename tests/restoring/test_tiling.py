@@ -9,23 +9,27 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from skimage import data
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from daclip import Restorer
 from daclip.backbones.layers import GlobalPool
+from daclip.config import composed
 from daclip.diffusion import Denoiser, MeanRevertingSDE, ThetaSchedule
 from daclip.errors import DaclipError
+from daclip.files import config_folder
 from daclip.pixels import Pixels
 from daclip.restoring.memory import GIB, RUNTIME, Cost, PeakMemory, Pieces, choose_pieces, linear_cost
-from daclip.restoring.noise import NoiseField
 from daclip.restoring.restorer import Stopped
-from daclip.restoring.sampling import Progress, sample_photos
+from daclip.restoring.sampling import Progress, sample_photos, sampler_options
 from daclip.restoring.tiling import GRID, TiledDenoiser, scouts, spans
+from daclip.rng import NoiseField
 from daclip.samplers import PosteriorSampler
 from daclip.types import Conditioning
 
+SAMPLERS = sorted(path.stem for path in (config_folder() / "sampler").glob("*.yaml"))
 PHOTO = np.ascontiguousarray(data.coffee()[:300, :420])
 
 
@@ -264,3 +268,29 @@ def test_a_photo_does_not_depend_on_its_batch(restorer: Restorer) -> None:
     assert torch.equal(other.restore(photos).images, alone)
     assert torch.equal(restorer.restore(photos[1:], [1, 2]).images, alone[1:])
     assert not torch.equal(restorer.restore(photos[1], [7]).image, alone[1])
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_sampler_by_name_is_what_hydra_composes(name: str) -> None:
+    assert sampler_options(name) == composed(None, [f"+sampler={name}"])["sampler"]
+
+
+def test_a_sampler_is_chosen_by_name_and_steps(restorer: Restorer) -> None:
+    other = restorer.using(sampler="unipc", steps=3, seed=5)
+    assert type(other.sampler).__name__ == "UniPcSampler"
+    assert (other.sampler.steps, other.seed) == (3, 5)
+    assert restorer.using(steps=2).sampler.steps == 2
+    with pytest.raises(DaclipError, match="steps=4"):
+        restorer.using(sampler=other.sampler, steps=4)
+    with pytest.raises(DaclipError, match="no sampler 'unipcc'; choose from ddim"):
+        restorer.using(sampler="unipcc")
+
+
+def test_a_path_is_read(restorer: Restorer, tmp_path: Path) -> None:
+    picture = Image.fromarray(PHOTO[:40, :60])
+    picture.save(tmp_path / "photo.png")
+    given = restorer.restore([str(tmp_path / "photo.png"), tmp_path / "photo.png"])
+    assert given[0].image == restorer.restore(picture).image
+    assert restorer.classify(tmp_path / "photo.png") == restorer.classify(picture)
+    with pytest.raises(DaclipError, match="no such file"):
+        restorer.restore("gone.png")

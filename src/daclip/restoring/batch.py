@@ -1,4 +1,4 @@
-"""Which file becomes which, and the record of what came of each."""
+"""Restoring files: which result each photo gets, one attempt a photo, and a record of what came of each."""
 
 import glob
 import json
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from daclip.errors import DaclipError
-from daclip.files import one_line
+from daclip.files import cannot_be_written, one_line
 from daclip.images import PhotoFile, find_images, read_photo, result_suffix, write_photo
 from daclip.pixels import Pixels
 from daclip.restoring.classifier import Classifier
@@ -24,29 +24,23 @@ from daclip.restoring.sampling import Progress
 
 @dataclass(frozen=True)
 class Job:
-    """A photo to be restored.
-
-    Attributes:
-        photo: The file.
-        result: Where its restoration goes.
-        mask: The picture of its missing parts, if there is one.
-    """
+    """A photo to be restored, the file of its result, and the picture of its missing parts if there is one."""
 
     photo: Path
     result: Path
     mask: Path | None = None
 
     def sample(self, number: int) -> Path:
-        """Where sample `number` goes; the first is the result itself."""
+        """The file of sample `number`; the first is the result itself."""
         return self.result if number == 0 else self.result.with_stem(f"{self.result.stem}.sample{number + 1}")
 
     @property
     def uncertainty(self) -> Path:
-        """Where the map of differences between samples goes."""
+        """The file of the map of differences between samples."""
         return self.result.with_name(f"{self.result.stem}.uncertainty.png")
 
     def results(self, samples: int) -> list[Path]:
-        """All files that are written for the photo, the restoration itself last: once it is there, all are."""
+        """All files that are written for the photo, the restoration itself last: once it exists, all do."""
         if samples == 1:
             return [self.result]
         return [*(self.sample(number) for number in range(1, samples)), self.uncertainty, self.result]
@@ -54,19 +48,19 @@ class Job:
 
 @dataclass
 class Outcome:
-    """What came of a photo, as a line of the summary.
+    """The outcome for one photo, a line of the summary.
 
     Attributes:
         photo: The file.
         status: `restored`, `classified`, `kept` (its result was there already) or `failed`.
         results: Written files.
-        probabilities: Degradation words with probabilities, most likely first.
+        probabilities: Classes with probabilities, most likely first.
         size: Width and height in pixels.
         seed: Seed of the noise.
         seconds: Wall time with reading and writing.
-        uncertainty: Largest value of the map, in units of an image in [0, 1], if there is one.
+        uncertainty: Largest value of the map, in units of an image in [0, 1].
         notes: Remarks.
-        error: Why it failed.
+        error: The reason of a failure.
     """
 
     photo: str
@@ -87,7 +81,7 @@ class Outcome:
 
 
 class Summary:
-    """JSON lines, one a photo, each on disk before the next photo begins; later runs add to it.
+    """A file of JSON lines, one a photo, each written before the next photo begins; later runs add to it.
 
     Args:
         path: The file; None records nothing.
@@ -106,7 +100,7 @@ class Summary:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
                 self._file = self.path.open("a", encoding="utf-8", errors="surrogateescape")
             except OSError as error:
-                raise DaclipError(f"{self.path}: cannot be written ({error.strerror or error})") from None
+                raise cannot_be_written(self.path, error) from None
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -128,7 +122,7 @@ def plan(
     masks: Path | None = None,
     samples: int = 1,
 ) -> list[Job]:
-    """Which file is written for which photo; names and subfolders are kept.
+    """Plan the file of each photo's result; names and subfolders are kept.
 
     Args:
         sources: Files, folders, and patterns (`**` crosses folders).
@@ -231,17 +225,17 @@ def _check(jobs: Sequence[Job], samples: int) -> None:
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asks for, the same for all photos; see `Restorer.restore`.
+    """The user's settings for all photos; see `Restorer.restore`.
 
     Attributes:
-        degradation: In place of what is recognised; None leaves it.
+        degradation: In place of the recognised one; None leaves it.
         strength: Share of the change that is made.
         samples: Restorations of each photo.
-        dry_run: Only name what is wrong.
-        overwrite: Replace results that are there already.
+        dry_run: Only name the degradation.
+        overwrite: Replace results that exist.
 
     Raises:
-        DaclipError: A value out of its range: the mistake is that of all photos.
+        DaclipError: A value out of its range.
     """
 
     degradation: Any
@@ -258,9 +252,7 @@ class Request:
             parse_classes(self.degradation)
 
 
-def attempt(
-    restorer: Restorer | Classifier, job: Job, request: Request, on_progress: Progress | None = None
-) -> Outcome:
+def attempt(restorer: Classifier, job: Job, request: Request, on_progress: Progress | None = None) -> Outcome:
     """Restore a photo file, or say why it could not be: no error leaves this function but `Stopped`."""
     started = time.perf_counter()
     outcome = Outcome(str(job.photo), "failed")
@@ -287,7 +279,7 @@ def attempt(
     return outcome
 
 
-def _classify(restorer: Restorer | Classifier, job: Job, outcome: Outcome) -> None:
+def _classify(restorer: Classifier, job: Job, outcome: Outcome) -> None:
     file = read_photo(job.photo)
     outcome.notes = list(file.notes)
     outcome.size = [file.pixels.width, file.pixels.height]

@@ -8,6 +8,7 @@ import torch
 from daclip.arithmetic import autocast, device_by_name
 from daclip.artifacts import Artifact, from_hub, load_daclip
 from daclip.degradations import vocabulary
+from daclip.images import read_photo
 from daclip.pixels import Pixels, unpack
 from daclip.types import Conditioning
 
@@ -40,7 +41,7 @@ class Classifier:
 
     def classify(self, photos: Any) -> list[dict[str, float]]:
         """Probabilities of the classes of each photo, most likely first; see `Restorer.restore` for kinds of photos."""
-        return [self.recognise(photo)[1] for photo in unpack(photos)[0]]
+        return [self.recognise(photo)[1] for photo in unpack(read_paths(photos))[0]]
 
     def recognise(self, photo: Pixels) -> tuple[Conditioning, dict[str, float]]:
         """Embeddings of one photo, by itself so that they do not depend on others, and its classes."""
@@ -54,3 +55,15 @@ class Classifier:
             row = self.daclip.classify(conditioning.degradation, self.vocabulary)[0].cpu()
         order = row.argsort(descending=True).tolist()
         return conditioning, {self.vocabulary[i]: float(row[i]) for i in order}
+
+
+def read_paths(photos: Any) -> Any:
+    """Photos with Pillow images in place of paths."""
+    if isinstance(photos, (list, tuple)):
+        return [read_paths(photo) for photo in photos]
+    if not isinstance(photos, (str, Path)):
+        return photos
+    file = read_photo(photos)
+    image = file.pixels.to_pil()
+    image.info.update({key: value for key, value in (("exif", file.exif), ("icc_profile", file.icc)) if value})
+    return image

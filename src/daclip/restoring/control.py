@@ -1,10 +1,10 @@
-"""Embeddings of several photos, and the user's words in place of recognised ones."""
+"""The user's settings of a restoration: classes, strength, mask, and the spread of several samples."""
 
 import difflib
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,32 +17,16 @@ from daclip.pixels import BAND, Pixels
 from daclip.types import Conditioning
 
 
-def rows(conditioning: Conditioning, indices: list[int]) -> Conditioning:
-    """The embeddings of some photos, in that order, repeated where an index is."""
-    return _each([conditioning], lambda tensors: tensors[0][indices])
-
-
-def stacked(conditionings: Sequence[Conditioning]) -> Conditioning:
-    """The embeddings of several batches as one."""
-    return _each(conditionings, torch.cat)
-
-
-def _each(conditionings: Sequence[Conditioning], join: Callable[[list[Tensor]], Tensor]) -> Conditioning:
-    names = [field.name for field in fields(Conditioning)]
-    values = {name: [getattr(one, name) for one in conditionings] for name in names}
-    return Conditioning(**{name: None if found[0] is None else join(found) for name, found in values.items()})
-
-
 def steer(
     conditioning: Conditioning, daclip: DaClip, classes: Mapping[str, float], vocabulary: Sequence[str]
 ) -> Conditioning:
-    """Put the user's words in place of what was recognised, see `DaClip.moved`.
+    """Put the user's classes in place of those recognised; see `DaClip.moved`.
 
     Args:
         conditioning: Embeddings of photos, `[B, D]`.
         daclip: The network that they come from.
         classes: Texts with weights that add up to 1.
-        vocabulary: The words among which degradations are recognised.
+        vocabulary: The classes among which degradations are recognised.
     """
     degradation = conditioning.degradation
     assert degradation is not None
@@ -58,11 +42,12 @@ def parse_classes(classes: Any, vocabulary: Sequence[str] = ()) -> dict[str, flo
     """The mixture of degradations that the user names, with weights that add up to 1.
 
     Args:
-        classes: A word, any text, a mapping or a text `word:weight,word:weight`, or a sequence of equal words.
-        vocabulary: Words that the restorer knows: a text made of them and commas is several words.
+        classes: A class, any text, a mapping or a text `class:weight,class:weight`, or a sequence of classes with
+            equal weights.
+        vocabulary: Classes that the restorer knows: a text made of them and commas is several classes.
 
     Raises:
-        DaclipError: Weights that are no numbers above 0, or no words at all.
+        DaclipError: Weights that are no numbers above 0, or no classes at all.
 
     >>> parse_classes("rainy")
     {'rainy': 1.0}
@@ -82,7 +67,7 @@ def parse_classes(classes: Any, vocabulary: Sequence[str] = ()) -> dict[str, flo
     if isinstance(classes, Sequence):
         classes = dict.fromkeys((str(class_name) for class_name in classes), 1.0)
     if not isinstance(classes, Mapping) or not classes:
-        raise DaclipError(f"degradation={classes}: name a word, a text, or words with weights as in rainy:0.7,hazy:0.3")
+        raise DaclipError(f"degradation={classes}: name a class, a text, or weights as in rainy:0.7,hazy:0.3")
     weights = {}
     for class_name, weight in classes.items():
         try:
@@ -97,26 +82,25 @@ def parse_classes(classes: Any, vocabulary: Sequence[str] = ()) -> dict[str, flo
 
 
 def unknown_classes(classes: Mapping[str, float], vocabulary: Sequence[str]) -> list[str]:
-    """A remark for each word that the restorer was not trained on: it is taken as free text."""
+    """A remark for each class that the restorer was not trained on: it is taken as free text."""
     remarks = []
-    for class_name in classes:
-        if class_name not in vocabulary:
-            close = difflib.get_close_matches(class_name, vocabulary, n=1)
-            hint = f"; did you mean '{close[0]}'?" if close else f" (it knows {', '.join(vocabulary)})"
-            remarks.append(f"'{class_name}' is no word that the restorer learned and is taken as free text{hint}")
+    for class_name in (name for name in classes if name not in vocabulary):
+        close = difflib.get_close_matches(class_name, vocabulary, n=1)
+        hint = f"; did you mean '{close[0]}'?" if close else f" (it knows {', '.join(vocabulary)})"
+        remarks.append(f"'{class_name}' is no class that the restorer learned and is taken as free text{hint}")
     return remarks
 
 
 def check_strength(strength: float) -> None:
-    """Refuse what is no share."""
+    """Refuse a strength outside [0, 1]."""
     if not 0 <= strength <= 1:
         raise DaclipError(f"strength={strength} must lie between 0 (leave the photo) and 1 (restore fully)")
 
 
 def blend_(restored: Tensor, photo: Pixels, strength: float, holes: np.ndarray | None = None) -> None:
-    """Make photo + strength · (restored − photo) of `restored`, `[3, H, W]`, and the photo itself outside holes.
+    """Turn `restored`, `[3, H, W]`, into photo + strength · (restored − photo), and the photo itself outside holes.
 
-    In place and band by band, as photos can be large.
+    In place and band by band, since photos can be large.
     """
     if strength == 1 and holes is None:
         return
@@ -149,10 +133,7 @@ def holes_of(mask: Any, photos: Sequence[Pixels]) -> np.ndarray:
 
 
 class Uncertainty:
-    """Per-pixel standard deviation over several restorations, from a running mean (Welford 1962).
-
-    Only two images are held, however many restorations there are.
-    """
+    """Per-pixel standard deviation over several restorations (Welford 1962), which holds only two images."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -160,7 +141,7 @@ class Uncertainty:
         self.squares = torch.zeros(())
 
     def add(self, image: Tensor) -> None:
-        """Take in a restoration, `[3, H, W]`."""
+        """Add a restoration, `[3, H, W]`."""
         self.count += 1
         delta = image - self.mean
         self.mean = self.mean + delta / self.count
@@ -170,7 +151,7 @@ class Uncertainty:
         """Root mean square over the colours of the sample standard deviation: `[H, W]`, in units of the image.
 
         Raises:
-            DaclipError: Fewer than two restorations were taken in.
+            DaclipError: Fewer than two restorations were added.
         """
         if self.count < 2:
             raise DaclipError("uncertainty needs at least two restorations; set samples=2 or more")

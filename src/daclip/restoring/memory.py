@@ -1,4 +1,4 @@
-"""How large the pieces of a photo may be for a memory budget."""
+"""Memory of restoring: measured costs, and the largest pieces of a photo within a budget."""
 
 import contextlib
 import weakref
@@ -27,12 +27,10 @@ SMALLEST_TILE = 2 * GRID
 
 
 class PeakMemory(TorchDispatchMode):
-    """Counts the bytes of all tensors that are made inside the context.
-
-    The same on every device, and exact to the byte, unlike the size of the process.
+    """Peak of the bytes of all tensors that are made inside the context: exact, and the same on every device.
 
     Attributes:
-        peak: The most bytes alive at once, of tensors made inside.
+        peak: The most bytes alive at once.
 
     >>> with PeakMemory() as memory:
     ...     a = torch.zeros(250)
@@ -74,7 +72,7 @@ class PeakMemory(TorchDispatchMode):
 
 @dataclass(frozen=True)
 class Cost:
-    """Bytes that work on an image takes, as a straight line over its pixels.
+    """Bytes of memory for work on an image, linear in its pixels.
 
     Attributes:
         fixed: Bytes whatever the size.
@@ -85,7 +83,7 @@ class Cost:
     per_pixel: float
 
     def bytes(self, pixels: float) -> float:
-        """Bytes for an image of so many pixels."""
+        """Bytes for an image of `pixels` pixels."""
         return self.fixed + self.per_pixel * pixels
 
     def largest_square(self, budget: float) -> int:
@@ -95,7 +93,7 @@ class Cost:
 
 
 def linear_cost(run: Callable[[int], Any]) -> Cost:
-    """Measure what `run(side)` takes for images of side² pixels; networks without quadratic attention are linear."""
+    """Measured cost of `run(side)` on images of side² pixels; networks without quadratic attention are linear."""
 
     def peak(side: int) -> int:
         with PeakMemory() as memory:
@@ -110,11 +108,11 @@ def linear_cost(run: Callable[[int], Any]) -> Cost:
 
 @dataclass(frozen=True)
 class Pieces:
-    """How a photo is cut.
+    """Sizes of the pieces of a photo.
 
     Attributes:
-        block: Largest side of what is sampled at once.
-        tile: Largest side of what the network sees at once; at most `block`.
+        block: Largest side of a piece that is sampled at once.
+        tile: Largest side of a piece that the network sees at once; at most `block`.
         batch_size: Tiles in one call of the network.
     """
 
@@ -142,11 +140,11 @@ def choose_pieces(
     Args:
         height: Height of the photo.
         width: Width of the photo.
-        photo_bytes: What the photo and its result take.
-        weight_bytes: What the networks' weights take.
+        photo_bytes: Bytes of the photo and its result.
+        weight_bytes: Bytes of the networks' weights.
         network: Cost of one call of the network.
         sampling: Cost of the sampler's own images.
-        max_memory: The budget in GiB for the whole process (on a GPU: for what lies on it).
+        max_memory: The budget in GiB for the whole process (on a GPU: for the memory of the GPU).
         batch_size: Tiles wanted in one call of the network.
         tile: Side of a tile if the user wants a certain one.
 
@@ -179,7 +177,7 @@ def tensor_bytes(module: torch.nn.Module) -> int:
 
 @contextlib.contextmanager
 def memory_errors() -> Iterator[None]:
-    """Too little memory is the user's to change: one line instead of the allocator's error."""
+    """Turn the allocator's error into one line: the user can change how much memory is needed."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

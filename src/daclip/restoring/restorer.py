@@ -1,8 +1,8 @@
-"""What comes of restoring photos."""
+"""The restorer: photos in, restored photos out."""
 
 import copy
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,47 +11,43 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from daclip.arithmetic import autocast, device_by_name
-from daclip.artifacts import Artifact, from_hub, load_daclip, load_denoiser
-from daclip.config import composed
-from daclip.degradations import vocabulary
+from daclip.artifacts import Artifact, from_hub, load_denoiser
 from daclip.errors import DaclipError
 from daclip.pixels import Pixels, unpack
+from daclip.restoring.classifier import Classifier, read_paths
 from daclip.restoring.control import (
     Uncertainty,
     blend_,
     check_strength,
     holes_of,
     parse_classes,
-    rows,
-    stacked,
     steer,
     unknown_classes,
 )
 from daclip.restoring.memory import Cost, Pieces, choose_pieces, memory_errors, tensor_bytes
-from daclip.restoring.noise import NoiseField
-from daclip.restoring.sampling import Progress, measured_costs, sample_photos
+from daclip.restoring.sampling import Progress, measured_costs, sample_photos, sampler_options
+from daclip.rng import NoiseField
 from daclip.samplers.base import Sampler
 from daclip.types import Conditioning
 
 
 class Stopped(Exception):  # noqa: N818  it is no error
-    """Raised by a caller's `on_progress` to end the work: nobody waits for the result any more."""
+    """Raised by a caller's `on_progress` to end work whose result nobody needs any more."""
 
 
 @dataclass(frozen=True)
 class Restoration:
-    """What came of one photo.
+    """The result for one photo.
 
     Attributes:
-        image: The restored photo, of the kind that was given (Pillow image, array, tensor).
-        probabilities: Degradation words with probabilities as recognised, most likely first.
+        image: The restored photo, of the kind that was given (Pillow image, array, tensor; Pillow for a path).
+        probabilities: Recognised classes with probabilities, most likely first.
         seed: Seed of the noise.
         seconds: Wall time.
         samples: All restorations if several were asked for; `image` is the first.
         uncertainty: Per-pixel standard deviation over the samples, float32 `[H, W]`, in units of an image in
             [0, 1]; None for a single sample.
-        notes: Remarks, such as a word that the restorer did not learn.
+        notes: Remarks, such as a class that the restorer did not learn.
     """
 
     image: Any
@@ -64,12 +60,12 @@ class Restoration:
 
     @property
     def class_name(self) -> str:
-        """The most likely degradation word."""
+        """The most likely class."""
         return next(iter(self.probabilities))
 
 
 class Restored(Sequence[Restoration]):
-    """What came of several photos, in their order."""
+    """The results for several photos, in their order."""
 
     def __init__(self, restorations: Sequence[Restoration]):
         self._restorations = list(restorations)
@@ -93,22 +89,20 @@ class Restored(Sequence[Restoration]):
 
     @property
     def probabilities(self) -> list[dict[str, float]]:
-        """For each photo its degradation words with probabilities, most likely first."""
+        """For each photo its classes with probabilities, most likely first."""
         return [restoration.probabilities for restoration in self._restorations]
 
     @property
     def classes(self) -> list[str]:
-        """The most likely degradation word of each photo."""
+        """The most likely class of each photo."""
         return [restoration.class_name for restoration in self._restorations]
 
-
-# What a hub model is made of; nothing that could run code.
 
 # Up to this many pixels a photo is never cut, whatever the budget.
 ALWAYS_WHOLE = 256**2
 
 
-class Restorer:
+class Restorer(Classifier):
     """Restores degraded photos with a stage-2 artifact.
 
     A photo's result depends on the photo, the settings, the seed and its number: not on the photos beside it,
@@ -121,8 +115,10 @@ class Restorer:
         device: `auto`, `cpu` or `cuda`.
         precision: `auto`, `bf16` or `fp32`.
         seed: Photo number i draws its noise from (seed, i).
-        pieces: `max_memory` (GiB), `tile` (pixels, or None), `overlap` (pixels), `batch_size` (tiles a call, or
-            None); what is left out is as in `conf/restore.yaml`, which says what they mean.
+        max_memory: GiB of the whole process, on a GPU of the GPU's memory; larger photos are cut into pieces.
+        tile: Largest side of what the network sees at once, a multiple of 64; None takes it from `max_memory`.
+        overlap: Pixels that pieces share at least, a multiple of 64.
+        batch_size: Pieces in one call of the network on a GPU; None takes 8. A CPU takes them one by one.
 
     Raises:
         DaclipError: The folder is no stage-2 artifact, the device is not there, or a setting is out of range.
@@ -135,19 +131,27 @@ class Restorer:
         device: str = "auto",
         precision: str = "auto",
         seed: int = 0,
-        **pieces: Any,
+        max_memory: float = 2.0,
+        tile: int | None = None,
+        overlap: int = 128,
+        batch_size: int | None = None,
     ):
         self.artifact = Artifact(artifact)
         self.artifact.require("restorer")
-        self.device = device_by_name(device)
-        self.precision = precision
-        self.seed = seed
-        self._set_pieces(pieces)
-        self.daclip = load_daclip(self.artifact.folder / "daclip").to(self.device)
+        wanted = 8 if batch_size is None else batch_size
+        if wanted < 1:
+            raise DaclipError(f"batch_size={wanted} must be at least 1")
+        if overlap % 64 or overlap < 64:
+            raise DaclipError(f"overlap={overlap} must be a multiple of 64, at least 64")
+        if tile is not None and (tile % 64 or tile <= overlap):
+            raise DaclipError(f"tile={tile} must be a multiple of 64 and larger than overlap={overlap}")
+        super().__init__(artifact, device, precision)
+        self.seed, self.max_memory, self.tile, self.overlap = seed, max_memory, tile, overlap
+        # On a CPU one piece keeps all cores busy, and kernels round differently for several: results then differ in
+        # the last bits, which bfloat16 makes visible.
+        self.batch_size: int = 1 if self.device.type == "cpu" else wanted
         self.denoiser = load_denoiser(self.artifact, self.daclip.embed_dim).to(self.device)
         self.sampler: Sampler = sampler or self.artifact.build("sampler")
-        stage_1 = Artifact(self.artifact.folder / "daclip")
-        self.vocabulary: list[str] = vocabulary(stage_1.build("degradation"))
         self.temperature: float = self.artifact.config["stage"].get("temperature", 1.0)
         self._costs: tuple[Cost, Cost] | None = None
 
@@ -166,7 +170,7 @@ class Restorer:
         Args:
             source: A folder, or `owner/name` on the hub.
             sampler: A sampler, or the name of one of `conf/sampler/`; None takes the artifact's own.
-            steps: Steps of the sampler; None takes its own number.
+            steps: Steps of the artifact's or the named sampler; None takes its own number.
             revision: Branch, tag or commit of a hub model.
             options: As for `Restorer`.
         """
@@ -176,47 +180,15 @@ class Restorer:
     def using(
         self, *, sampler: str | Sampler | None = None, steps: int | None = None, seed: int | None = None
     ) -> "Restorer":
-        """The same restorer, sharing its networks, with another sampler or seed.
+        """The same restorer, sharing its networks, with another sampler or seed (None keeps this restorer's seed).
 
-        Args:
-            sampler: As for `from_pretrained`; None takes the artifact's own.
-            steps: Steps of the sampler; None takes its own number.
-            seed: None keeps this restorer's.
+        Sampler and steps are as for `from_pretrained`.
         """
         other = copy.copy(self)
         other.sampler = _sampler(self.artifact, sampler, steps)
         other.seed = self.seed if seed is None else seed
         other._costs = None
         return other
-
-    def _set_pieces(self, given: Mapping[str, Any]) -> None:
-        names = ("max_memory", "tile", "overlap", "batch_size")
-        unknown = sorted(given.keys() - set(names))
-        if unknown:
-            raise TypeError(f"Restorer got unexpected options: {', '.join(unknown)}")
-        chosen = {**{name: value for name, value in composed("restore").items() if name in names}, **given}
-        self.max_memory: float = chosen["max_memory"]
-        self.tile: int | None = chosen["tile"]
-        self.overlap: int = chosen["overlap"]
-        wanted = 8 if chosen["batch_size"] is None else chosen["batch_size"]
-        if wanted < 1:
-            raise DaclipError(f"batch_size={wanted} must be at least 1")
-        # On a CPU one piece keeps all cores busy, and kernels round differently for several: results then differ in
-        # the last bits, which bfloat16 makes visible.
-        self.batch_size: int = 1 if self.device.type == "cpu" else wanted
-        if self.overlap % 64 or self.overlap < 64:
-            raise DaclipError(f"overlap={self.overlap} must be a multiple of 64, at least 64")
-        if self.tile is not None and (self.tile % 64 or self.tile <= self.overlap):
-            raise DaclipError(f"tile={self.tile} must be a multiple of 64 and larger than overlap={self.overlap}")
-
-    @torch.inference_mode()
-    def classify(self, photos: Any) -> list[dict[str, float]]:
-        """Name what is wrong with photos (see `restore` for the kinds), without restoring them.
-
-        Returns:
-            For each photo its degradation words with probabilities, most likely first.
-        """
-        return [self._recognise(photo)[1] for photo in unpack(photos)[0]]
 
     def restore(
         self,
@@ -232,16 +204,17 @@ class Restorer:
         """Restore one photo or several.
 
         Args:
-            photos: A Pillow image; an array `[H, W]`, `[H, W, C]` or `[B, H, W, C]`; a tensor `[C, H, W]` or
-                `[B, C, H, W]`; or a list of single ones. uint8, uint16, or float in [0, 1]; C is 1, 3 or 4.
-            numbers: Which draw of noise each photo gets; by default its place.
-            degradation: What to repair in place of what is recognised: a word, any text, or several with
+            photos: The path of a photo; a Pillow image; an array `[H, W]`, `[H, W, C]` or `[B, H, W, C]`; a tensor
+                `[C, H, W]` or `[B, C, H, W]`; or a list of single ones. uint8, uint16, or float in [0, 1]; C is 1, 3
+                or 4.
+            numbers: Number of each photo's draw of noise; by default its place.
+            degradation: The degradation to repair in place of the recognised one: a class, any text, or several with
                 weights as a mapping or as `rainy:0.7,hazy:0.3`.
             strength: Share of the change that is made, from 0 to 1.
             samples: Restorations of each photo; more than one also give the uncertainty.
             mask: For a single photo: true where it is missing, `[H, W]`. The missing part is restored as
                 `uncompleted` unless `degradation` says otherwise, the rest stays as it is.
-            on_progress: Told the finished share; may raise `Stopped` to end the work.
+            on_progress: Called with the finished share; may raise `Stopped` to end the work.
 
         Returns:
             A `Restoration` for a single photo, else `Restored`, a sequence of them.
@@ -249,7 +222,7 @@ class Restorer:
         Raises:
             DaclipError: A photo or a setting that cannot be used, or too little memory.
         """
-        unpacked, packs, single = unpack(photos)
+        unpacked, packs, single = unpack(read_paths(photos))
         numbers = list(range(len(unpacked))) if numbers is None else list(numbers)
         if len(numbers) != len(unpacked):
             raise ValueError(f"expected one number a photo, got {len(numbers)} for {len(unpacked)} photos")
@@ -269,8 +242,8 @@ class Restorer:
             given = [unpacked[i] for i in chunk]
             lq = given if holes is None else [photo.filled(holes, self._fill) for photo in given]
             with torch.inference_mode(), memory_errors():
-                recognised = [self._recognise(photo) for photo in lq]
-                conditioning = stacked([found for found, _ in recognised])
+                recognised = [self.recognise(photo) for photo in lq]
+                conditioning = Conditioning.stacked([self.decided(found) for found, _ in recognised])
                 if classes is not None:
                     conditioning = steer(conditioning, self.daclip, classes, self.vocabulary)
                 found = self._samples(lq, conditioning, [numbers[i] for i in chunk], strength, samples, holes, told)
@@ -299,7 +272,7 @@ class Restorer:
             found: list[tuple[list[Pixels], np.ndarray | None]] = []
             for i, photo in enumerate(photos):
                 told = on_progress and _part(on_progress, i, len(photos))
-                given = rows(conditioning, [i])
+                given = conditioning.rows([i])
                 found += self._samples([photo], given, [numbers[i]], strength, samples, holes, told)
             return found
         images: list[list[Pixels]] = [[] for _ in photos]
@@ -329,21 +302,12 @@ class Restorer:
         ]
 
     def decided(self, conditioning: Conditioning) -> Conditioning:
-        """Embeddings as the network wants them: as if recognition had been surer, where it was trained for that."""
+        """The embeddings that the network was trained on: with a temperature below 1, as if recognition were surer."""
         if self.temperature >= 1:
             return conditioning
         assert conditioning.degradation is not None
         surer = self.daclip.decided(conditioning.degradation, self.vocabulary, self.temperature)
         return replace(conditioning, degradation=surer)
-
-    def _recognise(self, photo: Pixels) -> tuple[Conditioning, dict[str, float]]:
-        """Embeddings of one photo, by itself so that they do not depend on others, and its words."""
-        with torch.inference_mode(), autocast(self.device, self.precision):
-            conditioning = self.daclip(_context_view(photo)[None].to(self.device))
-            row = self.daclip.classify(conditioning.degradation, self.vocabulary)[0].cpu()
-            conditioning = self.decided(conditioning)
-        order = row.argsort(descending=True).tolist()
-        return conditioning, {self.vocabulary[i]: float(row[i]) for i in order}
 
     def _pieces(self, photos: Sequence[Pixels], conditioning: Conditioning) -> Pieces:
         """How photos of one size are cut."""
@@ -352,7 +316,7 @@ class Restorer:
         if self.tile is None and height * width <= ALWAYS_WHOLE:
             return Pieces(whole, whole, self.batch_size)
         if self._costs is None:
-            self._costs = measured_costs(self.sampler, self.denoiser, rows(conditioning, [0]), self.precision)
+            self._costs = measured_costs(self.sampler, self.denoiser, conditioning.rows([0]), self.precision)
         network, sampling = self._costs
         # In host memory: the photo, the restored floats, the result, and the encoder's copy of it.
         photo_bytes = sum(photo.colour.nbytes * 3 + photo.height * photo.width * 12 for photo in photos)
@@ -380,25 +344,19 @@ class Restorer:
 def _sampler(artifact: Artifact, sampler: str | Sampler | None, steps: int | None) -> Sampler:
     """A sampler by name, or the one the artifact was trained with, with so many steps."""
     if isinstance(sampler, Sampler):
+        if steps is not None:
+            raise DaclipError(f"steps={steps} goes with a sampler's name; give the sampler itself its steps")
         return sampler
     artifact.require("restorer")
-    own = artifact.config["sampler"]
-    chosen = dict(own if sampler is None else composed("restore", [f"sampler={sampler}"])["sampler"])
+    chosen = dict(artifact.config["sampler"]) if sampler is None else sampler_options(sampler)
     if steps is not None:
         chosen["steps"] = steps
     built: Sampler = artifact.build("sampler", chosen)
     return built
 
 
-def _context_view(photo: Pixels) -> Tensor:
-    """The photo as DA-CLIP sees it: whole, unless it is a thread that CLIP's resize would blow up."""
-    longest = 32 * max(min(photo.height, photo.width), 64)
-    top, left = max(photo.height - longest, 0) // 2, max(photo.width - longest, 0) // 2
-    return photo.crop(top, top + longest, left, left + longest)
-
-
 def _part(on_progress: Progress, index: int, count: int) -> Progress:
-    """Progress of part number `index` of `count`, told as progress of the whole."""
+    """Progress of the whole from that of part number `index` of `count`."""
     return lambda share: on_progress((index + share) / count)
 
 

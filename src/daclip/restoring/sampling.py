@@ -1,25 +1,28 @@
 """Sampling of photos of any size, block by block, on noise that belongs to the photo."""
 
 from collections.abc import Callable, Sequence
+from itertools import count
+from typing import Any
 
 import torch
+import yaml
 from torch import Tensor
 
 from daclip.arithmetic import autocast
 from daclip.diffusion.denoiser import Denoiser, Prediction
+from daclip.errors import DaclipError
+from daclip.files import config_folder
 from daclip.pixels import Pixels
-from daclip.restoring.control import rows
 from daclip.restoring.memory import Cost, Pieces, linear_cost
-from daclip.restoring.noise import NoiseField
 from daclip.restoring.tiling import Pooled, ScoutDenoiser, TiledDenoiser, Window, cover, has_pools, scouts, tile_calls
+from daclip.rng import NoiseField
 from daclip.samplers.base import Sampler
 from daclip.types import Conditioning
 
 Progress = Callable[[float], None]
-"""Told the finished share in [0, 1] after each call of the network; may raise `Stopped` to end the work."""
+"""Called with the finished share in [0, 1] after each call of the network; may raise `Stopped` to end the work."""
 
-
-# Windows that tell the means over a photo: large enough for the network's view, enough of them for an average.
+# Windows for the means over a photo: large enough for the network's view, enough of them for an average.
 SCOUT, MOST_SCOUTS = 256, 25
 
 
@@ -37,9 +40,9 @@ def sample_photos(
 ) -> Tensor:
     """Restore photos of one size.
 
-    Within a block the estimates of its tiles are blended at each step (`TiledDenoiser`). The results of
-    several blocks, which only a photo gets whose sampler states would not fit into memory, are blended at the
-    end: they share the noise of the photo and its conditioning, and so agree where they overlap.
+    Within a block the estimates of its tiles are blended at each step (`TiledDenoiser`). Only a photo whose sampler
+    states would not fit into memory gets several blocks. Their results are blended at the end: they share the noise of
+    the photo and its conditioning, and so agree where they overlap.
 
     Args:
         sampler: Any sampler.
@@ -67,18 +70,23 @@ def sample_photos(
         windows = scouts(height, width, side, min(pieces.block**2 // side**2, MOST_SCOUTS))
     calls = sum(len(tile_calls(len(photos), *block.shape, pieces.tile, overlap, pieces.batch_size)) for block in blocks)
     calls += ScoutDenoiser.passes * -(-len(windows) // pieces.batch_size)
-    ticker = _Ticker(on_progress, calls * sampler.nfe)
+    done = count(1)
+
+    def tick() -> None:
+        if on_progress is not None:
+            on_progress(min(next(done) / (calls * sampler.nfe), 1.0))
+
     pooled = None
     if windows:
         pooled = _photo_means(
-            sampler, denoiser, photos[0], conditioning, fields[0], windows, pieces.batch_size, precision, ticker.tick
+            sampler, denoiser, photos[0], conditioning, fields[0], windows, pieces.batch_size, precision, tick
         )
     out = torch.zeros(len(photos), 3, height, width)
     for block in blocks:
         top, left = block.rows.start, block.columns.start
         lq = torch.stack([photo.crop(top, block.rows.stop, left, block.columns.stop) for photo in photos])
         noise = [field.window(top, left) for field in fields]
-        tiled = TiledDenoiser(denoiser, pieces.tile, overlap, pieces.batch_size, pooled, ticker.tick)
+        tiled = TiledDenoiser(denoiser, pieces.tile, overlap, pieces.batch_size, pooled, tick)
         with autocast(device, precision):
             piece = sampler.sample(tiled, lq.to(device), conditioning, noise)
         block.add(piece.float().cpu(), out)
@@ -102,27 +110,12 @@ def _photo_means(
     noise = [field.window(window.top, window.left) for window in windows]
     scout = ScoutDenoiser(denoiser, batch_size, [window.weight for window in windows], on_call)
     with autocast(device, precision):
-        sampler.sample(scout, lq.to(device), rows(conditioning, [0] * len(windows)), noise)
+        sampler.sample(scout, lq.to(device), conditioning.rows([0] * len(windows)), noise)
     return scout.record
 
 
-class _Ticker:
-    """Turns the network's calls into a finished share."""
-
-    def __init__(self, on_progress: Progress | None, calls: int):
-        self.on_progress = on_progress
-        self.calls = calls
-        self.done = 0
-
-    def tick(self) -> None:
-        """One call more is done."""
-        self.done += 1
-        if self.on_progress is not None:
-            self.on_progress(min(self.done / self.calls, 1.0))
-
-
 class _Still(Denoiser):
-    """Takes the degraded photo for the clean one: what is left of sampling's cost is the sampler's own."""
+    """A denoiser without a network: x̂_0 = μ, so that the cost of sampling is the sampler's own."""
 
     def __init__(self, denoiser: Denoiser):
         super().__init__(denoiser.backbone, denoiser.process)
@@ -158,3 +151,23 @@ def measured_costs(
         sampler.sample(_Still(denoiser), images(side), conditioning, [noise])
 
     return linear_cost(network), linear_cost(sampling)
+
+
+def sampler_options(name: str, folder: str = "sampler") -> dict[str, Any]:
+    """The options of a sampler of `conf/sampler/`, as Hydra composes them, for Python users.
+
+    Raises:
+        DaclipError: There is no such sampler.
+    """
+    path = config_folder() / folder / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(found.stem for found in path.parent.glob("*.yaml")))
+        raise DaclipError(f"there is no {folder} '{name}'; choose from {known}")
+    own = yaml.safe_load(path.read_text(encoding="utf-8"))
+    options: dict[str, Any] = {}
+    for default in own.pop("defaults", []):
+        if isinstance(default, dict):  # such as `grid: trailing`
+            options |= {group: sampler_options(chosen, f"{folder}/{group}") for group, chosen in default.items()}
+        elif default != "_self_":
+            options |= sampler_options(default.removesuffix("@_here_"), folder)
+    return options | own

@@ -1,4 +1,4 @@
-"""One set of global features for all tiles of a photo."""
+"""Photos in pieces: where tiles lie, how their estimates are blended, and what networks know of the whole photo."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -13,159 +13,11 @@ from torch import Tensor, nn
 from daclip.backbones.layers import GlobalPool
 from daclip.diffusion.denoiser import Denoiser, Prediction
 from daclip.errors import DaclipError
-from daclip.restoring.control import rows
 from daclip.types import Conditioning
 
-# Windows begin at multiples of this, on the pixel grid of networks of up to four levels.
-FINE = 16
-
-Pooled = list[Tensor]
-"""Means over a photo, `[1, C, 1, 1]`, one for each `GlobalPool` of a network."""
-
-
-def has_pools(network: nn.Module) -> bool:
-    """Whether a network looks at means over the whole image."""
-    return any(isinstance(module, GlobalPool) for module in network.modules())
-
-
-@contextmanager
-def pooling(
-    network: nn.Module, given: Pooled | None = None, gathered: list[list[Tensor]] | None = None
-) -> Iterator[None]:
-    """While in the context, hand means to a network's pools, or listen to what they find.
-
-    Args:
-        network: Holds the pools.
-        given: What the pools put out; None leaves them alone.
-        gathered: Gets the means that the pools find, one list a pool with float32 `[B, C, 1, 1]` for each call.
-    """
-    pools = [module for module in network.modules() if isinstance(module, GlobalPool)]
-    if gathered is not None:
-        gathered.extend([] for _ in pools)
-
-    def hook_of(number: int) -> Any:
-        def hook(module: nn.Module, inputs: Any, found: Tensor) -> Tensor | None:
-            if gathered is not None:
-                gathered[number].append(found.float())
-            return None if given is None else given[number].to(found.dtype).expand_as(found)
-
-        return hook
-
-    hooks = [pool.register_forward_hook(hook_of(number)) for number, pool in enumerate(pools)]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-class ScoutDenoiser(Denoiser):
-    """Finds the means over a photo that a network needs, from some windows of the photo.
-
-    A network that was trained on means over its whole input sees other means in every tile, and two tiles of one
-    hazy photo come out differently bright. Windows spread over the photo are therefore sampled first, as one
-    batch with common means, and the means of each call are recorded for the tiles. A pool's mean depends on the
-    pools before it, so the first pass takes each window's own means and the next the averages found: a fixed
-    point iteration that starts close.
-
-    Args:
-        denoiser: What looks at a window; shared, not copied.
-        batch_size: Windows in one call of the network.
-        weights: How much of the photo each window stands for.
-        on_call: Called after each call of the network.
-
-    Attributes:
-        record: Means for each call so far.
-    """
-
-    passes = 2
-
-    def __init__(self, denoiser: Denoiser, batch_size: int, weights: Sequence[float], on_call: Callable[[], None]):
-        super().__init__(denoiser.backbone, denoiser.process, denoiser.parameterization, denoiser.correct_epsilon_shift)
-        self.train(denoiser.training)
-        self.batch_size = batch_size
-        self.shares = torch.tensor(weights) / sum(weights)
-        self.on_call = on_call
-        self.record: list[Pooled] = []
-
-    def forward(self, x_t: Tensor, lq: Tensor, t: Tensor, conditioning: Conditioning) -> Prediction:
-        """Estimate the clean windows; shapes as in `Denoiser.forward`, the batch being windows of one photo."""
-        given: Pooled | None = None
-        for _ in range(self.passes):
-            gathered: list[list[Tensor]] = []
-            found: list[Tensor] = []
-            with pooling(self.backbone, given, gathered):
-                for first in range(0, len(lq), self.batch_size):
-                    part = list(range(first, min(first + self.batch_size, len(lq))))
-                    found.append(super().forward(x_t[part], lq[part], t[part], rows(conditioning, part)).x0)
-                    self.on_call()
-            shares = self.shares.to(x_t.device).view(-1, 1, 1, 1)
-            given = [(torch.cat(means) * shares).sum(0, keepdim=True) for means in gathered]
-        assert given is not None
-        self.record.append(given)
-        x0 = torch.cat(found)
-        with torch.autocast(x_t.device.type, enabled=False):
-            return Prediction(x0, self.process.epsilon_from_data(x_t, lq, x0, t))
-
-
-class Window(NamedTuple):
-    """A piece of a photo that stands for the part of the photo around it.
-
-    Attributes:
-        top: First row.
-        bottom: One past the last row.
-        left: First column.
-        right: One past the last column.
-        weight: Pixels of the photo that it stands for.
-    """
-
-    top: int
-    bottom: int
-    left: int
-    right: int
-    weight: float
-
-
-def scouts(height: int, width: int, side: int, most: int) -> list[Window]:
-    """Windows of one size spread evenly over a photo.
-
-    Args:
-        height: Height of the photo.
-        width: Width of the photo.
-        side: Largest side of a window.
-        most: Most windows; fewer if they cover the photo.
-
-    >>> [window[:4] for window in scouts(100, 500, 256, 9)]
-    [(0, 100, 0, 256), (0, 100, 240, 496)]
-    """
-    down, across = -(-height // side), -(-width // side)
-    if down * across > most:
-        share = (most / (down * across)) ** 0.5
-        down = max(1, round(down * share))
-        across = min(across, max(1, most // down))
-        down = min(down, most // across)
-    return [
-        Window(top, bottom, left, right, rows * columns)
-        for top, bottom, rows in _line(height, side, down)
-        for left, right, columns in _line(width, side, across)
-    ]
-
-
-def _line(length: int, side: int, count: int) -> list[tuple[int, int, float]]:
-    """`count` windows along an axis, each with the length of what is nearer to it than to the others."""
-    if count * side >= length:
-        side = -(-length // count // FINE) * FINE  # no larger than it takes to cover the axis
-    last = max(length - side, 0)
-    starts = [round(last * (i / (count - 1) if count > 1 else 0.5)) // FINE * FINE for i in range(count)]
-    stops = [min(start + side, length) for start in starts]
-    centres = [(start + stop) / 2 for start, stop in zip(starts, stops, strict=True)]
-    borders = [0.0, *((a + b) / 2 for a, b in pairwise(centres)), float(length)]
-    return [(start, stop, b - a) for start, stop, (a, b) in zip(starts, stops, pairwise(borders), strict=True)]
-
-
-# Pieces begin at multiples of this, so that networks halve them on the grid on which they halve the whole photo.
-# It serves networks of up to six levels.
-GRID = 64
+# Tiles begin at multiples of this, so that networks of up to six levels halve them on the grid on which they halve the
+# whole photo; windows at multiples of FINE, which serves four levels.
+GRID, FINE = 64, 16
 
 
 @dataclass(frozen=True)
@@ -175,8 +27,7 @@ class Span:
     Attributes:
         start: First pixel.
         stop: One past the last pixel.
-        weight: Share of the blended result that each pixel of the piece gives, float32 `[stop − start]`. The
-            weights of all pieces over a pixel add up to 1.
+        weight: Share of each pixel in the blended result, float32 `[stop − start]`; over all pieces they add up to 1.
     """
 
     start: int
@@ -209,9 +60,9 @@ class Tile:
 def spans(length: int, size: int, overlap: int) -> list[Span]:
     """Cut an axis into pieces of at most `size` pixels that overlap by at least `overlap`.
 
-    Starts are multiples of 64 and as evenly spaced as that allows. Each piece fades in and out with a raised
-    cosine over what it shares with its neighbours. The outer eighth of a shared stretch gets no weight: there a
-    network sees the rim of its piece and not the photo.
+    Starts are multiples of 64 and as evenly spaced as that allows. Each piece fades in and out with a raised cosine
+    over the stretch it shares with a neighbour. The outer eighth of that stretch gets no weight: there a network sees
+    the rim of its piece and not the photo.
 
     Args:
         length: Pixels of the axis.
@@ -243,13 +94,11 @@ def spans(length: int, size: int, overlap: int) -> list[Span]:
         if i < count - 1:
             weight *= 1 - _rise(pixels, starts[i + 1], stop)
         weights.append(weight)
+    pieces = list(zip(starts, stops, weights, strict=True))
     total = torch.zeros(length, dtype=torch.float64)
-    for start, stop, weight in zip(starts, stops, weights, strict=True):
+    for start, stop, weight in pieces:
         total[start:stop] += weight
-    return [
-        Span(start, stop, (weight / total[start:stop]).float())
-        for start, stop, weight in zip(starts, stops, weights, strict=True)
-    ]
+    return [Span(start, stop, (weight / total[start:stop]).float()) for start, stop, weight in pieces]
 
 
 def _rise(pixels: Tensor, start: int, stop: int) -> Tensor:
@@ -276,23 +125,155 @@ def tile_calls(
     return calls
 
 
+Pooled = list[Tensor]
+"""Means over a photo, `[1, C, 1, 1]`, one for each `GlobalPool` of a network."""
+
+
+def has_pools(network: nn.Module) -> bool:
+    """Whether a network looks at means over the whole image."""
+    return any(isinstance(module, GlobalPool) for module in network.modules())
+
+
+@contextmanager
+def pooling(
+    network: nn.Module, given: Pooled | None = None, gathered: list[list[Tensor]] | None = None
+) -> Iterator[None]:
+    """While in the context, give a network's pools their means, or record the means that they find.
+
+    Args:
+        network: Holds the pools.
+        given: What the pools put out; None leaves them alone.
+        gathered: Gets the means that the pools find, one list a pool with float32 `[B, C, 1, 1]` for each call.
+    """
+    pools = [module for module in network.modules() if isinstance(module, GlobalPool)]
+    if gathered is not None:
+        gathered.extend([] for _ in pools)
+
+    def hook_of(number: int) -> Any:
+        def hook(module: nn.Module, inputs: Any, found: Tensor) -> Tensor | None:
+            if gathered is not None:
+                gathered[number].append(found.float())
+            return None if given is None else given[number].to(found.dtype).expand_as(found)
+
+        return hook
+
+    hooks = [pool.register_forward_hook(hook_of(number)) for number, pool in enumerate(pools)]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+class ScoutDenoiser(Denoiser):
+    """A denoiser that finds the means over a photo that a network needs, from some windows of the photo.
+
+    A network that was trained on means over its whole input sees other means in every tile, and two tiles of one
+    hazy photo come out differently bright. Windows spread over the photo are therefore sampled first, as one
+    batch with common means, and the means of each call are recorded for the tiles. A pool's mean depends on the
+    pools before it, so the first pass takes each window's own means and the next the averages found: a fixed
+    point iteration that starts close.
+
+    Args:
+        denoiser: The denoiser of a window; shared, not copied.
+        batch_size: Windows in one call of the network.
+        weights: Share of the photo that each window stands for, up to a factor.
+        on_call: Called after each call of the network.
+
+    Attributes:
+        record: Means for each call so far.
+    """
+
+    passes = 2
+
+    def __init__(self, denoiser: Denoiser, batch_size: int, weights: Sequence[float], on_call: Callable[[], None]):
+        super().__init__(denoiser.backbone, denoiser.process, denoiser.parameterization, denoiser.correct_epsilon_shift)
+        self.train(denoiser.training)
+        self.batch_size = batch_size
+        self.shares = torch.tensor(weights) / sum(weights)
+        self.on_call = on_call
+        self.record: list[Pooled] = []
+
+    def forward(self, x_t: Tensor, lq: Tensor, t: Tensor, conditioning: Conditioning) -> Prediction:
+        """Estimate the clean windows; shapes as in `Denoiser.forward`, the batch being windows of one photo."""
+        given: Pooled | None = None
+        for _ in range(self.passes):
+            gathered: list[list[Tensor]] = []
+            found: list[Tensor] = []
+            with pooling(self.backbone, given, gathered):
+                for first in range(0, len(lq), self.batch_size):
+                    part = list(range(first, min(first + self.batch_size, len(lq))))
+                    found.append(super().forward(x_t[part], lq[part], t[part], conditioning.rows(part)).x0)
+                    self.on_call()
+            shares = self.shares.to(x_t.device).view(-1, 1, 1, 1)
+            given = [(torch.cat(means) * shares).sum(0, keepdim=True) for means in gathered]
+        assert given is not None
+        self.record.append(given)
+        x0 = torch.cat(found)
+        with torch.autocast(x_t.device.type, enabled=False):
+            return Prediction(x0, self.process.epsilon_from_data(x_t, lq, x0, t))
+
+
+class Window(NamedTuple):
+    """Rows top:bottom and columns left:right of a photo, which stand for `weight` pixels around them."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+    weight: float
+
+
+def scouts(height: int, width: int, side: int, most: int) -> list[Window]:
+    """Windows of one size spread evenly over a photo.
+
+    Args:
+        height: Height of the photo.
+        width: Width of the photo.
+        side: Largest side of a window.
+        most: Largest number of windows; fewer are made if they cover the photo.
+
+    >>> [window[:4] for window in scouts(100, 500, 256, 9)]
+    [(0, 100, 0, 256), (0, 100, 240, 496)]
+    """
+    down, across = -(-height // side), -(-width // side)
+    if down * across > most:
+        share = (most / (down * across)) ** 0.5
+        down = max(1, round(down * share))
+        across = min(across, max(1, most // down))
+        down = min(down, most // across)
+    return [
+        Window(top, bottom, left, right, rows * columns)
+        for top, bottom, rows in _line(height, side, down)
+        for left, right, columns in _line(width, side, across)
+    ]
+
+
+def _line(length: int, side: int, count: int) -> list[tuple[int, int, float]]:
+    """`count` windows along an axis: start, stop, and the length of the axis that is nearest to the window."""
+    if count * side >= length:
+        side = -(-length // count // FINE) * FINE  # no larger than it takes to cover the axis
+    last = max(length - side, 0)
+    starts = [round(last * (i / (count - 1) if count > 1 else 0.5)) // FINE * FINE for i in range(count)]
+    stops = [min(start + side, length) for start in starts]
+    centres = [(start + stop) / 2 for start, stop in zip(starts, stops, strict=True)]
+    borders = [0.0, *((a + b) / 2 for a, b in pairwise(centres)), float(length)]
+    return [(start, stop, b - a) for start, stop, (a, b) in zip(starts, stops, pairwise(borders), strict=True)]
+
+
 class TiledDenoiser(Denoiser):
     """A denoiser that looks at an image tile by tile and blends the estimates x̂_0.
 
-    Blending happens at each step of the sampler, which then goes on with one state for the whole image: what
-    two tiles make of their common pixels is reconciled before it can drift apart, so there are no seams. (Tiles
-    that are sampled to the end by themselves may settle on different detail, and their blend is a double
-    exposure.) The conditioning is that of the whole photo.
-
-    A tile's estimate does not depend on how many tiles go into a call, as far as the network's arithmetic does not.
+    Blending happens at each step of the sampler, which goes on with one state for the whole image, so neighbours
+    cannot drift apart and there are no seams. (Tiles that are sampled to the end by themselves may settle on
+    different detail, and their blend is a double exposure.) The conditioning is that of the whole photo.
 
     Args:
-        denoiser: What looks at a tile; shared, not copied.
+        denoiser: The denoiser of a tile; shared, not copied.
         tile: Largest side of a tile, a multiple of 64.
         overlap: Pixels that neighbours share at least, a multiple of 64.
         batch_size: Tiles in one call of the network.
-        pooled: For each call in turn the means over the photo that the network's pools put out; None leaves
-            every tile its own.
+        pooled: Means over the photo for the network's pools, call by call; None leaves each tile its own.
         on_call: Called after each call of the network.
     """
 
@@ -323,24 +304,12 @@ class TiledDenoiser(Denoiser):
         x0 = torch.zeros_like(x_t)
         with pooling(self.backbone, None if self.pooled is None else next(self.pooled)):
             for jobs in calls:
-                self._blend(x_t, lq, t, conditioning, jobs, x0)
+                photos = [photo for photo, _ in jobs]
+                states = torch.stack([tile.of(x_t[photo]) for photo, tile in jobs])
+                given = torch.stack([tile.of(lq[photo]) for photo, tile in jobs])
+                estimates = super().forward(states, given, t[photos], conditioning.rows(photos)).x0
+                for (photo, tile), estimate in zip(jobs, estimates, strict=True):
+                    tile.add(estimate, x0[photo])
                 self.on_call()
         with torch.autocast(x_t.device.type, enabled=False):
             return Prediction(x0, self.process.epsilon_from_data(x_t, lq, x0, t))
-
-    def _blend(
-        self,
-        x_t: Tensor,
-        lq: Tensor,
-        t: Tensor,
-        conditioning: Conditioning,
-        jobs: Sequence[tuple[int, Tile]],
-        x0: Tensor,
-    ) -> None:
-        """Add the weighted estimates of one call's tiles to `x0`."""
-        photos = [photo for photo, _ in jobs]
-        states = torch.stack([tile.of(x_t[photo]) for photo, tile in jobs])
-        given = torch.stack([tile.of(lq[photo]) for photo, tile in jobs])
-        estimates = super().forward(states, given, t[photos], rows(conditioning, photos)).x0
-        for (photo, tile), estimate in zip(jobs, estimates, strict=True):
-            tile.add(estimate, x0[photo])
