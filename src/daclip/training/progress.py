@@ -8,6 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Callback, ProgressBar, RichProgressBar
 from torch import Tensor
 
@@ -67,8 +68,8 @@ def progress_bar(seconds: float, refresh_rate: int) -> ProgressBar:
 class ProgressLines(ProgressBar):
     """Plain progress lines of rank 0, also in the run's log file.
 
-    A line holds the step, the mean loss and the images per second since the line before, the learning rate and the
-    time left; in a validation pass it holds the batch.
+    A line holds the step, the mean loss since the line before, the learning rate, the images per second of
+    `SystemMonitor` and the time left; in a validation pass it holds the batch.
 
     Args:
         seconds: From one line to the next.
@@ -92,13 +93,8 @@ class ProgressLines(ProgressBar):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock."""
         self._first_step = self._step = trainer.global_step
-        self._started = time.monotonic()
-        self._begin()
-
-    def _begin(self) -> None:
-        self._since, self._validating = time.monotonic(), 0.0
-        self._images = self._batches = 0
-        self._loss: float | Tensor = 0.0
+        self._started = self._last = time.monotonic()
+        self._losses: list[Tensor] = []
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: RestorationBatch, batch_idx: int
@@ -106,33 +102,26 @@ class ProgressLines(ProgressBar):
         """Print a line when one is due."""
         if not self._enabled:
             return
-        # The sum stays on the device: reading it in every step would make the GPU wait.
-        self._loss = self._loss + outputs["loss"].detach()
-        self._batches += 1
-        self._images += len(batch) * trainer.world_size
+        # They stay on the device: reading each would make a GPU wait in every step.
+        self._losses.append(outputs["loss"].detach())
         now = time.monotonic()
         stepped, self._step = trainer.global_step > self._step, trainer.global_step
-        if not stepped or now - self._since < self.seconds:
+        if not stepped or now - self._last < self.seconds:
             return
-        taken = trainer.global_step - self._first_step
         total = int(trainer.estimated_stepping_batches)
-        left = (total - trainer.global_step) * (now - self._started) / taken
+        left = (total - self._step) * (now - self._started) / (self._step - self._first_step)
         # Lightning divides each loss by the number of accumulated batches.
-        loss = float(self._loss) / self._batches * trainer.accumulate_grad_batches
-        log.info(
-            "step %d/%d  loss %.4g  lr %.2e  %.3g images/s  %s left",
-            trainer.global_step,
-            total,
-            loss,
-            trainer.optimizers[0].param_groups[0]["lr"],
-            self._images / max(now - self._since - self._validating, 1e-9),
-            timedelta(seconds=round(left)),
-        )
-        self._begin()
+        loss = float(torch.stack(self._losses).mean()) * trainer.accumulate_grad_batches
+        rate = trainer.optimizers[0].param_groups[0]["lr"]
+        speed = trainer.callback_metrics.get("system/images_per_second")
+        images = "" if speed is None else f"  {float(speed):.3g} images/s"
+        time_left = timedelta(seconds=round(left))
+        log.info("step %d/%d  loss %.4g  lr %.2e%s  %s left", self._step, total, loss, rate, images, time_left)
+        self._last, self._losses = now, []
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Note the time, which counts neither as training nor as silence."""
-        self._validation_started = self._last = time.monotonic()
+        """Begin to wait anew."""
+        self._last = time.monotonic()
 
     def on_validation_batch_end(
         self,
@@ -148,11 +137,6 @@ class ProgressLines(ProgressBar):
         if self._enabled and now - self._last >= self.seconds:
             log.info("validation batch %d/%s", batch_idx + 1, trainer.num_val_batches[dataloader_idx])
             self._last = now
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take the pass out of the speed of training."""
-        if trainer.state.fn == "fit":
-            self._validating += time.monotonic() - self._validation_started
 
 
 class ValidationLog(Callback):

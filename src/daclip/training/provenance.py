@@ -75,22 +75,9 @@ def hide_secrets(run_folder: str | Path) -> None:
 
 
 PACKAGES = (
-    "daclip",
-    "torch",
-    "torchvision",
-    "lightning",
-    "hydra-core",
-    "open_clip_torch",
-    "kornia",
-    "torchmetrics",
-    "omegaconf",
-    "numpy",
-    "pillow",
-    "scikit-image",
-    "safetensors",
-    "datasets",
-    "wandb",
-)
+    "daclip", "torch", "torchvision", "lightning", "hydra-core", "open_clip_torch", "kornia", "torchmetrics",
+    "omegaconf", "numpy", "pillow", "scikit-image", "safetensors", "datasets", "wandb",
+)  # fmt: skip
 
 
 def _git(*arguments: str) -> str | None:
