@@ -8,9 +8,9 @@ from torch.nn import functional as F
 
 from daclip.clip.losses import (
     ContrastiveDistillation,
+    CosineDistillation,
     Targets,
     contrastive_loss,
-    distillation_loss,
     multi_label_loss,
     multi_positive_loss,
     sigmoid_loss,
@@ -54,8 +54,8 @@ def test_multi_positive_ignores_texts_without_images() -> None:
 
 def test_distillation_is_zero_for_parallel_and_two_for_opposite_vectors() -> None:
     x = torch.randn(5, 8, generator=torch.Generator().manual_seed(0))
-    assert distillation_loss(3 * x, x).item() == pytest.approx(0, abs=1e-6)
-    assert distillation_loss(-x, x).item() == pytest.approx(2, abs=1e-6)
+    assert CosineDistillation()(3 * x, x, SCALE).item() == pytest.approx(0, abs=1e-6)
+    assert CosineDistillation()(-x, x, SCALE).item() == pytest.approx(2, abs=1e-6)
 
 
 def test_multi_label_equals_multi_positive_for_single_words() -> None:

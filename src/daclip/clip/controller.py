@@ -22,11 +22,7 @@ MAX_LOGIT_SCALE = math.log(100)
 
 
 class Controller(nn.Module):
-    """A copy of a ViT image tower with one zero-initialised linear link after each block.
-
-    Args:
-        tower: The frozen tower that is copied.
-    """
+    """A trainable copy of a ViT image tower with one zero-initialised linear link after each block."""
 
     def __init__(self, tower: nn.Module):
         super().__init__()
@@ -37,15 +33,7 @@ class Controller(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, views: Tensor, run: RunBlock = run_block) -> tuple[Tensor, list[Tensor]]:
-        """Run the controller.
-
-        Args:
-            views: Normalised CLIP inputs `[B, 3, s, s]`.
-            run: Computes a block.
-
-        Returns:
-            The degradation embedding `[B, D]` and the hidden states, one `[B, N, width]` a block.
-        """
+        """Degradation embedding `[B, D]` of CLIP inputs `[B, 3, s, s]`, one hidden state `[B, N, width]` a block."""
         tokens = embed_patches(self.tower, views)
         hiddens = []
         for block, link in zip(blocks(self.tower), self.links, strict=True):
@@ -61,8 +49,8 @@ class DaClip(nn.Module):
 
     Args:
         clip: The frozen model.
-        injection: Which hidden state goes to which frozen block. `reversed` gives frozen block i the hidden
-            state of controller block L−1−i, which the published weights need; `aligned` that of block i.
+        injection: Order of the hidden states. `reversed` adds that of controller block L−1−i to frozen block i, as the
+            published weights need; `aligned` that of block i.
 
     Attributes:
         logit_scale: Logarithm of the scale that both losses share; trained from CLIP's own value.
@@ -87,7 +75,7 @@ class DaClip(nn.Module):
 
         Args:
             images: `[B, 3, H, W]`, RGB in [0, 1], any size.
-            steered: Content embeddings are made of the first so many photos, by default of all.
+            steered: Number of photos, from the first, that get content embeddings; by default all.
             recompute: Keep no activations inside blocks for the backward pass.
 
         Returns:
@@ -132,11 +120,7 @@ class DaClip(nn.Module):
         self.clip.run_block = torch.compile(run_block)
 
     def word_embeddings(self, classes: Sequence[str], templates: Sequence[str] = ("{}",)) -> Tensor:
-        """Unit vectors of words, `[K, D]`: the mean over prompts such as `"a {} photo"` (CLIP, section 3.1.4).
-
-        Raises:
-            DaclipError: A template has no place for the word.
-        """
+        """Unit vectors of class names, `[K, D]`: the mean over prompts such as `"a {} photo"` (CLIP, section 3.1.4)."""
         for template in templates:
             if "{}" not in template:
                 raise DaclipError(f"the prompt template '{template}' has no {{}} where the word goes")
@@ -146,35 +130,26 @@ class DaClip(nn.Module):
         return embedded[:, 0] if len(templates) == 1 else F.normalize(embedded.mean(1), dim=-1)
 
     def classify(self, degradation: Tensor, classes: Sequence[str], templates: Sequence[str] = ("{}",)) -> Tensor:
-        """Zero-shot probabilities of degradation words.
-
-        Args:
-            degradation: Degradation embeddings `[B, D]`.
-            classes: K words.
-            templates: Prompts whose embeddings are averaged; `{}` stands for the word.
-
-        Returns:
-            `[B, K]`, rows sum to 1.
-        """
+        """Zero-shot probabilities `[B, K]` of K classes for degradation embeddings `[B, D]`; rows sum to 1."""
         texts = self.word_embeddings(classes, templates)
         # Float32: a scale of up to 100 would blow bfloat16's rounding of cosines up to visible shares.
         with torch.autocast(degradation.device.type, enabled=False):
             return (self.scale() * F.normalize(degradation.float(), dim=-1) @ texts.T).softmax(-1)
 
     def moved(self, degradation: Tensor, wanted: Tensor, classes: Sequence[str]) -> Tensor:
-        """Degradation embeddings as if other words had been recognised.
+        """Degradation embeddings as if other classes had been recognised.
 
         An embedding moves from the texts that were recognised to those that are wanted,
 
             u' = u + T_wanted − Σ_k p_k T_k,    rescaled to the length that it had,
 
-        with u and the text embeddings T of unit length and p the recognised probabilities. The offset that image
-        embeddings keep from text embeddings stays in place, and what was recognised with certainty stays as it is.
+        with u and the text embeddings T of unit length and p the recognised probabilities. The offset of image
+        embeddings from text embeddings stays in place, and a class recognised for sure stays as it is.
 
         Args:
             degradation: Degradation embeddings `[B, D]`.
             wanted: Embeddings of the wanted texts, `[B, D]` or `[D]`.
-            classes: The words among which degradations are recognised.
+            classes: The classes among which degradations are recognised.
         """
         with torch.autocast(degradation.device.type, enabled=False):
             unit = F.normalize(degradation.float(), dim=-1)
@@ -183,12 +158,9 @@ class DaClip(nn.Module):
             return (F.normalize(unit + wanted - recognised, dim=-1) * length).to(degradation.dtype)
 
     def decided(self, degradation: Tensor, classes: Sequence[str], temperature: float) -> Tensor:
-        """Degradation embeddings as if recognition had been surer of the word that it found.
+        """Degradation embeddings `[B, D]` as if recognition had been surer of the class that it found.
 
-        Args:
-            degradation: Degradation embeddings `[B, D]`.
-            classes: The words among which degradations are recognised.
-            temperature: T of the wanted probabilities p_k^(1/T) / Σ_j p_j^(1/T), in (0, 1]; 1 changes nothing.
+        They move to the probabilities p_k^(1/T) / Σ_j p_j^(1/T) with the temperature T in (0, 1]; 1 changes nothing.
         """
         sharpened = (self.classify(degradation, classes).log() / temperature).softmax(-1)
         return self.moved(degradation, sharpened @ self.clip.encode_text(classes), classes)

@@ -1,4 +1,4 @@
-"""How a photo of any size becomes square CLIP inputs."""
+"""Frozen open_clip model: photos of any size to embeddings by way of square views, texts to cached embeddings."""
 
 import contextlib
 import logging
@@ -20,6 +20,7 @@ from daclip.files import one_line
 View = Callable[[Tensor, int], Tensor]
 
 MAX_CROPS_PER_SIDE = 3
+SCHEMES = ("hf-hub:", "local-dir:")  # names of models that open_clip does not list itself
 
 
 def _shrink(images: Tensor, shorter: int) -> Tensor:
@@ -52,8 +53,8 @@ def crop(images: Tensor, size: int) -> Tensor:
 def multi_crop(images: Tensor, size: int) -> Tensor:
     """An even grid of at most 3×3 crops at full resolution: `[B, 3, H, W]` to `[B, V, 3, s, s]`.
 
-    The crops cover photos of up to three times CLIP's size and sample larger ones. A photo that already
-    has CLIP's size is its own single view.
+    The crops cover photos of up to three times CLIP's size and sample larger ones. A photo of CLIP's size is its own
+    single view.
     """
     if min(images.shape[-2:]) < size:
         images = _shrink(images, size)
@@ -70,18 +71,111 @@ def multi_crop(images: Tensor, size: int) -> Tensor:
 VIEWS: dict[str, View] = {"resize": resize, "crop": crop, "multi_crop": multi_crop}
 
 
-def view_by_name(name: str) -> View:
-    """The view called `name`.
+class FrozenClip(nn.Module):
+    """An open_clip model that never learns.
 
-    Raises:
-        DaclipError: There is none of that name.
+    Args:
+        architecture: Name of an open_clip model whose image tower is a plain ViT (`ViT-B-32`, `ViT-B-16-SigLIP`,
+            `hf-hub:…`, `local-dir:…`) or the arguments of `open_clip.CLIP` as a mapping, which gives random weights.
+        pretrained: Weight tag or file for a named model; None leaves the weights random.
+        view: From photos to CLIP inputs: `resize`, `crop` or `multi_crop`, the functions of this module.
+        seed: Seed of random weights.
+        load_weights: False leaves the weights random and downloads none, but keeps the rest of `pretrained`, such as
+            the normalisation of inputs. For weights that come from an artifact.
+
+    Attributes:
+        image_size: Side of CLIP's square input.
+        embed_dim: Length D of the shared embedding.
+        run_block: Computes a transformer block of the image tower.
     """
-    if name not in VIEWS:
-        raise DaclipError(f"clip.view={name} is not known; choose from {', '.join(VIEWS)}")
-    return VIEWS[name]
 
+    model: Any  # open_clip has no type hints
+    mean: Tensor
+    std: Tensor
 
-SCHEMES = ("hf-hub:", "local-dir:")  # names of models that open_clip does not list itself
+    def __init__(
+        self,
+        architecture: str | Mapping[str, Any],
+        pretrained: str | None,
+        view: str,
+        seed: int,
+        load_weights: bool = True,
+    ):
+        super().__init__()
+        self.run_block: RunBlock = run_block
+        model = _create(architecture, pretrained if load_weights else None, seed)
+        self.model = model.eval().requires_grad_(False)
+        tower = self.model.visual
+        check_tower(tower, architecture if isinstance(architecture, str) else "clip.architecture")
+        if view not in VIEWS:
+            raise DaclipError(f"clip.view={view} is not known; choose from {', '.join(VIEWS)}")
+        self.view = VIEWS[view]
+        self.image_size = image_size(tower)
+        self.embed_dim = embed_dim(tower)
+        self.tokenizer = _tokenizer(architecture, getattr(self.model, "context_length", 77))
+        mean, std = _statistics(architecture, pretrained, tower)
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        self._texts: dict[str, Tensor] = {}
+
+    @property
+    def tower(self) -> Any:
+        """The image tower, for the functions of `daclip.clip.vit`."""
+        return self.model.visual
+
+    def train(self, mode: bool = True) -> "FrozenClip":
+        """Stay in evaluation mode: frozen means frozen."""
+        return super().train(False)
+
+    def views(self, images: Tensor) -> Tensor:
+        """Photos `[B, 3, H, W]` in [0, 1] to normalised CLIP inputs `[B, V, 3, s, s]`."""
+        return (self.view(images.float(), self.image_size) - self.mean) / self.std
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Plain CLIP embedding of photos `[B, 3, H, W]`, averaged over their views: `[B, D]`, not normalised."""
+        views = self.views(images)
+        tokens = embed_patches(self.tower, views.flatten(0, 1))
+        for block in blocks(self.tower):
+            tokens = self.run_block(block, tokens)
+        return pool_tokens(self.tower, tokens).unflatten(0, views.shape[:2]).mean(1)
+
+    def encode_tokens(self, tokens: Tensor) -> Tensor:
+        """Embedding of token ids `[N, L]`, not normalised, `[N, D]`.
+
+        A text is cut after its last end-of-text token (the largest id): attention is causal, so later tokens cannot
+        change the embedding, and most captions need a seventh of the 77 positions.
+        """
+        model = self.model
+        if not isinstance(model, open_clip.CLIP) or model.text_pool_type != "argmax":
+            embedded: Tensor = model.encode_text(tokens)
+            return embedded
+        end = tokens.argmax(-1)
+        length = int(end.max()) + 1
+        x = model.token_embedding(tokens[:, :length]) + model.positional_embedding[:length]
+        mask: Tensor = model.attn_mask
+        x = model.transformer(x, attn_mask=mask[:length, :length])
+        x = model.ln_final(x)[torch.arange(len(tokens), device=tokens.device), end]
+        projection = model.text_projection
+        return projection(x) if isinstance(projection, nn.Linear) else x @ projection
+
+    @torch.no_grad()
+    def encode_text(self, texts: Sequence[str]) -> Tensor:
+        """Unit-length embeddings of texts, `[N, D]` float32; each text is computed once per process.
+
+        The text tower is frozen, so an embedding never changes: training steps only look it up.
+        """
+        device = self.mean.device
+        new = list(dict.fromkeys(text for text in texts if text not in self._texts))
+        # One by one on a CPU: products round differently in another batch, and a resumed run meets other ones first.
+        for group in [[text] for text in new] if device.type == "cpu" else [new] if new else []:
+            with torch.autocast(device.type, enabled=False):
+                embedded = F.normalize(self.encode_tokens(self.tokenizer(group).to(device)).float(), dim=-1)
+            self._texts.update(zip(group, embedded, strict=True))
+        return torch.stack([self._texts[text].to(device) for text in texts])
+
+    def forget_texts(self) -> None:
+        """Empty the cache of text embeddings, as after loading other weights."""
+        self._texts.clear()
 
 
 @contextlib.contextmanager
@@ -103,7 +197,7 @@ def _create(architecture: str | Mapping[str, Any], pretrained: str | None, seed:
             torch.manual_seed(seed)
             fresh = open_clip.CLIP(**{key: _plain(value) for key, value in architecture.items()})
         if isinstance(fresh.visual, VisionTransformer):
-            balance_frequencies(fresh.visual.conv1.weight, torch.Generator().manual_seed(seed))
+            _balance_frequencies(fresh.visual.conv1.weight, torch.Generator().manual_seed(seed))
         return fresh
     if not architecture.startswith(SCHEMES):
         _check_name(architecture, pretrained)
@@ -153,8 +247,8 @@ def _check_name(architecture: str, pretrained: str | None) -> None:
 def _statistics(architecture: str | Mapping[str, Any], pretrained: str | None, tower: Any) -> tuple[Any, Any]:
     """Mean and standard deviation per channel that the weights were trained with.
 
-    A tag says its own. Weights from a file, and random ones, take those that all tags of the architecture
-    share, else OpenAI's.
+    A tag has its own. Weights from a file, and random ones, take those that all tags of the architecture share, else
+    OpenAI's.
     """
     if isinstance(architecture, str) and not architecture.startswith(SCHEMES):
         tags = [pretrained] if pretrained else []
@@ -169,16 +263,13 @@ def _statistics(architecture: str | Mapping[str, Any], pretrained: str | None, t
 
 
 @torch.no_grad()
-def balance_frequencies(weight: Tensor, generator: torch.Generator) -> None:
+def _balance_frequencies(weight: Tensor, generator: torch.Generator) -> None:
     """Draw a patch embedding anew, with gains that grow with the frequency, as amplitudes in photos fall.
 
-    White random weights see little but the brightness of a patch, and what most corruptions change is fine
-    detail. Whitening the first layer is known to speed up training from scratch (Coates and Ng 2012); here
-    with the 1/f spectrum that all photos share instead of one measured on the data.
-
-    Args:
-        weight: `[width, 3, p, p]`; keeps its standard deviation per frequency unit.
-        generator: Source of the draw.
+    White random weights see little but the brightness of a patch, while most corruptions change fine detail. Whitening
+    the first layer is known to speed up training from scratch (Coates and Ng 2012); here with the 1/f spectrum that all
+    photos share instead of one measured on the data. The weight `[width, 3, p, p]` keeps its standard deviation per
+    frequency unit.
     """
     patch = weight.shape[-1]
     n = torch.arange(patch, dtype=torch.float32)
@@ -203,121 +294,5 @@ def _tokenizer(architecture: str | Mapping[str, Any], context_length: int) -> An
 
 
 def _plain(value: Any) -> Any:
+    """Nested mappings as dictionaries."""
     return {key: _plain(item) for key, item in value.items()} if isinstance(value, Mapping) else value
-
-
-class FrozenClip(nn.Module):
-    """An open_clip model that never learns.
-
-    Args:
-        architecture: Name of an open_clip model whose image tower is a plain ViT (`ViT-B-32`,
-            `ViT-B-16-SigLIP`, `hf-hub:…`, `local-dir:…`) or the arguments of `open_clip.CLIP` as a mapping,
-            which gives random weights.
-        pretrained: Weight tag or file for a named model; None leaves the weights random.
-        view: How photos become CLIP inputs: `resize`, `crop` or `multi_crop` (see `daclip.clip.frozen_clip`).
-        seed: Seed of random weights.
-        load_weights: False leaves the weights random and downloads none, but keeps what else belongs to
-            `pretrained`, such as the normalisation of inputs. For weights that come from an artifact.
-
-    Attributes:
-        image_size: Side of CLIP's square input.
-        embed_dim: Length D of the shared embedding.
-        run_block: Computes a transformer block of the image tower.
-
-    Raises:
-        DaclipError: Unknown name, weights or tokeniser that cannot be loaded, or an image tower that is no
-            plain ViT.
-    """
-
-    model: Any  # open_clip has no type hints
-    mean: Tensor
-    std: Tensor
-
-    def __init__(
-        self,
-        architecture: str | Mapping[str, Any],
-        pretrained: str | None,
-        view: str,
-        seed: int,
-        load_weights: bool = True,
-    ):
-        super().__init__()
-        self.run_block: RunBlock = run_block
-        model = _create(architecture, pretrained if load_weights else None, seed)
-        self.model = model.eval().requires_grad_(False)
-        tower = self.model.visual
-        check_tower(tower, architecture if isinstance(architecture, str) else "clip.architecture")
-        self.view = view_by_name(view)
-        self.image_size = image_size(tower)
-        self.embed_dim = embed_dim(tower)
-        self.tokenizer = _tokenizer(architecture, getattr(self.model, "context_length", 77))
-        mean, std = _statistics(architecture, pretrained, tower)
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
-        self._texts: dict[str, Tensor] = {}
-
-    @property
-    def tower(self) -> Any:
-        """The image tower, for the functions of `daclip.clip.vit`."""
-        return self.model.visual
-
-    def train(self, mode: bool = True) -> "FrozenClip":
-        """Stay in evaluation mode: frozen means frozen."""
-        return super().train(False)
-
-    def views(self, images: Tensor) -> Tensor:
-        """Photos `[B, 3, H, W]` in [0, 1] to normalised CLIP inputs `[B, V, 3, s, s]`."""
-        return (self.view(images.float(), self.image_size) - self.mean) / self.std
-
-    def encode_image(self, images: Tensor) -> Tensor:
-        """Plain CLIP embedding of photos, averaged over their views.
-
-        Args:
-            images: `[B, 3, H, W]`, RGB in [0, 1].
-
-        Returns:
-            `[B, D]`, not normalised.
-        """
-        views = self.views(images)
-        tokens = embed_patches(self.tower, views.flatten(0, 1))
-        for block in blocks(self.tower):
-            tokens = self.run_block(block, tokens)
-        return pool_tokens(self.tower, tokens).unflatten(0, views.shape[:2]).mean(1)
-
-    def encode_tokens(self, tokens: Tensor) -> Tensor:
-        """Embedding of token ids `[N, L]`, not normalised, `[N, D]`.
-
-        A text is cut after its last end-of-text token (the largest id): attention is causal, so what
-        follows cannot change the embedding, and most captions need a seventh of the 77 positions.
-        """
-        model = self.model
-        if not isinstance(model, open_clip.CLIP) or model.text_pool_type != "argmax":
-            embedded: Tensor = model.encode_text(tokens)
-            return embedded
-        end = tokens.argmax(-1)
-        length = int(end.max()) + 1
-        x = model.token_embedding(tokens[:, :length]) + model.positional_embedding[:length]
-        mask: Tensor = model.attn_mask
-        x = model.transformer(x, attn_mask=mask[:length, :length])
-        x = model.ln_final(x)[torch.arange(len(tokens), device=tokens.device), end]
-        projection = model.text_projection
-        return projection(x) if isinstance(projection, nn.Linear) else x @ projection
-
-    @torch.no_grad()
-    def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Unit-length embeddings of texts, `[N, D]` float32; each text is computed once per process.
-
-        The text tower is frozen, so an embedding never changes: training steps only look it up.
-        """
-        device = self.mean.device
-        new = list(dict.fromkeys(text for text in texts if text not in self._texts))
-        # One by one on a CPU: products round differently in another batch, and a resumed run meets other ones first.
-        for group in [[text] for text in new] if device.type == "cpu" else [new] if new else []:
-            with torch.autocast(device.type, enabled=False):
-                embedded = F.normalize(self.encode_tokens(self.tokenizer(group).to(device)).float(), dim=-1)
-            self._texts.update(zip(group, embedded, strict=True))
-        return torch.stack([self._texts[text].to(device) for text in texts])
-
-    def forget_texts(self) -> None:
-        """Empty the cache of text embeddings, as after loading other weights."""
-        self._texts.clear()

@@ -1,4 +1,4 @@
-"""All ranks' samples together: contrastive losses need every device's negatives."""
+"""Gathering of rows and texts over ranks: contrastive losses need every device's negatives."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -12,9 +12,8 @@ from daclip.ranks import is_distributed
 class _GatherRows(torch.autograd.Function):
     """Rows of all ranks, in the order of ranks; the gradient of a rank's rows is summed over all ranks.
 
-    Every rank computes the loss of the whole batch. The sum is then the number of ranks times the gradient of
-    one such loss, and the mean over ranks that DistributedDataParallel takes of the weights' gradients turns it
-    into that of a single process with the whole batch.
+    Every rank computes the loss of the whole batch. The sum is then the number of ranks times the gradient of one such
+    loss, and DistributedDataParallel's mean over ranks turns it into that of a single process with the whole batch.
     """
 
     @staticmethod
@@ -34,10 +33,7 @@ class _GatherRows(torch.autograd.Function):
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """Rows of all ranks with gradients, `[B, D]` to `[ranks * B, D]`; all ranks have the same number.
-
-    In a single process the rows themselves.
-    """
+    """Rows of all ranks with gradients, `[B, D]` to `[ranks * B, D]`; all ranks have the same number."""
     if not is_distributed():
         return rows
     gathered: Tensor = _GatherRows.apply(rows)

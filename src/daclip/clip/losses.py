@@ -1,4 +1,4 @@
-"""What a loss between images and texts is given."""
+"""Stage 1's losses: matching of images and texts, distillation towards the clean photo, and their weighted sum."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from daclip.ranks import gather_objects, is_distributed
 
 @dataclass(frozen=True)
 class Targets:
-    """The texts of a batch and which of them belong to which image.
+    """The texts of a batch and their assignment to its images.
 
     Attributes:
         text: Unit vectors of the K unique texts, `[K, D]`.
@@ -41,35 +41,11 @@ class Targets:
         return member.to(self.text)
 
 
-class Matching(nn.Module, ABC):
-    """A loss that pulls images to their texts and pushes them from the others.
-
-    Attributes:
-        splits_labels: Whether a label of several degradation words counts as several texts; otherwise it is
-            one text of its own.
-    """
-
-    splits_labels = False
-
-    @abstractmethod
-    def forward(self, image: Tensor, targets: Targets, scale: Tensor) -> Tensor:
-        """The loss of a batch.
-
-        Args:
-            image: Unit vectors `[B, D]`.
-            targets: The texts and what belongs to what.
-            scale: Factor of the cosine similarities.
-
-        Returns:
-            Scalar.
-        """
-
-
 def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
     """Symmetric one-to-one InfoNCE (CLIP, Radford et al. 2021), the official loss of DA-CLIP.
 
-    Samples of a batch with the same text are negatives of each other: with K texts in a batch of B it
-    cannot fall below about ln(B/K).
+    Samples of a batch with the same text are negatives of each other: with K texts in a batch of B it cannot fall below
+    about ln(B/K).
 
     Args:
         image: Unit vectors `[B, D]`.
@@ -84,20 +60,11 @@ def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
-class Official(Matching):
-    """`contrastive_loss` over all samples of the batch."""
-
-    def forward(self, image: Tensor, targets: Targets, scale: Tensor) -> Tensor:
-        """The loss of a batch, as in `Matching`."""
-        return contrastive_loss(image, targets.text[targets.label], scale)
-
-
 def multi_positive_loss(image: Tensor, text: Tensor, label: Tensor, scale: Tensor) -> Tensor:
     """Contrastive loss in which every sample of equal text is a positive (SupCon, Khosla et al. 2020).
 
-    Image to text it is the cross-entropy over the K unique texts, whose floor is 0; text to image each
-    text is matched to the uniform distribution over its images, less that distribution's entropy, so that
-    this floor is 0 too.
+    Image to text it is the cross-entropy over the K unique texts, whose floor is 0; text to image each text is matched
+    to the uniform distribution over its images, less that distribution's entropy, so that this floor is 0 too.
 
     Args:
         image: Unit vectors `[B, D]`.
@@ -112,26 +79,14 @@ def multi_positive_loss(image: Tensor, text: Tensor, label: Tensor, scale: Tenso
     to_text = F.cross_entropy(logits, label)
     member = F.one_hot(label, len(text)).T.to(logits.dtype)
     present = member.sum(1) > 0
-    count = member[present].sum(1)
-    log_likelihood = logits.T[present].log_softmax(-1)
-    to_image = -(member[present] * log_likelihood).sum(1) / count - count.log()
-    return (to_text + to_image.mean()) / 2
-
-
-class MultiPositive(Matching):
-    """`multi_positive_loss`; a label of several words is one text of its own."""
-
-    def forward(self, image: Tensor, targets: Targets, scale: Tensor) -> Tensor:
-        """The loss of a batch, as in `Matching`."""
-        return multi_positive_loss(image, targets.text, targets.label, scale)
+    return (to_text + _divergence(logits.T[present], member[present])) / 2
 
 
 def multi_label_loss(image: Tensor, text: Tensor, member: Tensor, scale: Tensor) -> Tensor:
     """Contrastive loss with several texts to an image and several images to a text.
 
-    Each image is matched to the uniform distribution over its texts, each text to that over its images, both
-    less the distribution's entropy, so that the floor is 0. With one text an image it equals
-    `multi_positive_loss` (SupCon, Khosla et al. 2020).
+    Each image is matched to the uniform distribution over its texts, each text to that over its images, both less the
+    distribution's entropy, so that the floor is 0. With one text an image it equals `multi_positive_loss`.
 
     Args:
         image: Unit vectors `[B, D]`.
@@ -153,8 +108,52 @@ def _divergence(logits: Tensor, member: Tensor) -> Tensor:
     return (-(member * logits.log_softmax(-1)).sum(1) / count - count.log()).mean()
 
 
+def sigmoid_loss(image: Tensor, text: Tensor, member: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
+    """Sum over texts and mean over images of −log sigmoid(±(scale · cosine + bias)) (SigLIP, Zhai et al. 2023).
+
+    Args:
+        image: Unit vectors `[B, D]`.
+        text: Unit vectors of the unique texts, `[K, D]`.
+        member: 1 where a text belongs to an image, else 0, `[B, K]`.
+        scale: Factor of the cosine similarities.
+        bias: Added to them; negative, since most pairs are wrong ones.
+    """
+    logits = scale * image @ text.T + bias
+    return -F.logsigmoid((2 * member - 1) * logits).sum(1).mean()
+
+
+class Matching(nn.Module, ABC):
+    """A loss that pulls images to their texts and pushes them from the others.
+
+    Attributes:
+        splits_labels: Whether a label of several classes counts as several texts; otherwise it is one of its own.
+    """
+
+    splits_labels = False
+
+    @abstractmethod
+    def forward(self, image: Tensor, targets: Targets, scale: Tensor) -> Tensor:
+        """Scalar loss of unit vectors `[B, D]`; `scale` is the factor of the cosine similarities."""
+
+
+class Official(Matching):
+    """`contrastive_loss` over all samples of the batch."""
+
+    def forward(self, image: Tensor, targets: Targets, scale: Tensor) -> Tensor:
+        """The loss of a batch, as in `Matching`."""
+        return contrastive_loss(image, targets.text[targets.label], scale)
+
+
+class MultiPositive(Matching):
+    """`multi_positive_loss`; a label of several classes is one text of its own."""
+
+    def forward(self, image: Tensor, targets: Targets, scale: Tensor) -> Tensor:
+        """The loss of a batch, as in `Matching`."""
+        return multi_positive_loss(image, targets.text, targets.label, scale)
+
+
 class MultiLabel(Matching):
-    """`multi_label_loss`; a label of several words counts for each of them."""
+    """`multi_label_loss`; a label of several classes counts for each of them."""
 
     splits_labels = True
 
@@ -163,29 +162,12 @@ class MultiLabel(Matching):
         return multi_label_loss(image, targets.text, targets.member, scale)
 
 
-def sigmoid_loss(image: Tensor, text: Tensor, member: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    """Sum over texts and mean over images of -log sigmoid(±(scale · cosine + bias)) (SigLIP, Zhai et al. 2023).
-
-    Args:
-        image: Unit vectors `[B, D]`.
-        text: Unit vectors of the unique texts, `[K, D]`.
-        member: 1 where a text belongs to an image, else 0, `[B, K]`.
-        scale: Factor of the cosine similarities.
-        bias: Added to them; negative, since most pairs are wrong ones.
-
-    Returns:
-        Scalar.
-    """
-    logits = scale * image @ text.T + bias
-    return -F.logsigmoid((2 * member - 1) * logits).sum(1).mean()
-
-
 class Sigmoid(Matching):
-    """`sigmoid_loss` with a bias that is learned; a label of several words counts for each of them.
+    """`sigmoid_loss` with a learned bias; a label of several classes counts for each of them.
 
     Args:
-        bias: Start of the bias. It should undo the scale times the usual cosine between a photo and any text,
-            so that training does not begin with every pair taken for a right one.
+        bias: Start of the bias. It should undo the scale times the usual cosine between a photo and any text, so that
+            training does not begin with every pair taken for a right one.
     """
 
     splits_labels = True
@@ -199,34 +181,20 @@ class Sigmoid(Matching):
         return sigmoid_loss(image, targets.text, targets.member, scale, self.bias)
 
 
-def distillation_loss(content: Tensor, clean: Tensor) -> Tensor:
-    """One minus the cosine between steered and clean embeddings: scalar from `[B, D]` pairs."""
-    return (1 - F.cosine_similarity(content, clean, dim=-1)).mean()
-
-
 class Distillation(nn.Module, ABC):
     """A distance of steered embeddings to those of the clean photos."""
 
     @abstractmethod
     def forward(self, content: Tensor, clean: Tensor, scale: Tensor) -> Tensor:
-        """The loss of a batch.
-
-        Args:
-            content: Steered embeddings `[B, D]`, not normalised.
-            clean: Frozen CLIP's embeddings of the clean photos `[B, D]`, not normalised.
-            scale: Factor of the cosine similarities.
-
-        Returns:
-            Scalar.
-        """
+        """Scalar loss of steered embeddings and frozen CLIP's of the clean photos, both `[B, D]`, not normalised."""
 
 
 class CosineDistillation(Distillation):
-    """`distillation_loss`: each photo by itself."""
+    """One minus the cosine, each photo by itself."""
 
     def forward(self, content: Tensor, clean: Tensor, scale: Tensor) -> Tensor:
         """The loss of a batch, as in `Distillation`."""
-        return distillation_loss(content, clean)
+        return (1 - F.cosine_similarity(content, clean, dim=-1)).mean()
 
 
 class ContrastiveDistillation(Distillation):
@@ -250,20 +218,17 @@ class LossTerms:
 class DaClipLoss(nn.Module):
     """Degradation loss plus content losses with weights.
 
-    In a distributed run the samples of all ranks form one batch: every rank returns the loss of the whole, and
-    after DistributedDataParallel's mean the gradients are those of a single process with that batch.
+    In a distributed run the samples of all ranks form one batch: every rank returns the loss of the whole, and after
+    DistributedDataParallel's mean the gradients are those of a single process with that batch.
 
     Args:
         matching: The loss between embeddings and texts, of degradations and of captions alike.
         distillation: The distance to the clean photos' embeddings.
         degradation_weight: Weight of the degradation loss.
-        caption_weight: Weight of the loss between content embedding and caption; 0 leaves it out. Samples
-            without a caption are passed over.
-        distillation_weight: Weight of the distance to the clean photo's frozen CLIP embedding; 0 leaves it
-            out. It needs no caption.
-
-    Raises:
-        DaclipError: `matching` or `distillation` is a name.
+        caption_weight: Weight of the loss between content embedding and caption; 0 leaves it out. Samples without a
+            caption are passed over.
+        distillation_weight: Weight of the distance to the clean photo's frozen CLIP embedding, which needs no caption;
+            0 leaves it out.
     """
 
     def __init__(
@@ -293,9 +258,8 @@ class DaClipLoss(nn.Module):
     def _match(self, image: Tensor, texts: Sequence[list[str]], clip: FrozenClip, scale: Tensor) -> Tensor | None:
         """The matching loss of all ranks' samples that have a text; None where no sample has one."""
         ranks = gather_objects(list(texts))
-        unique, rows = encode_texts(
-            [[text for sample in rank for text in sample] for rank in ranks], clip.encode_text, image
-        )
+        flat = [[text for sample in rank for text in sample] for rank in ranks]
+        unique, rows = encode_texts(flat, clip.encode_text, image)
         samples = [sample for rank in ranks for sample in rank]
         named = [index for index, sample in enumerate(samples) if sample]
         if not named:
@@ -329,9 +293,8 @@ class DaClipLoss(nn.Module):
         """
         # Float32: a scale of up to 100 would blow bfloat16's rounding of cosines up to noise in the loss.
         with torch.autocast(degradation.device.type, enabled=False):
-            labels = [
-                split_classes(class_name) if self.matching.splits_labels else [class_name] for class_name in classes
-            ]
+            split = self.matching.splits_labels
+            labels = [split_classes(label) if split else [label] for label in classes]
             by_class = self._match(degradation, labels, clip, scale)
             assert by_class is not None
             total = self.degradation_weight * by_class

@@ -1,4 +1,4 @@
-"""Stage 1: training of the controller."""
+"""Stage 1: the LightningModule that trains the controller."""
 
 import math
 from collections.abc import Sequence
@@ -20,26 +20,23 @@ from daclip.types import Conditioning, RestorationBatch
 class ControllerPretraining(StageModule):
     """Teach the controller to name degradations and to steer CLIP towards the clean photo.
 
-    Logged on held-out photos: `degradation_accuracy`, `degradation_accuracy/WORD`, `content_cosine`
-    (steered embedding to the clean photo's) and `content_cosine_plain` (plain CLIP on the degraded photo).
+    Logged on validation photos: `degradation_accuracy`, `degradation_accuracy/CLASS`, `content_cosine` (steered
+    embedding to the clean photo's) and `content_cosine_plain` (plain CLIP on the degraded photo).
 
     Args:
         daclip: Frozen CLIP with controller.
         loss: Terms and weights.
-        classes: The K degradation words of the data.
+        classes: The K degradation classes of the data.
         optimizer: Makes the optimiser from parameter groups.
         warmup_steps: Linear warm-up of the learning rate.
         final_lr: Factor of the learning rate at the end of its cosine.
-        content_share: Share of each batch that the content losses see. The frozen tower is half of the
-            arithmetic of a step; degradations are learned from the whole batch in any case.
-        chunk_size: Photos that are encoded at once; None takes the whole batch. The loss sees the whole batch
-            in any case: a chunk's activations are dropped after its embeddings are known and computed again
-            when their gradients are (GradCache, Gao et al. 2021).
+        content_share: Share of each batch that the content losses see. The frozen tower is half of the arithmetic of a
+            step; degradations are learned from the whole batch in any case.
+        chunk_size: Photos that are encoded at once; None takes the whole batch. The loss sees the whole batch in any
+            case: a chunk's activations are dropped after its embeddings are known and computed again for its gradients
+            (GradCache, Gao et al. 2021).
         checkpoint_blocks: Drop the activations inside each transformer block in the same way.
         compile_blocks: `torch.compile` the transformer blocks.
-
-    Raises:
-        DaclipError: `content_share` is not in (0, 1], or `chunk_size` is no number of photos.
     """
 
     def __init__(
@@ -112,7 +109,7 @@ class ControllerPretraining(StageModule):
 
     def training_step(self, batch: RestorationBatch, batch_index: int) -> Tensor:
         """One step on a batch of pairs."""
-        # The words take turns in a batch, so its first part is as mixed as the whole.
+        # The classes take turns in a batch, so its first part is as mixed as the whole.
         steered = math.ceil(self.content_share * len(batch)) if self.loss.uses_content else 0
         clean = self.encode_clean(batch.hq[:steered]) if self.loss.distillation_weight else None
         out = self.encode(batch.lq, steered)

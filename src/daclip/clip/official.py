@@ -31,8 +31,8 @@ SHOWN = 20  # names in an error message
 def from_official(state: Mapping[str, T]) -> dict[str, T]:
     """Rename an official state dict for `DaClip.load_state_dict`.
 
-    The `module.` prefix of distributed runs is cut. `visual.*` repeats `clip.visual.*` tensor for tensor and
-    is left out.
+    The `module.` prefix of distributed runs is cut. `visual.*` repeats `clip.visual.*` tensor for tensor and is left
+    out.
 
     >>> from_official({"module.visual_control.transformer.zero_modules.0.bias": 1, "visual.proj": 2})
     {'controller.links.0.bias': 1}
@@ -62,12 +62,9 @@ def _renamed(name: str, prefixes: tuple[tuple[str, str], ...]) -> str:
 
 
 def read_weights(path: str | Path) -> Any:
-    """What a checkpoint file holds, from a pickle restricted to tensors and plain values, or from safetensors.
+    """Content of a checkpoint file: a pickle restricted to tensors and plain values, or safetensors.
 
-    The `state_dict` of a training run's checkpoint stands for the whole.
-
-    Raises:
-        DaclipError: The file is missing, damaged, or holds code.
+    The `state_dict` of a training run's checkpoint stands for the whole. Any other file is a `DaclipError`.
     """
     path = Path(path)
     if not path.is_file():
@@ -117,15 +114,9 @@ def official_state(content: Any, path: str | Path) -> dict[str, Tensor]:
 
 
 def load_official(daclip: DaClip, state: Mapping[str, Tensor], source: str | Path) -> None:
-    """Load official weights into a model of the same architecture.
+    """Load the weights of `official_state` into a model of the same architecture.
 
-    Args:
-        daclip: The model.
-        state: What `official_state` returned.
-        source: The file, for messages.
-
-    Raises:
-        DaclipError: Another architecture, or unknown, missing or misshapen weights, which it names.
+    Another architecture, or unknown, missing or misshapen weights are a `DaclipError` that names them and the source.
     """
     own = to_official(daclip.state_dict())
     patches = "visual_control.conv1.weight"
@@ -156,20 +147,11 @@ def _listed(names: list[str]) -> str:
 
 
 def write_official(daclip: DaClip, path: str | Path) -> None:
-    """Write a model as a bare state dict in the official layout; the file appears when complete.
-
-    Args:
-        daclip: The model.
-        path: The new file; one that exists is replaced.
-
-    Raises:
-        DaclipError: The official code cannot compute this model.
-    """
+    """Write a model as a bare state dict in the official layout, if the official code can compute it."""
     if not isinstance(daclip.clip.model, open_clip.CLIP) or not isinstance(daclip.clip.tower, VisionTransformer):
         raise DaclipError("the official layout is for open_clip's own CLIP models only, not for timm towers")
     if daclip.injection != "reversed":
         raise DaclipError(f"the official code injects in reversed order, but this model was made {daclip.injection}")
+    state = {name: value.detach() for name, value in to_official(daclip.state_dict()).items()}
     with atomic_file(path) as file:
-        torch.save(
-            {name: value.detach() for name, value in to_official(daclip.state_dict()).items()}, cast(IO[bytes], file)
-        )
+        torch.save(state, cast(IO[bytes], file))

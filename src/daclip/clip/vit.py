@@ -1,7 +1,7 @@
-"""What the controller needs of an image tower, whichever library built it: tokens in, equal blocks, embedding out."""
+"""Parts of a ViT image tower, of open_clip or timm: tokens in, equal blocks with fast arithmetic, embedding out."""
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -16,17 +16,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from daclip.arithmetic import attend, trains_on_cpu
 from daclip.errors import DaclipError
 
+RunBlock = Callable[[nn.Module, Tensor], Tensor]
+"""A function that computes a block, such as `run_block`."""
+
 
 def check_tower(tower: nn.Module, name: str) -> None:
-    """Refuse a tower that is no plain ViT: one residual stream of equal blocks, all with the same tokens.
-
-    Args:
-        tower: Image tower of an open_clip model.
-        name: What the message calls the model.
-
-    Raises:
-        DaclipError: Names the reason.
-    """
+    """Refuse a tower that is no plain ViT: one residual stream of equal blocks, all with the same tokens."""
     reason = _why_not(tower)
     if reason:
         raise DaclipError(
@@ -103,19 +98,15 @@ def image_size(tower: Any) -> int:
     return side
 
 
-RunBlock = Callable[[nn.Module, Tensor], Tensor]
-"""Something that computes a block, as `run_block` does."""
-
-
 def run_block(block: Any, tokens: Tensor) -> Tensor:
     """Tokens `[B, N, width]` after a residual block; the plain and the steered tower both go this way.
 
-    PyTorch's multi-head attention turns tokens to `[N, B, width]`. On that view its input projection becomes a
-    batched product with N copies of the weight: 60 % of a bfloat16 step on a CPU. Here the projection sees
-    contiguous tokens.
+    PyTorch's multi-head attention turns tokens to `[N, B, width]`. On that view its input projection becomes a batched
+    product with N copies of the weight: 60 % of a bfloat16 step on a CPU. Here the projection sees contiguous tokens.
     """
     if type(block) is not ResidualAttentionBlock:
-        with _plain_products(tokens.device):
+        # The choice of `attend` for blocks of other libraries.
+        with sdpa_kernel(SDPBackend.MATH) if trains_on_cpu(tokens.device) else contextlib.nullcontext():
             done: Tensor = block(tokens)
             return done
     tokens = tokens + block.ls_1(_self_attention(block.attn, block.ln_1(tokens)))
@@ -129,10 +120,3 @@ def _self_attention(attention: nn.MultiheadAttention, x: Tensor) -> Tensor:
     mixed = attend(q, k, v)
     projected: Tensor = attention.out_proj(mixed.transpose(1, 2).flatten(2))
     return projected
-
-
-@contextlib.contextmanager
-def _plain_products(device: torch.device) -> Iterator[None]:
-    """The same choice for blocks of other libraries."""
-    with sdpa_kernel(SDPBackend.MATH) if trains_on_cpu(device) else contextlib.nullcontext():
-        yield
