@@ -120,7 +120,7 @@ def test_told_words_move_embeddings_to_them_and_leave_the_rest() -> None:
     assert steered is not None
     torch.testing.assert_close(both, steered)
     same = guide.decided(seen, classes, 1.0).degradation
-    surer = guide.decided(seen, classes, 8.0).degradation
+    surer = guide.decided(seen, classes, 0.125).degradation
     assert surer is not None
     torch.testing.assert_close(same, seen.degradation)
     likeliest = before.argmax(1, keepdim=True)
@@ -131,7 +131,7 @@ def test_told_words_move_embeddings_to_them_and_leave_the_rest() -> None:
 
 def test_a_remembering_guide_gives_the_same_embeddings_with_fewer_calls() -> None:
     daclip = create_daclip(CLIP, None, "resize", "reversed", 0)
-    plain, remembering = FrozenGuide(daclip), FrozenGuide(daclip, remembered=3)
+    plain, remembering = FrozenGuide(daclip), FrozenGuide(daclip, cache_size=3)
     computed: list[int] = []
     compute = remembering._compute
 

@@ -1,9 +1,9 @@
-"""DA-CLIP as stage 2 uses it."""
+"""Stage 2: the LightningModule that trains a denoiser, and the frozen DA-CLIP that guides it."""
 
 import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -29,19 +29,18 @@ Row = dict[str, Tensor]
 class FrozenGuide:
     """Frozen DA-CLIP outside the module tree, never copied.
 
-    A weight average deep-copies the LightningModule and a checkpoint stores its state; neither has any use
-    for a frozen model, which for ViT-L/14 is fifteen times as large as the network that learns.
+    A weight average deep-copies the LightningModule and a checkpoint stores its state; neither has any use for a frozen
+    model, which for ViT-L/14 is fifteen times as large as the network that learns.
 
     Args:
         daclip: Stage 1.
-        remembered: How many photos' embeddings are kept, the latest used ones. A photo is known by its pixels, so
-            this only helps where the very same degraded photos come again: stored pairs without random crops,
-            and held-out photos.
+        cache_size: Number of photos whose embeddings are kept, the latest used ones. The key is the pixels, so this
+            only helps where the very same degraded photos come again: stored pairs without random crops, and validation.
     """
 
-    def __init__(self, daclip: DaClip, remembered: int = 0):
+    def __init__(self, daclip: DaClip, cache_size: int = 0):
         self.daclip = daclip.eval().requires_grad_(False)
-        self.remembered = remembered
+        self.cache_size = cache_size
         self._rows: OrderedDict[bytes, Row] = OrderedDict()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "FrozenGuide":
@@ -50,32 +49,33 @@ class FrozenGuide:
 
     def __call__(self, lq: Tensor) -> Conditioning:
         """Embeddings of degraded photos `[B, 3, H, W]`, computed once per batch."""
-        if not self.remembered:
-            return self._compute(lq)
-        keys = [_key(photo) for photo in lq]
+        if not self.cache_size:
+            return Conditioning(**self._compute(lq))
+        keys = [hashlib.blake2b(photo.contiguous().cpu().numpy().tobytes(), digest_size=16).digest() for photo in lq]
         new = [number for number, key in enumerate(keys) if key not in self._rows]
         if new:
-            for number, row in zip(new, _rows(self._compute(lq[new])), strict=True):
-                self._rows[keys[number]] = row
+            computed = self._compute(lq[new])
+            for place, number in enumerate(new):
+                self._rows[keys[number]] = {name: value[place] for name, value in computed.items()}
         for key in keys:
             self._rows.move_to_end(key)
-        found = _joined([self._rows[key] for key in keys])
-        while len(self._rows) > self.remembered:
+        rows = [self._rows[key] for key in keys]
+        while len(self._rows) > self.cache_size:
             self._rows.popitem(last=False)
-        return found
+        return Conditioning(**{name: torch.stack([row[name] for row in rows]) for name in rows[0]})
 
     @torch.no_grad()
     def told(
         self, conditioning: Conditioning, truth: Sequence[str], classes: Sequence[str], told: Tensor
     ) -> Conditioning:
-        """Some photos' degradation embeddings as if their true words had been recognised, see `DaClip.moved`.
+        """Some photos' degradation embeddings as if their true classes had been recognised, see `DaClip.moved`.
 
         Args:
             conditioning: Embeddings of B photos.
-            truth: Their true labels; one of several words, such as `hazy, rainy`, counts as their mean, as the
-                user's words do when restoring.
-            classes: The words among which degradations are recognised.
-            told: Whose embeddings move, bool `[B]`.
+            truth: Their true labels; one of several classes, such as `hazy, rainy`, counts as their mean, as the user's
+                classes do when restoring.
+            classes: The classes among which degradations are recognised.
+            told: Mask of the embeddings that move, bool `[B]`.
         """
         degradation = conditioning.degradation
         assert degradation is not None
@@ -90,60 +90,39 @@ class FrozenGuide:
         assert conditioning.degradation is not None
         return replace(conditioning, degradation=self.daclip.decided(conditioning.degradation, classes, temperature))
 
-    def _compute(self, lq: Tensor) -> Conditioning:
+    def _compute(self, lq: Tensor) -> Row:
+        """The parts of the conditioning by name."""
         with torch.inference_mode():
             # Not in the module tree, so no Trainer moves it; where it lies already, this does nothing.
-            found = self.daclip.to(lq.device)(lq)
-        # Copies: the backward pass of what they enter may not keep tensors of inference mode.
-        return Conditioning(**{name: value.clone() for name, value in _present(found).items()})
-
-
-def _present(conditioning: Conditioning) -> Row:
-    values = {field.name: getattr(conditioning, field.name) for field in fields(conditioning)}
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def _rows(conditioning: Conditioning) -> list[Row]:
-    present = _present(conditioning)
-    count = len(next(iter(present.values())))
-    return [{name: value[number] for name, value in present.items()} for number in range(count)]
-
-
-def _joined(rows: Sequence[Row]) -> Conditioning:
-    return Conditioning(**{name: torch.stack([row[name] for row in rows]) for name in rows[0]})
-
-
-def _key(photo: Tensor) -> bytes:
-    return hashlib.blake2b(photo.contiguous().cpu().numpy().tobytes(), digest_size=16).digest()
+            found = vars(self.daclip.to(lq.device)(lq))
+        # Copies: a backward pass may not keep tensors of inference mode.
+        return {name: value.clone() for name, value in found.items() if value is not None}
 
 
 class RestorationDiffusion(StageModule):
     """Train a network to reverse the mean-reverting SDE, guided by DA-CLIP.
 
-    Logged on held-out photos: `val/psnr` and `val/gain` (dB above the degraded input), overall and per word.
+    Logged on validation photos: `val/psnr` and `val/gain` (dB above the degraded input), overall and per class.
 
     Args:
         daclip: Frozen stage 1.
         backbone: Network `(x_t, lq, t, conditioning) → [B, 3, H, W]`.
         process: The SDE.
-        sampler: Restores held-out photos.
+        sampler: Restores validation photos.
         parameterization: Meaning of the network's output.
         correct_epsilon_shift: See `Denoiser`.
-        objective: What is minimised.
+        objective: The loss.
         optimizer: Makes the optimiser from parameter groups.
         warmup_steps: Linear warm-up of the learning rate.
         final_lr: Factor of the learning rate at the end of its cosine.
-        seed: Seed of times and noise; what a sample gets does not depend on the number of ranks.
+        seed: Seed of times and noise; a sample's draws do not depend on the number of ranks.
         times: Law of the times.
         conditioning_dropout: Share of samples that learn without conditioning, for guidance (Ho and Salimans 2022).
-        true_class_share: Share of samples whose degradation embedding is moved to their true word. A crop shows less of its
-            corruption than a photo does; unsure embeddings would teach the network to try every repair a little.
+        true_class_share: Share of samples whose degradation embedding is moved to their true class. A crop shows less
+            of its corruption than a photo does; unsure embeddings would teach the network to try every repair a little.
         temperature: See `DaClip.decided`; for restoring, after a training with `true_class_share`.
         embedding_cache_size: See `FrozenGuide`.
         compiled: Let `torch.compile` fuse the network: minutes at the start, faster steps after them.
-
-    Raises:
-        DaclipError: A value out of range, or a sampler that does not fit the process.
     """
 
     def __init__(
@@ -167,13 +146,13 @@ class RestorationDiffusion(StageModule):
         compiled: bool = False,
     ):
         super().__init__(optimizer, warmup_steps, final_lr)
-        if not 0 <= conditioning_dropout <= 1:
-            raise DaclipError(f"stage.conditioning_dropout must lie in [0, 1], got {conditioning_dropout}")
-        if not 0 <= true_class_share <= 1:
-            raise DaclipError(f"stage.true_class_share must lie in [0, 1], got {true_class_share}")
+        shares = {"conditioning_dropout": conditioning_dropout, "true_class_share": true_class_share}
+        for name, value in shares.items():
+            if not 0 <= value <= 1:
+                raise DaclipError(f"stage.{name} must lie in [0, 1], got {value}")
         if not 0 < temperature <= 1:
             raise DaclipError(f"stage.temperature must be above 0 and at most 1, got {temperature}")
-        # Found now and not at the first held-out pass.
+        # A grid that does not fit is found now and not at the first validation.
         sampler.times(process)
         self.guide = FrozenGuide(daclip, embedding_cache_size)
         self.denoiser = Denoiser(
