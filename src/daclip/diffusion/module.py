@@ -35,7 +35,7 @@ class FrozenGuide:
     Args:
         daclip: Stage 1.
         cache_size: Number of photos whose embeddings are kept, the latest used ones. The key is the pixels, so this
-            only helps where the very same degraded photos come again: stored pairs without random crops, and validation.
+            only helps where the very same degraded photos come again: stored pairs without random crops, validation.
     """
 
     def __init__(self, daclip: DaClip, cache_size: int = 0):
