@@ -1,4 +1,4 @@
-"""Which arithmetic a device is fast in, and where that is not exact enough."""
+"""Arithmetic by device: precision, autocast, an exact LayerNorm on CPUs, and the choice of attention kernel."""
 
 import contextlib
 from collections.abc import Sequence
@@ -29,11 +29,7 @@ def trainer_precision(name: str, accelerator: str) -> str:
 
 
 def device_by_name(name: str) -> torch.device:
-    """The device called `name`; `auto` takes a GPU where there is one.
-
-    Raises:
-        DaclipError: Unknown name, or a GPU that is not there.
-    """
+    """The device called `name`; `auto` takes a GPU where there is one."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -46,12 +42,7 @@ def device_by_name(name: str) -> torch.device:
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[Any]:
-    """The context that networks run in.
-
-    Args:
-        device: Where they run.
-        precision: `auto`, `bf16` or `fp32`.
-    """
+    """The autocast context for networks on a device, by `auto` (bf16 where supported), `bf16` or `fp32`."""
     if precision not in ("auto", "bf16", "fp32"):
         raise DaclipError(f"precision={precision} is not known; choose auto, bf16 or fp32")
     if precision == "bf16" or (precision == "auto" and supports_bf16(device.type)):
@@ -70,8 +61,8 @@ def layer_norm_on_cpu(
     """LayerNorm under autocast on a CPU, in the precision of `x`, with exact gradients of `weight` and `bias`.
 
     PyTorch's kernel takes bfloat16 beside float32 parameters, but sums their gradients over the rows in bfloat16. Those
-    sums stall: of the gain's gradient 3 % are lost at 4096 rows and 72 % at 65536. This is the kernel's replacement for
-    every network of the process, those of other libraries included, and leaves prediction as it is.
+    sums stall: of the gain's gradient 3 % are lost at 4096 rows and 72 % at 65536. This replaces the kernel for every
+    network of the process, those of other libraries included, and leaves prediction as it is.
     """
     learns = torch.is_grad_enabled() and any(p is not None and p.requires_grad for p in (weight, bias))
     with torch.autocast("cpu", enabled=False):
@@ -88,7 +79,7 @@ SMALL = 1024 * 1024
 
 
 def trains_on_cpu(device: torch.device) -> bool:
-    """On a CPU the fused kernel's backward pass needs two to four times as long in bfloat16 as plain products."""
+    """Whether plain products beat the fused kernel, whose bfloat16 backward pass takes 2 to 4 times as long."""
     return device.type == "cpu" and torch.is_grad_enabled()
 
 

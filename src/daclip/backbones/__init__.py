@@ -1,6 +1,4 @@
-"""Networks `(x_t, lq, t, conditioning) → output`."""
+"""Restoration networks `(x_t, lq, t, conditioning) → output`."""
 
-from daclip.backbones.nafnet import ConditionalNAFNet
-from daclip.backbones.unet import ConditionalUNet
-
-__all__ = ["ConditionalNAFNet", "ConditionalUNet"]
+from daclip.backbones.nafnet import ConditionalNAFNet as ConditionalNAFNet
+from daclip.backbones.unet import ConditionalUNet as ConditionalUNet

@@ -1,7 +1,7 @@
-"""Blocks of the restoration U-Net.
+"""Layers of the restoration networks: conditioning, norms, resampling, convolution and attention blocks.
 
-Images `[B, C, H, W]` are best kept in the channels_last memory format: then the tokens `[B, H·W, C]` of a
-feature map, and the axis that a channel norm works on, are views of it and cost no copy.
+Images `[B, C, H, W]` are best kept in the channels_last memory format: then the tokens `[B, H·W, C]` of a feature map,
+and the axis of a channel norm, are views of it and cost no copy.
 """
 
 import math
@@ -18,7 +18,7 @@ from daclip.types import Conditioning
 HEAD_WIDTH = 32
 
 Context = Literal["token", "patches", "none"]
-"""What a network hears of a photo's content: its embedding, its patch tokens as well, or nothing."""
+"""A network's input about a photo's content: its embedding, its patch tokens as well, or nothing."""
 
 
 def check_context(context: str) -> None:
@@ -28,11 +28,7 @@ def check_context(context: str) -> None:
 
 
 def context_tokens(conditioning: Conditioning, context: str) -> Tensor | None:
-    """Keys and values of cross-attention, `[B, K, D]`: the content embedding, then the patch tokens; or None.
-
-    Raises:
-        DaclipError: The conditioning has a content embedding but not the patch tokens that are needed.
-    """
+    """Keys and values of cross-attention, `[B, K, D]`: the content embedding, then the patch tokens; or None."""
     if context == "none" or conditioning.content is None:
         return None
     token = conditioning.content[:, None]
@@ -74,8 +70,8 @@ class SinusoidalEmbedding(nn.Module):
 class ChannelNorm(nn.Module):
     """LayerNorm over the channels of `[B, C, H, W]` with a gain and no bias.
 
-    Statistics are float32 with eps 1e-5 whatever the precision of the input. Behind linear attention the
-    values are of the order 1/(H·W), so eps decides the size of the output and must not change under autocast.
+    Statistics are float32 with eps 1e-5 whatever the precision of the input. Behind linear attention the values are of
+    the order 1/(H·W), so eps decides the size of the output and must not change under autocast.
     """
 
     def __init__(self, channels: int) -> None:
@@ -133,8 +129,8 @@ class ConditionEmbedding(nn.Module):
 class UpsamplingConv(nn.Sequential):
     """Doubling of `[B, C, H, W]` by repeating pixels, then a 3×3 convolution.
 
-    Computed as the transposed 4×4 convolution of stride 2 that it equals: taps that meet the same pixel are added
-    before the product and not after it. That is 4/9 of the arithmetic, and the doubled map is never formed.
+    Computed as the equal transposed 4×4 convolution of stride 2: taps that meet the same pixel are added before the
+    product and not after it. That is 4/9 of the arithmetic, and the doubled map is never formed.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -190,12 +186,11 @@ class ResidualBlock(nn.Module):
 class LinearAttention(nn.Module):
     """Attention whose cost is linear in the number N = H·W of positions, 4 heads of 32 channels at any width.
 
-    Efficient attention (Shen et al. 2021): q = softmax over a head's channels / √32, k = softmax over the
-    positions, out = norm(W_out (q (kᵀ v / N)) + b).
+    Efficient attention (Shen et al. 2021): q = softmax over a head's channels / √32, k = softmax over the positions,
+    out = norm(W_out (q (kᵀ v / N)) + b).
 
-    Memory traffic dominates its cost, so the products are ordered such that v is never formed (kᵀ v =
-    (kᵀ x) W_vᵀ) and W_out is applied to the small matrix kᵀ v; q and k lie channel first, `[B, 128, N]`,
-    where both softmaxes are fast.
+    Memory traffic dominates its cost, so the products are ordered such that v is never formed (kᵀ v = (kᵀ x) W_vᵀ) and
+    W_out is applied to the small matrix kᵀ v; q and k lie channel first, `[B, 128, N]`, where both softmaxes are fast.
     """
 
     heads = 4
@@ -245,14 +240,14 @@ class SelfAttention(nn.Module):
 class CrossAttention(nn.Module):
     """Attention from tokens `[B, N, C]` to context tokens `[B, K, D]`.
 
-    A softmax over a single key is 1, so for K = 1 the result is `to_out(to_v(context))`, the same at every
-    position. `to_q` and `to_k` have no effect on it; they exist so that official weights load.
+    A softmax over a single key is 1, so for K = 1 the result is `to_out(to_v(context))`, the same at every position.
+    `to_q` and `to_k` have no effect on it; they exist so that official weights load.
 
     Args:
         channels: C, a multiple of 32.
         context_width: D.
-        single: K is always 1: `to_q` and `to_k` are frozen, since parameters that never get a gradient make
-            distributed training wait for them.
+        single: K is always 1: `to_q` and `to_k` are frozen, since distributed training waits for parameters that never
+            get a gradient.
     """
 
     def __init__(self, channels: int, context_width: int, single: bool) -> None:
@@ -264,7 +259,7 @@ class CrossAttention(nn.Module):
         self.to_out = nn.Linear(channels, channels)
 
     def forward(self, tokens: Tensor, context: Tensor) -> Tensor:
-        """What each position receives, `[B, N, C]`, or `[B, 1, C]` if all receive the same."""
+        """The update of each position, `[B, N, C]`, or `[B, 1, C]` if it is the same for all."""
         if self.single:
             return self.to_out(self.to_v(context))
         return self.to_out(_attend(self.to_q(tokens), self.to_k(context), self.to_v(context)))
@@ -294,9 +289,9 @@ class SpatialTransformer(nn.Module):
     Args:
         channels: C, a multiple of 32.
         context_width: D of the content embedding.
-        context: What the cross-attention attends to; `none` builds no cross-attention.
-        self_attend_without_content: Without a content embedding the cross-attention attends to the features
-            themselves, as in the reference, instead of being skipped. Only where D = C.
+        context: Keys of the cross-attention; `none` builds no cross-attention.
+        self_attend_without_content: Without a content embedding the cross-attention attends to the features themselves,
+            as in the reference, instead of being skipped. Only where D = C.
     """
 
     def __init__(
@@ -304,9 +299,7 @@ class SpatialTransformer(nn.Module):
     ) -> None:
         super().__init__()
         if self_attend_without_content and context_width != channels:
-            raise DaclipError(
-                f"self_attend_without_content needs context_dim = width = {channels}, got {context_width}"
-            )
+            raise DaclipError(f"self_attend_without_content needs context_dim = {channels}, got {context_width}")
         self.self_attend_without_content = self_attend_without_content
         self.norm = nn.GroupNorm(32, channels, eps=1e-6)
         self.proj_in = nn.Conv2d(channels, channels, 1)
@@ -340,7 +333,7 @@ class SpatialTransformer(nn.Module):
 
 
 class NormedResidual(nn.Module):
-    """x + body(norm(x)) for a body that is told the context."""
+    """x + body(norm(x), context)."""
 
     def __init__(self, channels: int, body: LinearAttention | SpatialTransformer) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""A NAFNet that takes DA-CLIP's conditioning."""
+"""NAFNet with DA-CLIP's conditioning: the fast restoration network."""
 
 import math
 from collections.abc import Sequence
@@ -27,14 +27,14 @@ from daclip.types import Conditioning
 class ConditionalNAFNet(nn.Module):
     """NAFNet (Chen et al., ECCV 2022) `(x_t, lq, t, conditioning) → output`, as DA-CLIP's section 4.4 uses it.
 
-    Its blocks need a third of the arithmetic of the U-Net's, and their norms allow a larger learning rate:
-    the choice where minutes count. Squares of pixels are first folded into channels as DCT coefficients
-    (`BlockDct`), which loses nothing and makes few, wide products of many narrow ones.
+    Its blocks need a third of the arithmetic of the U-Net's, and their norms allow a larger learning rate: the choice
+    where minutes count. Squares of pixels are first folded into channels as DCT coefficients (`BlockDct`), which loses
+    nothing and makes few, wide products of many narrow ones.
 
-    The sum of the time embedding and projections of both embeddings scales and shifts every block. The paper's
-    prompt, a softmax over as many entries as the embedding has, starts some hundred times smaller than the
-    time embedding and takes long to be heard; one content token makes cross-attention a constant vector. With
-    patch tokens it is none: then the lowest resolution attends to them.
+    The sum of the time embedding and projections of both embeddings scales and shifts every block. The paper's prompt,
+    a softmax over all entries of the embedding, starts some hundred times smaller than the time embedding and takes
+    long to have an effect. A single content token would make cross-attention a constant vector, so only patch tokens
+    are attended to, at the lowest resolution.
 
     Args:
         context_dim: D, width of both embeddings.
@@ -44,10 +44,10 @@ class ConditionalNAFNet(nn.Module):
         middle_blocks: Blocks at the lowest resolution.
         decoder_blocks: Blocks of each level on the way up, lowest resolution first.
         patch: Side of the pixel squares that are folded into channels; 1 folds nothing.
-        detail_gain: Factor of all but the mean of a square on the way in, about the ratio of both in photos.
+        detail_gain: Factor of all coefficients but the mean on the way in, about the ratio of both in photos.
         degradation_context: Use the degradation embedding.
-        context: Use the content embedding (`token`), the patch tokens as well (`patches`), or nothing (`none`).
-            A call that brings no embedding skips its part.
+        context: Use the content embedding (`token`), the patch tokens as well (`patches`), or nothing (`none`). A call
+            that brings no embedding skips its part.
         checkpoint: Recompute activations in the backward pass: less memory, about a third more time.
     """
 
@@ -67,10 +67,8 @@ class ConditionalNAFNet(nn.Module):
     ) -> None:
         super().__init__()
         if len(encoder_blocks) != len(decoder_blocks):
-            raise DaclipError(
-                f"the NAFNet needs as many encoder_blocks as decoder_blocks, got {len(encoder_blocks)} "
-                f"and {len(decoder_blocks)}"
-            )
+            counts = f"{len(encoder_blocks)} and {len(decoder_blocks)}"
+            raise DaclipError(f"the NAFNet needs as many encoder_blocks as decoder_blocks, got {counts}")
         check_context(context)
         self.context = context
         self.checkpoint = checkpoint
@@ -109,25 +107,13 @@ class ConditionalNAFNet(nn.Module):
             nn.init.zeros_(self.head.bias)
 
     def forward(self, x_t: Tensor, lq: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        """Run the network.
-
-        Args:
-            x_t: State, `[B, C, H, W]`, any H and W.
-            lq: Degraded image in [0, 1], same shape.
-            t: Times, float32 `[B]`.
-            conditioning: Embeddings `[B, D]` and patch tokens `[B, N, D]`; each may be None.
-
-        Returns:
-            `[B, C, H, W]` in the precision of the last convolution.
-        """
+        """Estimate the output for a state; shapes as in `ConditionalUNet.forward`."""
         height, width = x_t.shape[-2:]
         emb = self.embedding(t, None)
-        for project, embedding in (
-            (self.degradation, conditioning.degradation),
-            (self.content, conditioning.content),
-        ):
+        given = (self.degradation, conditioning.degradation), (self.content, conditioning.content)
+        for project, embedding in given:
             if project is not None and embedding is not None:
-                # Normed: the length of CLIP's embeddings, about 10 for a small ViT and 1 for none, is no news.
+                # Normed: the length of an embedding differs between CLIP models and carries no information.
                 emb = emb + project(F.layer_norm(embedding, embedding.shape[-1:]))
         emb = F.silu(emb)
 
@@ -149,7 +135,7 @@ class ConditionalNAFNet(nn.Module):
         return self.dct.inverse(self.head(x))[..., :height, :width]
 
     def _attended(self, x: Tensor, context: Tensor | None) -> Tensor:
-        """The positions of `[B, C, h, w]` plus what they find in the context, same shape."""
+        """`[B, C, h, w]` plus its cross-attention to the context, same shape."""
         if self.attend is None or self.attend_norm is None or context is None:
             return x
         asking = to_tokens(self.attend_norm(x).to(x.dtype))
@@ -169,12 +155,9 @@ class ConditionalNAFNet(nn.Module):
 class BlockDct(nn.Module):
     """Orthonormal DCT-II of disjoint p×p squares of pixels, the coefficients as channels.
 
-    Pixels of a square are nearly equal, so as inputs and outputs they make a badly conditioned problem: the
-    large, coherent errors of brightness own every weight, and Adam's steps leave next to nothing for the
+    Pixels of a square are nearly equal, so as inputs and outputs they make a badly conditioned problem: the large,
+    coherent errors of brightness dominate the gradient of every weight, and Adam's steps leave next to nothing for the
     detail. As coefficients the two have weights, and so step sizes, of their own.
-
-    Args:
-        patch: p.
     """
 
     def __init__(self, patch: int) -> None:

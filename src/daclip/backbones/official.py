@@ -1,4 +1,4 @@
-"""Names of the official restoration weights."""
+"""Names of the official restoration weights, translated in both directions."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -66,8 +66,8 @@ _BACK = [
 def from_official(state_dict: Mapping[str, T]) -> dict[str, T]:
     """Rename the keys of an official restoration checkpoint to those of `ConditionalUNet`.
 
-    Works for `daclip-sde` and `wild-ir`, for plain and EMA files, with and without the `module.` of
-    distributed training. A pure renaming: tensors are untouched, and no two keys become one.
+    Works for `daclip-sde` and `wild-ir`, for plain and EMA files, with and without the `module.` of distributed
+    training. A pure renaming: tensors are untouched, and no two keys become one.
     """
     return {_rename(key, _RULES): value for key, value in state_dict.items()}
 

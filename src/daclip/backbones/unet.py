@@ -1,4 +1,4 @@
-"""The restoration U-Net of DA-CLIP."""
+"""Restoration U-Net of DA-CLIP, in both official variants."""
 
 from collections.abc import Iterable, Sequence
 from typing import cast
@@ -27,11 +27,9 @@ from daclip.types import Conditioning
 class ConditionalUNet(nn.Module):
     """U-Net `(x_t, lq, t, conditioning) → output` of DA-CLIP (Luo et al., ICLR 2024, section 3).
 
-    The degradation embedding gates a learned prompt that joins the time embedding; the content embedding
-    enters by cross-attention in the transformer levels. With the same weights the output equals that of the
-    official network (`daclip.backbones.official` renames its keys).
-
-    Runs fastest with weights in channels_last: `unet.to(memory_format=torch.channels_last)`.
+    The degradation embedding gates a learned prompt that joins the time embedding; the content embedding enters by
+    cross-attention in the transformer levels. With the same weights the output equals that of the official network
+    (`daclip.backbones.official` renames its keys). Fastest with weights in the channels_last memory format.
 
     Args:
         context_dim: D, width of both embeddings.
@@ -39,16 +37,16 @@ class ConditionalUNet(nn.Module):
         width: Channels of the first level, a multiple of 32.
         multipliers: One level an entry; below level i there are `width * multipliers[i]` channels.
         degradation_context: Use the degradation embedding.
-        context: What the cross-attention attends to: the content embedding (`token`, official), the patch
-            tokens as well (`patches`), or nothing (`none`). A call that brings no embedding skips its part.
-        transformer_levels: Indices of the levels with transformer blocks in place of linear attention;
-            negative ones count from the last level. None is every level from index 3 (the official
-            `daclip-sde`), `[-1]` the official `wild-ir`. The middle always has one.
+        context: Keys of the cross-attention: the content embedding (`token`, official), the patch tokens as well
+            (`patches`), or nothing (`none`). A call that brings no embedding skips its part.
+        transformer_levels: Indices of the levels with transformer blocks in place of linear attention; negative ones
+            count from the last level. None is every level from index 3 (the official `daclip-sde`), `[-1]` the official
+            `wild-ir`. The middle always has one.
         scale: 1.0, or 0.5 to run all levels at half the resolution (the official `wild-ir`).
         checkpoint: Recompute activations in the backward pass: less memory, about a third more time.
-        self_attend_without_content: Without a content embedding let the cross-attention attend to the
-            features instead of skipping it, as the reference does where `context_dim` equals the widths (it
-            stops with an error elsewhere, so at its published sizes).
+        self_attend_without_content: Without a content embedding let the cross-attention attend to the features instead
+            of skipping it, as the reference does where `context_dim` equals the widths (elsewhere, so at its published
+            sizes, it stops with an error).
     """
 
     def __init__(
@@ -70,7 +68,10 @@ class ConditionalUNet(nn.Module):
         if scale not in (0.5, 1.0):
             raise DaclipError(f"the U-Net needs scale 1.0 or 0.5, got {scale}")
         levels = len(multipliers)
-        with_transformer = _transformer_levels(transformer_levels, levels)
+        chosen = range(3, levels) if transformer_levels is None else transformer_levels
+        if wrong := [i for i in chosen if not -levels <= i < levels]:
+            raise DaclipError(f"transformer_levels {wrong} do not exist in a U-Net of {levels} levels")
+        with_transformer = {i % levels for i in chosen}
         check_context(context)
         self.context = context
         self.checkpoint = checkpoint
@@ -105,7 +106,7 @@ class ConditionalUNet(nn.Module):
         self.final_conv = nn.Conv2d(width, in_channels, 3, padding=1)
 
     def forward(self, x_t: Tensor, lq: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        """Run the network.
+        """Estimate the output for a state.
 
         Args:
             x_t: State, `[B, C, H, W]`, any H and W.
@@ -166,13 +167,3 @@ class _Level(nn.Module):
 
 def _conv3(in_channels: int, out_channels: int) -> nn.Module:
     return nn.Conv2d(in_channels, out_channels, 3, padding=1, bias=False)
-
-
-def _transformer_levels(chosen: Sequence[int] | None, levels: int) -> set[int]:
-    """Non-negative indices of the levels with transformer blocks."""
-    if chosen is None:
-        return set(range(3, levels))
-    wrong = [i for i in chosen if not -levels <= i < levels]
-    if wrong:
-        raise DaclipError(f"transformer_levels {wrong} do not exist in a U-Net of {levels} levels")
-    return {i % levels for i in chosen}
