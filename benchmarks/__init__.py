@@ -1,1 +1,1 @@
-"""Speed of what we do against the plain way, measured in the same run."""
+"""Speed of this package against the plain way, measured in the same run."""

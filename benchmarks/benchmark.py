@@ -1,28 +1,27 @@
-"""Speed of what we do against the plain way, same networks, same run: `python -m benchmarks.benchmark`."""
+"""Speed of this package against the plain way, same networks, same run: `python -m benchmarks.benchmark [--quick]`."""
 
+import argparse
 import contextlib
 import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import hydra
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from benchmarks.benchmark_daclip import measure_step
-from benchmarks.benchmark_restorer import restorer_rows, step_rate
-from benchmarks.timing import median_seconds as _seconds
-from benchmarks.timing import row as _row
+from benchmarks.benchmark_restorer import restorer_rows, section, step_rate
+from benchmarks.timing import median_seconds, row
 from daclip.arithmetic import autocast
 from daclip.clip.controller import DaClip
 from daclip.commands.assembly import build_data, make
-from daclip.commands.schemas import BenchmarkConfig
-from daclip.config import run_entry, validated
+from daclip.config import config_dir
 from daclip.data.datamodule import MixedDegradationData
 from daclip.data.pairs import collate
 from daclip.degradations import Degradation
@@ -32,6 +31,21 @@ from daclip.rng import generator_for
 from daclip.training.provenance import provenance
 from daclip.types import RestorationBatch
 
+# What is measured → overrides of its primary.
+FULL = {
+    # The full-size step of stage 1; the values of its weights do not matter.
+    "vit": ["experiments=universal_daclip", "clip.pretrained=null", "data=embedded", "data.batch_size=32"],
+    "stage_1": ["experiments=embedded_daclip"],
+    "restorer": ["experiments=embedded_restorer"],
+    # The full network of stage 2, one photo of 256² a step.
+    "stage_2": ["~experiments", "data.crop_size=256", "data.batch_size=1", "data.samples_per_epoch=50"],
+}
+QUICK = {
+    "vit": ["experiments=smoke_daclip"],
+    "stage_1": ["experiments=smoke_daclip"],
+    "restorer": ["experiments=smoke_restorer"],
+    "stage_2": ["experiments=smoke_restorer", "data.batch_size=1"],
+}
 CPU = torch.device("cpu")
 
 
@@ -45,7 +59,7 @@ def _one_thread() -> Iterator[None]:
 
 
 def _stage_1_step(cfg: DictConfig, daclip: DaClip, batch: RestorationBatch, repeats: int) -> dict[str, Any]:
-    """The embedded recipe's step: fp32 and both texts encoded in every step, against bf16 and cached texts."""
+    """The embedded recipe's step: float32 and texts encoded every step, against its precision and cached texts."""
     loss = make(cfg.stage).keywords["loss"]
     parameters = [p for p in daclip.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
@@ -73,10 +87,10 @@ def _stage_1_step(cfg: DictConfig, daclip: DaClip, batch: RestorationBatch, repe
         optimizer.zero_grad()
 
     size = len(batch)
-    baseline = size / _seconds(lambda: step("fp32", cached=False), repeats)
-    ours = size / _seconds(lambda: step("auto", cached=True), repeats)
+    baseline = size / median_seconds(lambda: step("fp32", cached=False), repeats)
+    ours = size / median_seconds(lambda: step("auto", cached=True), repeats)
     note = "embedded model: fp32, texts encoded every step → auto, cached"
-    return _row("daclip_embedded_step", "images/s", baseline, ours, True, note)
+    return row("daclip_embedded_step", "images/s", baseline, ours, True, note)
 
 
 def _vit_step(cfg: DictConfig, repeats: int) -> list[dict[str, Any]]:
@@ -84,14 +98,14 @@ def _vit_step(cfg: DictConfig, repeats: int) -> list[dict[str, Any]]:
     data = build_data(cfg)
     pairs = data.training_pairs()
     batch = collate([pairs[i] for i in range(data.batch_size)])
-    sections = {name: OmegaConf.to_container(cfg[name], resolve=True) for name in ("clip", "stage")}
+    sections = {name: section(cfg, name) for name in ("clip", "stage")}
     plain = measure_step("plain", sections, batch, repeats)
     ours = measure_step("ours", sections, batch, repeats)
     size = f"{cfg.clip.architecture if isinstance(cfg.clip.architecture, str) else 'small ViT'}, batch {len(batch)}"
     note = f"{size}: fp32 eager, all texts encoded every step → the recipe's step, auto precision"
     rows = [
-        _row("daclip_train_step", "images/s", plain[0], ours[0], True, note),
-        _row("daclip_train_memory", "MiB", plain[1], ours[1], False, f"{size}: peak of the process"),
+        row("daclip_train_step", "images/s", plain[0], ours[0], True, note),
+        row("daclip_train_memory", "MiB", plain[1], ours[1], False, f"{size}: peak of the process"),
     ]
     if torch.cuda.is_available():
         rows += _cuda_steps(sections, batch, repeats)
@@ -113,8 +127,8 @@ def _cuda_steps(sections: dict[str, Any], batch: RestorationBatch, repeats: int)
             stage = {**sections["stage"], "compile_blocks": compiled}
             ours = measure_step("ours", {**sections, "stage": stage}, large, repeats, "cuda")
             name = f"daclip_cuda_{size}{'_compiled' if compiled else ''}"
-            rows.append(_row(name, "images/s", plain[0], ours[0], True, "fp32 eager → auto precision"))
-            rows.append(_row(f"{name}_memory", "MiB", plain[1], ours[1], False, "peak allocated"))
+            rows.append(row(name, "images/s", plain[0], ours[0], True, "fp32 eager → auto precision"))
+            rows.append(row(f"{name}_memory", "MiB", plain[1], ours[1], False, "peak allocated"))
     return rows
 
 
@@ -122,9 +136,9 @@ def _loader(name: str, data: MixedDegradationData, rate: float, count: int) -> d
     """Samples one loader process makes, against the images a second that training takes."""
     pairs = data.training_pairs()
     with _one_thread():
-        seconds = _seconds(lambda: [pairs[i] for i in range(count)], 1)
+        seconds = median_seconds(lambda: [pairs[i] for i in range(count)], 1)
     note = "images a training step takes → images one loader process makes; above 1 training never waits"
-    return _row(name, "images/s", rate, count / seconds, True, note)
+    return row(name, "images/s", rate, count / seconds, True, note)
 
 
 def _loader_processes(cfg: DictConfig, step: dict[str, Any], count: int) -> dict[str, Any]:
@@ -135,18 +149,15 @@ def _loader_processes(cfg: DictConfig, step: dict[str, Any], count: int) -> dict
     started = time.perf_counter()
     seen = sum(len(batch) for batch in batches)
     rate = seen / (time.perf_counter() - started)
-    return _row("loader_2_workers", "images/s", step["ours"], rate, True, "as loader, with data.num_workers=2")
+    return row("loader_2_workers", "images/s", step["ours"], rate, True, "as loader, with data.num_workers=2")
 
 
 def _degradations(cfg: DictConfig, repeats: int, count: int) -> list[dict[str, Any]]:
     """Each degradation on photos of 256² in one thread: a call a photo, against one call."""
     crops = [load_image(photo.path)[:, :256, :256] for photo in make(cfg.photos).validation()]
     photos = torch.stack([crops[i % len(crops)] for i in range(count)])
-    rows = []
     with _one_thread():
-        for class_name, degradation in make(cfg.degradation).items():
-            rows.append(_degradation(class_name, degradation, photos, repeats))
-    return rows
+        return [_degradation(name, degradation, photos, repeats) for name, degradation in make(cfg.degradation).items()]
 
 
 def _degradation(class_name: str, degradation: Degradation, photos: Tensor, repeats: int) -> dict[str, Any]:
@@ -155,49 +166,62 @@ def _degradation(class_name: str, degradation: Degradation, photos: Tensor, repe
             for numbers in torch.arange(len(photos)).split(size):
                 degradation(photos[numbers], [generator_for(int(i)) for i in numbers])
 
-        return len(photos) / _seconds(degrade, repeats)
+        return len(photos) / median_seconds(degrade, repeats)
 
     singly, together = rate(1), rate(len(photos))
     note = f"256², one thread: a call a photo → one call for {len(photos)}"
-    return _row(f"degrade_{class_name}", "images/s", singly, together, True, note)
+    return row(f"degrade_{class_name}", "images/s", singly, together, True, note)
 
 
-def benchmark(cfg: DictConfig) -> list[dict[str, Any]]:
-    """Measure all rows on the CPU, print them and write them to `cfg.output`."""
-    stage_1 = hydra.compose("train_daclip", overrides=list(cfg.stage_1))
-    stage_2 = hydra.compose("train_restorer", overrides=list(cfg.stage_2))
-    default = hydra.compose("train_restorer", overrides=list(cfg.restorer))
+def benchmark(options: argparse.Namespace) -> list[dict[str, Any]]:
+    """All rows, measured on the CPU (stage 1's full-size step on a GPU too, where there is one)."""
+    overrides = QUICK if options.quick else FULL
+
+    def composed(name: str, *more: str) -> DictConfig:
+        primary = "train_daclip" if name in ("vit", "stage_1") else "train_restorer"
+        return hydra.compose(primary, [*overrides[name], *more])
+
+    with hydra.initialize_config_dir(config_dir(), version_base="1.3"):
+        vit, stage_1, restorer, stage_2 = (composed(name) for name in overrides)
+        two_workers = composed("stage_1", "data.num_workers=2")
+        sheet = hydra.compose("degradations")
     data = build_data(stage_1)
     pairs = data.training_pairs()
     daclip: DaClip = make(stage_1.clip)
     batch = collate([pairs[i] for i in range(data.batch_size)])
-    first = _stage_1_step(stage_1, daclip, batch, cfg.repeats)
-    two_workers = hydra.compose("train_daclip", overrides=[*cfg.stage_1, "data.num_workers=2"])
-    rows = [
-        *_vit_step(hydra.compose("train_daclip", overrides=list(cfg.vit)), cfg.repeats),
+    first = _stage_1_step(stage_1, daclip, batch, options.repeats)
+    return [
+        *_vit_step(vit, options.repeats),
         first,
-        _loader("loader", data, first["ours"], cfg.samples),
-        _loader_processes(two_workers, first, cfg.samples),
-        _loader("loader_restorer", build_data(default), step_rate(default, daclip, cfg.repeats), cfg.samples),
-        *restorer_rows(stage_2, daclip, cfg.repeats, cfg.steps, cfg.sides),
-        *_degradations(hydra.compose("degradations"), cfg.repeats, cfg.photos),
+        _loader("loader", data, first["ours"], options.samples),
+        _loader_processes(two_workers, first, options.samples),
+        _loader("loader_restorer", build_data(restorer), step_rate(restorer, daclip, options.repeats), options.samples),
+        *restorer_rows(stage_2, daclip, options.repeats, options.steps, options.sides),
+        *_degradations(sheet, options.repeats, options.photos),
     ]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print a table, write JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("outputs/benchmark.json"), help="JSON file of the rows")
+    parser.add_argument("--quick", action="store_true", help="smoke recipes: shows that it runs, measures nothing")
+    parser.add_argument("--repeats", type=int, default=5, help="timed calls, of which the median counts")
+    parser.add_argument("--samples", type=int, default=2560, help="samples that the loaders make")
+    parser.add_argument("--photos", type=int, default=16, help="photos that each degradation corrupts")
+    parser.add_argument("--steps", type=int, default=50, help="training steps of the restorer, each way")
+    parser.add_argument("--sides", type=int, nargs="+", default=[256, 512, 1024], help="px, of evaluated photos")
+    options = parser.parse_args(arguments)
+    rows = benchmark(options)
     table = Table("name", "unit", "baseline", "ours", "ratio", "note")
-    for row in rows:
-        figures = [f"{row[key]:.2f}" for key in ("baseline", "ours")]
-        table.add_row(row["name"], row["unit"], *figures, f"{row['ratio']:.2f}×", row["note"])
+    for found in rows:
+        figures = [f"{found[key]:.2f}" for key in ("baseline", "ours")]
+        table.add_row(found["name"], found["unit"], *figures, f"{found['ratio']:.2f}×", found["note"])
     Console().print(table)
-    write_json(cfg.output, rows)
-    write_json(
-        Path(cfg.output).with_suffix(".record.json"), provenance(0, ["python", "-m", "benchmarks.benchmark"], {})
-    )
-    Console().print(f"written: {cfg.output}", soft_wrap=True)
-    return rows
-
-
-def main() -> None:
-    """Entry point."""
-    run_entry(lambda cfg: benchmark(validated(cfg, BenchmarkConfig)), "benchmark")
+    write_json(options.output, rows)
+    record = provenance(0, ["python", "-m", "benchmarks.benchmark"], {})
+    write_json(options.output.with_suffix(".record.json"), record)
+    Console().print(f"written: {options.output}", soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from benchmarks.textbook import textbook
 from benchmarks.timing import in_new_process, median_seconds, row
 from daclip.arithmetic import autocast
 from daclip.clip.controller import DaClip
-from daclip.commands.assembly import build_data, make, resolved
+from daclip.commands.assembly import build_data, make
 from daclip.data.pairs import collate
 from daclip.diffusion.denoiser import Denoiser
 from daclip.diffusion.module import FrozenGuide
@@ -29,6 +29,12 @@ Guide = Callable[[Tensor], Conditioning]
 """Degraded photos to their embeddings."""
 
 
+def section(cfg: DictConfig, name: str) -> dict[str, Any]:
+    """A section of a configuration as plain containers, which go to other processes."""
+    plain: Any = OmegaConf.to_container(cfg[name], resolve=True)
+    return dict(plain)
+
+
 def restorer_rows(cfg: DictConfig, daclip: DaClip, repeats: int, steps: int, sides: list[int]) -> list[dict[str, Any]]:
     """All rows of stage 2.
 
@@ -40,7 +46,7 @@ def restorer_rows(cfg: DictConfig, daclip: DaClip, repeats: int, steps: int, sid
         sides: Sides of square photos for the memory of one evaluation.
     """
     denoiser = _denoiser(cfg, daclip.embed_dim)
-    network = resolved(cfg)["backbone"]
+    network = section(cfg, "backbone")
     return [
         *_training(cfg, daclip.embed_dim, steps),
         _restoring(cfg, denoiser, daclip.eval(), repeats),
@@ -78,7 +84,7 @@ def _batches(cfg: DictConfig, count: int) -> list[RestorationBatch]:
 
 def _training(cfg: DictConfig, width: int, steps: int) -> list[dict[str, Any]]:
     """The same steps from the same weights in both ways: speed, memory, and whether they learn the same."""
-    sections = {name: resolved(cfg)[name] for name in ("backbone", "process", "stage")}
+    sections = {name: section(cfg, name) for name in ("backbone", "process", "stage")}
     batches = _batches(cfg, steps)
     size = len(batches[0])
     (slow, plain, much), (quick, ours, little) = (
@@ -159,7 +165,7 @@ def _restoring(cfg: DictConfig, denoiser: Denoiser, daclip: DaClip, repeats: int
             sampler.sample(denoiser, photo, daclip(photo), [generator_for(2)])
 
     # One evaluation is measured and multiplied: a hundred of them all cost the same.
-    network = resolved(cfg)["backbone"]
+    network = section(cfg, "backbone")
     _, slow = in_new_process(_evaluation, network, daclip.embed_dim, 256, False, repeats, plain=True)
     note = (
         "100 fp32 evaluations, formulas as written (one measured, times 100) → "

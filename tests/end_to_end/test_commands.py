@@ -185,21 +185,8 @@ def test_contact_sheet(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_benchmark_writes_rows(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
-    assert (
-        invoke(
-            "benchmarks.benchmark",
-            "repeats=1",
-            "vit=['experiments=smoke_daclip']",
-            "stage_1=['experiments=smoke_daclip']",
-            "restorer=['experiments=smoke_restorer']",
-            "stage_2=['experiments=smoke_restorer','data.batch_size=1']",
-            "samples=8",
-            "photos=1",
-            "steps=3",
-            "sides=[32]",
-        )
-        is None
-    )
+    sizes = ["--repeats=1", "--samples=8", "--photos=1", "--steps=3", "--sides", "32"]
+    assert invoke("benchmarks.benchmark", "--quick", *sizes) is None
     rows = read(place / "outputs" / "benchmark.json")
     assert {row["name"] for row in rows} == {
         "daclip_train_step",

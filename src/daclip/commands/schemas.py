@@ -63,22 +63,6 @@ class SheetConfig:
 
 
 @dataclass
-class BenchmarkConfig:
-    """Top level of `benchmark.yaml`."""
-
-    output: str = MISSING
-    repeats: int = MISSING
-    vit: list[str] = field(default_factory=list)
-    stage_1: list[str] = field(default_factory=list)
-    restorer: list[str] = field(default_factory=list)
-    stage_2: list[str] = field(default_factory=list)
-    samples: int = MISSING
-    photos: int = MISSING
-    steps: int = MISSING
-    sides: list[int] = MISSING
-
-
-@dataclass
 class SamplerReportConfig:
     """Top level of `sampler_report.yaml`."""
 
