@@ -256,7 +256,7 @@ def test_signals_save_and_queue_again_where_time_is_up(
         assert calls.read_text() == "requeue 4711\n"
 
 
-def test_a_signal_in_a_held_out_pass_is_obeyed_there(tmp_path: Path) -> None:
+def test_a_signal_in_a_validation_pass_is_obeyed_there(tmp_path: Path) -> None:
     class Send(Callback):
         def on_validation_batch_start(self, trainer: L.Trainer, *_: Any) -> None:
             os.kill(os.getpid(), signal.SIGTERM)

@@ -54,7 +54,7 @@ def last_state(folder: Path) -> dict[str, Any]:
 def comparable(state: dict[str, Any]) -> dict[str, Any]:
     """A checkpoint without three things that no weight depends on.
 
-    The paths of the best states hold the folder's name. Counts of held-out batches lack the passes that a stop came in
+    The paths of the best states hold the folder's name. Counts of validation batches lack the passes that a stop came in
     front of. And Lightning counts the epoch behind such a stop as completed but not as begun.
     """
     callbacks = {name: value for name, value in state["callbacks"].items() if "ModelCheckpoint" not in name}
@@ -88,7 +88,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     ("stage", "stops"),
     [
         ("daclip", [1]),
-        ("daclip", [4]),  # behind the last batch of an epoch, in front of its held-out pass
+        ("daclip", [4]),  # behind the last batch of an epoch, in front of its validation pass
         ("daclip", [3, 5]),  # stopped twice
         ("restorer", [2]),
         ("restorer", [5]),

@@ -1,4 +1,4 @@
-"""What the LightningModules promise beside their losses."""
+"""Both stages' LightningModules: freezing, seeds, dropped and told conditioning, caching, compilation."""
 
 import copy
 from types import SimpleNamespace
@@ -99,7 +99,7 @@ def test_dropped_conditioning_teaches_the_unconditional_network() -> None:
         build(conditioning_dropout=1.5)
 
 
-def test_told_words_move_embeddings_to_them_and_leave_the_rest() -> None:
+def test_told_classes_move_embeddings_to_them_and_leave_the_rest() -> None:
     daclip = create_daclip(CLIP, None, "resize", "reversed", 0)
     guide, classes = FrozenGuide(daclip), ["noisy", "rainy", "hazy"]
     seen = guide(torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
@@ -113,7 +113,7 @@ def test_told_words_move_embeddings_to_them_and_leave_the_rest() -> None:
     before, after = (daclip.classify(one, classes) for one in (seen.degradation, told.degradation))
     for number in (0, 2):
         assert after[number, classes.index(truth[number])] > before[number, classes.index(truth[number])]
-    # Several words at once are told as a user tells them.
+    # Several classes at once are told as a user tells them.
     both = guide.told(seen, ["hazy, rainy"] * 3, classes, torch.ones(3, dtype=torch.bool)).degradation
     steered = steer(seen, daclip, {"hazy": 0.5, "rainy": 0.5}, classes).degradation
     assert both is not None
@@ -129,25 +129,25 @@ def test_told_words_move_embeddings_to_them_and_leave_the_rest() -> None:
         build(true_class_share=-0.1)
 
 
-def test_a_remembering_guide_gives_the_same_embeddings_with_fewer_calls() -> None:
+def test_a_caching_guide_gives_the_same_embeddings_with_fewer_calls() -> None:
     daclip = create_daclip(CLIP, None, "resize", "reversed", 0)
-    plain, remembering = FrozenGuide(daclip), FrozenGuide(daclip, cache_size=3)
+    plain, caching = FrozenGuide(daclip), FrozenGuide(daclip, cache_size=3)
     computed: list[int] = []
-    compute = remembering._compute
+    compute = caching._compute
 
-    def counted(lq: torch.Tensor) -> Conditioning:
+    def counted(lq: torch.Tensor) -> dict[str, torch.Tensor]:
         computed.append(len(lq))
         return compute(lq)
 
-    remembering._compute = counted  # type: ignore[method-assign]
+    caching._compute = counted  # type: ignore[method-assign]
     photos = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     for numbers in ([0, 1], [1, 2], [0, 1, 2], [3, 3], [1, 2], [0]):
-        expected, found = plain(photos[numbers]), remembering(photos[numbers])
+        expected, found = plain(photos[numbers]), caching(photos[numbers])
         for name in ("content", "degradation", "patches"):
             torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=1e-4, atol=1e-5)
     # 0, 1 and 2 are asked for once; 3 takes the place of 0, which is then computed again.
     assert computed == [2, 1, 2, 1]
-    assert copy.deepcopy(remembering) is remembering
+    assert copy.deepcopy(caching) is caching
 
 
 def test_a_compiled_network_can_be_averaged_and_saved(module: RestorationDiffusion) -> None:
