@@ -4,11 +4,11 @@ import argparse
 import difflib
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 from daclip.commands.main import COMMANDS
 from daclip.errors import DaclipError
+from daclip.files import config_folder
 
 
 class Parser(argparse.ArgumentParser):
@@ -86,9 +86,7 @@ def add_set(parser: argparse.ArgumentParser, example: str) -> None:
 
 def choices(group: str) -> list[str]:
     """The files of a configuration group, such as `sampler`."""
-    from daclip.config import config_dir
-
-    return sorted(path.stem for path in (Path(config_dir()) / group).glob("*.yaml"))
+    return sorted(path.stem for path in (config_folder() / group).glob("*.yaml"))
 
 
 def part(group: str, name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
