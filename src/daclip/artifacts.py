@@ -41,15 +41,9 @@ MOVED = {
     "daclip.degradations.raindrops": "daclip.degradations.weather",
     "daclip.degradations.resize": "daclip.degradations.digital",
     "daclip.diffusion.direct": "daclip.diffusion.sde",
-    "daclip.diffusion.objective": "daclip.diffusion.objectives",
-    "daclip.diffusion.perceptual": "daclip.diffusion.objectives",
     "daclip.diffusion.preconditioning": "daclip.diffusion.denoiser",
     "daclip.diffusion.process": "daclip.diffusion.sde",
     "daclip.diffusion.schedules": "daclip.diffusion.sde",
-    "daclip.diffusion.times": "daclip.diffusion.weightings",
-    "daclip.diffusion.velocity": "daclip.diffusion.objectives",
-    "daclip.diffusion.weighting": "daclip.diffusion.weightings",
-    "daclip.recognition": "daclip.metrics.perceptual",
     "daclip.samplers.ddim": "daclip.samplers.exponential",
     "daclip.samplers.dpm_solver": "daclip.samplers.exponential",
     "daclip.samplers.flow_ode": "daclip.samplers.ode",
@@ -187,10 +181,10 @@ class Artifact:
         """A section of the configuration, which may only name parts of this framework: it is a stranger's data.
 
         Args:
-            name: Such as `process`, or `stage.objective` for a part of one.
+            name: Such as `process`, or `stage.parameterization` for a part of one.
 
         Raises:
-            DaclipError: The section is missing, or refused (see `daclip.artifacts`).
+            DaclipError: The section is missing, or refused.
         """
         node: Any = self.config
         for key in name.split("."):
@@ -203,7 +197,7 @@ class Artifact:
         return node
 
     def build(self, section: str, node: Any = None) -> Any:
-        """Make the object that a section such as `process` or `stage.objective` describes, or a `node` in its place."""
+        """Make the object that a section such as `process` or `stage.parameterization` describes, or a `node` in its place."""
         if node is None:
             node = self.section(section)
         else:

@@ -54,8 +54,8 @@ def last_state(folder: Path) -> dict[str, Any]:
 def comparable(state: dict[str, Any]) -> dict[str, Any]:
     """A checkpoint without three things that no weight depends on.
 
-    The paths of the best states hold the folder's name. Counts of validation batches lack the passes that a stop came in
-    front of. And Lightning counts the epoch behind such a stop as completed but not as begun.
+    The paths of the best states hold the folder's name. Counts of validation batches lack the passes that a stop came
+    in front of. And Lightning counts the epoch behind such a stop as completed but not as begun.
     """
     callbacks = {name: value for name, value in state["callbacks"].items() if "ModelCheckpoint" not in name}
     loop = {name: value for name, value in state["loops"]["fit_loop"].items() if "val_loop" not in name}
