@@ -197,7 +197,7 @@ class Artifact:
         return node
 
     def build(self, section: str, node: Any = None) -> Any:
-        """Make the object that a section such as `process` or `stage.parameterization` describes, or a `node` in its place."""
+        """Make the object that a section such as `stage.parameterization`, or a `node` in its place, describes."""
         if node is None:
             node = self.section(section)
         else:
