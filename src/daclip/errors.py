@@ -1,10 +1,10 @@
-"""The one exception that means "the user can fix this"."""
+"""Errors that a user can mend, and the end of a run by a signal."""
 
 
 class DaclipError(Exception):
-    """A mistake in the input, stated in one line that says what is wrong and what to do.
+    """A mistake in the input; one line says what is wrong and what to do.
 
-    Entry points print the message without a traceback and exit with a non-zero status.
+    Entry points print it without a traceback and exit with a non-zero status.
     """
 
 
@@ -13,12 +13,12 @@ class DamagedPhotoError(DaclipError):
 
 
 class StoppedError(DaclipError):
-    """A signal ended the run after its state was saved: nothing is wrong, and the same command can go on.
+    """The end of a run by a signal after its state was saved: nothing is wrong, and the same command can go on.
 
     Args:
         message: Where it stopped and how to go on, in one line.
-        exit_status: Of the process; 75 is "try again later" (EX_TEMPFAIL of sysexits.h). Ranks that another rank
-            speaks for end with 0 and say nothing.
+        exit_status: Of the process; 75 is "try again later" (EX_TEMPFAIL of sysexits.h). All ranks but one end with
+            0 and say nothing.
     """
 
     def __init__(self, message: str, exit_status: int = 75):

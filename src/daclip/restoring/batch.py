@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import IO, Any
 
@@ -127,7 +128,7 @@ def plan(
     Args:
         sources: Files, folders, and patterns (`**` crosses folders).
         output: Folder of the results.
-        recursive: Search folders with all that lies below them.
+        recursive: Search the folders below a folder too.
         wanted: Format of the results; None keeps each photo's own where it can be written.
         masks: A mask for a single photo, or a folder of masks with the names of the photos.
         samples: Restorations of each photo; 0 if nothing will be written.
@@ -153,7 +154,7 @@ def plan(
 
 
 def _photos(source: str, output: Path | None, recursive: bool) -> Iterator[tuple[Path, Path]]:
-    """The photos of one argument, each with its name below the output."""
+    """The photos of one argument, each with its path below the output."""
     path = Path(source)
     results = None if output is None else output.resolve()
 
@@ -169,7 +170,8 @@ def _photos(source: str, output: Path | None, recursive: bool) -> Iterator[tuple
     elif path.exists():
         yield path, Path(path.name)
     elif glob.has_magic(source):
-        root = Path(*_plain_parts(path))
+        # The folders before the first part with a wildcard.
+        root = Path(*takewhile(lambda part: not glob.has_magic(part), path.parts[:-1]))
         matches = sorted(Path(match) for match in glob.iglob(source, recursive=True))  # noqa: PTH207  it may be absolute
         photos = [match for match in matches if match.is_file() and not is_result(match)]
         if not photos:
@@ -178,16 +180,6 @@ def _photos(source: str, output: Path | None, recursive: bool) -> Iterator[tuple
             yield photo, photo.relative_to(root)
     else:
         raise DaclipError(f"input={source}: no such file or folder; check the path")
-
-
-def _plain_parts(pattern: Path) -> list[str]:
-    """The folders before the first part with a wildcard."""
-    parts = []
-    for part in pattern.parts[:-1]:
-        if glob.has_magic(part):
-            break
-        parts.append(part)
-    return parts
 
 
 def _mask_of(relative: Path, masks: Path | None, photos: int) -> Path | None:
@@ -207,15 +199,13 @@ def _mask_of(relative: Path, masks: Path | None, photos: int) -> Path | None:
 
 
 def _check(jobs: Sequence[Job], samples: int) -> None:
-    """Refuse plans that would lose something."""
+    """Refuse a plan that would overwrite a photo or a result."""
     photos = {job.photo.resolve() for job in jobs}
     owners: dict[Path, Path] = {}
     for job in jobs:
         for result in job.results(samples):
             if result.resolve() in photos:
-                raise DaclipError(
-                    f"{result} is itself one of the photos and would be overwritten; choose another output"
-                )
+                raise DaclipError(f"{result} is one of the photos and would be overwritten; choose another output")
             if result in owners:
                 raise DaclipError(
                     f"{owners[result]} and {job.photo} would both become {result}; restore them into different folders"

@@ -20,14 +20,7 @@ from daclip.types import Conditioning
 def steer(
     conditioning: Conditioning, daclip: DaClip, classes: Mapping[str, float], vocabulary: Sequence[str]
 ) -> Conditioning:
-    """Put the user's classes in place of those recognised; see `DaClip.moved`.
-
-    Args:
-        conditioning: Embeddings of photos, `[B, D]`.
-        daclip: The network that they come from.
-        classes: Texts with weights that add up to 1.
-        vocabulary: The classes among which degradations are recognised.
-    """
+    """Put the user's classes, texts with weights that add up to 1, in place of those recognised; see `DaClip.moved`."""
     degradation = conditioning.degradation
     assert degradation is not None
     weights = torch.tensor(list(classes.values()), device=degradation.device)

@@ -1,4 +1,4 @@
-"""What is exported: two functions of plain tensors."""
+"""Export of a restorer as two graphs of plain tensors, for runtimes without Python."""
 
 import warnings
 from collections.abc import Callable, Sequence
@@ -23,10 +23,7 @@ SIDE = 64
 
 
 class NetworkStep(nn.Module):
-    """One network evaluation of a sampler: state in, estimate of the clean image out.
-
-    What the network's output means (data, ε or v) is resolved inside.
-    """
+    """One network evaluation of a sampler: state in, estimate of the clean image out, whatever the network predicts."""
 
     def __init__(self, denoiser: Denoiser):
         super().__init__()
@@ -47,13 +44,7 @@ class NetworkStep(nn.Module):
 
 
 class Conditioner(nn.Module):
-    """DA-CLIP on the views of one photo: what the network step is conditioned on.
-
-    Args:
-        daclip: The trained network.
-        vocabulary: Words whose probabilities are given.
-        temperature: See `DaClip.decided`.
-    """
+    """DA-CLIP on the views of one photo: the conditioning of the network step; `temperature` as in `DaClip.decided`."""
 
     texts: Tensor
     scale: Tensor
@@ -86,16 +77,7 @@ class Conditioner(nn.Module):
 
 @dataclass(frozen=True)
 class Graph:
-    """A traced function.
-
-    Attributes:
-        name: Of the file, without suffix.
-        program: What `torch.export` made.
-        module: The function itself.
-        inputs: Names of the inputs.
-        outputs: Names of the outputs.
-        example: Inputs of another size than the traced ones, for the comparison.
-    """
+    """A traced function, with an example of another size than the traced one for the comparison."""
 
     name: str
     program: ExportedProgram
@@ -106,19 +88,13 @@ class Graph:
 
 
 def exported(restorer: Restorer) -> list[Graph]:
-    """Both graphs of a restorer in float32 on the CPU; batch, height and width are free.
-
-    Args:
-        restorer: On the CPU.
-    """
+    """Both graphs of a restorer on the CPU, in float32; batch, height and width are free."""
     clip = restorer.daclip.clip
     batch, views = Dim("batch"), Dim("views")
     height, width = Dim("height_64", min=1, max=256), Dim("width_64", min=1, max=256)
     image = {0: batch, 2: SIDE * height, 3: SIDE * width}
-    step, conditioner = (
-        NetworkStep(restorer.denoiser),
-        Conditioner(restorer.daclip, restorer.vocabulary, restorer.temperature),
-    )
+    step = NetworkStep(restorer.denoiser)
+    conditioner = Conditioner(restorer.daclip, restorer.vocabulary, restorer.temperature)
     pictures = torch.rand(3, 3, clip.image_size, clip.image_size, generator=torch.Generator().manual_seed(0))
     return [
         _graph(
@@ -164,14 +140,14 @@ def _graph(
 def write_export(
     graphs: Sequence[Graph], restorer: Restorer, kind: str, folder: Path, tolerance: float
 ) -> dict[str, float]:
-    """Write graphs and `export.json`; the folder appears when everything has been compared.
+    """Write the graphs of a restorer and `export.json`; the folder appears when everything has been compared.
 
     Args:
-        graphs: What to write.
-        restorer: What they were made of.
+        graphs: The graphs.
+        restorer: Their restorer.
         kind: One of `FORMATS`.
         folder: The new folder; one that exists is replaced.
-        tolerance: Largest absolute difference allowed.
+        tolerance: Largest absolute difference allowed between a graph and its network.
 
     Returns:
         The largest difference by file name.
@@ -241,13 +217,13 @@ FORMATS: dict[str, tuple[str, Callable[[Graph, Path], None], Callable[[Graph, Pa
     "torch": (".pt2", _write_torch, _run_torch),
     "onnx": (".onnx", _write_onnx, _run_onnx),
 }
-"""Name of the format → suffix, and how a graph is written and run from its file."""
+"""Name of the format → suffix, and functions that write a graph and run it from its file."""
 
 
 def _description(
     graphs: Sequence[Graph], restorer: Restorer, suffix: str, differences: dict[str, float]
 ) -> dict[str, Any]:
-    """What a runtime must know beside the graphs: names, the sampler and the coefficients of the process."""
+    """Facts that a runtime needs beside the graphs: names, the sampler and the coefficients of the process."""
     process = restorer.denoiser.process
     t = torch.arange(process.horizon + 1)
     return {

@@ -98,7 +98,7 @@ class Restored(Sequence[Restoration]):
         return [restoration.class_name for restoration in self._restorations]
 
 
-# Up to this many pixels a photo is never cut, whatever the budget.
+# Pixels up to which a photo is never cut, whatever the budget.
 ALWAYS_WHOLE = 256**2
 
 
@@ -272,8 +272,7 @@ class Restorer(Classifier):
             found: list[tuple[list[Pixels], np.ndarray | None]] = []
             for i, photo in enumerate(photos):
                 told = on_progress and _part(on_progress, i, len(photos))
-                given = conditioning.rows([i])
-                found += self._samples([photo], given, [numbers[i]], strength, samples, holes, told)
+                found += self._samples([photo], conditioning.rows([i]), [numbers[i]], strength, samples, holes, told)
             return found
         images: list[list[Pixels]] = [[] for _ in photos]
         spreads = [Uncertainty() for _ in photos]
@@ -281,25 +280,14 @@ class Restorer(Classifier):
             # The first sample is what a single one would be.
             fields = [NoiseField((self.seed, number, sample), height, width) for number in numbers]
             share = on_progress and _part(on_progress, sample, samples)
-            restored = sample_photos(
-                self.sampler,
-                self.denoiser,
-                photos,
-                conditioning,
-                fields,
-                pieces,
-                self.overlap,
-                self.precision,
-                share,
-            )
+            given = (photos, conditioning, fields, pieces)
+            restored = sample_photos(self.sampler, self.denoiser, *given, self.overlap, self.precision, share)
             for photo, image, row, spread in zip(photos, restored, images, spreads, strict=True):
                 blend_(image, photo, strength, holes)
                 row.append(photo.recoloured(image))
                 if samples > 1:
                     spread.add(image)
-        return [
-            (row, spread.map().numpy() if samples > 1 else None) for row, spread in zip(images, spreads, strict=True)
-        ]
+        return list(zip(images, [spread.map().numpy() if samples > 1 else None for spread in spreads], strict=True))
 
     def decided(self, conditioning: Conditioning) -> Conditioning:
         """The embeddings that the network was trained on: with a temperature below 1, as if recognition were surer."""
@@ -320,19 +308,11 @@ class Restorer(Classifier):
         network, sampling = self._costs
         # In host memory: the photo, the restored floats, the result, and the encoder's copy of it.
         photo_bytes = sum(photo.colour.nbytes * 3 + photo.height * photo.width * 12 for photo in photos)
-        on_host = self.device.type == "cpu"
-        weights = tensor_bytes(self.daclip) + tensor_bytes(self.denoiser)
-        return choose_pieces(
-            height,
-            width,
-            photo_bytes if on_host else 0,
-            weights,
-            network,
-            Cost(sampling.fixed, sampling.per_pixel * len(photos)),
-            self.max_memory,
-            self.batch_size,
-            self.tile,
-        )
+        photo_bytes = photo_bytes if self.device.type == "cpu" else 0
+        weight_bytes = tensor_bytes(self.daclip) + tensor_bytes(self.denoiser)
+        sampling = Cost(sampling.fixed, sampling.per_pixel * len(photos))
+        limits = (self.max_memory, self.batch_size, self.tile)
+        return choose_pieces(height, width, photo_bytes, weight_bytes, network, sampling, *limits)
 
     @property
     def _fill(self) -> float:

@@ -131,11 +131,7 @@ def measured_costs(
 ) -> tuple[Cost, Cost]:
     """Memory of one call of the network for one tile, and of the sampler's images around it.
 
-    Args:
-        sampler: The sampler that will be used.
-        denoiser: The trained network.
-        conditioning: Embeddings of any photo, `[1, D]`.
-        precision: `auto`, `bf16` or `fp32`.
+    The embeddings, `[1, D]`, may be those of any photo.
     """
     device = next(denoiser.parameters()).device
 
