@@ -1,12 +1,14 @@
 # Every target sets up .venv from requirements.lock by itself.
-#   EXPERIMENT=name   a recipe of experiments/
-#   ARGS="…"          any Hydra overrides
+#   EXPERIMENT=name   a recipe of conf/experiment; empty or null: none, which is the paper's settings. Where it is not
+#                     given training takes the embedded recipe, unless ARGS names data, a CLIP or a sweep
+#   ARGS="…"          options of the command
 # Example: make train-daclip EXPERIMENT=smoke_daclip ARGS="seed=1 data.batch_size=8"
 
 SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
-RECIPE := $(if $(EXPERIMENT),experiments=$(EXPERIMENT))
+own = $(strip $(foreach option,data= data.root= clip= sweep= experiment=,$(findstring $(option),$(ARGS))))
+recipe = $(addprefix experiment=,$(if $(filter undefined,$(origin EXPERIMENT)),$(if $(own),,$(1)),$(EXPERIMENT)))
 
 # Names of files reach the recipes through the environment, exactly as typed: neither make nor the shell reads what
 # is in them.
@@ -22,7 +24,7 @@ export MALLOC_TRIM_THRESHOLD_ ?= 8589934592
 export MALLOC_TOP_PAD_ ?= 268435456
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train-daclip train-restorer evaluate restore classify app dataset check-dataset convert export info degradations benchmark sampler-report test lint format lock wheel clean evaluate-daclip report sweep dashboard soak
+.PHONY: help setup train-daclip train-restorer evaluate restore classify app dataset check-dataset convert export info degradations benchmark sampler-report test lint format lock wheel clean report dashboard soak
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -39,13 +41,13 @@ setup: .venv/ready ## make .venv from requirements.lock
 	@touch $@
 
 train-daclip: .venv/ready ## stage 1: the controller learns to name degradations
-	$(BIN)/python -m daclip.commands.train $(RECIPE) $(ARGS)
+	$(BIN)/python -m daclip.commands.train_daclip $(call recipe,embedded_daclip) $(ARGS)
 
-train-restorer: .venv/ready ## stage 2: the restorer (trains stage 1 first if there is none)
-	$(BIN)/python -m daclip.commands.train --config-name train_restorer $(RECIPE) $(ARGS)
+train-restorer: .venv/ready ## stage 2: the restorer (an embedded run trains stage 1 first if there is none)
+	$(BIN)/python -m daclip.commands.train_restorer $(call recipe,embedded_restorer) $(ARGS)
 
-evaluate: .venv/ready ## table, JSON and picture grid on held-out photos
-	$(BIN)/python -m daclip.commands.evaluate $(ARGS)
+evaluate: .venv/ready ## ARTIFACT=folder of either stage on validation photos: tables, JSON, pictures
+	$(BIN)/python -m daclip.commands.evaluate $(if $(ARTIFACT),'artifact="$(ARTIFACT)"') $(ARGS)
 
 restore: .venv/ready ## restore INPUT=file-or-folder into OUTPUT=folder
 	@$(BIN)/python -m daclip.commands.restore $(TO) $(BY) $(ARGS) $${INPUT:+-- "$$INPUT"}
@@ -85,12 +87,6 @@ benchmark: .venv/ready ## speed ratios against a plain baseline
 
 sampler-report: .venv/ready ## quality and seconds of every sampler at 1 to 100 network evaluations
 	$(BIN)/python -m daclip.commands.sampler_report $(ARGS)
-
-evaluate-daclip: .venv/ready ## stage 1 on held-out photos: words, calibration, content, captions; ARTIFACT=folder
-	$(BIN)/python -m daclip.commands.evaluate_daclip $(if $(ARTIFACT),'artifact="$(ARTIFACT)"') $(ARGS)
-
-sweep: .venv/ready ## many runs: SWEEP=name of conf/sweep; goes on where it was stopped
-	@$(BIN)/python -m daclip.commands.sweep $(if $(SWEEP),sweep=$(SWEEP)) $(ARGS)
 
 soak: .venv/ready ## train both stages for MINUTES=60 and watch memory, files, processes, throughput
 	$(BIN)/python experiments/soak.py $(or $(MINUTES),60) $(ARGS)

@@ -34,17 +34,17 @@ from daclip.types import RestorationBatch
 # What is measured → overrides of its primary.
 FULL = {
     # The full-size step of stage 1; the values of its weights do not matter.
-    "vit": ["experiments=universal_daclip", "clip.pretrained=null", "data=embedded", "data.batch_size=32"],
-    "stage_1": ["experiments=embedded_daclip"],
-    "restorer": ["experiments=embedded_restorer"],
+    "vit": ["experiment=universal_daclip", "clip.pretrained=null", "data=embedded", "data.batch_size=32"],
+    "stage_1": ["experiment=embedded_daclip"],
+    "restorer": ["experiment=embedded_restorer"],
     # The full network of stage 2, one photo of 256² a step.
-    "stage_2": ["~experiments", "data.crop_size=256", "data.batch_size=1", "data.samples_per_epoch=50"],
+    "stage_2": ["data=embedded", "data.batch_size=1", "data.samples_per_epoch=50", "data.num_workers=2"],
 }
 QUICK = {
-    "vit": ["experiments=smoke_daclip"],
-    "stage_1": ["experiments=smoke_daclip"],
-    "restorer": ["experiments=smoke_restorer"],
-    "stage_2": ["experiments=smoke_restorer", "data.batch_size=1"],
+    "vit": ["experiment=smoke_daclip"],
+    "stage_1": ["experiment=smoke_daclip"],
+    "restorer": ["experiment=smoke_restorer"],
+    "stage_2": ["experiment=smoke_restorer", "data.batch_size=1"],
 }
 CPU = torch.device("cpu")
 

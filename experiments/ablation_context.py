@@ -36,7 +36,9 @@ def run(folder: Path, command: Sequence[str], console: Console) -> dict[str, dic
     done = folder / "metrics.json"
     if not done.is_file():
         console.print(f"training {folder}")
-        subprocess.run([sys.executable, "-m", "daclip.commands.train", *command, f"output={folder}"], check=True)
+        subprocess.run(
+            [sys.executable, "-m", "daclip.commands.train_restorer", *command, f"output={folder}"], check=True
+        )
         write_json(done, json.loads((folder / "latest" / "metrics.json").read_text(encoding="utf-8")))
     scores: dict[str, dict[str, float]] = json.loads(done.read_text(encoding="utf-8"))["per_degradation"]
     return scores
@@ -75,8 +77,7 @@ def main() -> None:
     for seed in map(int, chosen.seeds.split(",")):
         for setting, network in SETTINGS.items():
             command = [
-                "--config-name=train_restorer",
-                f"experiments={chosen.recipe}",
+                f"experiment={chosen.recipe}",
                 f"daclip={chosen.daclip}",
                 f"seed={seed}",
                 f"trainer.max_steps={chosen.steps}",

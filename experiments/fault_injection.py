@@ -32,7 +32,7 @@ from lightning.pytorch.callbacks import Callback
 import daclip.commands.assembly
 import daclip.commands.train
 from daclip import files
-from daclip.commands.schemas import TrainConfig
+from daclip.commands.train import TrainConfig
 from daclip.config import run_config
 from daclip.errors import DaclipError, StoppedError
 from daclip.training.checkpointing import SafeCheckpointIO, damage, newest_complete, read_checkpoint
@@ -48,9 +48,9 @@ FAULTS = {
 }
 SAVED_EVERY = 5  # steps
 RECIPES = {
-    "daclip": ["experiments=smoke_daclip", "clip.architecture.vision_cfg.width=32"],
+    "daclip": ["experiment=smoke_daclip", "clip.architecture.vision_cfg.width=32"],
     "restorer": [
-        "experiments=smoke_restorer",
+        "experiment=smoke_restorer",
         "backbone=nafnet",
         "backbone.width=8",
         "~backbone.multipliers",

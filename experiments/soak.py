@@ -4,8 +4,8 @@ Question: can a run last for days?
 Command:  make soak MINUTES=60, which is python experiments/soak.py 60 [--output outputs/soak]
 Expected: exit status 0; memory, open files and children flat, no zombies, throughput steady, in report.md and soak.svg.
 
-Each stage runs for half of the time as `python -m daclip.commands.train`, with two loader processes,
-held-out passes and saved states. At the end it is asked to stop by SIGTERM and must end with status 75 and leave no process behind.
+Each stage runs for half of the time as its command, with two loader processes, validation passes and saved states. At
+the end it is asked to stop by SIGTERM and must end with status 75 and leave no process behind.
 """
 
 import argparse
@@ -31,11 +31,9 @@ MEGABYTES = 40.0  # of memory that may be noise in any case
 SLOWEST = 0.75  # of the throughput of the first half that the second must reach
 WORKERS = 2
 STAGES = {
-    "daclip": ["experiments=smoke_daclip", "output=out/daclip", "data.samples_per_epoch=4000"],
+    "daclip": ["experiment=smoke_daclip", "output=out/daclip", "data.samples_per_epoch=4000"],
     "restorer": [
-        "--config-name",
-        "train_restorer",
-        "experiments=smoke_restorer",
+        "experiment=smoke_restorer",
         "output=out/restorer",
         "backbone=nafnet",
         "backbone.width=16",
@@ -129,7 +127,7 @@ def soak(stage: str, minutes: float, folder: Path, interval: float) -> tuple[lis
     Returns:
         The samples, and what was wrong with how the run ended.
     """
-    command = [sys.executable, "-m", "daclip.commands.train", *STAGES[stage], *SHARED]
+    command = [sys.executable, "-m", f"daclip.commands.train_{stage}", *STAGES[stage], *SHARED]
     started = time.monotonic()
     samples: list[Sample] = []
     wrong: list[str] = []
@@ -241,9 +239,12 @@ def main() -> None:
     figures: dict[str, dict[str, float]] = {}
     wrong: list[str] = []
     # Stage 2 needs stage 1's artifact.
-    first = ["experiments=smoke_daclip", "output=outputs/daclip"]
+    first = ["experiment=smoke_daclip", "output=outputs/daclip"]
     subprocess.run(
-        [sys.executable, "-m", "daclip.commands.train", *first], cwd=folder, check=True, stdout=subprocess.DEVNULL
+        [sys.executable, "-m", "daclip.commands.train_daclip", *first],
+        cwd=folder,
+        check=True,
+        stdout=subprocess.DEVNULL,
     )
     for stage in STAGES:
         found[stage], ended = soak(stage, arguments.minutes / 2, folder, interval)

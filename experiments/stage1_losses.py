@@ -3,9 +3,9 @@
 `--compare` puts another choice in the place of the losses, which needs no captions: the order of injection, the view of
 a photo, or the kind of distillation.
 
-Each run is one `python -m daclip.commands.train experiments=ablation_daclip …` in a folder of its own below --output; runs that
-are done are not repeated, so the command can be stopped and started again at any time. In the end the table is
-printed and written: accuracy on validation photos, cosine of the steered embedding to the clean photo's, and the
+Each run is one `daclip train-daclip experiment=ablation_daclip …` in a folder of its own below --output; runs that are
+done are not repeated, so the command can be stopped and started again at any time. In the end the table is printed and
+written: accuracy on validation photos, cosine of the steered embedding to the clean photo's, and the
 degradation loss of the last fifth of training against ln(B/K), which one-to-one InfoNCE cannot go below.
 """
 
@@ -54,12 +54,14 @@ def run(arm: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     if not (output / "latest" / "metrics.json").is_file():
         Console(stderr=True).print(f"{arm}, seed {seed}")
         root = json.dumps(str(Path(options.photos).resolve()))
-        command = ["experiments=ablation_daclip", f"data.root={root}", f"output={json.dumps(str(output))}"]
+        command = ["experiment=ablation_daclip", f"data.root={root}", f"output={json.dumps(str(output))}"]
         command += [f"seed={seed}", f"trainer.max_steps={options.steps}", "callbacks=checkpoint"]
         command += COMPARISONS[options.compare][arm]
         if options.captions:
             command.append(f"data.photos.captions={json.dumps(str(Path(options.captions).resolve()))}")
-        subprocess.run([sys.executable, "-m", "daclip.commands.train", *command], check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(
+            [sys.executable, "-m", "daclip.commands.train_daclip", *command], check=True, stdout=subprocess.DEVNULL
+        )
     artifact = (output / "latest").resolve()
     metrics: dict[str, Any] = json.loads((artifact / "metrics.json").read_text(encoding="utf-8"))
     if metrics["steps"] != options.steps:

@@ -23,7 +23,7 @@ from rich.console import Console
 
 from daclip.artifacts import load_daclip, save_artifact
 from daclip.commands.assembly import build_data, build_restoration, build_trainer, resolved
-from daclip.commands.schemas import TrainConfig
+from daclip.commands.train import TrainConfig
 from daclip.config import config_dir, validated
 from daclip.files import write_json, write_text
 from daclip.training.provenance import provenance
@@ -32,7 +32,7 @@ from daclip.training.provenance import provenance
 ARMS = {
     "data prediction (default)": [],
     "official epsilon objective": [
-        "stage/objective=posterior",
+        "objective=posterior",
         "stage.parameterization=epsilon",
         "stage.correct_epsilon_shift=true",
         "stage.objective.frequency_weight=0",
@@ -133,7 +133,7 @@ def main() -> None:
     chosen, overrides = parser.parse_known_args()
     torch.set_float32_matmul_precision("high")
     console = Console(soft_wrap=True)
-    shared = [f"experiments={chosen.recipe}", f"daclip={chosen.daclip}"]
+    shared = [f"experiment={chosen.recipe}", f"daclip={chosen.daclip}"]
     curves: dict[str, list[tuple[float, float]]] = {}
     for number, (arm, own) in enumerate(ARMS.items()):
         kept = chosen.output / f"arm_{number}.json"

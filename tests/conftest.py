@@ -15,6 +15,7 @@ from daclip.commands.assembly import make
 from daclip.config import config_dir
 
 SMALL = [
+    "experiment=embedded_restorer",
     "backbone.width=16",
     "backbone.encoder_blocks=[1,1]",
     "backbone.middle_blocks=1",

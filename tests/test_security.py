@@ -18,7 +18,7 @@ from daclip.artifacts import Artifact, load_daclip, load_denoiser, read_metrics,
 from daclip.clip.controller import create_daclip
 from daclip.clip.official import official_state, read_weights
 from daclip.commands.assembly import resolved
-from daclip.commands.schemas import TrainConfig
+from daclip.commands.train import TrainConfig
 from daclip.config import run_config
 from daclip.data.hub import open_split
 from daclip.errors import DaclipError

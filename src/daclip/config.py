@@ -4,11 +4,14 @@ import difflib
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import hydra
+import yaml
+from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
@@ -19,14 +22,30 @@ from omegaconf.errors import OmegaConfBaseException
 from daclip.errors import DaclipError, StoppedError
 from daclip.files import config_folder
 
+STAGES = {"daclip": "stage 1", "restorer": "stage 2"}
+"""Last word of a training primary and of its recipes → what it trains."""
+
 
 def config_dir() -> str:
     """Absolute path of `conf/`: beside the package in a wheel, else at the root of the checkout."""
     return str(config_folder())
 
 
-# Recipes live beside conf/ in experiments/; primaries put this folder on Hydra's search path.
-OmegaConf.register_new_resolver("daclip_root", lambda: str(Path(config_dir()).parent), replace=True)
+def choices(group: str) -> list[str]:
+    """Names of the files of a group of `conf/`."""
+    return sorted(path.stem for path in (Path(config_dir()) / group).glob("*.yaml"))
+
+
+@contextmanager
+def _hydra() -> Iterator[None]:
+    """Hydra's composition API beside a command that may be under way and holds Hydra's one global state."""
+    held = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(config_dir(), version_base="1.3"):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = held
 
 
 def composed(config_name: str | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -35,16 +54,11 @@ def composed(config_name: str | None, overrides: Sequence[str] = ()) -> dict[str
     Raises:
         DaclipError: An override that does not fit.
     """
-    # Hydra has one global state, which a command that is under way holds.
-    held = GlobalHydra.instance().hydra
-    GlobalHydra.instance().clear()
     try:
-        with hydra.initialize_config_dir(config_dir(), version_base="1.3"):
-            plain = OmegaConf.to_container(hydra.compose(config_name, list(overrides)), resolve=True)
+        with _hydra():
+            plain = OmegaConf.to_container(hydra.compose(config_name, _mended(config_name, overrides)), resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise DaclipError(_explain(error, config_name)) from None
-    finally:
-        GlobalHydra.instance().hydra = held
     assert isinstance(plain, dict)
     return {str(key): value for key, value in plain.items()}
 
@@ -77,12 +91,49 @@ def run_config(config_name: str, schema: type, run_folder: str | Path, overrides
     """
     with hydra.initialize_config_dir(config_dir(), version_base="1.3"):
         cfg = hydra.compose(
-            config_name, [f"hydra.runtime.output_dir='{run_folder}'", *overrides], return_hydra_config=True
+            config_name,
+            [f"hydra.runtime.output_dir='{run_folder}'", *_mended(config_name, overrides)],
+            return_hydra_config=True,
         )
     HydraConfig.instance().set_config(cfg)
     with open_dict(cfg):
         del cfg["hydra"]
     return validated(cfg, schema)
+
+
+def _mended(config_name: str | None, overrides: Sequence[str]) -> list[str]:
+    """Overrides as Hydra takes them: `~group` for `group=null`, `group=name` for `+group=name` where a default is.
+
+    Of several for such a group the last counts.
+
+    >>> _mended("train_daclip", ["experiment=smoke_daclip", "experiment=null", "resume=null", "+debug=limit"])
+    ['~experiment', 'resume=null', 'debug=limit']
+    """
+    groups = _groups(config_name)
+    kept: dict[str, str] = {}
+    for number, override in enumerate(overrides):
+        key, _, value = override.partition("=")
+        group = key.removeprefix("+")
+        if group in groups:
+            kept[group] = f"~{group}" if value == "null" else f"{group}={value}"
+        else:
+            kept[f"{number} {key}"] = override
+    return list(kept.values())
+
+
+def _arranged(config_name: str, argv: Sequence[str]) -> list[str]:
+    """A command line with its flags before its overrides: Hydra refuses `a=1 -m b=2`."""
+    try:
+        overrides = list(get_args_parser().parse_intermixed_args(list(argv)).overrides)
+    except SystemExit:  # a mistake, or --help: Hydra's own answer is the right one
+        return list(argv)
+    left, flags = list(overrides), []
+    for argument in argv:
+        if argument in left:
+            left.remove(argument)
+        else:
+            flags.append(argument)
+    return [*flags, *_mended(config_name, overrides)]
 
 
 def _one_line(message: str) -> str:
@@ -100,23 +151,55 @@ def _all_keys(config_name: str | None) -> set[str]:
         children = [walk(node._get_node(key), f"{prefix}.{key}" if prefix else str(key)) for key in node]
         return {prefix}.union(*children)
 
-    with hydra.initialize_config_dir(config_dir(), version_base="1.3"):
-        return walk(hydra.compose(config_name), "")
+    try:
+        with _hydra():
+            return walk(hydra.compose(config_name), "")
+    except (HydraException, OmegaConfBaseException):
+        return set()
+
+
+def _groups(config_name: str | None) -> set[str]:
+    """Groups in a primary's defaults list."""
+    if config_name is None:
+        return set()
+    text = (Path(config_dir()) / f"{config_name}.yaml").read_text(encoding="utf-8")
+    defaults = yaml.safe_load(text).get("defaults", [])
+    return {str(next(iter(entry))).split("@")[0] for entry in defaults if isinstance(entry, dict)}
+
+
+def other_stage(config_name: str | None, recipe: str | None) -> str | None:
+    """What to say about a recipe of the other stage; None if it is of this one or of no known one."""
+    word = str(recipe).rsplit("_", 1)[-1]
+    if word not in STAGES or not config_name or not config_name.startswith("train_") or config_name == f"train_{word}":
+        return None
+    return f"experiment={recipe} is a recipe of {STAGES[word]}; use make train-{word} (daclip.commands.train_{word})"
 
 
 def _explain(error: Exception, config_name: str | None) -> str:
-    message = _one_line(str(error))
-    missing = re.search(r"Could not override '([^']+)'", message)
+    """One line for a mistake in overrides."""
+    text = str(error)
+    if absent := re.search(r"Could not (?:find|load) '([\w/.-]+)/([^'/]*)'", text):
+        group, name = absent.groups()
+        known = re.findall(r"^\t([\w.-]+)$", text, re.MULTILINE) or choices(group)
+        return f"there is no {group} '{name}'; choose from {', '.join(known)}"
+    missing = re.search(r"Could not (?:override|delete) '([^'=]+)", text)
     if not missing:
-        return message
+        return _one_line(text)
     key = missing.group(1)
-    try:
-        close = difflib.get_close_matches(key, _all_keys(config_name), n=1)
-    except (HydraException, OmegaConfBaseException):
-        close = []
-    return f"there is no option '{key}'" + (
-        f"; did you mean '{close[0]}'?" if close else "; see --cfg job" if config_name else ""
-    )
+    if recipe := re.search(r"In 'experiment/([^']+)'", text):
+        return other_stage(config_name, recipe[1]) or _one_line(text)
+    if choices(key) and key not in _groups(config_name):
+        owners = [name for name in ("train_daclip", "train_restorer") if key in _groups(name)]
+        where = f"; {', '.join(owners)} has it" if owners else ""
+        stage_1 = ": it takes its CLIP from daclip=ARTIFACT" if (key, config_name) == ("clip", "train_restorer") else ""
+        return f"{key} is no part of {config_name}{stage_1}{where}"
+    keys = _all_keys(config_name)
+    if key in keys:
+        return f"the parts chosen have no option '{key}'" + (
+            "; add data=folder" if key == "data.root" else "; see --cfg job"
+        )
+    close = difflib.get_close_matches(key, keys, n=1)
+    return f"there is no option '{key}'" + (f"; did you mean '{close[0]}'?" if close else "; see --cfg job")
 
 
 def user_error(error: BaseException) -> DaclipError | None:
@@ -135,13 +218,16 @@ def run_entry(task: Callable[[DictConfig], Any], config_name: str) -> None:
     """Compose a primary from the command line and run a task on it.
 
     A user's mistake ends with one line on standard error and exit status 1; anything else is a bug and
-    keeps its traceback. `--config-name` chooses another primary.
+    keeps its traceback.
     """
     # Hydra then raises instead of printing several lines and leaving by itself.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
+    sys.argv[1:] = _arranged(config_name, sys.argv[1:])
 
     def with_one_line_errors(cfg: DictConfig) -> Any:
         try:
+            if message := other_stage(config_name, HydraConfig.get().runtime.choices.get("experiment")):
+                raise DaclipError(message)
             return task(cfg)
         except Exception as error:
             mistake = user_error(error)
@@ -152,8 +238,9 @@ def run_entry(task: Callable[[DictConfig], Any], config_name: str) -> None:
                     sys.stderr.write(f"{mistake}\n")
                 raise SystemExit(mistake.exit_status) from None
             if HydraConfig.get().mode == RunMode.MULTIRUN:
-                # Launchers carry an exception home and let the other runs finish; a worker that exits is a crash to
+                # Launchers carry an exception home and let the other jobs finish; a worker that exits is a crash to
                 # them, which ray answers with three more attempts.
+                sys.stderr.write(f"{HydraConfig.get().job.override_dirname}: {mistake}\n")
                 raise mistake from None
             raise SystemExit(f"error: {mistake}") from None
 

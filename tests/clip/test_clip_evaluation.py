@@ -11,7 +11,7 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from daclip.clip.controller import create_daclip
 from daclip.clip.evaluation import score_daclip
-from daclip.commands import evaluate_daclip, train
+from daclip.commands import evaluate, train_daclip
 from daclip.errors import DaclipError
 from daclip.metrics.classification import CalibrationError, caption_ranks, recall_at
 from daclip.types import RestorationBatch
@@ -84,10 +84,9 @@ def run(module: object, *arguments: str) -> str | None:
 
 def test_the_command_scores_what_training_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert "make train-daclip" in str(run(evaluate_daclip))
-    assert run(train, "experiments=smoke_daclip", "loss=sigmoid", "distillation=contrastive") is None
-    assert run(evaluate_daclip, "templates=['{}','a {} photo']", "batch_size=7") is None
-    folder = tmp_path / "outputs/evaluation_daclip"
+    assert run(train_daclip, "experiment=smoke_daclip", "loss=sigmoid", "distillation=contrastive") is None
+    assert run(evaluate, "artifact=outputs/daclip/latest", "templates=['{}','a {} photo']", "batch_size=7") is None
+    folder = tmp_path / "outputs/evaluation"
     found = json.loads((folder / "metrics.json").read_text())
     trained = json.loads((tmp_path / "outputs/daclip/latest/metrics.json").read_text())
     assert set(found["per_degradation_accuracy"]) == set(trained["per_degradation_accuracy"])
@@ -96,4 +95,4 @@ def test_the_command_scores_what_training_left(tmp_path: Path, monkeypatch: pyte
     assert 0 <= found["calibration_error"] <= 1
     for name in ("confusion", "reliability"):
         assert Image.open(folder / f"{name}.png").size > (200, 200)
-    assert "template" in str(run(evaluate_daclip, "templates=[photo]"))
+    assert "template" in str(run(evaluate, "artifact=outputs/daclip/latest", "templates=[photo]"))

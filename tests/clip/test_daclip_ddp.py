@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 COMMON = [
-    "experiments=smoke_daclip",
+    "experiment=smoke_daclip",
     "trainer.accelerator=cpu",
     "trainer.max_steps=2",
     "trainer.limit_val_batches=1",
@@ -22,7 +22,7 @@ COMMON = [
 def losses(folder: Path, *overrides: str) -> list[tuple[float, float]]:
     """Loss and gradient norm of each step."""
     done = subprocess.run(
-        [sys.executable, "-m", "daclip.commands.train", *COMMON, *overrides, f"output={folder}"],
+        [sys.executable, "-m", "daclip.commands.train_daclip", *COMMON, *overrides, f"output={folder}"],
         capture_output=True,
         text=True,
         check=False,

@@ -109,7 +109,7 @@ def test_torn_photos_stop_the_build_unless_told(place: Path, capsys: pytest.Capt
 
 
 def test_stage_1_trains_from_a_captioned_folder(place: Path) -> None:
-    command = ["daclip.commands.train", "experiments=smoke_daclip", "data=captioned", "data.root='my photos'"]
+    command = ["daclip.commands.train_daclip", "experiment=smoke_daclip", "data=captioned", "data.root='my photos'"]
     assert invoke(*command) is None
     (built,) = (place / "outputs" / "dataset_cache").glob("dataset-*")
     assert sum(datasets.load_from_disk(built).num_rows.values()) == 12

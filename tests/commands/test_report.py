@@ -100,9 +100,9 @@ def test_a_real_difference_is_called_and_none_where_there_is_none(place: Path, m
 
 def test_stage_1_is_shown_from_its_run_and_from_its_evaluation(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
-    run = ["experiments=smoke_daclip", *TINY, "output=stage_1", "hydra.run.dir=stage_1/run"]
-    assert invoke("daclip.commands.train", *run) is None
-    assert invoke("daclip.commands.evaluate_daclip", "artifact=stage_1/latest", "output=runs/classes") is None
+    run = ["experiment=smoke_daclip", *TINY, "output=stage_1", "hydra.run.dir=stage_1/run"]
+    assert invoke("daclip.commands.train_daclip", *run) is None
+    assert invoke("daclip.commands.evaluate", "artifact=stage_1/latest", "output=runs/classes") is None
     assert invoke("daclip.commands.report", "stage_1/run", "runs/classes", "-o", "stage_1/page") is None
     text = (place / "stage_1" / "page" / "report.md").read_text(encoding="utf-8")
     trained, scored = (

@@ -24,7 +24,7 @@ from daclip.metrics.base import PairMetric
 def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An untrained restorer, its head moved off zero so that samplers differ."""
     folder = tmp_path_factory.mktemp("artifacts")
-    overrides = ["experiments=smoke_restorer", "degradation=[noisy,rainy]", "data.validation_crops=1"]
+    overrides = ["experiment=smoke_restorer", "degradation=[noisy,rainy]", "data.validation_crops=1"]
     with hydra.initialize_config_dir(config_dir(), version_base="1.3"):
         cfg = hydra.compose("train_restorer", overrides)
         clip = hydra.compose("train_daclip", ["clip=tiny"]).clip
@@ -141,7 +141,7 @@ def test_a_further_metric_has_a_table(artifact: Path, tmp_path: Path, monkeypatc
     [
         ("metric=[fid]", "metrics of single photos"),
         ("samplers=[posteror]", "there is no sampler 'posteror'"),
-        ("grids=[quadratic]", "there is no sampler/grid 'quadratic'"),
+        ("grids=[quadratic]", "there is no grid 'quadratic'"),
         ("nfe=[0,5]", "numbers of at least 1"),
         ("nfe=[101]", "101 is more than the 100 grid steps"),
         ("photos=0", "leaves nothing to measure"),

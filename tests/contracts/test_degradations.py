@@ -18,7 +18,9 @@ from daclip.degradations import Degradation, split_classes, vocabulary
 from daclip.degradations.compose import OneByOne
 from daclip.errors import DaclipError
 
-FILES = sorted((Path(__file__).parents[2] / "conf" / "degradation").glob("*.yaml"))
+FILES = sorted(
+    path for path in (Path(__file__).parents[2] / "conf" / "degradation").glob("*.yaml") if path.stem != "all"
+)
 PHOTOS = [torch.from_numpy(photo).permute(2, 0, 1).float() / 255 for photo in (data.astronaut(), data.coffee())]
 SIZES = [(32, 32), (33, 47), (97, 64), (128, 96)]
 

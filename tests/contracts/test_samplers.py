@@ -20,7 +20,7 @@ from daclip.types import Conditioning
 
 FOLDER = Path(__file__).parents[2] / "conf" / "sampler"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
-GRIDS = sorted(path.stem for path in (FOLDER / "grid").glob("*.yaml"))
+GRIDS = sorted(path.stem for path in (FOLDER.parent / "grid").glob("*.yaml"))
 MEAN, STD = 0.7, 0.1
 
 
@@ -57,7 +57,7 @@ def name(request: pytest.FixtureRequest) -> str:
 @cache
 def _config(name: str, grid: str) -> DictConfig:
     with hydra.initialize_config_dir(config_dir(), version_base="1.3"):
-        return hydra.compose("evaluate", [f"sampler={name}", f"sampler/grid={grid}"]).sampler
+        return hydra.compose("evaluate", [f"sampler={name}", f"grid={grid}"]).sampler
 
 
 def _sampler(name: str, grid: str = "trailing", **overrides: Any) -> Sampler:

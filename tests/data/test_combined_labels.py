@@ -25,7 +25,13 @@ TEN = {
 
 def test_stage_1_learns_the_single_classes_of_combined_labels(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "daclip.commands.train", "experiments=smoke_daclip", "degradation=[composite,wild]"],
+        [
+            sys.executable,
+            "-m",
+            "daclip.commands.train_daclip",
+            "experiment=smoke_daclip",
+            "degradation=[composite,wild]",
+        ],
         cwd=tmp_path,
         capture_output=True,
         text=True,

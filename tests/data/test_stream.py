@@ -288,8 +288,8 @@ def test_stage_1_trains_from_each_source(
 ) -> None:
     monkeypatch.chdir(place)
     output = f"outputs/{overrides[0].removeprefix('data=')}"
-    small = ["experiments=smoke_daclip", "data.validation_batch_size=40", f"output={output}"]
-    assert invoke("daclip.commands.train", *small, *overrides) is None
+    small = ["experiment=smoke_daclip", "data.validation_batch_size=40", f"output={output}"]
+    assert invoke("daclip.commands.train_daclip", *small, *overrides) is None
     metrics = read(place / output / "latest" / "metrics.json")
     assert metrics["steps"] == 2
     assert set(metrics["per_degradation_accuracy"]) == classes
@@ -318,4 +318,4 @@ def test_a_mistake_ends_in_one_line(
             file = io.BytesIO()
             Image.fromarray(PICTURE).save(file, format="PNG")
             (broken / f"{name}.png").write_bytes(file.getvalue()[:90000])
-    assert_one_line(invoke("daclip.commands.train", "experiments=smoke_daclip", *overrides), *parts)
+    assert_one_line(invoke("daclip.commands.train_daclip", "experiment=smoke_daclip", *overrides), *parts)

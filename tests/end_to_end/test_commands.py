@@ -44,8 +44,8 @@ def run(*command: str, cwd: Path, ok: bool = True) -> subprocess.CompletedProces
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working folder in which both stages have been trained for two steps, stage 1 by stage 2's command."""
     folder = tmp_path_factory.mktemp("place")
-    run("daclip.commands.train", "experiments=smoke_daclip", cwd=folder)
-    run("daclip.commands.main", "train-restorer", "experiments=smoke_restorer", cwd=folder)
+    run("daclip.commands.train_daclip", "experiment=smoke_daclip", cwd=folder)
+    run("daclip.commands.main", "train-restorer", "experiment=smoke_restorer", cwd=folder)
     return folder
 
 
@@ -93,11 +93,19 @@ def test_evaluate_writes_scores_of_every_word(place: Path) -> None:
     assert (place / "outputs" / "evaluation" / "grid.png").is_file()
     for class_name in WORDS:
         assert class_name in done.stdout
-    # Another sampler is one option; the artifact's data stays.
-    run("daclip.commands.evaluate", "sampler=flow_ode", "sampler.steps=1", "output=other", cwd=place)
-    again = read(place / "other" / "metrics.json")
-    assert again["nfe"] == 1
-    assert again["mean"]["psnr_lq"] == metrics["mean"]["psnr_lq"]
+
+
+def test_evaluate_takes_another_sampler_or_other_steps(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    for options, sampler, nfe in (
+        (["sampler=flow_ode", "sampler.steps=1"], "FlowOdeSampler", 1),
+        (["sampler.steps=1"], "PosteriorSampler", 1),
+        (["grid=uniform"], "PosteriorSampler", 2),
+    ):
+        assert invoke("daclip.commands.evaluate", *options, "output=other", "degradation=[noisy]") is None
+        found = read(place / "other" / "metrics.json")
+        assert (found["sampler"], found["nfe"]) == (sampler, nfe)
+        assert set(found["per_degradation"]) == {"noisy"}
 
 
 def test_restore_keeps_names_and_sizes_and_names_the_degradation(place: Path) -> None:
@@ -148,9 +156,9 @@ def test_info_shows_scores_and_provenance(place: Path) -> None:
 
 def test_resume_continues_the_count(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
-    arguments = ["experiments=smoke_daclip", "trainer.max_steps=4", "output=outputs/resumed"]
-    assert invoke("daclip.commands.train", *arguments, "trainer.max_steps=2") is None
-    assert invoke("daclip.commands.train", *arguments, "resume=last") is None
+    arguments = ["experiment=smoke_daclip", "trainer.max_steps=4", "output=outputs/resumed"]
+    assert invoke("daclip.commands.train_daclip", *arguments, "trainer.max_steps=2") is None
+    assert invoke("daclip.commands.train_daclip", *arguments, "resume=last") is None
     resumed = read(place / "outputs" / "resumed" / "latest" / "metrics.json")
     assert resumed["steps"] == 4
     logs = sorted((place / "outputs" / "resumed").glob("*/logs/metrics.csv"))[-1].read_text(encoding="utf-8")
@@ -165,14 +173,18 @@ def test_offline_wandb_needs_no_account(place: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.delenv("WANDB_MODE", raising=False)
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     assert (
-        invoke("daclip.commands.train", "experiments=smoke_daclip", "logger=wandb", "output=outputs/wandb_try") is None
+        invoke("daclip.commands.train_daclip", "experiment=smoke_daclip", "logger=wandb", "output=outputs/wandb_try")
+        is None
     )
     assert list((place / "outputs" / "wandb_try").glob("*/wandb/offline-run-*/*.wandb"))
 
 
 def test_multirun_trains_each_job_by_itself(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
-    assert invoke("daclip.commands.train", "-m", "experiments=smoke_daclip", "seed=0,1", "output=outputs/sweep") is None
+    assert (
+        invoke("daclip.commands.train_daclip", "-m", "experiment=smoke_daclip", "seed=0,1", "output=outputs/sweep")
+        is None
+    )
     found = sorted((place / "outputs" / "sweep").glob("sweep_*/*/artifact/record.json"))
     assert [read(path)["seed"] for path in found] == [0, 1]
 
@@ -210,31 +222,37 @@ def test_benchmark_writes_rows(place: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     ("command", "parts"),
     [
-        (["daclip.commands.train", "data.bath_size=2"], ["data.bath_size", "data.batch_size"]),
-        (["daclip.commands.train", "+bogus=1"], ["bogus"]),
-        (["daclip.commands.train", "clip=huge"], ["huge"]),
-        (["daclip.commands.train", "experiments=nothing"], ["nothing"]),
+        (["daclip.commands.train_daclip", "data.bath_size=2"], ["data.bath_size", "data.batch_size"]),
+        (["daclip.commands.train_daclip", "+bogus=1"], ["bogus"]),
+        (["daclip.commands.train_daclip", "clip=huge"], ["huge"]),
+        (["daclip.commands.train_daclip", "experiment=nothing"], ["nothing", "embedded_daclip", "wild_restorer"]),
+        (["daclip.commands.train_daclip", "experiment=null"], ["name your photos", "data=folder", "experiment="]),
+        (["daclip.commands.train_daclip", "backbone=unet"], ["backbone", "train_restorer"]),
+        (["daclip.commands.train_daclip", "experiment=universal_restorer"], ["stage 2", "make train-restorer"]),
+        (["daclip.commands.train_restorer", "experiment=embedded_daclip"], ["stage 1", "make train-daclip"]),
+        (["daclip.commands.train_restorer", "clip=tiny"], ["clip", "daclip=ARTIFACT"]),
+        (["daclip.commands.train_restorer", "experiment=smoke_restorer", "+clip=tiny"], ["stage 1", "daclip=ARTIFACT"]),
+        (["daclip.commands.train_daclip", "experiment=smoke_daclip", "data.root=empty"], ["data.root", "data=folder"]),
         (
-            ["daclip.commands.train", "experiments=smoke_daclip", "data.batch_size=21"],
+            ["daclip.commands.train_daclip", "experiment=smoke_daclip", "data.batch_size=21"],
             ["batch_size=21", "larger than the data"],
         ),
         (
-            ["daclip.commands.train", "experiments=smoke_daclip", "data=folder", "data.root=empty"],
+            ["daclip.commands.train_daclip", "experiment=smoke_daclip", "data=folder", "data.root=empty"],
             ["empty", "no images"],
         ),
-        (["daclip.commands.train", "experiments=smoke_daclip", "data=folder"], ["data.root"]),
-        (["daclip.commands.train", "experiments=smoke_daclip", "data=folder", "data.root=broken"], ["damaged"]),
-        (["daclip.commands.train", "experiments=smoke_daclip", "resume=gone.ckpt"], ["gone.ckpt"]),
-        (["daclip.commands.train", "experiments=smoke_daclip", "degradation.noisy.sigma=[1,2,3]"], ["sigma"]),
-        (["daclip.commands.train", "experiments=smoke_daclip", "trainer.max_steps=abc"], ["max_steps"]),
-        (["daclip.commands.train", "--config-name", "train_restorer", "daclip=empty"], ["not an artifact"]),
+        (["daclip.commands.train_daclip", "experiment=smoke_daclip", "data=folder"], ["data.root"]),
+        (["daclip.commands.train_daclip", "experiment=smoke_daclip", "data=folder", "data.root=broken"], ["damaged"]),
+        (["daclip.commands.train_daclip", "experiment=smoke_daclip", "resume=gone.ckpt"], ["gone.ckpt"]),
+        (["daclip.commands.train_daclip", "experiment=smoke_daclip", "degradation.noisy.sigma=[1,2,3]"], ["sigma"]),
+        (["daclip.commands.train_daclip", "experiment=smoke_daclip", "trainer.max_steps=abc"], ["max_steps"]),
+        (["daclip.commands.train_restorer", "experiment=smoke_restorer", "daclip=empty"], ["not an artifact"]),
         (
-            ["daclip.commands.train", "--config-name", "train_restorer", "daclip=outputs/restorer/latest"],
+            ["daclip.commands.train_restorer", "experiment=smoke_restorer", "daclip=outputs/restorer/latest"],
             ["train-daclip"],
         ),
         (["daclip.commands.evaluate", "artifact=empty"], ["not an artifact"]),
         (["daclip.commands.evaluate", "artifact=nowhere"], ["no such artifact"]),
-        (["daclip.commands.evaluate", "artifact=outputs/daclip/latest"], ["train-restorer"]),
         (["daclip.commands.evaluate", "sampler=posterior", "sampler.steps=101"], ["101"]),
         (["daclip.commands.evaluate", "device=tpu"], ["device=tpu"]),
         (["daclip.commands.restore"], ["required: PHOTO"]),

@@ -37,10 +37,10 @@ def python(site: Path, *arguments: str) -> str:
 def test_the_wheel_brings_its_configuration_and_recipes(site: Path) -> None:
     where = python(site, "-c", "import daclip; print(daclip.__file__)").strip()
     assert Path(where).is_relative_to(site)
-    composed = python(site, "-m", "daclip.commands.train", "--cfg", "job", "experiments=smoke_daclip")
+    composed = python(site, "-m", "daclip.commands.train_daclip", "--cfg", "job", "experiment=smoke_daclip")
     assert "daclip.clip.module.ControllerPretraining" in composed
     assert "batch_size: 10" in composed
-    assert "Configuration groups" in python(site, "-m", "daclip.commands.train", "--help")
+    assert "Examples:" in python(site, "-m", "daclip.commands.train_daclip", "--help")
 
 
 def test_the_lock_names_no_registry_and_no_machine() -> None:

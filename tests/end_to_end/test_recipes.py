@@ -1,4 +1,4 @@
-"""Every recipe of experiments/ composes and trains a step."""
+"""Every recipe of conf/experiment composes and trains a step."""
 
 from pathlib import Path
 
@@ -9,11 +9,10 @@ from omegaconf import OmegaConf
 from PIL import Image
 from skimage import data
 
-from daclip.commands.schemas import TrainConfig
-from daclip.commands.train import train
+from daclip.commands.train import TrainConfig, train
 from daclip.config import config_dir, validated
 
-RECIPES = sorted((Path(__file__).parents[2] / "experiments").glob("*.yaml"))
+RECIPES = sorted((Path(config_dir()) / "experiment").glob("*.yaml"))
 
 # What makes a recipe of any size fit into a second; the rest is as the recipe says.
 SMALL = [
@@ -48,7 +47,7 @@ def run_one_step(recipe: str, folder: Path, *overrides: str) -> Path:
         cfg = hydra.compose(
             "train_daclip" if stage_1 else "train_restorer",
             overrides=[
-                f"experiments={recipe}",
+                f"experiment={recipe}",
                 *chosen,
                 f"+data.root={photos}",
                 f"output={folder}",
@@ -92,5 +91,5 @@ def test_a_recipe_gives_up_no_safeguard(recipe: str) -> None:
     with hydra.initialize_config_dir(config_dir(), version_base="1.3"):
         primary = "train_daclip" if recipe.endswith("daclip") else "train_restorer"
         default = hydra.compose(primary).callbacks
-        chosen = hydra.compose(primary, [f"experiments={recipe}"]).callbacks
+        chosen = hydra.compose(primary, [f"experiment={recipe}"]).callbacks
     assert set(chosen) == set(default)

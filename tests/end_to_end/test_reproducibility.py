@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from running import TINY, invoke, read
 
-SMOKE_1 = ["experiments=smoke_daclip", *TINY]
-SMOKE_2 = ["experiments=smoke_restorer", *TINY]
+SMOKE_1 = ["experiment=smoke_daclip", *TINY]
+SMOKE_2 = ["experiment=smoke_restorer", *TINY]
 
 
 @pytest.fixture(scope="module")
@@ -16,11 +16,10 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("WANDB_MODE", "offline")
-        first = ["daclip.commands.train", "-m", *SMOKE_1, "logger=wandb", "seed=0,1,0", "hydra.sweep.dir=one"]
+        first = ["daclip.commands.train_daclip", "-m", *SMOKE_1, "logger=wandb", "seed=0,1,0", "hydra.sweep.dir=one"]
         assert invoke(*first, "output=one") is None
         second = [
-            "daclip.commands.train",
-            "--config-name=train_restorer",
+            "daclip.commands.train_restorer",
             "-m",
             *SMOKE_2,
             "seed=0,1,0",

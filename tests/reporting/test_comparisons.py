@@ -9,7 +9,7 @@ import hydra
 import pytest
 from omegaconf import OmegaConf
 
-from daclip.commands.schemas import TrainConfig
+from daclip.commands.train import TrainConfig
 from daclip.config import config_dir, validated
 
 EXPERIMENTS = Path(__file__).parents[2] / "experiments"
@@ -39,7 +39,7 @@ def test_arms_compose_and_differ(name: str) -> None:
     found: list[dict[str, Any]] = []
     with hydra.initialize_config_dir(config_dir(), version_base="1.3"):
         for overrides in arms:
-            cfg = validated(hydra.compose(primary, [f"experiments={recipe}", *overrides]), TrainConfig)
+            cfg = validated(hydra.compose(primary, [f"experiment={recipe}", *overrides]), TrainConfig)
             found.append({key: OmegaConf.to_container(cfg[key]) for key in ("clip", "backbone", "stage")})
     assert len(found) > 1
     assert all(one != other for number, one in enumerate(found) for other in found[:number])

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from daclip.clip.controller import create_daclip
 from daclip.commands.assembly import build_controller_pretraining, build_data, build_restoration, build_trainer, make
-from daclip.commands.schemas import TrainConfig
+from daclip.commands.train import TrainConfig
 from daclip.config import run_config
 
 CLIP: dict[str, Any] = {
@@ -40,7 +40,7 @@ def compose(stage: str, folder: Path, *overrides: str) -> DictConfig:
         more += ["backbone=nafnet", "backbone.width=8", "~backbone.multipliers", "backbone.middle_blocks=1"]
         more += ["backbone.encoder_blocks=[1,1]", "backbone.decoder_blocks=[1,1]"]
     name = STAGES[stage]
-    recipe = f"experiments=smoke_{stage}"
+    recipe = f"experiment=smoke_{stage}"
     return run_config(name, TrainConfig, folder, [recipe, *more, *SMALL, *overrides])
 
 

@@ -133,7 +133,7 @@ def test_the_comparison_sees_a_single_bit(undisturbed: Undisturbed) -> None:
 @pytest.mark.parametrize("optimizer", ["adamw_clip", "lion", "muon"])
 def test_loader_processes_accumulated_gradients_and_optimizers_resume_exactly(optimizer: str, tmp_path: Path) -> None:
     options = ["trainer.max_steps=4", "data.num_workers=1", "trainer.accumulate_grad_batches=2"]
-    options.append(f"stage/optimizer={optimizer}")
+    options.append(f"optimizer={optimizer}")
     _, _, expected = fit("daclip", tmp_path / "a", *options)
     # The signal comes between the two halves of step 2 and is obeyed behind it.
     with pytest.raises(StoppedError, match="at step 2"):

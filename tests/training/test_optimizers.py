@@ -12,7 +12,7 @@ from torch import nn
 from daclip.config import config_dir
 from daclip.training.optimizers import decay_groups, warmup_cosine
 
-OPTIMIZERS = sorted(Path(config_dir(), "stage", "optimizer").glob("*.yaml"))
+OPTIMIZERS = sorted(Path(config_dir(), "optimizer").glob("*.yaml"))
 
 
 def test_schedule_is_that_of_the_paper() -> None:

@@ -66,11 +66,13 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("WANDB_DATA_DIR", str(folder / "staging"))
         common = [*TINY, "logger=wandb"]
         assert (
-            invoke("daclip.commands.train", "experiments=smoke_daclip", *common, "hydra.run.dir=one", "output=one")
+            invoke(
+                "daclip.commands.train_daclip", "experiment=smoke_daclip", *common, "hydra.run.dir=one", "output=one"
+            )
             is None
         )
-        restorer = ["--config-name=train_restorer", "experiments=smoke_restorer", "daclip=one/artifact"]
-        assert invoke("daclip.commands.train", *restorer, *common, "hydra.run.dir=two", "output=two") is None
+        restorer = ["experiment=smoke_restorer", "daclip=one/artifact"]
+        assert invoke("daclip.commands.train_restorer", *restorer, *common, "hydra.run.dir=two", "output=two") is None
     for stage in ("one", "two"):
         patience = time.monotonic() + 60
         while [record.WhichOneof("record_type") for record in records(folder / stage)[-1:]] != ["exit"]:

@@ -21,6 +21,8 @@ from daclip.files import write_text
 from daclip.training.checkpointing import checkpoint_to_resume
 from daclip.training.provenance import redacted
 
+log = logging.getLogger(__name__)
+
 
 def make(node: Any) -> Any:
     """Instantiate a node of the configuration into plain Python containers."""
@@ -68,7 +70,12 @@ def build_restoration(cfg: DictConfig, daclip: DaClip) -> RestorationDiffusion:
 
 def build_trainer(cfg: DictConfig) -> L.Trainer:
     """The Trainer with callbacks and loggers of the configuration."""
-    callbacks = [make(node) for node in cfg.callbacks.values()]
+    callbacks = []
+    for name, node in cfg.callbacks.items():
+        if node is None or "_target_" in node:
+            callbacks += [make(node)] if node else []
+        else:  # options, from a recipe or the command line, of a callback that callbacks=[…] leaves out
+            log.warning("callbacks.%s is not chosen, its options are left out: %s", name, ", ".join(node))
     loggers = [make(node) for node in cfg.logger.values()]
     steps = cfg.trainer.max_steps
     if not isinstance(steps, int) or (steps < 1 and steps != -1):
@@ -79,8 +86,6 @@ def build_trainer(cfg: DictConfig) -> L.Trainer:
     )
     return trainer
 
-
-log = logging.getLogger("daclip.commands.assembly")
 
 JOB = "job.yaml"  # the configuration that a job's folder belongs to
 

@@ -1,16 +1,17 @@
 """A picture of all degradations side by side: `python -m daclip.commands.degradations [overrides]`."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import MISSING, DictConfig
 from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from torch import Tensor
 
 from daclip.commands.assembly import make
-from daclip.commands.schemas import SheetConfig
 from daclip.config import run_entry, validated
 from daclip.degradations.base import Degradation
 from daclip.errors import DaclipError
@@ -20,13 +21,25 @@ GAP = 4
 LINE = 18  # height of a line of text
 
 
+@dataclass
+class SheetConfig:
+    """Top level of `degradations.yaml`."""
+
+    output: str = MISSING
+    size: int = MISSING
+    severities: list[float] = MISSING
+    photos: dict[str, Any] = field(default_factory=dict)
+    degradation: dict[str, Any] = field(default_factory=dict)
+    seed: int = MISSING
+
+
 def contact_sheet(
     photos: Sequence[Tensor],
     degradations: Mapping[str, Degradation],
     severities: Sequence[float],
     seed: int,
 ) -> Image.Image:
-    """Draw one row a degradation; for each photo a clean column (labelled with the word) and one a severity.
+    """Draw one row a degradation; for each photo a clean column (labelled with the class) and one a severity.
 
     A degradation that labels its samples itself has a second line of text with the label of each photo.
 

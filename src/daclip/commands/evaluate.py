@@ -1,32 +1,38 @@
-"""Score a restorer on held-out photos, or folders of photos: `python -m daclip.commands.evaluate [overrides]`."""
+"""Score an artifact of either stage, or folders of photos: `python -m daclip.commands.evaluate [overrides]`."""
 
 import csv
 import io
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import MISSING, DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import track
+from rich.table import Table
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from daclip.artifacts import find_artifact
+from daclip.arithmetic import device_by_name
+from daclip.artifacts import Artifact, find_artifact, load_daclip
+from daclip.clip.evaluation import score_daclip
 from daclip.commands.assembly import build_data, make, resolved
-from daclip.commands.schemas import EvaluateConfig
 from daclip.config import run_entry, validated
 from daclip.data.datamodule import MixedDegradationData, fingerprint
 from daclip.data.pairs import ValidationPairs, collate
-from daclip.degradations import split_classes
+from daclip.degradations import split_classes, vocabulary
 from daclip.errors import DaclipError
-from daclip.files import write_json, write_text
+from daclip.files import write_bytes, write_json, write_text
 from daclip.images import load_image, save_image
 from daclip.metrics.classification import ConfusionMatrix, MeansByLabel
 from daclip.metrics.scorer import Extremes, FilePair, PhotoScore, Scorer, match_folders, summarise
+from daclip.reporting.charts import confusion_figure, png, reliability_figure
 from daclip.reporting.tables import score_tables
 from daclip.restoring.restorer import Restorer
 from daclip.rng import generator_for
@@ -34,13 +40,44 @@ from daclip.training.callbacks import sample_grid
 from daclip.training.provenance import provenance
 
 
-def validation_data(cfg: DictConfig, restorer: Restorer) -> MixedDegradationData:
+@dataclass
+class EvaluateConfig:
+    """Top level of `evaluate.yaml`."""
+
+    artifact: str | None = None
+    pred: str | None = None
+    gt: str | None = None
+    lq: str | None = None
+    output: str = MISSING
+    paths: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] | None = None
+    degradation: dict[str, Any] | None = None
+    sampler: dict[str, Any] = field(default_factory=dict)
+    protocol: dict[str, Any] = field(default_factory=dict)
+    metric: dict[str, Any] = field(default_factory=dict)
+    bootstrap: dict[str, Any] = field(default_factory=dict)
+    pictures: int = MISSING
+    templates: list[str] = MISSING
+    bins: int = MISSING
+    batch_size: int | None = None
+    precision: str = MISSING
+    device: str = MISSING
+    seed: int = MISSING
+
+
+def validation_data(cfg: DictConfig, artifact: Artifact) -> MixedDegradationData:
     """The data of the command line; what it leaves out is as in the artifact's training."""
-    artifact = restorer.artifact
     data = OmegaConf.create({"data": cfg.data or artifact.section("data")})
     data.data.degradations = cfg.degradation or artifact.section("degradation")
     data.data.seed = cfg.seed
     return build_data(data)
+
+
+def _sampler(cfg: DictConfig, artifact: Artifact) -> Any:
+    """The sampler of the command line, with the artifact's own where none is named; None if nothing is given."""
+    given = {key: value for key, value in resolved(cfg.sampler).items() if (key, value) != ("steps", None)}
+    own = {} if "_target_" in given else artifact.section("sampler")
+    return make({**own, **given}) if given else None
 
 
 def _merit(scorer: Scorer, scores: dict[str, float]) -> float | None:
@@ -67,14 +104,14 @@ def score(
 
     Args:
         restorer: What is scored.
-        pairs: Held-out pairs.
+        pairs: Validation pairs.
         batch_size: Photos restored at once; changes nothing but speed.
         scorer: Gets the scores of every photo.
         extremes: Gets the pictures of every photo.
 
     Returns:
         How well degradations were named and how long it took, as `metrics.json` holds it, and a picture
-        LQ | restored | HQ with one row a label: a degradation word, or several.
+        LQ | restored | HQ with one row a label: a class, or several.
     """
     confusion = ConfusionMatrix(sorted({*restorer.vocabulary, *pairs.classes}))
     recall = MeansByLabel("right")
@@ -151,61 +188,80 @@ def _check(cfg: DictConfig) -> None:
 
 
 def evaluate(cfg: DictConfig) -> dict[str, Any]:
-    """Score as configured, print the table, and write `metrics.json`, `photos.csv` and pictures to `cfg.output`."""
+    """Score as configured, print tables, and write `metrics.json` with pictures beside it to `cfg.output`."""
     started = time.monotonic()
     _check(cfg)
+    artifact = None
+    if cfg.pred is None:
+        artifact = Artifact(find_artifact(cfg.artifact, cfg.paths.restorer, "make train-restorer"))
+    stage_1 = artifact if artifact and artifact.config["kind"] == "daclip" else None
+    metrics, seen = _score_stage_1(cfg, stage_1) if stage_1 else _score_photos(cfg, artifact)
+    metrics["record"] = provenance(
+        cfg.seed,
+        ["python", "-m", "daclip.commands.evaluate", *sys.argv[1:]],
+        {"total": time.monotonic() - started},
+        config=resolved(cfg),
+        data=seen,
+    )
+    write_json(Path(cfg.output) / "metrics.json", metrics)
+    (_print_stage_1 if stage_1 else _print)(metrics)
+    Console().print(f"written: {cfg.output}/metrics.json, and pictures beside it", soft_wrap=True)
+    return metrics
+
+
+def _score_photos(cfg: DictConfig, artifact: Artifact | None) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Scores of a restorer, or of folders where there is none, and what was seen; writes photos and `photos.csv`."""
     scorer, extremes = Scorer(make(cfg.protocol), make(cfg.metric)), Extremes(cfg.pictures)
-    facts: dict[str, Any] = {}
-    seen: dict[str, Any] = {}
-    grid = None
-    if cfg.pred is not None:
+    seen = grid = None
+    if artifact is None:
         score_folders(match_folders(cfg.pred, cfg.gt, cfg.lq), scorer, extremes)
-        facts = {"pred": cfg.pred, "gt": cfg.gt}
+        facts: dict[str, Any] = {"pred": cfg.pred, "gt": cfg.gt}
     else:
-        folder = find_artifact(cfg.artifact, "outputs/restorer", "make train-restorer")
-        restorer = Restorer(folder, make(cfg.sampler) if cfg.sampler else None, cfg.device, cfg.precision, cfg.seed)
-        data = validation_data(cfg, restorer)
-        facts, grid = score(restorer, data.validation_pairs(), cfg.batch_size, scorer, extremes)
-        facts |= {"artifact": str(folder), "sampler": type(restorer.sampler).__name__}
+        restorer = Restorer(artifact.folder, _sampler(cfg, artifact), cfg.device, cfg.precision, cfg.seed)
+        data = validation_data(cfg, artifact)
+        facts, grid = score(restorer, data.validation_pairs(), cfg.batch_size or 10, scorer, extremes)
+        facts |= {"artifact": str(artifact.folder), "sampler": type(restorer.sampler).__name__}
         seen = {"validation": fingerprint(data)["validation"]}
     sets = scorer.sets(with_lq=cfg.pred is None or cfg.lq is not None)
     if not scorer.photos[0].scores and not sets:
         raise DaclipError("no metric can be computed: " + "; ".join(f"{k}: {v}" for k, v in scorer.missing.items()))
     means = summarise(scorer.photos, cfg.bootstrap.draws, cfg.bootstrap.confidence, generator_for(cfg.seed))
     output = Path(cfg.output)
-    metrics = {
+    for rank in ("worst", "best"):  # of an earlier evaluation
+        for old in (output / "pictures").glob(f"[0-9][0-9]_{rank}_*.png"):
+            old.unlink()
+    if grid is not None:
+        save_image(grid, output / "grid.png")
+    write_text(output / "photos.csv", _photos_csv(scorer.photos))
+    return {
         **facts,
         "protocol": resolved(cfg.protocol) | {"text": scorer.protocol.describe()},
         "higher_is_better": scorer.higher_is_better,
         **means,
         "sets": sets,
         "missing": scorer.missing,
-        "pictures": _save_pictures(extremes, output),
-        "record": provenance(
-            cfg.seed,
-            ["python", "-m", "daclip.commands.evaluate", *sys.argv[1:]],
-            {"total": time.monotonic() - started},
-            config=resolved(cfg),
-            data=seen or None,
-        ),
-    }
-    if grid is not None:
-        save_image(grid, output / "grid.png")
-    write_text(output / "photos.csv", _photos_csv(scorer.photos))
-    write_json(output / "metrics.json", metrics)
-    _print(metrics, output)
-    return metrics
+        "pictures": extremes.save(output / "pictures"),
+    }, seen
 
 
-def _save_pictures(extremes: Extremes, output: Path) -> list[dict[str, Any]]:
-    """The extremes below `pictures/`, in place of those of an earlier evaluation."""
-    for rank in ("worst", "best"):
-        for old in (output / "pictures").glob(f"[0-9][0-9]_{rank}_*.png"):
-            old.unlink()
-    return extremes.save(output / "pictures")
+def _score_stage_1(cfg: DictConfig, artifact: Artifact) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Scores of a stage-1 artifact, and what was seen; writes two pictures."""
+    daclip = load_daclip(artifact.folder).to(device_by_name(cfg.device))
+    data = validation_data(cfg, artifact)
+    pairs = data.validation_pairs()
+    classes = list(dict.fromkeys([*vocabulary(artifact.build("degradation")), *pairs.classes]))
+    loader = DataLoader(pairs, batch_size=cfg.batch_size or 20, collate_fn=collate)
+    batches = track(loader, "evaluating", transient=True, console=Console(stderr=True))
+    scores = score_daclip(daclip, batches, classes, list(cfg.templates), cfg.bins, cfg.precision)
+    metrics = {"artifact": str(artifact.folder), **scores.results()}
+    output = Path(cfg.output)
+    write_bytes(output / "confusion.png", png(confusion_figure(metrics["confusion"], classes)))
+    reliability = reliability_figure(metrics["calibration"], metrics["calibration_error"], cfg.bins)
+    write_bytes(output / "reliability.png", png(reliability))
+    return metrics, {"validation": fingerprint(data)["validation"]}
 
 
-def _print(metrics: dict[str, Any], output: Path) -> None:
+def _print(metrics: Mapping[str, Any]) -> None:
     console = Console()
     for table in score_tables(metrics, console.width):
         console.print(table)
@@ -220,12 +276,47 @@ def _print(metrics: dict[str, Any], output: Path) -> None:
         console.print(f"{name} is missing: {reason}", soft_wrap=True)
     if "nfe" in metrics:
         console.print(f"{metrics['nfe']} network evaluations, {metrics['seconds_per_photo']:.2f} s a photo")
-    console.print(f"written: {output / 'metrics.json'}, photos.csv and pictures beside it", soft_wrap=True)
+
+
+def _print_stage_1(metrics: Mapping[str, Any]) -> None:
+    table = Table(title="validation photos: class named, cosine to the clean photo's embedding")
+    table.add_column("degradation", no_wrap=True)
+    for heading in ("accuracy", "steered", "plain CLIP"):
+        table.add_column(heading, justify="right")
+    for class_name, accuracy in metrics["per_degradation_accuracy"].items():
+        cosines = [
+            metrics[f"per_degradation_{name}"][class_name] for name in ("content_cosine", "content_cosine_plain")
+        ]
+        table.add_row(class_name, f"{accuracy:.3f}", *(f"{cosine:.4f}" for cosine in cosines))
+    table.add_section()
+    means = [metrics[name] for name in ("content_cosine", "content_cosine_plain")]
+    table.add_row("mean", f"{metrics['degradation_accuracy']:.3f}", *(f"{cosine:.4f}" for cosine in means))
+    console = Console()
+    console.print(table)
+    console.print(f"calibration error {metrics['calibration_error']:.3f}, {metrics['count']} photos", highlight=False)
+    found = metrics["retrieval"]
+    if found is None:
+        console.print("no caption retrieval: the photos have fewer than two different captions")
+        return
+    table = Table(title=f"own caption among {found['captions']} found by the photo's embedding")
+    table.add_column("embedding", no_wrap=True)
+    for place in found["clean"]:
+        table.add_column(f"R@{place}", justify="right")
+    for way in ("clean", "degraded", "steered"):
+        table.add_row(way, *(f"{share:.3f}" for share in found[way].values()))
+    console.print(table)
+
+
+def _task(cfg: DictConfig) -> dict[str, Any]:
+    hydra = HydraConfig.get()
+    if hydra.mode == RunMode.MULTIRUN:  # a folder a job
+        cfg.output = hydra.runtime.output_dir
+    return evaluate(validated(cfg, EvaluateConfig))
 
 
 def main() -> None:
     """Entry point."""
-    run_entry(lambda cfg: evaluate(validated(cfg, EvaluateConfig)), "evaluate")
+    run_entry(_task, "evaluate")
 
 
 if __name__ == "__main__":

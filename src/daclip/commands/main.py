@@ -29,9 +29,6 @@ COMMANDS = {
     "info": "Show what an artifact holds: scores, versions, seed",
 }
 
-# Until the stages have modules of their own.
-PRESENT = {"train-daclip": ("train", []), "train-restorer": ("train", ["--config-name", "train_restorer"])}
-
 
 def usage() -> str:
     """The help of `daclip` itself."""
@@ -58,9 +55,8 @@ def main() -> None:
         sys.stdout.write(f"daclip {__version__}\n")
     elif name in COMMANDS:
         # The form that Lightning starts the other ranks of a distributed run in.
-        module, leading = PRESENT.get(name, (name.replace("-", "_"), []))
-        sys.argv = [f"daclip {name}", *leading, *rest]
-        runpy.run_module(f"daclip.commands.{module}", run_name="__main__", alter_sys=True)
+        sys.argv = [f"daclip {name}", *rest]
+        runpy.run_module(f"daclip.commands.{name.replace('-', '_')}", run_name="__main__", alter_sys=True)
     else:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean '{close[0]}'?" if close else "`daclip --help` lists them"

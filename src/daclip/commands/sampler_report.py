@@ -95,7 +95,7 @@ def _names(group: str, wanted: Sequence[str] | None) -> list[str]:
 
 def _node(name: str, grid: str, options: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration of a sampler on a grid, with the options in place of its own."""
-    node = OmegaConf.to_container(hydra.compose("evaluate", [f"sampler={name}", f"sampler/grid={grid}"]).sampler)
+    node = OmegaConf.to_container(hydra.compose("evaluate", [f"sampler={name}", f"grid={grid}"]).sampler)
     assert isinstance(node, dict)
     return {**{str(key): value for key, value in node.items()}, **options}
 
@@ -183,7 +183,7 @@ def plan_samplers(cfg: DictConfig, process: MeanRevertingSDE) -> Plan:
     """
     if not cfg.nfe or min(cfg.nfe) < 1:
         raise DaclipError(f"nfe={list(cfg.nfe)} must hold numbers of at least 1")
-    names, grids = _names("sampler", cfg.samplers), _names("sampler/grid", cfg.grids)
+    names, grids = _names("sampler", cfg.samplers), _names("grid", cfg.grids)
     rows = [(name, grid, budget) for grid in grids for name in names for budget in sorted(set(cfg.nfe))]
     nodes = {row[:2]: _node(*row[:2], cfg.options) for row in [*rows, _reference(cfg)]}
     plan = {row: _within(nodes[row[:2]], row[2]) for row in [*rows, _reference(cfg)]}
@@ -218,7 +218,7 @@ def measure_all(
 
 
 def _reference(cfg: DictConfig) -> tuple[str, str, int]:
-    name, grid = _names("sampler", [cfg.reference.sampler]), _names("sampler/grid", [cfg.reference.grid])
+    name, grid = _names("sampler", [cfg.reference.sampler]), _names("grid", [cfg.reference.grid])
     return name[0], grid[0], int(cfg.reference.nfe)
 
 
@@ -308,7 +308,7 @@ def _chart(frame: pd.DataFrame, metrics: Mapping[str, PairMetric]) -> str:
 def sampler_report(cfg: DictConfig) -> dict[str, Any]:
     """Measure the samplers; print tables and write `report.json`, `report.md` and `report.svg` to `cfg.output`."""
     started = time.monotonic()
-    folder = find_artifact(cfg.artifact, "outputs/restorer", "make train-restorer")
+    folder = find_artifact(cfg.artifact, cfg.paths.restorer, "make train-restorer")
     restorer = Restorer(folder, None, cfg.device, cfg.precision, cfg.seed)
     if cfg.correct_epsilon_shift is not None:
         denoiser = restorer.denoiser
@@ -316,7 +316,7 @@ def sampler_report(cfg: DictConfig) -> dict[str, Any]:
             denoiser.backbone, denoiser.process, denoiser.parameterization, cfg.correct_epsilon_shift
         ).eval()
     plan, metrics = plan_samplers(cfg, restorer.denoiser.process), further_metrics(cfg)
-    pairs = validation_data(cfg, restorer).validation_pairs()
+    pairs = validation_data(cfg, restorer.artifact).validation_pairs()
     prepared = prepare(pairs, restorer, cfg.photos, cfg.batch_size, cfg.seed)
     scores = measure_all(plan, restorer, prepared, metrics, Console(stderr=True))
     found = verdict(cfg, scores, metrics)

@@ -1,9 +1,11 @@
-"""Train a stage: `python -m daclip.commands.train [overrides]`, stage 2 with `--config-name train_restorer`."""
+"""Training of either stage; `train_daclip` and `train_restorer` are its commands."""
 
 import logging
+import shlex
 import subprocess
 import sys
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,13 @@ import lightning as L
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from lightning.pytorch.utilities import rank_zero_only
+from omegaconf import MISSING, DictConfig
 
-from daclip.artifacts import Artifact, find_artifact, load_daclip, point_latest, save_artifact
+from daclip.arithmetic import trainer_precision
+from daclip.artifacts import Artifact, load_daclip, point_latest, save_artifact
 from daclip.clip.controller import DaClip
+from daclip.commands import sweep
 from daclip.commands.assembly import (
     build_controller_pretraining,
     build_data,
@@ -25,9 +30,9 @@ from daclip.commands.assembly import (
     objective,
     resolved,
 )
-from daclip.commands.schemas import TrainConfig
 from daclip.config import run_entry, validated
-from daclip.data.datamodule import fingerprint
+from daclip.data.datamodule import MixedDegradationData, fingerprint
+from daclip.data.photos import PhotoSource
 from daclip.errors import DaclipError
 from daclip.training.callbacks import skipped_steps
 from daclip.training.checkpointing import checkpoint_to_resume, keep_logs
@@ -35,23 +40,112 @@ from daclip.training.progress import quiet_libraries
 from daclip.training.provenance import hide_secrets, provenance
 from daclip.training.wandb import describe_run, finish_run, log_artifact
 
-log = logging.getLogger("daclip.commands.train")  # not __name__: the module runs as __main__
-
-STAGE_1_OUTPUT = Path("outputs/daclip")
+log = logging.getLogger(__name__)
 
 
-def _stage_1(cfg: DictConfig) -> tuple[DaClip, Path]:
-    """The guide of stage 2 and where it comes from; trains one where there is none yet."""
-    if cfg.daclip is None and cfg.init is not None:
+@dataclass
+class TrainConfig:
+    """Top level of `train_daclip.yaml` and `train_restorer.yaml`; a key that is not here is refused."""
+
+    seed: int = MISSING
+    output: str = MISSING
+    monitor: str = MISSING
+    resume: str | None = None
+    daclip: str | None = None
+    daclip_experiment: str | None = None
+    init: str | None = None
+    paths: dict[str, Any] = field(default_factory=dict)
+    stage: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] = field(default_factory=dict)
+    degradation: dict[str, Any] = field(default_factory=dict)
+    clip: dict[str, Any] = field(default_factory=dict)
+    backbone: dict[str, Any] = field(default_factory=dict)
+    process: dict[str, Any] = field(default_factory=dict)
+    sampler: dict[str, Any] = field(default_factory=dict)
+    trainer: dict[str, Any] = field(default_factory=dict)
+    callbacks: dict[str, Any] = field(default_factory=dict)
+    logger: dict[str, Any] = field(default_factory=dict)
+
+
+def _check(cfg: DictConfig) -> None:
+    """Refuse parts of both stages at once, and data without photos."""
+    if cfg.clip and (cfg.backbone or cfg.process or cfg.sampler):
+        raise DaclipError(
+            "clip= is a part of stage 1 (train-daclip), backbone=, process= and sampler= of stage 2 (train-restorer), "
+            "whose CLIP comes from daclip=ARTIFACT: choose parts of one stage"
+        )
+    if cfg.data.get("root", "") is None:
+        recipe = f"experiment=embedded_{'daclip' if cfg.clip else 'restorer'}"
+        raise DaclipError(f"name your photos: data=folder data.root=PHOTOS, or take a recipe: {recipe}")
+
+
+def _describe(cfg: DictConfig, data: MixedDegradationData, guide: Path | None) -> str:
+    """The facts that decide what a run becomes, in one line."""
+    hydra = HydraConfig.get() if HydraConfig.initialized() else None
+    recipe = hydra.runtime.choices.get("experiment") if hydra else None
+    source = hydra.runtime.choices.get("data") if hydra else type(data.photos).__name__
+    facts = [f"recipe {recipe}" if recipe else "no recipe", f"data {source}"]
+    if root := cfg.data.get("root"):
+        facts[-1] += f" {root}"
+    if not data.photos.streaming and type(data.photos).prepare is PhotoSource.prepare:  # listing it is cheap
+        facts[-1] += f" ({len(data.photos.train())} photos, {len(data.photos.validation())} for validation)"
+    if cfg.clip:
+        architecture = cfg.clip.architecture if isinstance(cfg.clip.architecture, str) else "of its own"
+        facts.append(f"CLIP {architecture} ({guide or cfg.clip.pretrained or 'random weights'})")
+    else:
+        facts += [
+            f"{cfg.backbone._target_.rsplit('.', 1)[-1]} of width {cfg.backbone.get('width')}",
+            f"{cfg.sampler._target_.rsplit('.', 1)[-1]} with {cfg.sampler.steps} steps",
+            f"stage 1 {guide or 'to be trained first'}",
+        ]
+    limits = {"steps": cfg.trainer.max_steps, "epochs": cfg.trainer.get("max_epochs")}
+    length = " or ".join(f"{value} {name}" for name, value in limits.items() if value not in (-1, None))
+    precision = trainer_precision(cfg.trainer.precision, cfg.trainer.accelerator)
+    facts += [f"crop {cfg.data.crop_size}", f"batch {cfg.data.batch_size}", length or "no limit of steps"]
+    return ", ".join([*facts, precision, f"seed {cfg.seed}"])
+
+
+# Options that stage 1, trained for stage 2, shares with it: the photos and what happens to them.
+_SHARED = ("data", "data.root", "data.photos_root", "degradation", "seed")
+
+
+def _stage_1_command(cfg: DictConfig) -> list[str]:
+    """The command line that trains stage 1 on the data of this stage 2."""
+    task = list(HydraConfig.get().overrides.task) if HydraConfig.initialized() else []
+
+    def shared(override: str) -> bool:
+        key = override.split("=", 1)[0].lstrip("+~")
+        return key in _SHARED or key.startswith(("data.photos.", "degradation.", "paths.", "captioner@", "recipe@"))
+
+    recipe = [f"experiment={cfg.daclip_experiment}"] if cfg.daclip_experiment else []
+    return ["-m", "daclip.commands.train_daclip", *recipe, *filter(shared, task)]
+
+
+def _guide(cfg: DictConfig) -> Path | None:
+    """The stage-1 artifact that a run takes; None where stage 1 starts anew, or has to be trained for stage 2."""
+    if cfg.daclip is not None or cfg.clip:
+        return Path(cfg.daclip) if cfg.daclip else None
+    if cfg.init is not None:
         # A network that was trained knows the embeddings of its own stage 1 only.
-        folder = Artifact(cfg.init).folder / "daclip"
-        return load_daclip(folder), folder
-    if cfg.daclip is None and not (STAGE_1_OUTPUT / "latest").is_dir():
-        log.info("no stage-1 artifact below %s yet: training one first", STAGE_1_OUTPUT)
-        if subprocess.run([sys.executable, "-m", "daclip.commands.train"], check=False).returncode:
-            raise DaclipError("stage 1 failed, see above; train it by itself with `make train-daclip`")
-    folder = find_artifact(cfg.daclip, STAGE_1_OUTPUT, "make train-daclip")
-    return load_daclip(folder), folder
+        return Artifact(cfg.init).folder / "daclip"
+    latest = Path(cfg.paths.daclip) / "latest"
+    if latest.is_dir():
+        return latest.resolve()
+    if cfg.daclip_experiment is None:
+        command = shlex.join(["python", *_stage_1_command(cfg)])
+        raise DaclipError(
+            f"there is no stage-1 artifact at {latest} yet; train one first with `{command}`, or give daclip=ARTIFACT"
+        )
+    return None
+
+
+def _trained_guide(cfg: DictConfig) -> Path:
+    """Train stage 1 by its partner recipe on the same data, in a process of its own."""
+    command = _stage_1_command(cfg)
+    log.info("training stage 1 first: python %s", shlex.join(command))
+    if subprocess.run([sys.executable, *command], check=False).returncode:
+        raise DaclipError(f"stage 1 failed, see above; train it by itself with `python {shlex.join(command)}`")
+    return (Path(cfg.paths.daclip) / "latest").resolve()
 
 
 def train(cfg: DictConfig, run_folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -62,26 +156,30 @@ def train(cfg: DictConfig, run_folder: Path) -> tuple[dict[str, Any], dict[str, 
         run_folder: Gets logs, checkpoints, pictures and the artifact.
 
     Returns:
-        Scores on held-out photos, and the objects: `trainer`, `module`, `data`, `artifact`.
+        Validation scores, and the objects: `trainer`, `module`, `data`, `artifact`.
     """
     started = time.monotonic()
+    _check(cfg)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     checkpoint = checkpoint_to_resume(cfg.resume, cfg.output, run_folder)
     keep_logs(run_folder)
     data = build_data(cfg)
     parts: dict[str, Path] = {}
-    is_stage_1 = bool(cfg.clip)
+    kind = "daclip" if cfg.clip else "restorer"
+    guide = _guide(cfg)
+    rank_zero_only(log.info)(_describe(cfg, data, guide))
     module: Any
-    if is_stage_1:
+    if kind == "daclip":
         # An artifact brings all weights: then none are downloaded.
-        daclip: DaClip = make({**cfg.clip, "load_weights": cfg.daclip is None})
-        if cfg.daclip is not None:
-            artifact = Artifact(cfg.daclip)
+        daclip: DaClip = make({**cfg.clip, "load_weights": guide is None})
+        if guide is not None:
+            artifact = Artifact(guide)
             artifact.require("daclip")
             artifact.load_into(daclip)
         module = build_controller_pretraining(cfg, daclip, data.classes)
     else:
-        daclip, parts["daclip"] = _stage_1(cfg)
+        parts["daclip"] = guide or _trained_guide(cfg)
+        daclip = load_daclip(parts["daclip"])
         module = build_restoration(cfg, daclip)
     trainer = build_trainer(cfg)
     describe_run(trainer.loggers, resolved(cfg))
@@ -97,15 +195,14 @@ def train(cfg: DictConfig, run_folder: Path) -> tuple[dict[str, Any], dict[str, 
     if skipped := skipped_steps(trainer):
         metrics["skipped_steps"] = skipped
     if trainer.is_global_zero:
-        weights = (daclip if is_stage_1 else module.denoiser.backbone).state_dict()
+        weights = (daclip if kind == "daclip" else module.denoiser.backbone).state_dict()
         record = provenance(
             cfg.seed,
-            ["python", "-m", "daclip.commands.train", *sys.argv[1:]],
+            ["python", "-m", f"daclip.commands.train_{kind}", *sys.argv[1:]],
             {"fit": fitted - started, "total": time.monotonic() - started},
             data=fingerprint(data),
             run_folder=run_folder,
         )
-        kind = "daclip" if is_stage_1 else "restorer"
         folder = save_artifact(run_folder / "artifact", kind, resolved(cfg), weights, metrics, record, parts)
         point_latest(folder, cfg.output)
         log_artifact(trainer.loggers, kind, folder, parts, metrics)
@@ -131,10 +228,12 @@ def _task(cfg: DictConfig) -> float:
     return objective(metrics)
 
 
-def main() -> None:
-    """Entry point."""
-    run_entry(_task, "train_daclip")
-
-
-if __name__ == "__main__":
-    main()
+def run(stage: str) -> None:
+    """Entry point of a stage, `daclip` or `restorer`."""
+    sweep.Sweep.folder = None
+    whole = False
+    try:
+        run_entry(_task, f"train_{stage}")
+        whole = True
+    finally:
+        sweep.finish(whole)
