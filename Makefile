@@ -47,7 +47,7 @@ train-restorer: .venv/ready ## stage 2: the restorer (an embedded run trains sta
 	$(BIN)/python -m daclip.commands.train_restorer $(call recipe,embedded_restorer) $(ARGS)
 
 evaluate: .venv/ready ## ARTIFACT=folder of either stage on validation photos: tables, JSON, pictures
-	$(BIN)/python -m daclip.commands.evaluate $(if $(ARTIFACT),'artifact="$(ARTIFACT)"') $(ARGS)
+	$(BIN)/python -m daclip.commands.evaluate $${ARTIFACT:+"artifact=\"$$ARTIFACT\""} $(ARGS)
 
 restore: .venv/ready ## restore INPUT=file-or-folder into OUTPUT=folder
 	@$(BIN)/python -m daclip.commands.restore $(TO) $(BY) $(ARGS) $${INPUT:+-- "$$INPUT"}
