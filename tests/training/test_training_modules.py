@@ -104,7 +104,7 @@ def test_told_classes_move_embeddings_to_them_and_leave_the_rest() -> None:
     guide, classes = FrozenGuide(daclip), ["noisy", "rainy", "hazy"]
     seen = guide(torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
     truth = ["hazy", "noisy", "rainy"]
-    told = guide.told(seen, truth, classes, torch.tensor([True, False, True]))
+    told = guide.with_true_classes(seen, truth, classes, torch.tensor([True, False, True]))
     assert seen.degradation is not None
     assert told.degradation is not None
     assert torch.equal(told.degradation[1], seen.degradation[1])
@@ -114,7 +114,7 @@ def test_told_classes_move_embeddings_to_them_and_leave_the_rest() -> None:
     for number in (0, 2):
         assert after[number, classes.index(truth[number])] > before[number, classes.index(truth[number])]
     # Several classes at once are told as a user tells them.
-    both = guide.told(seen, ["hazy, rainy"] * 3, classes, torch.ones(3, dtype=torch.bool)).degradation
+    both = guide.with_true_classes(seen, ["hazy, rainy"] * 3, classes, torch.ones(3, dtype=torch.bool)).degradation
     steered = steer(seen, daclip, {"hazy": 0.5, "rainy": 0.5}, classes).degradation
     assert both is not None
     assert steered is not None

@@ -123,7 +123,7 @@ class DaClip(nn.Module):
         """Unit vectors of class names, `[K, D]`: the mean over prompts such as `"a {} photo"` (CLIP, section 3.1.4)."""
         for template in templates:
             if "{}" not in template:
-                raise DaclipError(f"the prompt template '{template}' has no {{}} where the word goes")
+                raise DaclipError(f"the prompt template '{template}' has no {{}} for the class name")
         prompts = [template.replace("{}", class_name) for class_name in classes for template in templates]
         embedded = self.clip.encode_text(prompts).unflatten(0, (len(classes), len(templates)))
         # A single prompt is a unit vector already, and normalising it again would move its last bits.

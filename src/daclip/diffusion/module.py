@@ -65,8 +65,8 @@ class FrozenGuide:
         return Conditioning(**{name: torch.stack([row[name] for row in rows]) for name in rows[0]})
 
     @torch.no_grad()
-    def told(
-        self, conditioning: Conditioning, truth: Sequence[str], classes: Sequence[str], told: Tensor
+    def with_true_classes(
+        self, conditioning: Conditioning, truth: Sequence[str], classes: Sequence[str], chosen: Tensor
     ) -> Conditioning:
         """Some photos' degradation embeddings as if their true classes had been recognised, see `DaClip.moved`.
 
@@ -75,14 +75,14 @@ class FrozenGuide:
             truth: Their true labels; one of several classes, such as `hazy, rainy`, counts as their mean, as the user's
                 classes do when restoring.
             classes: The classes among which degradations are recognised.
-            told: Mask of the embeddings that move, bool `[B]`.
+            chosen: Mask of the embeddings that move, bool `[B]`.
         """
         degradation = conditioning.degradation
         assert degradation is not None
         encode = self.daclip.clip.encode_text
         wanted = torch.stack([encode(split_classes(label)).mean(0) for label in truth])
         moved = self.daclip.moved(degradation, wanted, classes)
-        return replace(conditioning, degradation=torch.where(told[:, None], moved, degradation))
+        return replace(conditioning, degradation=torch.where(chosen[:, None], moved, degradation))
 
     @torch.no_grad()
     def decided(self, conditioning: Conditioning, classes: Sequence[str], temperature: float) -> Conditioning:
@@ -182,9 +182,9 @@ class RestorationDiffusion(StageModule):
         noise = noise.contiguous(memory_format=torch.channels_last)
         conditioning = self.guide(lq)
         if self.true_class_share:
-            told = torch.cat([torch.rand(1, generator=g) for g in generators]) < self.true_class_share
+            chosen = torch.cat([torch.rand(1, generator=g) for g in generators]) < self.true_class_share
             classes = self.trainer.datamodule.classes  # type: ignore[attr-defined]
-            conditioning = self.guide.told(conditioning, batch.degradation, classes, told.to(lq.device))
+            conditioning = self.guide.with_true_classes(conditioning, batch.degradation, classes, chosen.to(lq.device))
         if self.conditioning_dropout:
             kept = torch.cat([torch.rand(1, generator=g) for g in generators]) >= self.conditioning_dropout
             conditioning = conditioning.kept(kept.to(lq.device))
