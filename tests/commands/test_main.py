@@ -17,12 +17,11 @@ TOOLS = set(COMMANDS) - {"train-daclip", "train-restorer", "evaluate", "degradat
 
 
 def test_table_modules_and_makefile_agree() -> None:
-
     modules = {path.stem.replace("_", "-") for path in (ROOT / "src" / "daclip" / "commands").glob("*.py")}
     assert set(COMMANDS) <= modules
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     recipes = dict(re.findall(r"^([a-z-]+):.*\n((?:\t.*\n)+)", makefile, re.MULTILINE))
-    for name in set(COMMANDS):
+    for name in COMMANDS:
         assert f"-m daclip.commands.{name.replace('-', '_')} " in recipes[name] + " ", name
     for name in TOOLS:
         assert importlib.import_module(f"daclip.commands.{name.replace('-', '_')}").parser().prog == f"daclip {name}"

@@ -23,6 +23,10 @@ class ConfusionMatrix(MulticlassConfusionMatrix):
     >>> confusion.update(torch.tensor([0, 0, 1, 1]), ["rainy", "snowy", "snowy", "rainy, snowy"])
     >>> confusion.accuracy(), confusion.per_class()["rainy"]
     (0.75, 1.0)
+    >>> alone = ConfusionMatrix(["noisy"])
+    >>> alone.update(torch.tensor([0]), ["noisy"])
+    >>> alone.accuracy(), alone.table()
+    (1.0, {'noisy': {'noisy': 1}})
 
     Args:
         classes: The K classes; a prediction is an index into them.
@@ -42,14 +46,19 @@ class ConfusionMatrix(MulticlassConfusionMatrix):
             truth.append(index if self.classes[index] in true else self.classes.index(true[0]))
         super().update(predicted, torch.tensor(truth, dtype=torch.long, device=predicted.device))
 
+    def counts(self) -> Tensor:
+        """Counts `[K, K]`, true class first, over all devices."""
+        # torchmetrics makes a scalar of the matrix of a single class.
+        return self.compute().reshape(len(self.classes), -1)
+
     def accuracy(self) -> float:
         """Share of samples classified correctly."""
-        counts = self.compute()
+        counts = self.counts()
         return int(counts.diagonal().sum()) / max(int(counts.sum()), 1)
 
     def per_class(self) -> dict[str, float]:
         """Recall of each class that occurred."""
-        counts = self.compute()
+        counts = self.counts()
         totals = counts.sum(1).tolist()
         return {name: int(counts[i, i]) / totals[i] for i, name in enumerate(self.classes) if totals[i]}
 
@@ -57,7 +66,7 @@ class ConfusionMatrix(MulticlassConfusionMatrix):
         """Non-zero counts, true class first."""
         return {
             truth: {name: count for name, count in zip(self.classes, row, strict=True) if count}
-            for truth, row in zip(self.classes, self.compute().tolist(), strict=True)
+            for truth, row in zip(self.classes, self.counts().tolist(), strict=True)
         }
 
 
