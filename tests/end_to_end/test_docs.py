@@ -17,11 +17,13 @@ import pytest
 import torch
 import yaml
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 from running import invoke
 from skimage import data
 
 from daclip.commands.assembly import make
 from daclip.commands.main import COMMANDS
+from daclip.config import _arranged
 from daclip.types import Conditioning
 
 ROOT = Path(__file__).parents[2]
@@ -131,6 +133,81 @@ def test_a_command_composes(
     assert composed
     if module == "daclip.commands.train_daclip":  # options that compose and are refused when the loss is made
         make(composed["stage"].get("loss", {}))
+
+
+ADAMW, MUON = "torch.optim.AdamW", "timm.optim.Muon"
+PHOTOS, EMBEDDED = "daclip.data.sources.PhotoFolder", "daclip.data.sources.EmbeddedPhotos"
+LAION = "laion2b_s34b_b79k"
+KEYS = {  # what decides what a run becomes → its place in the configuration
+    "crop": "data.crop_size",
+    "batch": "data.batch_size",
+    "photos": "data.photos._target_",
+    "optimizer": "stage.optimizer._target_",
+    "lr": "stage.optimizer.lr",
+    "steps": "trainer.max_steps",
+    "epochs": "trainer.max_epochs",
+    "devices": "trainer.devices",
+    "clip": "clip.pretrained",
+    "loss": "stage.loss.matching._target_",
+    "captions": "stage.loss.caption_weight",
+    "content": "stage.content_share",
+    "backbone": "backbone._target_",
+    "width": "backbone.width",
+    "predicts": "stage.parameterization",
+}
+STAGE_1 = {"crop": 224, "photos": PHOTOS, "optimizer": ADAMW, "lr": 3e-5, "clip": LAION, "content": 1.0}
+STAGE_2 = {"crop": 256, "photos": PHOTOS, "optimizer": ADAMW, "lr": 2e-4, "width": 64, "predicts": "data"}
+OWN = 'ARGS="data=folder data.root=PHOTOS"'
+SCENARIOS: dict[str, dict[str, Any]] = {
+    # The embedded recipes, which `make` takes by itself.
+    "make train-daclip": {"crop": 64, "batch": 64, "photos": EMBEDDED, "optimizer": MUON, "lr": 1e-3, "steps": 900}
+    | {"epochs": -1, "clip": None, "content": 0.25},
+    "make train-restorer": {"crop": 64, "batch": 16, "photos": EMBEDDED, "optimizer": MUON, "lr": 2e-3, "steps": 2700}
+    | {"backbone": "daclip.backbones.nafnet.ConditionalNAFNet", "width": 32},
+    # Photos of one's own: nothing of the embedded recipes is left.
+    'make train-daclip ARGS="clip=vit_b_32 data=folder data.root=PHOTOS"': STAGE_1
+    | {"batch": 64, "epochs": 50, "steps": -1},
+    f"make train-daclip {OWN}": STAGE_1 | {"batch": 64, "epochs": 50, "steps": -1, "captions": 0.0},
+    f"make train-restorer {OWN}": STAGE_2 | {"batch": 4, "steps": 700000, "devices": 1},
+    f"make train-daclip EXPERIMENT=own_photos_daclip {OWN}": STAGE_1 | {"batch": 64, "steps": 10000, "epochs": -1},
+    f"make train-restorer EXPERIMENT=own_photos_restorer {OWN}": STAGE_2 | {"batch": 8, "steps": 100000},
+    # The paper's runs.
+    f"make train-daclip EXPERIMENT=universal_daclip {OWN}": STAGE_1
+    | {
+        "batch": 784,
+        "epochs": 50,
+        "steps": -1,
+        "devices": "auto",
+        "captions": 1.0,
+        "loss": "daclip.clip.losses.Official",
+    },
+    f"make train-restorer EXPERIMENT=universal_restorer {OWN}": STAGE_2
+    | {"batch": 4, "steps": 700000, "devices": "auto", "backbone": "daclip.backbones.unet.ConditionalUNet"},
+    # The same on one GPU.
+    f"make train-daclip EXPERIMENT=single_gpu_daclip {OWN}": STAGE_1 | {"batch": 3136, "epochs": 50, "devices": 1},
+    f"make train-restorer EXPERIMENT=single_restorer {OWN}": STAGE_2 | {"batch": 8, "steps": 300000, "devices": 1},
+}
+
+
+@pytest.mark.parametrize("command", SCENARIOS)
+def test_a_scenario_has_the_values_that_matter(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    module, *overrides = from_make(shlex.split(command)[1:])
+    assert invoke(module, "--cfg", "job", *overrides) is None
+    cfg = OmegaConf.create(capsys.readouterr().out)
+    wanted = SCENARIOS[command]
+    assert {name: OmegaConf.select(cfg, KEYS[name]) for name in wanted} == wanted
+
+
+def test_a_recipe_and_a_sweep_go_together() -> None:
+    for given in (
+        "EXPERIMENT=smoke_daclip ARGS='seed=0,1 -m'",
+        "EXPERIMENT=null ARGS='-m seed=0,1'",
+        "ARGS='-m sweep=smoke'",
+    ):
+        module, *words = from_make(["train-daclip", *shlex.split(given)])
+        assert module == "daclip.commands.train_daclip"
+        assert "experiment=embedded_daclip" not in words
+        assert _arranged("train_daclip", words)[0] == "-m"
 
 
 # What the guides let the reader write first.

@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 import yaml
 from hydra.utils import instantiate
+from lightning.pytorch.callbacks import LearningRateMonitor
 from omegaconf import DictConfig, OmegaConf
 
 from daclip.arithmetic import trainer_precision
@@ -77,6 +78,8 @@ def build_trainer(cfg: DictConfig) -> L.Trainer:
         else:  # options, from a recipe or the command line, of a callback that callbacks=[…] leaves out
             log.warning("callbacks.%s is not chosen, its options are left out: %s", name, ", ".join(node))
     loggers = [make(node) for node in cfg.logger.values()]
+    if not loggers:  # logger=null: that callback would end the run
+        callbacks = [callback for callback in callbacks if not isinstance(callback, LearningRateMonitor)]
     steps = cfg.trainer.max_steps
     if not isinstance(steps, int) or (steps < 1 and steps != -1):
         raise DaclipError(f"trainer.max_steps must be a number of at least 1, or -1 for no limit, got {steps}")

@@ -45,7 +45,7 @@ def contact_sheet(
 
     Args:
         photos: Clean photos, float32 `[3, H, W]`, RGB in [0, 1]; sizes may differ.
-        degradations: Degradations by their words.
+        degradations: Degradations by their classes.
         severities: Strengths in [0, 1].
         seed: Of the draws; a photo keeps its draw over the severities, so that only the strength changes.
     """
@@ -79,7 +79,7 @@ def main() -> None:
 
 
 def draw(cfg: DictConfig) -> Path:
-    """Write the contact sheet of the configured degradations on crops of held-out photos."""
+    """Write the contact sheet of the configured degradations on crops of validation photos."""
     degradations = make(cfg.degradation)
     photos = []
     for photo in make(cfg.photos).validation():

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import hydra
 import pandas as pd
 import torch
 from hydra.errors import InstantiationException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -20,7 +20,6 @@ from daclip.arithmetic import autocast
 from daclip.artifacts import find_artifact
 from daclip.commands.assembly import make
 from daclip.commands.evaluate import validation_data
-from daclip.commands.schemas import SamplerReportConfig
 from daclip.config import config_dir, run_entry, user_error, validated
 from daclip.data.pairs import ValidationPairs, collate
 from daclip.diffusion.denoiser import Denoiser
@@ -38,6 +37,31 @@ from daclip.types import Conditioning, RestorationBatch
 
 Plan = dict[tuple[str, str, int], Sampler]
 """Samplers by name, time grid and allowed network evaluations."""
+
+
+@dataclass
+class SamplerReportConfig:
+    """Top level of `sampler_report.yaml`."""
+
+    artifact: str | None = None
+    output: str = MISSING
+    paths: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, Any] | None = None
+    degradation: dict[str, Any] | None = None
+    metric: dict[str, Any] = field(default_factory=dict)
+    samplers: list[str] | None = None
+    grids: list[str] = MISSING
+    options: dict[str, Any] = field(default_factory=dict)
+    nfe: list[int] = MISSING
+    reference: dict[str, Any] = field(default_factory=dict)
+    few: int = MISSING
+    margin: dict[str, float] = field(default_factory=dict)
+    correct_epsilon_shift: bool | None = None
+    photos: int | None = None
+    batch_size: int = MISSING
+    precision: str = MISSING
+    device: str = MISSING
+    seed: int = MISSING
 
 
 @dataclass(frozen=True)

@@ -105,8 +105,8 @@ def _describe(cfg: DictConfig, data: MixedDegradationData, guide: Path | None) -
     return ", ".join([*facts, precision, f"seed {cfg.seed}"])
 
 
-# Options that stage 1, trained for stage 2, shares with it: the photos and what happens to them.
-_SHARED = ("data", "data.root", "data.photos_root", "degradation", "seed")
+# Options that stage 1, trained for stage 2, shares with it: the photos, what happens to them, where results go.
+_SHARED = ("data", "data.root", "data.photos_root", "degradation", "seed", "debug")
 
 
 def _stage_1_command(cfg: DictConfig) -> list[str]:

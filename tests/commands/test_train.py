@@ -1,0 +1,83 @@
+"""The training commands: how a command line is read, what a run takes and says before it trains."""
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from running import assert_one_line, invoke
+from skimage import data
+
+from daclip.commands.assembly import build_trainer
+from daclip.commands.train import TrainConfig
+from daclip.config import _arranged, run_config
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        (["experiment=a", "-m", "seed=0,1"], ["-m", "experiment=a", "seed=0,1"]),
+        (["seed=0,1", "--cfg", "job", "experiment=null"], ["--cfg", "job", "seed=0,1", "~experiment"]),
+        (["experiment=a", "experiment=b", "+debug=limit"], ["experiment=b", "debug=limit"]),
+        (["logger=null", "logger=csv", "resume=null"], ["logger=csv", "resume=null"]),
+    ],
+)
+def test_flags_and_groups_may_stand_anywhere(given: list[str], read: list[str]) -> None:
+    assert _arranged("train_daclip", given) == read
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my photos").mkdir()
+    for i in range(12):
+        Image.fromarray(data.astronaut()[30 * i : 30 * i + 64, 150:250]).save(tmp_path / "my photos" / f"{i}.png")
+    return "data.root='my photos'"
+
+
+def test_stage_2_without_stage_1_names_the_command_for_the_same_data(photos: str) -> None:
+    command = ["daclip.commands.train_restorer", "data=folder", photos, "seed=3", "data.batch_size=2"]
+    parts = ("no stage-1 artifact", "daclip.commands.train_daclip", "data=folder", "my photos", "seed=3")
+    error = invoke(*command)
+    assert_one_line(error, *parts)
+    assert "batch_size" not in str(error)
+    # Nor does a recipe without a partner train one.
+    assert_one_line(invoke(*command, "experiment=single_restorer"), *parts)
+
+
+def test_stage_2_trains_stage_1_on_the_same_photos(photos: str, capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["data=folder", photos, "data.validation_size=32", "degradation=[noisy,rainy]", "debug=default"]
+    assert invoke("daclip.commands.train_restorer", "experiment=smoke_restorer", *small) is None
+    first = capsys.readouterr().out.splitlines()[0]
+    for part in (
+        "recipe smoke_restorer",
+        "data folder my photos",
+        "stage 1 to be trained",
+        "crop 32",
+        "1 steps",
+        "seed 0",
+    ):
+        assert part in first
+    assert Path("outputs/debug/restorer/latest/metrics.json").is_file()
+    config = Path("outputs/debug/daclip/latest/config.yaml").read_text(encoding="utf-8")
+    assert "root: my photos" in config
+    assert not Path("outputs/daclip").exists()
+
+
+def test_options_of_a_callback_that_is_not_chosen_are_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    chosen = ["experiment=embedded_restorer", "callbacks=[progress,checkpoint]", "logger=null"]
+    trainer = build_trainer(run_config("train_restorer", TrainConfig, tmp_path, chosen))
+    assert "callbacks.ema is not chosen" in caplog.text
+    assert not trainer.loggers
+    names = {type(callback).__name__ for callback in trainer.callbacks}  # type: ignore[attr-defined]
+    assert "RollingCheckpoint" in names
+    assert "EMAWeightAveraging" not in names
+
+
+@pytest.mark.parametrize("name", ["limit", "overfit", "profiler"])
+def test_debug_presets_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = ["experiment=smoke_daclip", "degradation=[noisy,rainy]", "data.validation_size=32", "trainer.max_steps=3"]
+    assert invoke("daclip.commands.train_daclip", *small, f"debug={name}") is None
+    assert Path("outputs/debug/daclip/latest").is_symlink()
