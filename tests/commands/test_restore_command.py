@@ -327,7 +327,7 @@ def test_the_python_api(restorer_artifact: Path) -> None:
     assert restorer.sampler.nfe == 2
     done = restorer.restore(Image.fromarray(COFFEE[:40, :50]).convert("RGBA"), samples=2)
     assert (done.image.size, done.image.mode) == ((50, 40), "RGBA")
-    assert done.class_name == next(iter(done.probabilities))
+    assert done.degradation == next(iter(done.probabilities))
     assert list(done.probabilities.values()) == sorted(done.probabilities.values(), reverse=True)
     assert done.seed == 4
     assert done.seconds > 0

@@ -36,6 +36,12 @@ def _tiny(path: Path, **options: Any) -> nn.Module:
     return backbone
 
 
+def _skip_without(config: Path, *options: str) -> None:
+    """Skip a network that does not offer the options."""
+    if missing := set(options) - set(OmegaConf.load(config)):
+        pytest.skip(f"{config.stem} has no {', '.join(sorted(missing))}")
+
+
 def _inputs(height: int = 16, width: int = 16) -> tuple[Tensor, Tensor, Tensor, Conditioning]:
     g = torch.Generator().manual_seed(1)
     x_t, lq = torch.rand(2, 2, 3, height, width, generator=g)
@@ -105,6 +111,7 @@ def test_bfloat16_and_channels_last_stay_close(config: Path) -> None:
 @pytest.mark.parametrize("degradation_context", [False, True])
 @pytest.mark.parametrize("context", ["token", "patches", "none"])
 def test_a_context_is_heard_as_far_as_it_is_asked_for(config: Path, context: str, degradation_context: bool) -> None:
+    _skip_without(config, "context", "degradation_context")
     backbone = _tiny(config, context=context, degradation_context=degradation_context)
     x_t, lq, t, plain = _inputs()
     patches = torch.randn(2, 5, CONTEXT, generator=torch.Generator().manual_seed(2))
@@ -134,6 +141,7 @@ def test_a_context_is_heard_as_far_as_it_is_asked_for(config: Path, context: str
 
 
 def test_recomputing_activations_changes_nothing(config: Path) -> None:
+    _skip_without(config, "checkpoint")
     gradients = []
     for checkpoint in (False, True):
         backbone = _tiny(config, checkpoint=checkpoint).train()

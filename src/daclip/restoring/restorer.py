@@ -59,7 +59,7 @@ class Restoration:
     notes: tuple[str, ...] = ()
 
     @property
-    def class_name(self) -> str:
+    def degradation(self) -> str:
         """The most likely class."""
         return next(iter(self.probabilities))
 
@@ -95,7 +95,7 @@ class Restored(Sequence[Restoration]):
     @property
     def classes(self) -> list[str]:
         """The most likely class of each photo."""
-        return [restoration.class_name for restoration in self._restorations]
+        return [restoration.degradation for restoration in self._restorations]
 
 
 # Pixels up to which a photo is never cut, whatever the budget.
