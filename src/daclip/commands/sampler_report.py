@@ -20,7 +20,7 @@ from daclip.arithmetic import autocast
 from daclip.artifacts import find_artifact
 from daclip.commands.assembly import make
 from daclip.commands.evaluate import validation_data
-from daclip.config import config_dir, run_entry, user_error, validated
+from daclip.config import choices, run_entry, user_error, validated
 from daclip.data.pairs import ValidationPairs, collate
 from daclip.diffusion.denoiser import Denoiser
 from daclip.diffusion.sde import MeanRevertingSDE
@@ -110,7 +110,7 @@ class Prepared:
 
 def _names(group: str, wanted: Sequence[str] | None) -> list[str]:
     """The parts asked for, else all of a folder of conf/."""
-    known = sorted(path.stem for path in (Path(config_dir()) / group).glob("*.yaml"))
+    known = choices(group)
     unknown = sorted(set(wanted or []) - set(known))
     if unknown:
         raise DaclipError(f"there is no {group} '{unknown[0]}'; choose from {', '.join(known)}")
