@@ -26,9 +26,8 @@ import pyarrow.parquet as pq
 import torch
 from PIL import Image
 
-from daclip.data.crops import Augmentation
 from daclip.data.hub import HubPhotos
-from daclip.data.pairs import ClassSchedule, PairMaker, Sample
+from daclip.data.pairs import Augmentation, ClassSchedule, PairMaker, Sample
 from daclip.data.photos import CleanPhoto
 from daclip.data.stream import StreamedPairs, StreamLoader
 

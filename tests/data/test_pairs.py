@@ -8,10 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from daclip.data.crops import Augmentation, lay
 from daclip.data.datamodule import MixedDegradationData
 from daclip.data.loading import EpochLoader, StreamSampler
-from daclip.data.pairs import Mix, PairMaker, TrainingPairs, ValidationPairs, collate
+from daclip.data.pairs import Augmentation, Mix, PairMaker, TrainingPairs, ValidationPairs, collate, lay
 from daclip.data.sources import EmbeddedPhotos
 from daclip.degradations import Degradation
 from daclip.degradations.mask import Inpainting

@@ -15,10 +15,9 @@ from PIL import Image
 from skimage import data
 
 from daclip.data.captions import official_captions
-from daclip.data.crops import Augmentation
 from daclip.data.datamodule import MixedDegradationData
 from daclip.data.hub import HubPhotos
-from daclip.data.pairs import ClassSchedule, Mix, PairMaker, TrainingPairs, ValidationPairs
+from daclip.data.pairs import Augmentation, ClassSchedule, Mix, PairMaker, TrainingPairs, ValidationPairs
 from daclip.data.photos import CleanPhoto
 from daclip.data.sources import EmbeddedPhotos, MixedPhotos, PairedFolder, match_pairs
 from daclip.degradations import Degradation

@@ -19,10 +19,9 @@ from running import assert_one_line, invoke, read
 from skimage import data
 from torch import Tensor
 
-from daclip.data.crops import Augmentation
 from daclip.data.datamodule import MixedDegradationData
 from daclip.data.hub import HubPhotos
-from daclip.data.pairs import ClassSchedule, Mix, PairMaker
+from daclip.data.pairs import Augmentation, ClassSchedule, Mix, PairMaker
 from daclip.data.sources import EmbeddedPhotos
 from daclip.data.stream import Position, RowStream, StreamedPairs, StreamLoader
 from daclip.degradations.noise import GaussianNoise

@@ -359,7 +359,7 @@ def test_scores_are_kept_by_label_and_any_of_its_words_is_right(wild: WildPipeli
             return Restored([Restoration(image, {"noisy": 1.0}, seed=0, seconds=0.0) for image in lq])
 
     photos = EmbeddedPhotos(["chelsea.png", "coffee.png"]).validation()
-    pairs = ValidationPairs(photos, {"wild": wild}, size=48, crops_per_photo=10, seed=0)
+    pairs = ValidationPairs(photos, {"wild": wild}, size=48, crops=10, seed=0)
     restorer: Any = Echo()
     scorer = Scorer(Protocol("rgb", eight_bit=True, border=0, colour="rgb"), {"psnr": Psnr()})
     metrics, _ = score(restorer, pairs, 5, scorer, Extremes(0))

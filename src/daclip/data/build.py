@@ -64,26 +64,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that decides the dataset's content.
-
-    Attributes:
-        root: Folder of the photos.
-        rows: One a photo, in the order of their names.
-        duplicates: Left out, with the name of the equal photo that was kept.
-        unreadable: Names of photos that cannot be read and are left out.
-        reasons: Why, one line each.
-        shard_bytes: Photos of about this many bytes share a file.
-    """
+    """The photos, captions and options that decide the dataset's content."""
 
     root: Path
-    rows: Sequence[Row]
-    duplicates: Mapping[str, str]
-    unreadable: Sequence[str]
-    reasons: Sequence[str]
-    shard_bytes: int
+    rows: Sequence[Row]  # in the order of their names
+    duplicates: Mapping[str, str]  # photos left out, each with the name of the equal photo that was kept
+    unreadable: Sequence[str]  # names of photos left out because they cannot be read
+    reasons: Sequence[str]  # why, one line each
+    shard_bytes: int  # photos of about this many bytes share a file
 
     def split(self, name: str) -> list[Row]:
-        """Rows of one split, `train` or `test`."""
+        """Rows of `train` or `test`."""
         return [row for row in self.rows if row.split == name]
 
     @cached_property
@@ -95,38 +86,21 @@ class Plan:
 
 @dataclass(frozen=True)
 class DatasetRecipe:
-    """The photos and options that a captioned dataset is built from.
+    """The photos and options that a captioned dataset is built from."""
 
-    Attributes:
-        root: Folder of photos, searched recursively.
-        captioner: Says what the photos show.
-        cache: Folder that remembers hashes and captions between builds; several datasets may share it.
-        validation: Share of photos in the split `test`, in (0, 1), chosen by the hash of the name as in `PhotoFolder`.
-        source_name: Where the photos come from, for the column `source`; None takes the folder's name.
-        license: Terms under which they may be used; empty if unknown.
-        attribution: A csv or jsonl with name,source,license for photos that differ; None if there are none.
-        skip_unreadable: Leave photos out that cannot be read, instead of refusing to build.
-        num_workers: Threads that read photos.
-        shard_megabytes: Photos of about this many megabytes share a file.
-    """
-
-    root: Path
+    root: Path  # searched recursively
     captioner: Captioner
-    cache: Path
-    validation: float
-    source_name: str | None
-    license: str
-    attribution: Path | None
-    skip_unreadable: bool
-    num_workers: int
-    shard_megabytes: float
+    cache: Path  # remembers hashes and captions between builds; several datasets may share it
+    validation: float  # share of photos in the split `test`, in (0, 1), chosen by the hash of the name
+    source_name: str | None  # for the column `source`; None takes the folder's name
+    license: str  # terms of use; empty if unknown
+    attribution: Path | None  # csv or jsonl with name,source,license for photos that differ
+    skip_unreadable: bool  # leave out photos that cannot be read instead of refusing to build
+    num_workers: int  # threads
+    shard_megabytes: float  # photos of about this many megabytes share a file
 
     def plan(self, progress: Progress | None = None) -> Plan:
-        """Read, hash, de-duplicate, split and caption the photos; what is in the cache is not done again.
-
-        Raises:
-            DaclipError: A photo cannot be read, fewer than two photos differ, or an option makes no sense.
-        """
+        """Read, hash, de-duplicate, split and caption the photos; what is in the cache is not done again."""
         if self.shard_megabytes <= 0:
             raise DaclipError(f"shard_megabytes must be above 0, got {self.shard_megabytes}")
         paths = {path.relative_to(self.root).as_posix(): path for path in find_images(self.root)}
@@ -228,15 +202,8 @@ def build_dataset(
 ) -> BuiltDataset:
     """Build a dataset with the splits `train` and `test`; its folder appears complete or not at all.
 
-    Args:
-        recipe: What to build from.
-        output: Folder of the dataset, outside of the folder of photos; None puts it into the recipe's cache under
-            the hash of its content, where later calls find it.
-        overwrite: Replace a dataset in `output` that was built from something else.
-        progress: Told of each step forward.
-
-    Raises:
-        DaclipError: The photos are unusable, `output` is in the way, or it cannot be written.
+    Without `output` the dataset goes into the recipe's cache under the hash of its content, where later calls find it.
+    `overwrite` replaces a dataset in `output` that was built from something else.
     """
     if output is not None and Path(output).resolve().is_relative_to(recipe.root.resolve()):
         raise DaclipError(f"output={output} lies in the folder of photos; choose one outside of {recipe.root}")
@@ -306,18 +273,9 @@ def _write(plan: Plan, folder: Path, title: str, progress: Progress | None) -> N
 
 
 def push_dataset(folder: str | Path, name: str, private: bool) -> str:
-    """Upload a built dataset with its card and sample sheet; `data=hub` reads it back.
+    """Upload a built dataset with its card and sample sheet, and return its address; `data=hub` reads it back.
 
-    Args:
-        folder: A folder made by `build_dataset`.
-        name: `user/name` or `organisation/name` on the hub.
-        private: Whether only its owners see it; of no effect on a dataset that exists already.
-
-    Returns:
-        Address of the dataset.
-
-    Raises:
-        DaclipError: No account, no permission, no network.
+    `private` has no effect on a dataset that exists already.
     """
     try:
         hub = HfApi()

@@ -28,15 +28,7 @@ def embedded_captions() -> dict[str, str]:
 def read_table(path: str | Path, columns: Sequence[str]) -> dict[str, dict[str, str]]:
     """Texts by photo name from a csv with a header or a jsonl of the same keys, both UTF-8.
 
-    Args:
-        path: The file; each row has `name`, a photo's path relative to its folder.
-        columns: Further columns that must be there; a missing value is an empty text.
-
-    Returns:
-        Name to the row's values of `columns`.
-
-    Raises:
-        DaclipError: The file is missing, unreadable, lacks a column, or names a photo twice with different texts.
+    Each row has `name`, a photo's path relative to its folder, and `columns`, where a missing value is an empty text.
     """
     path = Path(path)
     if not path.is_file():
@@ -67,12 +59,7 @@ def official_captions(path: Path) -> dict[str, str]:
     """Captions of a table with the columns `filepath` and `title`, where the title is `caption: type`.
 
     The table is separated by tabs or commas. A caption may hold colons itself: the type stands behind the last one.
-
-    Returns:
-        `TYPE/stem` of a file to its caption; of an LQ and a GT file with the same stem the first one's counts.
-
-    Raises:
-        DaclipError: The table is missing or unreadable, lacks a column, or a title has no type.
+    The result maps `TYPE/stem` to captions; of an LQ and a GT file with the same stem the first one counts.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
@@ -94,30 +81,15 @@ def official_captions(path: Path) -> dict[str, str]:
     return captions
 
 
-def sidecar_caption(path: Path) -> str:
-    """The text of `photo.txt` beside `photo.png`; empty if there is none.
-
-    Raises:
-        DaclipError: The text is not UTF-8.
-    """
-    beside = path.with_suffix(".txt")
-    try:
-        return beside.read_text(encoding="utf-8-sig").strip() if beside.is_file() else ""
-    except (UnicodeDecodeError, OSError) as error:
-        raise DaclipError(f"{beside}: cannot be read as UTF-8 text ({error})") from None
-
-
 class Captioner(ABC):
     """Base class of captioners, which say what photos show.
 
-    Attributes:
-        identity: Names everything that decides the texts, for the cache of captions. None for a captioner
-            that only looks texts up: they cost nothing, and the user may edit them.
-        batch_size: Photos that are best handed over together.
+    `identity` names everything that decides the texts, for the cache of captions. It is None for a captioner that only
+    looks texts up: they cost nothing, and the user may edit them.
     """
 
     identity: str | None = None
-    batch_size: int = 64
+    batch_size: int = 64  # photos handed over together
 
     @abstractmethod
     def describe(self, photos: Sequence[Photo]) -> list[str]:
@@ -133,12 +105,8 @@ def cached_captions(
 ) -> list[str]:
     """Describe photos, each content once per captioner; an interruption costs one batch at most.
 
-    Args:
-        captioner: One without `identity` only looks texts up, and is asked anew each time.
-        photos: What to describe.
-        hashes: Each photo's content hash: a photo that moves or is copied keeps its caption.
-        cache: Folder of the captions; several folders of photos may share it.
-        progress: Told of each batch as stage `captioning`.
+    `hashes` are those of the photos' contents: a photo that moves or is copied keeps its caption. Several folders of
+    photos may share the folder `cache`. A captioner without `identity` is asked anew each time.
     """
     if captioner.identity is None:
         return captioner.describe(photos)
@@ -166,19 +134,21 @@ class NoCaptions(Captioner):
 
 
 class SidecarCaptions(Captioner):
-    """The text of `photo.txt` beside `photo.png`."""
+    """The text of `photo.txt` beside `photo.png`, empty where there is none."""
 
     def describe(self, photos: Sequence[Photo]) -> list[str]:
         """The texts beside the photos."""
-        return [sidecar_caption(photo.path) for photo in photos]
+        texts = []
+        for path in (photo.path.with_suffix(".txt") for photo in photos):
+            try:
+                texts.append(path.read_text(encoding="utf-8-sig").strip() if path.is_file() else "")
+            except (UnicodeDecodeError, OSError) as error:
+                raise DaclipError(f"{path}: cannot be read as UTF-8 text ({error})") from None
+        return texts
 
 
 class CaptionFile(Captioner):
-    """Captions by file name from a table, see `read_table`; names are paths relative to the photo folder.
-
-    Raises:
-        DaclipError: The file is missing or lacks a column.
-    """
+    """Captions by file name from a table, see `read_table`; names are paths relative to the photo folder."""
 
     def __init__(self, path: str | Path | None):
         if path is None:
@@ -193,28 +163,24 @@ class CaptionFile(Captioner):
 class BlipCaptioner(Captioner):
     """Describes photos with BLIP, as the original's captions were made.
 
-    Nothing is loaded before the first photo that is not in the cache of captions. Decoding is greedy or by
-    beams, never sampled, so that a photo's caption does not depend on when it is made.
-
-    Args:
-        model: Name on the hub, or a folder with the weights, tokeniser and configuration.
-        revision: Branch, tag or commit on the hub; of no meaning for a folder.
-        beams: Beams of the search; 1 is greedy.
-        max_tokens: Longest caption in tokens.
-        batch_size: Photos captioned together.
-        device: `auto` takes a GPU if there is one; or `cpu`, `cuda`, `mps`.
-
-    Raises:
-        DaclipError: transformers is not installed, or the weights cannot be loaded.
+    The model is loaded at the first photo that is not in the cache of captions. Decoding is greedy or by beams, never
+    sampled, so that a photo's caption does not depend on when it is made.
     """
 
-    def __init__(self, model: str, revision: str, beams: int, max_tokens: int, batch_size: int, device: str):
+    def __init__(
+        self,
+        model: str,  # name on the hub, or a folder with the weights, tokeniser and configuration
+        revision: str,  # branch, tag or commit on the hub
+        beams: int,  # 1 is greedy
+        max_tokens: int,
+        batch_size: int,
+        device: str,  # `auto` takes a GPU if there is one; or `cpu`, `cuda`, `mps`
+    ):
         for name, value in {"beams": beams, "max_tokens": max_tokens, "batch_size": batch_size}.items():
             if value < 1:
                 raise DaclipError(f"captioner.{name} must be at least 1, got {value}")
         self.model, self.revision = model, revision
-        self.beams, self.max_tokens, self.batch_size = beams, max_tokens, batch_size
-        self.device = device
+        self.beams, self.max_tokens, self.batch_size, self.device = beams, max_tokens, batch_size, device
 
     @cached_property
     def identity(self) -> str:  # type: ignore[override]
@@ -233,9 +199,8 @@ class BlipCaptioner(Captioner):
                 "BLIP captions need transformers; install it with `pip install 'daclip[captions]'` "
                 "(in a checkout: `.venv/bin/uv pip install transformers`), or choose captioner=sidecar"
             ) from None
-        device = torch.device(
-            ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
-        )
+        automatic = "cuda" if torch.cuda.is_available() else "cpu"
+        device = torch.device(automatic if self.device == "auto" else self.device)
         try:
             processor = AutoProcessor.from_pretrained(self.model, revision=self.revision)
             # safetensors only: a pickle can run code when it is read.

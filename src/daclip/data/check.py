@@ -28,10 +28,8 @@ KINDS = {
     "unknown class": "a degradation that is not configured",
     "wrong record": "a stored hash or size that is not the photo's",
 }
-"""Kinds of problems and what they mean."""
-
+# Folder names that say which split their photos belong to.
 SPLITS = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
-"""Folder names that say which split their photos belong to."""
 
 
 @dataclass(frozen=True)
@@ -45,23 +43,16 @@ class Problem:
 
 @dataclass(frozen=True)
 class Item:
-    """One readable photo with what `judge` needs to know of it.
-
-    Attributes:
-        split: Part of the data that it belongs to, such as `train`.
-        caption: None where captions do not apply, as for the LQ side of a pair.
-        group: Copies are looked for among the photos of a group, such as `LQ`.
-        repeats: Whether the content may occur several times in a split, as a clean photo of several pairs does.
-    """
+    """One readable photo with what `judge` needs to know of it."""
 
     name: str
     split: str
     sha256: str
     width: int
     height: int
-    caption: str | None = None
-    group: str = "photos"
-    repeats: bool = False
+    caption: str | None = None  # None where captions do not apply, as for the LQ side of a pair
+    group: str = "photos"  # copies are looked for among the photos of a group, such as `LQ`
+    repeats: bool = False  # the content may occur several times in a split, as a clean photo of several pairs does
 
 
 @dataclass
@@ -75,9 +66,7 @@ class Report:
 
     def by_kind(self) -> dict[str, list[Problem]]:
         """Problems of each kind that occurs, in the order of `KINDS`."""
-        found: dict[str, list[Problem]] = {kind: [] for kind in KINDS}
-        for problem in self.problems:
-            found[problem.kind].append(problem)
+        found = {kind: [problem for problem in self.problems if problem.kind == kind] for kind in KINDS}
         return {kind: problems for kind, problems in found.items() if problems}
 
     def as_json(self) -> dict[str, Any]:
@@ -93,35 +82,20 @@ class Report:
 
 
 def judge(items: Sequence[Item], smallest_side: int, captions: str) -> list[Problem]:
-    """Find what is wrong with readable photos, each by itself and among each other.
-
-    Args:
-        smallest_side: Photos with a shorter side are tiny, in pixels.
-        captions: `required`, `ignored`, or `auto`: required as soon as one photo has a caption.
-    """
+    """Find what is wrong with readable photos, each by itself and among each other; options as in `CheckOptions`."""
     if captions not in ("required", "ignored", "auto"):
         raise DaclipError(f"captions must be auto, required or ignored, got {captions}")
-    problems = [
-        Problem("tiny", item.name, f"{item.width}×{item.height}")
-        for item in items
-        if min(item.width, item.height) < smallest_side
-    ]
+    tiny = [item for item in items if min(item.width, item.height) < smallest_side]
+    problems = [Problem("tiny", item.name, f"{item.width}×{item.height}") for item in tiny]
     if captions == "required" or (captions == "auto" and any(item.caption for item in items)):
         problems += [Problem("missing caption", item.name, "") for item in items if item.caption == ""]
-    return problems + _copies(items)
-
-
-def _copies(items: Iterable[Item]) -> list[Problem]:
     same: dict[tuple[str, str], list[Item]] = defaultdict(list)
     for item in items:
         same[item.group, item.sha256].append(item)
-    problems = []
     for copies in same.values():
         first: dict[str, Item] = {}
         for item in copies:
-            if item.split not in first:
-                first[item.split] = item
-            elif not item.repeats:
+            if first.setdefault(item.split, item) is not item and not item.repeats:
                 problems.append(Problem("duplicate", item.name, f"equals {first[item.split].name}"))
         if len(first) > 1:
             places = [f"{item.name} ({split})" for split, item in first.items()]
@@ -137,39 +111,22 @@ def _unknown_classes(label: str, name: str, known: Iterable[str]) -> list[Proble
 
 @dataclass(frozen=True)
 class CheckOptions:
-    """Strictness of a check and what it may take for granted.
+    """Strictness of a check and what it may take for granted."""
 
-    Attributes:
-        smallest_side: In pixels; photos with a shorter side are tiny.
-        validation: Share that training keeps for validation by the hash of the name, where no folder is called train
-            or val.
-        captions: `required`, `ignored`, or `auto`: required as soon as one photo has a caption.
-        captioner: Where a plain folder's captions come from.
-        classes: Single degradations that are known.
-        cache: Folder that remembers the hashes of files between checks and builds.
-        num_workers: Threads that read photos.
-    """
-
-    smallest_side: int
-    validation: float
-    captions: str
-    captioner: Captioner
-    classes: Sequence[str]
-    cache: Path
-    num_workers: int
+    smallest_side: int  # in pixels; photos with a shorter side are tiny
+    validation: float  # share kept by the hash of the name, where no folder is called train or val
+    captions: str  # `required`, `ignored`, or `auto`: required as soon as one photo has a caption
+    captioner: Captioner  # of a plain folder of photos
+    classes: Sequence[str]  # single degradations that are known
+    cache: Path  # remembers the hashes of files between checks and builds
+    num_workers: int  # threads
 
 
 def check_dataset(source: str | Path, options: CheckOptions, progress: Progress | None = None) -> Report:
     """Read every photo of a data set and judge it.
 
-    Args:
-        source: A folder of photos; a folder of pairs (`TYPE/LQ` and `TYPE/GT`, or those below `train` and `val`);
-            or a dataset built by `daclip dataset build`, saved by `datasets`, or in parquet files.
-        options: How strict to be.
-        progress: Told of each step forward, in the stage `reading`.
-
-    Raises:
-        DaclipError: The folder is missing or holds no photos.
+    `source` is a folder of photos; a folder of pairs (`TYPE/LQ` and `TYPE/GT`, or those below `train` and `val`); or a
+    dataset built by `daclip dataset build`, saved by `datasets`, or in parquet files.
     """
     root = Path(source)
     if not root.is_dir():
@@ -202,7 +159,7 @@ def _read(root: Path, options: CheckOptions, progress: Progress | None) -> tuple
 def _photos(root: Path, options: CheckOptions, progress: Progress | None) -> tuple[list[Item], list[Problem]]:
     facts, problems = _read(root, options, progress)
     photos = [Photo(_name(path, root), path) for path in facts]
-    splits = {photo.name: _split_of(photo.name) for photo in photos}
+    splits = {photo.name: SPLITS.get(photo.name.split("/")[0].lower()) for photo in photos}
     if not any(splits.values()):
         splits |= dict.fromkeys(validation_names(splits, options.validation), "test")
     captions = options.captioner.describe(photos)
@@ -211,11 +168,6 @@ def _photos(root: Path, options: CheckOptions, progress: Progress | None) -> tup
         for photo, known, caption in zip(photos, facts.values(), captions, strict=True)
     ]
     return items, problems
-
-
-def _split_of(name: str) -> str | None:
-    top, slash, _ = name.partition("/")
-    return SPLITS.get(top.lower()) if slash else None
 
 
 def _pair_folders(root: Path) -> Iterator[tuple[str, Path]]:

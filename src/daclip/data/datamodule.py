@@ -9,17 +9,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lightning as L
-import torch
 from torch.utils.data import DataLoader, DistributedSampler
 
-from daclip.data.crops import Augmentation
-from daclip.data.loading import DamagedPhotos, EpochLoader, StreamSampler, WithoutDamaged, ignore_job_signals
-from daclip.data.pairs import ClassSchedule, Mix, PairMaker, Sample, TrainingPairs, ValidationPairs, collate
+from daclip.data.loading import DamagedPhotos, EpochLoader, StreamSampler, WithoutDamaged, data_loader
+from daclip.data.pairs import (
+    Augmentation,
+    ClassSchedule,
+    Mix,
+    PairMaker,
+    Sample,
+    TrainingPairs,
+    ValidationPairs,
+    collate,
+)
 from daclip.data.photos import CleanPhoto, PhotoSource
 from daclip.degradations import Degradation, split_classes, vocabulary
 from daclip.errors import DaclipError
 from daclip.ranks import gather_objects
-from daclip.rng import generator_for
 
 if TYPE_CHECKING:
     from daclip.data.stream import StreamLoader
@@ -30,46 +36,26 @@ log = logging.getLogger(__name__)
 class MixedDegradationData(L.LightningDataModule):
     """Mixed-degradation pairs from clean photos, real pairs, or both.
 
-    Attributes:
-        classes: Single classes of synthesis and of real pairs: those of stage 1.
-
-    Args:
-        photos: Where photos come from. A photo with a degraded version of its own is shown with it.
-        degradations: Class to degradation of the other photos.
-        crop_size: Side of a training crop in pixels.
-        context_size: Side of the piece that is degraded before the crop is cut from it.
-        augmentation: Changes of clean training crops.
-        batch_size: Samples of a training batch on one device.
-        samples_per_epoch: Length of an epoch, over all devices.
-        validation_size: Side of a validation crop in pixels.
-        validation_crops: Crops of each validation photo.
-        validation_batch_size: Samples of a validation batch.
-        num_workers: Loader processes; 0 loads in the training process.
-        seed: Changes every draw.
-        mix: How often each class, and real pairs among them; None gives all classes equal turns, with no synthesis
-            for classes that have real pairs.
-        max_damaged: Training photos that may be damaged: they are left out and listed. Validation photos may not.
-
-    Raises:
-        DaclipError: A size is contradictory, such as a batch larger than the epoch.
+    `classes` are the single classes of synthesis and of real pairs: those of stage 1. Without `mix` all classes take
+    equal turns, with no synthesis for classes that have real pairs.
     """
 
     def __init__(
         self,
-        photos: PhotoSource,
-        degradations: Mapping[str, Degradation],
-        crop_size: int,
-        context_size: int,
+        photos: PhotoSource,  # one with a degraded version of its own is shown with it
+        degradations: Mapping[str, Degradation],  # class to degradation of the other photos
+        crop_size: int,  # side of a training crop in pixels
+        context_size: int,  # side of the piece that is degraded before the crop is cut from it
         augmentation: Augmentation,
-        batch_size: int,
-        samples_per_epoch: int,
-        validation_size: int,
-        validation_crops: int,
+        batch_size: int,  # on one device
+        samples_per_epoch: int,  # over all devices
+        validation_size: int,  # side of a validation crop in pixels
+        validation_crops: int,  # of each photo
         validation_batch_size: int,
-        num_workers: int,
+        num_workers: int,  # loader processes; 0 loads in the training process
         seed: int,
         mix: Mix | None = None,
-        max_damaged: int = 0,
+        max_damaged: int = 0,  # training photos that are left out and listed; validation photos may not be damaged
     ):
         super().__init__()
         for name, value in {"batch_size": batch_size, "crop_size": crop_size}.items():
@@ -92,13 +78,10 @@ class MixedDegradationData(L.LightningDataModule):
         if context_size < crop_size:
             raise DaclipError(f"data.context_size={context_size} is smaller than data.crop_size={crop_size}")
         self.maker = PairMaker(self.degradations, crop_size, context_size, augmentation)
-        self.batch_size = batch_size
-        self.samples_per_epoch = samples_per_epoch
-        self.validation_size = validation_size
-        self.validation_crops = validation_crops
+        self.batch_size, self.samples_per_epoch = batch_size, samples_per_epoch
+        self.validation_size, self.validation_crops = validation_size, validation_crops
         self.validation_batch_size = validation_batch_size
-        self.num_workers = num_workers
-        self.seed = seed
+        self.num_workers, self.seed = num_workers, seed
         self.damaged = DamagedPhotos(max_damaged)
         self._loader: EpochLoader | StreamLoader | None = None
         self._resumed: list[Any] | None = None
@@ -108,22 +91,13 @@ class MixedDegradationData(L.LightningDataModule):
         self.photos.prepare()
 
     def training_pairs(self) -> TrainingPairs:
-        """The endless stream of training samples.
-
-        Raises:
-            DaclipError: The photos are streamed, so that samples have no number.
-        """
+        """The endless stream of training samples; not for photos that are streamed."""
         return TrainingPairs(self.photos.train(), self.maker, self.mix, self.samples_per_epoch, self.seed)
 
     def validation_pairs(self) -> ValidationPairs:
         """The fixed set that scores are measured on."""
-        return ValidationPairs(
-            self.photos.validation(),
-            self.degradations,
-            self.validation_size,
-            self.validation_crops,
-            self.seed,
-        )
+        photos = self.photos.validation()
+        return ValidationPairs(photos, self.degradations, self.validation_size, self.validation_crops, self.seed)
 
     def train_dataloader(self) -> "EpochLoader | StreamLoader":
         """Balanced training batches of this rank."""
@@ -149,16 +123,8 @@ class MixedDegradationData(L.LightningDataModule):
         pairs = WithoutDamaged(stream, len(stream.classes), self.damaged)
 
         def loader_from(step: int) -> DataLoader[Any]:
-            return DataLoader(
-                pairs,
-                batch_size=self.batch_size,
-                sampler=StreamSampler(self.batch_size, rank, world_size, step),
-                num_workers=self.num_workers,
-                collate_fn=collate,
-                pin_memory=torch.cuda.is_available(),
-                worker_init_fn=ignore_job_signals,
-                generator=generator_for(self.seed),  # loaders draw a seed for their processes, else from the global one
-            )
+            sampler = StreamSampler(self.batch_size, rank, world_size, step)
+            return data_loader(pairs, self.batch_size, self.num_workers, self.seed, sampler=sampler, collate_fn=collate)
 
         return EpochLoader(loader_from, steps, position or 0)
 
@@ -168,18 +134,9 @@ class MixedDegradationData(L.LightningDataModule):
         from daclip.data.stream import StreamedPairs, StreamLoader
 
         assert isinstance(self.photos, HubPhotos)
-        pairs = StreamedPairs(
-            self.photos,
-            self.maker,
-            self.photos.classes,
-            ClassSchedule(list(self.degradations), self.mix.weights),
-            self.batch_size,
-            self.seed,
-            rank,
-            world_size,
-            self.num_workers,
-            damaged=self.damaged,
-        )
+        schedule = ClassSchedule(list(self.degradations), self.mix.weights)
+        options = (schedule, self.batch_size, self.seed, rank, world_size, self.num_workers)
+        pairs = StreamedPairs(self.photos, self.maker, self.photos.classes, *options, damaged=self.damaged)
         if pairs.num_workers < self.num_workers:
             log.info("%d of %d loader processes: the dataset has no more pieces", pairs.num_workers, self.num_workers)
         loader = StreamLoader(pairs, steps)
@@ -193,10 +150,7 @@ class MixedDegradationData(L.LightningDataModule):
             self._loader.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """How far every rank has read; part of the checkpoint.
-
-        All ranks must call it together, as Lightning does when it saves.
-        """
+        """How far every rank has read, for the checkpoint; all ranks must call it together, as Lightning does."""
         if self._loader is None:
             return {}
         # As text: checkpoints are read without unpickling arbitrary objects.
@@ -214,16 +168,8 @@ class MixedDegradationData(L.LightningDataModule):
         sampler: Any = None
         if self.trainer and self.trainer.world_size > 1:
             sampler = DistributedSampler(pairs, self.trainer.world_size, self.trainer.global_rank, shuffle=False)
-        return DataLoader(
-            pairs,
-            sampler=sampler,
-            batch_size=self.validation_batch_size,
-            num_workers=self.num_workers,
-            collate_fn=collate,
-            pin_memory=torch.cuda.is_available(),
-            worker_init_fn=ignore_job_signals,
-            generator=generator_for(self.seed),
-        )
+        size = self.validation_batch_size
+        return data_loader(pairs, size, self.num_workers, self.seed, sampler=sampler, collate_fn=collate)
 
 
 def _digest(photos: Iterable[CleanPhoto]) -> dict[str, Any]:
@@ -239,11 +185,9 @@ def _digest(photos: Iterable[CleanPhoto]) -> dict[str, Any]:
 def fingerprint(data: MixedDegradationData) -> dict[str, Any]:
     """Number and hash of the photos of both sides; `train` is None where they are streamed and never listed.
 
-    Hashed are names, captions, classes and the sizes of files in bytes, in their order; not the pixels,
-    which would mean reading everything twice.
+    Hashed are names, captions, classes and the sizes of files in bytes, in their order; not the pixels, which would
+    mean reading everything twice.
     """
     source = data.photos
-    return {
-        "train": None if source.streaming else _digest(source.train()),
-        "validation": _digest(source.validation()),
-    }
+    train = None if source.streaming else _digest(source.train())
+    return {"train": train, "validation": _digest(source.validation())}

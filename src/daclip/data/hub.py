@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -11,7 +12,7 @@ import datasets
 import fsspec
 from torch import Tensor
 
-from daclip.data.photos import CleanPhoto, PhotoSource, name_fraction, validation_names
+from daclip.data.photos import CleanPhoto, PhotoSource, name_fraction, split_by_name
 from daclip.degradations import join_classes
 from daclip.errors import DaclipError
 from daclip.files import one_line
@@ -19,15 +20,7 @@ from daclip.images import decode_pixels, encoded_size
 
 # Pieces that a local dataset is cut into when it is streamed: ranks and workers share them evenly in most numbers.
 PIECES = 240
-
-FILE_KINDS = {
-    ".parquet": "parquet",
-    ".arrow": "arrow",
-    ".csv": "csv",
-    ".tsv": "csv",
-    ".json": "json",
-    ".jsonl": "json",
-}
+FILE_KINDS = {".parquet": "parquet", ".arrow": "arrow", ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json"}
 
 
 def open_split(
@@ -35,16 +28,8 @@ def open_split(
 ) -> datasets.Dataset | datasets.IterableDataset:
     """Open one split of a dataset, whatever form it has.
 
-    Args:
-        root: A folder written by `save_to_disk`, a folder of parquet, arrow, csv, json or image files, one such
-            file, or the name of a dataset on the hub.
-        config: The dataset's configuration, where it has several.
-        revision: Branch, tag or commit on the hub.
-        split: Such as `train`.
-        streaming: Read rows in passing instead of downloading and indexing them.
-
-    Raises:
-        DaclipError: There is no such dataset or split, or the hub cannot be reached.
+    `root` is a folder written by `save_to_disk`, a folder of parquet, arrow, csv, json or image files, one such file,
+    or a name on the hub. With `streaming` rows are read in passing instead of downloaded and indexed.
     """
     path = Path(root)
     try:
@@ -75,21 +60,13 @@ def open_split(
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of a dataset by what they hold; None where there is none.
+    """The columns of a dataset by what they hold; None where there is none."""
 
-    Attributes:
-        image: The clean photo.
-        caption: What it shows.
-        name: Its unique name.
-        degraded: Its own degraded version.
-        class_name: The degradation of that version; empty in rows that have none.
-    """
-
-    image: str
-    caption: str | None
-    name: str | None
-    degraded: str | None
-    class_name: str | None
+    image: str  # the clean photo
+    caption: str | None  # what it shows
+    name: str | None  # its unique name
+    degraded: str | None  # its own degraded version
+    class_name: str | None  # the degradation of that version; empty in rows that have none
 
     def names(self) -> list[str]:
         """The columns that are read."""
@@ -142,25 +119,21 @@ def cell_content(value: Any, name: str) -> bytes:
 
 @dataclass(frozen=True, eq=False)
 class HubRow:
-    """A row whose pictures are read and decoded when they are needed; see `CleanPhoto`.
-
-    Attributes:
-        table: Where the row is: a dataset on disk, or the encoded row alone where it passes by in a stream.
-        index: Its number there.
-        columns: Which column holds what.
-        revisited: Whether crops come back to the row, so that decoded pictures are worth keeping.
-    """
+    """A row whose pictures are read and decoded when they are needed; see `CleanPhoto`."""
 
     name: str
     caption: str
     class_name: str
-    table: datasets.Dataset | Sequence[Mapping[str, Any]]
-    index: int
+    table: datasets.Dataset | Sequence[Mapping[str, Any]]  # a dataset on disk, or the encoded row alone in a stream
+    index: int  # number of the row there
     columns: Columns
-    revisited: bool
+    revisited: bool  # crops come back to the row, so that decoded pictures are worth keeping
 
     def _encoded(self, column: str) -> bytes:
         return cell_content(self.table[self.index][column], self.name)
+
+    def _picture(self, column: str) -> Tensor:
+        return _decoded(self, column) if self.revisited else self.decode(column)
 
     def decode(self, column: str) -> Tensor:
         """The picture in a column, uint8 `[3, H, W]`, RGB."""
@@ -173,12 +146,12 @@ class HubRow:
 
     def pixels(self) -> Tensor:
         """The clean photo, uint8 `[3, H, W]`, RGB."""
-        return _decoded(self, self.columns.image) if self.revisited else self.decode(self.columns.image)
+        return self._picture(self.columns.image)
 
     def degraded_pixels(self) -> Tensor:
         """Its own degraded version, uint8 `[3, H, W]`, RGB."""
         assert self.columns.degraded is not None
-        return _decoded(self, self.columns.degraded) if self.revisited else self.decode(self.columns.degraded)
+        return self._picture(self.columns.degraded)
 
 
 @lru_cache(maxsize=64)
@@ -191,43 +164,24 @@ class HubPhotos(PhotoSource):
 
     Rows whose degradation column is not empty are real pairs (with `lq_column`); from the others degradations are
     synthesised. Validation rows are those of a split, or chosen by the hash of the name, however they are read.
-
-    Args:
-        root: Name on the hub, or a local path; see `open_split`.
-        config: The dataset's configuration, where it has several.
-        revision: Branch, tag or commit on the hub.
-        split: The split to learn from.
-        validation: The split that training never sees, or the share of rows of `split` in (0, 1).
-        validation_rows: Validation rows that are used at most.
-        image_column: Clean photos.
-        caption_column: What they show; None takes `caption` where there is such a column.
-        name_column: Unique names; None takes `name` where there is such a column, else the photo's hash.
-        lq_column: Degraded versions of the photos; None: all rows are clean photos.
-        degradation_column: Their classes; only with `lq_column`.
-        classes: All classes of `degradation_column`; only needed when streaming.
-        streaming: Read training rows in passing instead of downloading and listing them.
-        window: Rows in memory that streaming shuffles.
-
-    Raises:
-        DaclipError: The dataset cannot be opened, or a column is missing.
     """
 
     def __init__(
         self,
-        root: str | None,
-        config: str | None,
-        revision: str | None,
+        root: str | None,  # name on the hub, or a local path; see `open_split`
+        config: str | None,  # the dataset's configuration, where it has several
+        revision: str | None,  # branch, tag or commit on the hub
         split: str,
-        validation: str | float,
-        validation_rows: int,
+        validation: str | float,  # a split's name, or the share of rows of `split` in (0, 1)
+        validation_rows: int,  # as many are used at most
         image_column: str,
-        caption_column: str | None,
-        name_column: str | None,
-        lq_column: str | None,
-        degradation_column: str,
-        classes: Sequence[str] | None,
-        streaming: bool,
-        window: int,
+        caption_column: str | None,  # None takes `caption` where there is such a column
+        name_column: str | None,  # None takes `name` where there is such a column, else the photo's hash
+        lq_column: str | None,  # degraded versions of the photos; None: all rows are clean photos
+        degradation_column: str,  # classes of the degraded versions
+        classes: Sequence[str] | None,  # all that occur in `degradation_column`; only needed when streaming
+        streaming: bool,  # read training rows in passing
+        window: int,  # rows in memory that streaming shuffles
     ):
         if root is None:
             raise DaclipError("data.root is not set: give a dataset's folder or its name on the hub")
@@ -242,9 +196,7 @@ class HubPhotos(PhotoSource):
         self.validation_rows = validation_rows
         self.image_column, self.caption_column, self.name_column = image_column, caption_column, name_column
         self.lq_column, self.degradation_column = lq_column, degradation_column
-        self._classes = classes
-        self.streaming = streaming
-        self.window = window
+        self._classes, self.streaming, self.window = classes, streaming, window
 
     @property
     def classes(self) -> Sequence[str]:  # type: ignore[override]
@@ -309,13 +261,7 @@ class HubPhotos(PhotoSource):
         train = self._listed(self.split)
         if self.validation_split:
             return train, self._listed(self.validation_split)
-        chosen = validation_names((photo.name for photo in train), self.share)
-        if not chosen:
-            raise DaclipError(f"{self.root}: one photo cannot be split into train and validation; add more photos")
-        return (
-            [photo for photo in train if photo.name not in chosen],
-            [photo for photo in train if photo.name in chosen],
-        )
+        return split_by_name(train, self.share, self.root)
 
     def train(self) -> Sequence[CleanPhoto]:
         """Photos to learn from; not for a stream."""
@@ -336,13 +282,8 @@ class HubPhotos(PhotoSource):
         """The first validation rows of the stream, kept in memory."""
         split = self.validation_split or self.split
         rows, columns = self._open(split, streaming=True)
-        found = []
-        for row in rows:
-            if self.validation_split or self.is_validation(columns.key(row)):
-                found.append(self.photo(row, columns))
-                if len(found) == self.validation_rows:
-                    break
-        return found
+        wanted = (row for row in rows if self.validation_split or self.is_validation(columns.key(row)))
+        return [self.photo(row, columns) for row in islice(wanted, self.validation_rows)]
 
     def is_validation(self, key: str) -> bool:
         """Whether a row of the training split belongs to the validation share."""
@@ -350,8 +291,7 @@ class HubPhotos(PhotoSource):
 
     def stream(self) -> tuple[datasets.IterableDataset, Columns]:
         """The rows of the training split in passing, validation rows included; see `daclip.data.stream`."""
-        rows, columns = self._open(self.split, streaming=True)
-        return rows, columns
+        return self._open(self.split, streaming=True)
 
     @staticmethod
     def photo(row: Mapping[str, Any], columns: Columns) -> HubRow:

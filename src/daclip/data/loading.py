@@ -9,12 +9,18 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
-from torch.utils.data import Dataset, Sampler
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from daclip.data.pairs import Sample
 from daclip.errors import DaclipError, DamagedPhotoError
+from daclip.rng import generator_for
 from daclip.types import RestorationBatch
+
+ATTEMPTS = 100  # draws of another photo before a class counts as having none that can be read
+STRIDE = 2**32  # beyond any number of samples that a run reaches
 
 log = logging.getLogger(__name__)
 
@@ -39,19 +45,13 @@ class StreamSampler(Sampler[int]):
 class EpochLoader:
     """Batches of an endless loader, cut into epochs of equal length.
 
-    One iterator, with its loader processes, serves all epochs: nothing is fetched in vain at an epoch's end, and
-    what comes next depends on the number of batches handed out and on nothing that the Trainer counts.
-
-    Args:
-        loader_from: Makes the endless loader that begins with a given step.
-        steps: Batches of one epoch.
-        done: Batches that an interrupted run has handed out.
+    One iterator, with its loader processes, serves all epochs: nothing is fetched in vain at an epoch's end, and what
+    comes next depends on the number of batches handed out (`done`) alone. `loader_from` makes the loader that begins
+    with a given step.
     """
 
     def __init__(self, loader_from: Callable[[int], Iterable[RestorationBatch]], steps: int, done: int):
-        self.loader_from = loader_from
-        self.steps = steps
-        self.done = done
+        self.loader_from, self.steps, self.done = loader_from, steps, done
         self._batches: Iterator[RestorationBatch] | None = None
 
     def __len__(self) -> int:
@@ -76,7 +76,7 @@ class EpochLoader:
 
 
 def _obey_parent() -> None:
-    """End when the training process says so; it may do it by SIGTERM."""
+    """End at a SIGTERM of the training process, and of no other."""
     while True:
         if signal.sigwaitinfo({signal.SIGTERM}).si_pid == os.getppid():
             os._exit(0)
@@ -96,15 +96,25 @@ def ignore_job_signals(worker: int) -> None:
     threading.Thread(target=_obey_parent, daemon=True).start()
 
 
-ATTEMPTS = 100  # draws of another photo before a class counts as having none that can be read
-STRIDE = 2**32  # beyond any number of samples that a run reaches
+def data_loader(
+    dataset: Dataset[Any], batch_size: int | None, num_workers: int, seed: int, **options: Any
+) -> DataLoader[Any]:
+    """A DataLoader with what all loaders share; `options` are its other arguments."""
+    return DataLoader(
+        dataset,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        pin_memory=torch.cuda.is_available(),
+        worker_init_fn=ignore_job_signals,
+        generator=generator_for(seed),  # loaders draw a seed for their processes, else from the global one
+        **options,
+    )
 
 
 class DamagedPhotos:
     """The list of damaged photos that all loader processes of a rank share.
 
-    Args:
-        limit: So many photos may be damaged; one more ends the run. 0 ends it at the first.
+    So many as `limit` may be damaged; one more ends the run.
     """
 
     def __init__(self, limit: int):
@@ -119,20 +129,13 @@ class DamagedPhotos:
         weakref.finalize(self, _remove, self._path, os.getpid())
 
     def note(self, error: DamagedPhotoError) -> None:
-        """Leave a photo out, for the reason that the error names.
-
-        Raises:
-            DaclipError: There are more damaged photos than the limit allows.
-        """
+        """Leave a photo out, for the reason that the error names; raises `DaclipError` above the limit."""
         if self.limit and str(error) in self._seen:
             return
         if str(error) not in self.names():
             log.warning("left out: %s", error)
-            handle = os.open(self._path, os.O_WRONLY | os.O_APPEND)
-            try:
-                os.write(handle, f"{' '.join(str(error).split())}\n".encode())
-            finally:
-                os.close(handle)
+            with self._path.open("ab", buffering=0) as file:
+                file.write(f"{' '.join(str(error).split())}\n".encode())
         self._seen.add(str(error))
         found = len(self.names())
         if found > self.limit:
@@ -155,19 +158,12 @@ def _remove(path: Path, process: int) -> None:
 class WithoutDamaged(Dataset[Sample]):
     """Samples of a numbered stream; one whose photo is damaged is replaced by another of the same class.
 
-    What replaces it depends on the sample's number alone, so that a resumed run sees the same samples. With
-    `data.mix.weights` the other one's class is drawn anew.
-
-    Args:
-        pairs: The stream; sample `index` depends on the number alone, classes repeat after `period` samples.
-        period: Number of classes.
-        damaged: The list.
+    What replaces it depends on the sample's number alone, so that a resumed run sees the same samples. Classes repeat
+    after `period` samples; with `data.mix.weights` the other one's class is drawn anew.
     """
 
     def __init__(self, pairs: Dataset[Sample], period: int, damaged: DamagedPhotos):
-        self.pairs = pairs
-        self.period = period
-        self.damaged = damaged
+        self.pairs, self.period, self.damaged = pairs, period, damaged
 
     def __getitem__(self, index: int) -> Sample:
         """Sample number `index` of the endless stream."""

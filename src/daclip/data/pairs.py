@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from daclip.data.crops import Augmentation, random_crop
 from daclip.data.photos import CleanPhoto
 from daclip.degradations import Degradation
 from daclip.degradations.base import split_classes, vocabulary
@@ -21,6 +22,104 @@ from daclip.types import RestorationBatch
 TRIES = 8  # crops until one shows the degradation
 VISIBLE = 4 / 255  # largest difference from which a degradation counts as shown
 GOLDEN = (math.sqrt(5) - 1) / 2
+MOST_LEAVES = 4  # pieces laid over one crop
+
+
+def lay(piece: Tensor, ground: Tensor, generator: torch.Generator) -> Tensor:
+    """Lay a random part of one image over another, both float32 `[3, H, W]` in [0, 1], with an edge one pixel soft.
+
+    A few photos are soon known by heart; objects that hide each other at random give their textures endless
+    edges and neighbours (the dead leaves model of natural images, Lee et al. 2001; as training data: Achddou
+    et al. 2021). The part is a half-plane, an ellipse or a rectangle, turned and placed at random.
+    """
+    height, width = ground.shape[-2:]
+    kind = int(torch.randint(3, (), generator=generator))
+    angle, top, left, tall, wide = torch.rand(5, generator=generator).tolist()
+    y = torch.arange(height)[:, None] - top * height
+    x = torch.arange(width)[None, :] - left * width
+    cos, sin = math.cos(2 * math.pi * angle), math.sin(2 * math.pi * angle)
+    u, v = cos * x + sin * y, cos * y - sin * x
+    # Half axes from an eighth to a half of the shorter side.
+    a, b = (min(height, width) * (0.125 + 0.375 * part) for part in (tall, wide))
+    if kind == 0:
+        distance = u
+    elif kind == 1:
+        distance = ((u / a).square() + (v / b).square()).sqrt().sub(1) * min(a, b)
+    else:
+        distance = torch.maximum(u.abs() - a, v.abs() - b)
+    return torch.lerp(ground, piece, (0.5 - distance).clamp(0, 1))
+
+
+def random_crop(pixels: Tensor, side: int, generator: torch.Generator) -> Tensor:
+    """A square crop at a random place of `[..., H, W]`."""
+    height, width = pixels.shape[-2:]
+    top = int(torch.randint(height - side + 1, (), generator=generator))
+    left = int(torch.randint(width - side + 1, (), generator=generator))
+    return pixels[..., top : top + side, left : left + side]
+
+
+def _uniform(low: float, high: float, generator: torch.Generator) -> float:
+    return low + (high - low) * torch.rand((), generator=generator).item()
+
+
+def _resized(pixels: Tensor, size: int) -> Tensor:
+    """uint8 `[C, h, w]` as float32 `[C, size, size]` in [0, 1]."""
+    image = pixels.float().div_(255)
+    if image.shape[-1] == size:
+        return image
+    return F.interpolate(image[None], (size, size), mode="bilinear", antialias=True)[0].clamp_(0, 1)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random changes of the clean photo before it is degraded.
+
+    `zoom` is the range of the factor by which a crop is shrunk, drawn log-uniformly: 1 keeps the photo's resolution,
+    0.5 shows twice as much of the scene.
+    """
+
+    zoom: tuple[float, float]
+    colour: float  # strength of the random gain per channel and of the random gamma; 0 leaves colours alone
+    flip: bool  # mirror and turn by multiples of 90°
+    permute: float = 0.0  # share of crops whose colour channels change places
+    collage: float = 0.0  # share of crops over which further pieces of the photo are laid, see `lay`
+
+    def crop(self, pixels: Tensor, size: int, generator: torch.Generator) -> Tensor:
+        """Cut and change one crop: uint8 `[3, H, W]` → float32 `[3, size, size]` in [0, 1]."""
+        image = self._piece(pixels, size, generator)
+        if self.collage and _uniform(0, 1, generator) < self.collage:
+            for _ in range(int(torch.randint(1, MOST_LEAVES + 1, (), generator=generator))):
+                image = lay(self._piece(pixels, size, generator), image, generator)
+        return image.contiguous()
+
+    def _piece(self, pixels: Tensor, size: int, generator: torch.Generator) -> Tensor:
+        shorter = min(pixels.shape[-2:])
+        low, high = np.log(self.zoom[0]), np.log(self.zoom[1])
+        side = min(shorter, round(size / float(np.exp(_uniform(low, high, generator)))))
+        image = self._turned(_resized(random_crop(pixels, side, generator), size), generator)
+        if self.permute and _uniform(0, 1, generator) < self.permute:
+            image = image[torch.randperm(3, generator=generator)]
+        if self.colour:
+            gain = 1 + self.colour * (2 * torch.rand(3, 1, 1, generator=generator) - 1)
+            gamma = float(np.exp(self.colour * _uniform(-1, 1, generator)))
+            image = image.pow(gamma).mul_(gain).clamp_(0, 1)
+        return image
+
+    def crop_pair(self, pixels: Tensor, size: int, generator: torch.Generator) -> Tensor:
+        """Cut and turn one crop of a photo and its own degraded version: uint8 `[6, H, W]` → float32 `[6, size, size]`.
+
+        Neither zoom nor colour: shrinking would remove real grain and change the scale of real rain or blur. A photo
+        smaller than the crop is enlarged.
+        """
+        side = min(size, *pixels.shape[-2:])
+        return self._turned(_resized(random_crop(pixels, side, generator), size), generator).contiguous()
+
+    def _turned(self, image: Tensor, generator: torch.Generator) -> Tensor:
+        if not self.flip:
+            return image
+        draw = int(torch.randint(8, (), generator=generator))
+        image = torch.rot90(image, draw % 4, (-2, -1))
+        return image.flip(-1) if draw >= 4 else image
 
 
 @dataclass
@@ -71,7 +170,12 @@ class PhotoLottery:
     """
 
     def __init__(self, photos: Sequence[CleanPhoto]):
-        areas = [_area(photo) for photo in photos]
+        areas = []
+        for photo in photos:
+            try:
+                areas.append(float(math.prod(photo.size())))
+            except DamagedPhotoError:
+                areas.append(0.0)
         known = [area for area in areas if area]
         average = sum(known) / max(len(known), 1) or 1.0
         self.bounds = torch.tensor([area or average for area in areas], dtype=torch.float64).sqrt().cumsum(0)
@@ -83,24 +187,12 @@ class PhotoLottery:
         return min(int(torch.searchsorted(self.bounds, point, right=True)), len(self.bounds) - 1)
 
 
-def _area(photo: CleanPhoto) -> float:
-    try:
-        height, width = photo.size()
-    except DamagedPhotoError:
-        return 0.0
-    return float(height * width)
-
-
 @dataclass(frozen=True)
 class PairMaker:
     """Makes one training sample from one photo.
 
-    Attributes:
-        degradations: Class to degradation.
-        crop_size: Side of the crops in pixels.
-        context_size: Side of the piece that is degraded before the crop is cut from it. A larger piece shows
-            what a part of a photo shows: the inside of a shadow, glass without drops.
-        augmentation: Changes of the clean piece.
+    The piece that is degraded, of side `context_size`, is larger than the crop that is cut from it: it shows what a
+    part of a photo shows, such as the inside of a shadow or glass without drops.
     """
 
     degradations: Mapping[str, Degradation]
@@ -128,16 +220,10 @@ class PairMaker:
 
 @dataclass(frozen=True)
 class Mix:
-    """How often a class is shown, and how often as a real pair.
+    """How often a class is shown, and how often as a real pair."""
 
-    Attributes:
-        weights: Class to relative frequency, one for every class; None shows all equally often.
-        real_share: Share of real pairs, in [0, 1], among the samples of a class that has real pairs and a
-            synthetic version.
-    """
-
-    weights: Mapping[str, float] | None
-    real_share: float
+    weights: Mapping[str, float] | None  # every class to its relative frequency; None shows all equally often
+    real_share: float  # of real pairs, in [0, 1], for classes that also have a synthetic version
 
     def __post_init__(self) -> None:
         if not 0 <= self.real_share <= 1:
@@ -156,13 +242,6 @@ class ClassSchedule:
     >>> schedule = ClassSchedule(["rainy", "snowy"], {"rainy": 3, "snowy": 1})
     >>> [schedule.class_name(i) for i in range(64)].count("rainy")
     48
-
-    Args:
-        classes: All classes.
-        weights: Class to relative frequency, at least 0; None for equal turns.
-
-    Raises:
-        DaclipError: The weights do not name exactly the classes, or none is above 0.
     """
 
     def __init__(self, classes: Sequence[str], weights: Mapping[str, float] | None):
@@ -191,21 +270,11 @@ class TrainingPairs(Dataset[Sample]):
     """Random crops of clean photos in one endless stream, each degraded or with its own degraded version.
 
     Sample `index` depends on `(seed, index)` alone, whatever worker or rank makes it. A photo that comes with a
-    degraded version is shown with it; from the others any class is synthesised.
-
-    Args:
-        photos: Clean photos, some of which may have a degraded version.
-        maker: Makes a sample from a photo.
-        mix: How often each class.
-        length: Samples of one epoch; the stream itself has no end.
-        seed: Changes every draw.
+    degraded version is shown with it; from the others any class is synthesised. `length` is that of an epoch.
     """
 
     def __init__(self, photos: Sequence[CleanPhoto], maker: PairMaker, mix: Mix, length: int, seed: int):
-        self.maker = maker
-        self.real_share = mix.real_share
-        self.length = length
-        self.seed = seed
+        self.maker, self.real_share, self.length, self.seed = maker, mix.real_share, length, seed
         self.plain = [photo for photo in photos if not photo.class_name]
         self.real: dict[str, list[CleanPhoto]] = {}
         for photo in photos:
@@ -242,39 +311,26 @@ class TrainingPairs(Dataset[Sample]):
 class ValidationPairs(Dataset[Sample]):
     """A fixed set: the same crops of every validation photo, under every class or in its own degraded version.
 
-    Args:
-        photos: Photos that training never sees.
-        degradations: Class to degradation, for photos without a degraded version of their own.
-        size: Side of the crops in pixels; all crops shrink to the shorter side of the smallest photo.
-        crops_per_photo: Crops of each photo.
-        seed: Changes every draw.
+    The side of all crops is `size`, or the shorter side of the smallest photo if that is less.
     """
 
     def __init__(
-        self,
-        photos: Sequence[CleanPhoto],
-        degradations: Mapping[str, Degradation],
-        size: int,
-        crops_per_photo: int,
-        seed: int,
+        self, photos: Sequence[CleanPhoto], degradations: Mapping[str, Degradation], size: int, crops: int, seed: int
     ):
         if not photos:
             raise DaclipError("there is no validation photo; set data.photos.validation")
         self.photos = list(photos)
         self.degradations = dict(degradations)
         synthetic = vocabulary(self.degradations) if any(not photo.class_name for photo in self.photos) else []
-        own = sorted(
-            {class_name for photo in self.photos for class_name in split_classes(photo.class_name)} - {"", *synthetic}
-        )
-        self.classes = [*synthetic, *own]
+        own = {class_name for photo in self.photos for class_name in split_classes(photo.class_name)}
+        self.classes = [*synthetic, *sorted(own - {"", *synthetic})]
         self.size = min(size, *(min(photo.size()) for photo in self.photos))
-        self.crops_per_photo = crops_per_photo
-        self.seed = seed
+        self.crops, self.seed = crops, seed
         # (crop, number of the class); -1 is the photo's own degraded version.
         self._entries = [
-            (number * crops_per_photo + k, which)
+            (number * crops + k, which)
             for number, photo in enumerate(self.photos)
-            for k in range(crops_per_photo)
+            for k in range(crops)
             for which in ([-1] if photo.class_name else range(len(self.degradations)))
         ]
 
@@ -287,7 +343,7 @@ class ValidationPairs(Dataset[Sample]):
         if not 0 <= index < len(self):
             raise IndexError(index)
         crop, which = self._entries[index]
-        photo = self.photos[crop // self.crops_per_photo]
+        photo = self.photos[crop // self.crops]
         # The crop's own key leaves the class out: every class is shown on the same crop.
         generator = generator_for(self.seed, crop)
         if which < 0:

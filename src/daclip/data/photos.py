@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
@@ -16,17 +16,15 @@ from daclip.errors import DaclipError
 from daclip.files import cannot_be_written
 from daclip.images import cached_pixels, decode_pixels, image_size
 
+# Receives a stage (`reading`, `captioning` or `writing`), the number of photos done, and their total.
 Progress = Callable[[str, int, int], None]
-"""Receives a stage (`reading`, `captioning` or `writing`), the number of photos done, and their total."""
 
 
 class CleanPhoto(Protocol):
     """One clean photo, which may come with its own degraded version.
 
-    Attributes:
-        name: Unique within its source; stays the same across runs.
-        caption: What it shows; empty if unknown.
-        class_name: The degradation of its own degraded version; empty where there is none.
+    `name` is unique within its source and stays the same across runs, `caption` is empty if unknown, and `class_name`
+    is the degradation of its own degraded version, empty where there is none.
     """
 
     @property
@@ -73,17 +71,11 @@ class Photo:
 
 
 class PhotoSource(ABC):
-    """Base class of sources: clean photos with a fixed split by photo, never by crop.
+    """Base class of sources: clean photos with a fixed split by photo, never by crop."""
 
-    Attributes:
-        has_plain: Whether there are photos without a degraded version of their own, to synthesise from.
-        classes: Degradations of the photos that come with a degraded version.
-        streaming: Whether training photos are read in passing (`daclip.data.stream`) instead of listed by `train`.
-    """
-
-    has_plain: bool = True
-    classes: Sequence[str] = ()
-    streaming: bool = False
+    has_plain: bool = True  # there are photos without a degraded version of their own, to synthesise from
+    classes: Sequence[str] = ()  # degradations of the photos that come with a degraded version
+    streaming: bool = False  # training photos are read in passing (`daclip.data.stream`) instead of listed by `train`
 
     def prepare(self) -> object:
         """Slow work that is needed once, such as captions; one process of several calls it first."""
@@ -104,16 +96,10 @@ def name_fraction(name: str) -> float:
 
 
 def validation_names(names: Iterable[str], share: float) -> set[str]:
-    """The names whose hash falls below the share: the photos that training never sees.
+    """The names whose hash falls below the share in (0, 1): the photos that training never sees.
 
-    Both sides get at least one photo; beyond that, adding photos moves none from one side to the other.
-
-    Args:
-        names: Names of photos; of fewer than two different ones none is chosen.
-        share: Expected share of validation photos, in (0, 1).
-
-    Raises:
-        DaclipError: The share is not in (0, 1).
+    Both sides get at least one photo; beyond that, adding photos moves none from one side to the other. Of fewer than
+    two different names none is chosen.
 
     >>> sorted(validation_names(["a", "b", "c", "d", "e"], 0.2))
     ['c', 'd']
@@ -125,18 +111,28 @@ def validation_names(names: Iterable[str], share: float) -> set[str]:
     return set(ordered[: min(max(count, 1), max(len(ordered) - 1, 0))])
 
 
+P = TypeVar("P", bound=CleanPhoto)
+
+
+def split_by_name(
+    photos: Sequence[P], share: float, root: str | Path, key: Callable[[P], str] = lambda photo: photo.name
+) -> tuple[list[P], list[P]]:
+    """Photos to train on and to validate on, chosen by the hash of a key as in `validation_names`."""
+    chosen = validation_names(map(key, photos), share)
+    if not chosen:
+        raise DaclipError(f"{root}: one photo cannot be split into train and validation; add more photos")
+    return [photo for photo in photos if key(photo) not in chosen], [photo for photo in photos if key(photo) in chosen]
+
+
 @dataclass(frozen=True)
 class PhotoFacts:
-    """Content hash, length in bytes and size in pixels (EXIF orientation applied) of an image file.
-
-    `problem` is the line that says why a file cannot be read; empty for one that can.
-    """
+    """Content hash, length in bytes and size in pixels (EXIF orientation applied) of an image file."""
 
     sha256: str = ""
     bytes: int = 0
     width: int = 0
     height: int = 0
-    problem: str = ""
+    problem: str = ""  # the line that says why a file cannot be read; empty for one that can
 
 
 def digest_of(content: Any) -> str:
@@ -158,10 +154,10 @@ def _facts(path: str | Path) -> PhotoFacts:
 def _stamp(path: Path) -> dict[str, Any]:
     """Path, length and time of change: while they stay the same a file counts as unchanged."""
     try:
-        stat = path.stat()
+        length, mtime = path.stat().st_size, path.stat().st_mtime_ns
     except OSError:  # reading the file will say what is wrong
-        return {"path": str(path.resolve()), "length": -1, "mtime_ns": -1}
-    return {"path": str(path.resolve()), "length": stat.st_size, "mtime_ns": stat.st_mtime_ns}
+        length, mtime = -1, -1
+    return {"path": str(path.resolve()), "length": length, "mtime_ns": mtime}
 
 
 def _pieces(paths: Sequence[Path]) -> Iterator[list[Path]]:
@@ -195,11 +191,8 @@ def read_photos(
 ) -> dict[Path, PhotoFacts]:
     """Hash and decode image files through the cached `map` of `datasets`, so that an unchanged file is read once.
 
-    Args:
-        paths: Image files.
-        cache: Folder of what earlier calls have read; several folders of photos may share it.
-        num_workers: Threads; hashing and decoding run outside Python's lock.
-        progress: Told of each piece as stage `reading`.
+    Several folders of photos may share the folder `cache`. `num_workers` are threads: hashing and decoding run outside
+    Python's lock. `progress` is told of each piece as stage `reading`.
     """
     import datasets  # takes a second, which training need not wait for
 

@@ -1,13 +1,15 @@
 """Sources of photos: those inside scikit-image, a folder, real pairs, and several sources together."""
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from os.path import commonprefix
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from daclip.data.captions import CaptionFile, SidecarCaptions, embedded_captions, official_captions
-from daclip.data.photos import CleanPhoto, Photo, PhotoSource, Progress, validation_names
+from daclip.data.photos import CleanPhoto, Photo, PhotoSource, Progress, split_by_name
 from daclip.errors import DaclipError
 from daclip.images import find_images, image_size
 
@@ -38,10 +40,8 @@ class ListedPhotos(PhotoSource):
 class EmbeddedPhotos(ListedPhotos):
     """The colour photographs inside scikit-image's wheel: no download needed.
 
-    Two views of one motorcycle are one scene, so they are on the same side of the split.
-
-    Args:
-        validation: File names of the photos that training never sees.
+    `validation` are the file names of the photos that training never sees. Two views of one motorcycle are one scene,
+    so they are on the same side of the split.
     """
 
     def __init__(self, validation: Sequence[str]):
@@ -60,13 +60,7 @@ class EmbeddedPhotos(ListedPhotos):
 class PhotoFolder(ListedPhotos):
     """Every image file below a folder of the user's, split by the hash of the relative path.
 
-    Args:
-        root: The folder; searched recursively.
-        validation: Share of photos that training never sees, in (0, 1); at least one photo.
-        captions: A csv or jsonl file of captions; None reads a `.txt` file beside a photo where present.
-
-    Raises:
-        DaclipError: The folder is missing, holds no images, or fewer than two.
+    `captions` is a csv or jsonl file; without one, the `.txt` file beside a photo is read where present.
     """
 
     def __init__(self, root: str | Path | None, validation: float, captions: str | Path | None = None):
@@ -74,41 +68,24 @@ class PhotoFolder(ListedPhotos):
             raise DaclipError("data.root is not set: give the folder of your photos, as in data.root=photos/")
         root = Path(root)
         photos = [Photo(path.relative_to(root).as_posix(), path) for path in find_images(root)]
-        chosen = validation_names((photo.name for photo in photos), validation)
-        if not chosen:
-            raise DaclipError(f"{root}: one photo cannot be split into train and validation; add more photos")
         texts = (CaptionFile(captions) if captions else SidecarCaptions()).describe(photos)
         photos = [Photo(photo.name, photo.path, text) for photo, text in zip(photos, texts, strict=True)]
-        self._train = [photo for photo in photos if photo.name not in chosen]
-        self._validation = [photo for photo in photos if photo.name in chosen]
-
-
-def _common_start(texts: Sequence[str]) -> int:
-    """Number of characters that all texts begin with."""
-    return next(
-        (i for i, letters in enumerate(zip(*texts, strict=False)) if len(set(letters)) > 1), min(map(len, texts))
-    )
+        self._train, self._validation = split_by_name(photos, validation, root)
 
 
 def _keys(paths: Sequence[Path]) -> dict[str, Path]:
     """Files by what distinguishes their names: the stems without what all of them begin and end with."""
     stems = [path.stem for path in paths]
-    start = _common_start(stems)
-    end = _common_start([stem[start:][::-1] for stem in stems])
+    start = len(commonprefix(stems))  # noqa: RUF071 - of characters
+    end = len(commonprefix([stem[start:][::-1] for stem in stems]))  # noqa: RUF071
     return {stem[start : len(stem) - end]: path for stem, path in zip(stems, paths, strict=True)}
 
 
 def match_pairs(degraded: Sequence[Path], clean: Sequence[Path]) -> list[tuple[Path, Path]]:
-    """Match the files of an LQ folder with those of the GT folder beside it.
+    """Match the files of an LQ folder with those of the GT folder beside it: sorted pairs (LQ, GT).
 
     Equal stems match (`1.jpg`, `1.png`). Where not all do, names that differ in a common beginning or end match:
     `0_rain.png` with `0_clean.png`, `rain-7.png` with `norain-7.png`.
-
-    Returns:
-        Pairs (LQ, GT), sorted.
-
-    Raises:
-        DaclipError: A file has no counterpart, or two files have the same stem.
     """
     lq, gt = ({path.stem: path for path in paths} for paths in (degraded, clean))
     for paths, stems in ((degraded, lq), (clean, gt)):
@@ -132,27 +109,18 @@ def match_pairs(degraded: Sequence[Path], clean: Sequence[Path]) -> list[tuple[P
 def _types(root: Path) -> list[Path]:
     """Folders with LQ and GT inside."""
     found = sorted(folder for folder in root.iterdir() if (folder / "LQ").is_dir() or (folder / "GT").is_dir())
-    for folder in found:
-        for part in ("LQ", "GT"):
-            if not (folder / part).is_dir():
-                raise DaclipError(f"{folder / part}: no such folder; each type needs LQ and GT")
+    for path in (folder / part for folder in found for part in ("LQ", "GT")):
+        if not path.is_dir():
+            raise DaclipError(f"{path}: no such folder; each type needs LQ and GT")
     return found
 
 
 class PairedFolder(ListedPhotos):
     """Real pairs: `ROOT/TYPE/LQ/*` and `ROOT/TYPE/GT/*`, or the same below `ROOT/train` and `ROOT/val`.
 
-    The name of the folder TYPE is the class. Without `val`, validation pairs are chosen by the hash of the GT
-    file's stem, so that a photo which several types show under one name stays on one side of the split.
-
-    Args:
-        root: The folder.
-        validation: Share of pairs that training never sees, in (0, 1), where there is no `ROOT/val`.
-        captions: A table as `official_captions` reads; None takes `daclip_train.csv` and `daclip_val.csv` of ROOT
-            where present.
-
-    Raises:
-        DaclipError: The folder is missing or holds no pairs, a file has no counterpart, or LQ and GT differ in size.
+    The name of the folder TYPE is the class. Without `val`, validation pairs are chosen by the hash of the GT file's
+    stem, so that a photo which several types show under one name stays on one side of the split. `captions` is a table
+    as `official_captions` reads; None takes `daclip_train.csv` and `daclip_val.csv` of ROOT where present.
     """
 
     has_plain = False
@@ -173,11 +141,7 @@ class PairedFolder(ListedPhotos):
             raise DaclipError(f"{root}: no folder TYPE/LQ with TYPE/GT beside it; see docs/data.md for the layout")
         held_back = self._pairs(folders["val"])
         if not held_back:
-            chosen = validation_names((photo.path.stem for photo in train), validation)
-            if not chosen:
-                raise DaclipError(f"{root}: one pair cannot be split into train and validation; add more pairs")
-            held_back = [photo for photo in train if photo.path.stem in chosen]
-            train = [photo for photo in train if photo.path.stem not in chosen]
+            train, held_back = split_by_name(train, validation, root, key=lambda photo: photo.path.stem)
         self._train, self._validation = train, held_back
         self.classes = sorted({photo.class_name for photo in [*train, *held_back]})
 
@@ -198,14 +162,7 @@ class PairedFolder(ListedPhotos):
 
 
 class MixedPhotos(PhotoSource):
-    """The photos of several sources, real pairs among them; each source keeps its own split.
-
-    Args:
-        sources: Name to source.
-
-    Raises:
-        DaclipError: There is no source, or one of them streams.
-    """
+    """The photos of several sources, real pairs among them; each source keeps its own split."""
 
     def __init__(self, sources: Mapping[str, PhotoSource]):
         if not sources:
@@ -231,17 +188,25 @@ class MixedPhotos(PhotoSource):
         return [photo for source in self.sources.values() for photo in source.validation()]
 
 
+def _log_tenths() -> Progress:
+    """Progress as about ten lines a stage."""
+    told: Counter[str] = Counter()
+
+    def progress(stage: str, done: int, total: int) -> None:
+        tenth = 10 * done // max(total, 1)
+        if tenth > told[stage]:
+            told[stage] = tenth
+            log.info("%s: %d of %d photos", stage, done, total)
+
+    return progress
+
+
 class CaptionedFolder(PhotoSource):
     """The photos of a folder, de-duplicated and captioned through a dataset that is built at the first use.
 
     The dataset lies in the cache under the hash of its content: later runs find it there. Pixels are read from the
-    folder, so that a photo costs one decode; the dataset is there to be shared and streamed.
-
-    Args:
-        root: Folder of photos, searched recursively.
-        cache: Folder for hashes, captions and datasets.
-        attribution: A csv or jsonl with name,source,license for photos that differ.
-        options: The other attributes of `DatasetRecipe`.
+    folder, so that a photo costs one decode; the dataset is there to be shared and streamed. `options` are the other
+    attributes of `DatasetRecipe`.
     """
 
     def __init__(self, root: str | Path | None, cache: str | Path, attribution: str | Path | None, **options: Any):
@@ -280,16 +245,3 @@ class CaptionedFolder(PhotoSource):
     def validation(self) -> Sequence[Photo]:
         """Photos that training never sees."""
         return self._photos("test")
-
-
-def _log_tenths() -> Progress:
-    """Progress as about ten lines a stage."""
-    told: dict[str, int] = {}
-
-    def progress(stage: str, done: int, total: int) -> None:
-        tenth = 10 * done // max(total, 1)
-        if tenth > told.get(stage, 0):
-            told[stage] = tenth
-            log.info("%s: %d of %d photos", stage, done, total)
-
-    return progress

@@ -8,10 +8,10 @@ from typing import Any
 import datasets
 import torch
 from datasets.distributed import split_dataset_by_node
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset, get_worker_info
 
 from daclip.data.hub import HubPhotos
-from daclip.data.loading import DamagedPhotos, ignore_job_signals
+from daclip.data.loading import DamagedPhotos, data_loader
 from daclip.data.pairs import ClassSchedule, PairMaker, Sample, collate
 from daclip.data.photos import name_fraction
 from daclip.degradations import split_classes
@@ -24,21 +24,13 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Position:
-    """The place of one loader process in its share of the rows.
+    """The place of one loader process in its share of the rows."""
 
-    Attributes:
-        round: Which time it reads the rows, from 0.
-        window: Which window of the round, from 0.
-        start: State of the source in front of that window, as `datasets` gives it; None is the beginning.
-        taken: Rows of the window that have been handed out.
-        count: Rows handed out since the beginning of training.
-    """
-
-    round: int = 0
-    window: int = 0
-    start: dict[str, Any] | None = None
-    taken: int = 0
-    count: int = 0
+    round: int = 0  # which time it reads the rows
+    window: int = 0  # which window of the round
+    start: dict[str, Any] | None = None  # state of `datasets` in front of that window; None is the beginning
+    taken: int = 0  # rows of the window that have been handed out
+    count: int = 0  # rows handed out since the beginning of training
 
 
 class RowStream:
@@ -47,25 +39,17 @@ class RowStream:
     Shards change their order in every round; within a share, rows are shuffled in windows. `datasets` has a shuffle
     buffer of its own, but loses what it holds when resumed. A window is read again instead, so that resuming loses
     and repeats nothing. While one window is handed out the next one is read, a row for a row.
-
-    Args:
-        rows: All rows; each rank reads its own, and inside a loader process `datasets` narrows them further.
-        rank: This process among those that train, `world_size` in number.
-        window: Rows that are shuffled together; twice as many are in memory.
-        seed: Changes the order.
-        keep: Whether a row takes part; None keeps all.
-        rounds: How many times all rows are read; None for ever.
     """
 
     def __init__(
         self,
-        rows: datasets.IterableDataset,
+        rows: datasets.IterableDataset,  # all; inside a loader process `datasets` narrows a rank's share further
         rank: int,
         world_size: int,
-        window: int,
+        window: int,  # rows that are shuffled together; twice as many are in memory
         seed: int,
-        keep: Callable[[Row], bool] | None,
-        rounds: int | None,
+        keep: Callable[[Row], bool] | None,  # whether a row takes part; None keeps all
+        rounds: int | None,  # how many times all rows are read; None for ever
     ):
         self.all_rows, self.rank, self.world_size = rows, rank, world_size
         self.window, self.seed, self.keep, self.rounds = window, seed, keep, rounds
@@ -80,16 +64,13 @@ class RowStream:
         return int(self._share().num_shards)
 
     def read(self, position: Position) -> Iterator[tuple[Row, Position]]:
-        """Rows from a position on, each with the position behind it.
-
-        Raises:
-            DaclipError: This process has no row at all, which would make an endless stream wait for ever.
-        """
+        """Rows from a position on, each with the position behind it."""
         rows = self._share()
         while self.rounds is None or position.round < self.rounds:
             reached = position
             for row, reached in self._read_round(rows, position):
                 yield row, reached
+            # A process without any row would make an endless stream wait for ever.
             if reached == Position(round=position.round, count=position.count) and self.rounds is None:
                 raise DaclipError(
                     "a loader process has no rows: the dataset has fewer pieces than devices × data.num_workers, or "
@@ -135,48 +116,32 @@ class Delivered:
 class StreamedPairs(IterableDataset[Delivered | None]):
     """Batches of pairs from a stream of rows.
 
-    A row with a degradation of its own is shown with its degraded version; from the others the classes are
-    synthesised in turns. What is drawn for a row depends on the seed, the row's key, the round and the row's number
-    in its process.
-
-    Args:
-        photos: Where the rows come from.
-        maker: Makes a sample from a photo.
-        classes: Single classes that labels of real pairs may consist of.
-        schedule: The class of each synthetic sample.
-        batch_size: Samples of a batch.
-        seed: Changes every draw.
-        rank: This process among those that train, `world_size` in number.
-        num_workers: Loader processes that are wanted; there are at most as many as the rank has shards.
-        rounds: How many times all rows are read; None for ever.
-        damaged: List of the photos that are left out; None leaves out none.
+    A row with a degradation of its own is shown with its degraded version; from the others the classes are synthesised
+    in turns. What is drawn for a row depends on the seed, the row's key, the round and the row's number in its process.
     """
 
     def __init__(
         self,
         photos: HubPhotos,
         maker: PairMaker,
-        classes: Sequence[str],
-        schedule: ClassSchedule,
+        classes: Sequence[str],  # single classes that labels of real pairs may consist of
+        schedule: ClassSchedule,  # the class of each synthetic sample
         batch_size: int,
         seed: int,
         rank: int,
         world_size: int,
-        num_workers: int,
-        rounds: int | None = None,
-        damaged: DamagedPhotos | None = None,
+        num_workers: int,  # as many as wanted; there are at most as many as the rank has shards
+        rounds: int | None = None,  # how many times all rows are read; None for ever
+        damaged: DamagedPhotos | None = None,  # the list of photos that are left out; None leaves out none
     ):
         super().__init__()
         self.damaged = damaged or DamagedPhotos(0)
         rows, self.columns = photos.stream()
         if rows.num_shards < world_size * max(num_workers, 1):
             rows = rows.reshard()  # parquet files fall apart into their row groups
-        self.photos = photos
-        self.maker = maker
+        self.photos, self.maker, self.schedule = photos, maker, schedule
+        self.batch_size, self.seed = batch_size, seed
         self.classes = {class_name for label in classes for class_name in split_classes(label)}
-        self.schedule = schedule
-        self.batch_size = batch_size
-        self.seed = seed
         keep = self._takes_part if photos.share else None
         self.stream = RowStream(rows, rank, world_size, photos.window, seed, keep, rounds)
         self.num_workers = min(num_workers, self.stream.num_shards)
@@ -220,17 +185,13 @@ class StreamedPairs(IterableDataset[Delivered | None]):
 class StreamLoader:
     """Batches of a stream, cut into epochs, with a position that a checkpoint can hold.
 
-    The loader processes live as long as the loader and read on from epoch to epoch. Each hands out whole batches,
-    and they take turns. The position counts what was handed out here, not what waits in the processes.
-
-    Args:
-        pairs: The stream.
-        steps: Batches of one epoch; None goes to the end of a stream that has one.
+    The loader processes live as long as the loader and read on from epoch to epoch. Each hands out whole batches, and
+    they take turns. The position counts what was handed out here, not what waits in the processes. Without `steps` an
+    epoch goes to the end of a stream that has one.
     """
 
     def __init__(self, pairs: StreamedPairs, steps: int | None):
-        self.pairs = pairs
-        self.steps = steps
+        self.pairs, self.steps = pairs, steps
         self.positions = list(pairs.positions)
         self.turn = 0
         self._batches: Iterator[Delivered | None] | None = None
@@ -245,15 +206,7 @@ class StreamLoader:
         """The next epoch's batches."""
         if self._batches is None:
             self.pairs.positions, self.pairs.turn = list(self.positions), self.turn
-            loader = DataLoader(
-                self.pairs,
-                batch_size=None,
-                num_workers=self.pairs.num_workers,
-                pin_memory=torch.cuda.is_available(),
-                worker_init_fn=ignore_job_signals,
-                generator=generator_for(self.pairs.seed),
-            )
-            self._batches = iter(loader)
+            self._batches = iter(data_loader(self.pairs, None, self.pairs.num_workers, self.pairs.seed))
         delivered = (item for item in self._batches if item is not None)
         for item in itertools.islice(delivered, self.steps):
             self.positions[item.worker] = item.position
@@ -269,11 +222,7 @@ class StreamLoader:
         return {"turn": self.turn, "positions": [asdict(position) for position in self.positions]}
 
     def resume(self, state: Mapping[str, Any]) -> None:
-        """Go on behind the last batch of a saved `position`, before the first batch is taken.
-
-        Raises:
-            DaclipError: The position is that of another number of loader processes.
-        """
+        """Go on behind the last batch of a saved `position`, before the first batch is taken."""
         positions = [Position(**position) for position in state["positions"]]
         if len(positions) != len(self.positions):
             raise DaclipError(
