@@ -32,6 +32,7 @@ CONFIG, WEIGHTS, METRICS, RECORD = "config.yaml", "weights.safetensors", "metric
 MOVED = {
     "daclip.data.blip": "daclip.data.captions",
     "daclip.data.captioned": "daclip.data.sources",
+    "daclip.data.crops": "daclip.data.pairs",
     "daclip.data.mix": "daclip.data.pairs",
     "daclip.data.mix.MixedPhotos": "daclip.data.sources.MixedPhotos",
     "daclip.data.module": "daclip.data.datamodule",

@@ -16,8 +16,8 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 from daclip.commands.assembly import make
 from daclip.config import config_dir
 from daclip.metrics.base import MetricUnavailableError, PairMetric
-from daclip.metrics.distribution import Fid, Kid
 from daclip.metrics.image import Protocol
+from daclip.metrics.perceptual import Fid, Kid
 from daclip.metrics.scorer import Scorer
 
 GROUPS = {"all", "paper"}
@@ -144,7 +144,7 @@ def test_distances_of_sets_are_those_of_torchmetrics(monkeypatch: pytest.MonkeyP
         loaded.append(Colours())
         return loaded[-1]
 
-    monkeypatch.setattr("daclip.metrics.distribution.NoTrainInceptionV3", load)
+    monkeypatch.setattr("daclip.metrics.perceptual.NoTrainInceptionV3", load)
     network = Colours()
     network.num_features = 4  # type: ignore[assignment]
     expected = FrechetInceptionDistance(network)

@@ -22,15 +22,10 @@ class MetricUnavailableError(DaclipError):
 
 
 class PairMetric(Metric):
-    """Compares each photo with its own reference.
-
-    Attributes:
-        needs_rgb: Whether the metric looks at RGB whatever the protocol's colour space.
-        scores: Scores of all photos seen, one tensor a batch.
-    """
+    """Compares each photo with its own reference; `scores` holds one tensor a batch."""
 
     full_state_update = False
-    needs_rgb: ClassVar[bool] = False
+    needs_rgb: ClassVar[bool] = False  # whatever the protocol's colour space
     scores: list[Tensor]
 
     def __init__(self) -> None:
@@ -41,8 +36,7 @@ class PairMetric(Metric):
     def score(self, images: Tensor, reference: Tensor) -> Tensor:
         """Scores `[B]` of photos and references `[B, C, H, W]` in [0, 1], as the protocol prepared them.
 
-        Raises:
-            MetricUnavailableError: Weights cannot be had, or the photos are too small.
+        May raise `MetricUnavailableError`: weights cannot be had, or the photos are too small.
         """
 
     def update(self, images: Tensor, reference: Tensor) -> None:
@@ -55,20 +49,13 @@ class PairMetric(Metric):
 
 
 class SetMetric(Metric):
-    """Compares a set of photos with the set of their references: `update(images, reference)`, then `compute()`.
-
-    Both methods may raise `MetricUnavailableError`.
-    """
+    """Compares a set of photos with the set of their references; may raise `MetricUnavailableError`."""
 
     needs_rgb: ClassVar[bool] = True
 
 
 class LazyNetwork:
-    """A frozen network that is loaded at its first use and shared by all copies of a metric.
-
-    Args:
-        load: Builds the network with its weights.
-    """
+    """A frozen network that is loaded at its first use and shared by all copies of a metric."""
 
     def __init__(self, load: Callable[[], nn.Module]):
         self._load = load
@@ -79,11 +66,7 @@ class LazyNetwork:
         return self
 
     def on(self, device: torch.device) -> Any:
-        """The network on a device.
-
-        Raises:
-            MetricUnavailableError: Its weights cannot be had.
-        """
+        """The network on a device; raises `MetricUnavailableError` if its weights cannot be had."""
         if self._network is None:
             with loading():
                 self._network = self._load().eval().requires_grad_(False)

@@ -9,17 +9,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """Means over redrawn photos.
+    """Means over redrawn photos."""
 
-    Attributes:
-        per_class: Label to means, float64 `[draws, K]` for K columns of values.
-        macro: Mean over the labels, `[draws, K]`.
-        units: Photos that were drawn from.
-    """
-
-    per_class: dict[str, Tensor]
-    macro: Tensor
-    units: int
+    per_class: dict[str, Tensor]  # label to means, float64 `[draws, K]` for K columns of values
+    macro: Tensor  # mean over the labels, `[draws, K]`
+    units: int  # number of photos that were drawn from
 
 
 def bootstrap(
@@ -27,16 +21,10 @@ def bootstrap(
 ) -> Bootstrap:
     """Redraw photos with replacement and average again.
 
-    A photo is drawn with all of its rows, since crops of one photo and the same crop under several classes are not
-    independent (cluster bootstrap; Davison and Hinkley 1997, §3.8). Photos with different classes, as in sets of real
-    pairs, are drawn within the photos of the same classes, so that no class is ever left empty.
-
-    Args:
-        units: Photo of each of the N rows.
-        classes: Label of each row.
-        values: `[N, K]`.
-        draws: Number of redrawn sets.
-        generator: Source of the draws.
+    Row n of the `values` `[N, K]` belongs to photo `units[n]` and label `classes[n]`. A photo is drawn with all of its
+    rows, since crops of one photo and the same crop under several classes are not independent (cluster bootstrap;
+    Davison and Hinkley 1997, §3.8). Photos with different classes, as in sets of real pairs, are drawn within those of
+    the same classes, so that no class is ever left empty.
     """
     names, labels = sorted(set(units)), list(dict.fromkeys(classes))
     place = {name: index for index, name in enumerate(names)}

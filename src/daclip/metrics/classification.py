@@ -15,7 +15,7 @@ LABEL_BYTES = 256  # room for the name of a label in a tensor
 
 
 class ConfusionMatrix(MulticlassConfusionMatrix):
-    """Counts of true class against predicted class.
+    """Counts of true class against predicted class, the index of one of the `classes`.
 
     A photo with several degradations is classified correctly by any of them; a wrong prediction counts for the first.
 
@@ -23,13 +23,6 @@ class ConfusionMatrix(MulticlassConfusionMatrix):
     >>> confusion.update(torch.tensor([0, 0, 1, 1]), ["rainy", "snowy", "snowy", "rainy, snowy"])
     >>> confusion.accuracy(), confusion.per_class()["rainy"]
     (0.75, 1.0)
-    >>> alone = ConfusionMatrix(["noisy"])
-    >>> alone.update(torch.tensor([0]), ["noisy"])
-    >>> alone.accuracy(), alone.table()
-    (1.0, {'noisy': {'noisy': 1}})
-
-    Args:
-        classes: The K classes; a prediction is an index into them.
     """
 
     confmat: Tensor
@@ -64,10 +57,8 @@ class ConfusionMatrix(MulticlassConfusionMatrix):
 
     def table(self) -> dict[str, dict[str, int]]:
         """Non-zero counts, true class first."""
-        return {
-            truth: {name: count for name, count in zip(self.classes, row, strict=True) if count}
-            for truth, row in zip(self.classes, self.counts().tolist(), strict=True)
-        }
+        rows = (zip(self.classes, row, strict=True) for row in self.counts().tolist())
+        return {truth: {name: n for name, n in row if n} for truth, row in zip(self.classes, rows, strict=True)}
 
 
 class MeansByLabel(Metric):
@@ -77,9 +68,6 @@ class MeansByLabel(Metric):
     >>> means.update(["rainy", "rainy", "hazy"], psnr=torch.tensor([20.0, 22.0, 30.0]))
     >>> means.compute()["mean"]
     {'psnr': 25.5}
-
-    Args:
-        columns: Names of the scores.
     """
 
     full_state_update = False
@@ -107,13 +95,10 @@ class MeansByLabel(Metric):
         found: dict[str, list[list[float]]] = {}
         for label, row in zip(labels, values.tolist(), strict=True):
             found.setdefault(label, []).append(row)
-        per_label: dict[str, dict[str, Any]] = {
-            label: {
-                **{name: sum(row[i] for row in rows) / len(rows) for i, name in enumerate(self.columns)},
-                "count": len(rows),
-            }
-            for label, rows in found.items()
-        }
+        per_label: dict[str, dict[str, Any]] = {}
+        for label, rows in found.items():
+            means = {name: sum(row[i] for row in rows) / len(rows) for i, name in enumerate(self.columns)}
+            per_label[label] = {**means, "count": len(rows)}
         return {
             "per_degradation": per_label,
             "mean": {name: sum(row[name] for row in per_label.values()) / len(per_label) for name in self.columns},
@@ -128,9 +113,6 @@ class CalibrationError(BinaryCalibrationError):
     >>> calibration.update(torch.tensor([0.9, 0.9]), torch.tensor([True, False]))
     >>> round(calibration.compute().item(), 6)
     0.4
-
-    Args:
-        bins: Number of bins of equal width.
     """
 
     confidences: list[Tensor]
@@ -169,15 +151,11 @@ class CalibrationError(BinaryCalibrationError):
 def caption_ranks(image: Tensor, text: Tensor, own: Tensor) -> Tensor:
     """Place of each image's own caption among all captions, best first, from 1, int64 `[B]`.
 
-    Captions that are exactly as near as the own one come before it, so that a constant embedding gains nothing.
+    `image` `[B, D]` and `text` `[N, D]` are unit vectors, `own` the row of `text` that belongs to each image. Captions
+    exactly as near as the own one come before it, so that a constant embedding gains nothing.
 
     >>> caption_ranks(torch.eye(2), torch.eye(2), torch.tensor([0, 0]))
     tensor([1, 2])
-
-    Args:
-        image: Unit vectors `[B, D]`.
-        text: Unit vectors of the captions, `[N, D]`.
-        own: Row of `text` that belongs to each image, int64 `[B]`.
     """
     similarity = image @ text.T
     return (similarity >= similarity.gather(1, own[:, None])).sum(1)

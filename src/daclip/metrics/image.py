@@ -25,39 +25,22 @@ def quantise(images: Tensor) -> Tensor:
 def luma(images: Tensor) -> Tensor:
     """Y of YCbCr as ITU-R BT.601 defines it for 8-bit video, Y = 16 + 65.481 R + 128.553 G + 24.966 B.
 
-    Args:
-        images: `[B, 3, H, W]`, RGB in [0, 1].
-
-    Returns:
-        Y / 255, not rounded, `[B, 1, H, W]`; between 16/255 and 235/255.
+    RGB `[B, 3, H, W]` in [0, 1] gives Y / 255, not rounded, `[B, 1, H, W]`; between 16/255 and 235/255.
     """
     weights = torch.tensor([65.481, 128.553, 24.966], dtype=torch.float64, device=images.device)
     return (torch.einsum("bchw,c->bhw", images.double(), weights)[:, None].add(16) / 255).float()
 
 
 def psnr(images: Tensor, reference: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of each image over all channels.
-
-    Args:
-        images: `[B, C, H, W]` in [0, 1].
-        reference: Same shape and range.
-
-    Returns:
-        dB, `[B]`; infinite where both are equal.
-    """
+    """Peak signal-to-noise ratio in dB, `[B]`, of images `[B, C, H, W]` in [0, 1]; infinite where both are equal."""
     error = (images.double() - reference.double()).square().flatten(1).mean(1)
     return -10 * torch.log10(error).float()
 
 
 def ssim(images: Tensor, reference: Tensor) -> Tensor:
-    """Structural similarity of each image (Wang et al. 2004): Gaussian window 11×11, σ 1.5, valid region.
+    """Structural similarity `[B]` (Wang et al. 2004) of images `[B, C, H, W]` in [0, 1], sides of at least 11.
 
-    Args:
-        images: `[B, C, H, W]` in [0, 1], sides of at least 11.
-        reference: Same shape and range.
-
-    Returns:
-        `[B]`, at most 1.
+    Gaussian window 11×11, σ 1.5; averaged over channels and the region where the window fits.
     """
     _, per_pixel = structural_similarity_index_measure(
         images.float(), reference.float(), data_range=1.0, sigma=1.5, reduction="none", return_full_image=True
@@ -67,24 +50,8 @@ def ssim(images: Tensor, reference: Tensor) -> Tensor:
     return per_pixel[..., border:-border, border:-border].flatten(1).mean(1)
 
 
-def ms_ssim(images: Tensor, reference: Tensor) -> Tensor:
-    """Multi-scale structural similarity of each image (Wang et al. 2003), five scales with the paper's weights.
-
-    Args:
-        images: `[B, C, H, W]` in [0, 1], sides of more than 160.
-        reference: Same shape and range.
-
-    Returns:
-        `[B]`, at most 1.
-    """
-    values: Tensor = multiscale_structural_similarity_index_measure(
-        images.float(), reference.float(), data_range=1.0, sigma=1.5, reduction="none"
-    )
-    return values.reshape(-1)
-
-
 class Psnr(PairMetric):
-    """Peak signal-to-noise ratio in dB over all pixels and channels; infinite for equal photos."""
+    """Peak signal-to-noise ratio in dB; see `psnr`."""
 
     higher_is_better = True
 
@@ -94,7 +61,7 @@ class Psnr(PairMetric):
 
 
 class Ssim(PairMetric):
-    """Structural similarity (Wang et al. 2004), averaged over channels and the region where its window fits."""
+    """Structural similarity (Wang et al. 2004); see `ssim`."""
 
     higher_is_better = True
 
@@ -105,38 +72,32 @@ class Ssim(PairMetric):
 
 
 class MsSsim(PairMetric):
-    """Multi-scale structural similarity (Wang et al. 2003)."""
+    """Multi-scale structural similarity (Wang et al. 2003), five scales with the paper's weights."""
 
     higher_is_better = True
 
     def score(self, images: Tensor, reference: Tensor) -> Tensor:
         """Similarity of each photo, `[B]`, at most 1."""
         refuse_small(images, SMALLEST_SIDE)
-        return ms_ssim(images, reference)
+        values: Tensor = multiscale_structural_similarity_index_measure(
+            images.float(), reference.float(), data_range=1.0, sigma=1.5, reduction="none"
+        )
+        return values.reshape(-1)
 
 
 @dataclass(frozen=True)
 class Protocol:
     """Rounding, border and colour space, the same for restored photo and reference.
 
-    Attributes:
-        name: What tables call it.
-        eight_bit: Round to the 256 values that a saved picture holds.
-        border: Pixels cut from each side.
-        colour: `rgb`, or `y` for the luma of ITU-R BT.601 with its offset (MATLAB's `rgb2ycbcr`), not rounded.
-
-    Raises:
-        DaclipError: A negative border or another colour space.
-
     >>> import torch
     >>> Protocol("y", eight_bit=True, border=4, colour="y").prepare(torch.ones(1, 3, 16, 20)).shape
     torch.Size([1, 1, 8, 12])
     """
 
-    name: str
-    eight_bit: bool
-    border: int
-    colour: Literal["rgb", "y"]
+    name: str  # for tables
+    eight_bit: bool  # round to the 256 values that a saved picture holds
+    border: int  # pixels cut from each side
+    colour: Literal["rgb", "y"]  # `y`: luma of ITU-R BT.601 with its offset (MATLAB's `rgb2ycbcr`), not rounded
 
     def __post_init__(self) -> None:
         """Refuse contradictory values."""
@@ -146,17 +107,9 @@ class Protocol:
             )
 
     def prepare(self, images: Tensor, rgb: bool = False) -> Tensor:
-        """Photos as they are compared.
+        """Photos `[B, 3, H, W]` as they are compared: float32 `[B, 3 or 1, H − 2·border, W − 2·border]` in [0, 1].
 
-        Args:
-            images: `[B, 3, H, W]`, RGB; values outside [0, 1] are clipped.
-            rgb: Stay in RGB whatever the protocol's colour space.
-
-        Returns:
-            float32 `[B, 3 or 1, H − 2·border, W − 2·border]` in [0, 1].
-
-        Raises:
-            DaclipError: Nothing is left inside the border.
+        Values outside [0, 1] are clipped. With `rgb` they stay in RGB whatever the protocol's colour space.
         """
         height, width = images.shape[-2:]
         if min(height, width) <= 2 * self.border:

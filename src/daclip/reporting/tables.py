@@ -13,30 +13,17 @@ LABELS = {"psnr": "PSNR", "ssim": "SSIM", "ms_ssim": "MS-SSIM", "lpips": "LPIPS"
 
 
 def metric_label(name: str) -> str:
-    """A metric's name as tables show it.
-
-    >>> metric_label("ms_ssim"), metric_label("fid")
-    ('MS-SSIM', 'FID')
-    """
+    """A metric's name as tables show it."""
     return LABELS.get(name, name.upper())
 
 
 def score_text(name: str, value: float) -> str:
-    """A score with as many digits as its differences are worth.
-
-    >>> score_text("psnr", 23.456), score_text("ssim", 0.98765)
-    ('23.46', '0.988')
-    """
+    """A score with as many digits as its differences are worth."""
     return f"{value:.2f}" if name in ("psnr", "fid") else f"{value:.3f}"
 
 
 def score_tables(metrics: Mapping[str, Any], width: int) -> list[Table]:
-    """Scores of `metrics.json`: one line a degradation, then their mean; as many tables as the width asks for.
-
-    Args:
-        metrics: Content of `metrics.json`.
-        width: Characters of the console.
-    """
+    """Scores of `metrics.json`, one line a degradation, then their mean: as many tables as the width asks for."""
     room = max(1, (width - 30) // 24)  # metrics that fit beside the classes, the accuracy and the count
     names = metric_names(metrics["mean"])
     return [_table(metrics, names[i : i + room]) for i in range(0, len(names), room)]
@@ -46,49 +33,37 @@ def _table(metrics: Mapping[str, Any], names: Sequence[str]) -> Table:
     what = "degraded → restored" if "nfe" in metrics else "photos"
     table = Table(title=escape(f"{what}, {metrics['protocol']['text']}"))
     table.add_column("degradation", no_wrap=True)
-    named: dict[str, float] = {}
-    if "degradation_accuracy" in metrics:
-        named = {**metrics["per_degradation_accuracy"], "mean": metrics["degradation_accuracy"]}
-    headings: list[str] = []
-    for name in names:
-        if f"{name}_lq" in metrics["mean"]:
-            headings.append(f"{metric_label(name)} in")
-        headings.append(metric_label(name))
-        if name == "psnr" and "psnr_lq" in metrics["mean"]:
-            headings.append("gain")
-    for heading in [*headings, *(["recognised"] if named else []), "n"]:
-        table.add_column(heading, justify="right")
+    lines: dict[str, dict[str, str]] = {}
     for class_name, row in [*metrics["per_degradation"].items(), ("mean", metrics["mean"])]:
-        if class_name == "mean":
-            table.add_section()
-        cells: list[str] = []
+        cells = lines[class_name] = {}
         for name in names:
             if f"{name}_lq" in row:
-                cells.append(score_text(name, row[f"{name}_lq"]))
-            cells.append(score_text(name, row[name]))
+                cells[f"{metric_label(name)} in"] = score_text(name, row[f"{name}_lq"])
+            cells[metric_label(name)] = score_text(name, row[name])
             if name == "psnr" and "psnr_lq" in row:
-                cells.append(f"{row['psnr'] - row['psnr_lq']:+.2f}")
-        table.add_row(escape(class_name), *cells, *([f"{named[class_name]:.0%}"] if named else []), str(row["count"]))
+                cells["gain"] = f"{row['psnr'] - row['psnr_lq']:+.2f}"
+        if "degradation_accuracy" in metrics:
+            mean, each = metrics["degradation_accuracy"], metrics["per_degradation_accuracy"]
+            cells["recognised"] = f"{mean if class_name == 'mean' else each[class_name]:.0%}"
+        cells["n"] = str(row["count"])
+    for heading in lines["mean"]:
+        table.add_column(heading, justify="right")
+    for class_name, cells in lines.items():
+        if class_name == "mean":
+            table.add_section()
+        table.add_row(escape(class_name), *cells.values())
     return table
 
 
 @dataclass(frozen=True)
 class TextTable:
-    """A table of a report.
+    """A table of a report."""
 
-    Attributes:
-        title: Above it.
-        heading: Of the columns.
-        rows: Cells; the first column is the row's name.
-        note: Below it.
-        last: Number of rows at the end that summarise the others.
-    """
-
-    title: str
+    title: str  # above it
     heading: list[str]
-    rows: list[list[str]]
-    note: str = ""
-    last: int = 0
+    rows: list[list[str]]  # the first column is the row's name
+    note: str = ""  # below it
+    last: int = 0  # rows at the end that summarise the others
 
 
 def _range(ends: Sequence[float] | None, name: str, sign: bool = False) -> str:
@@ -105,19 +80,19 @@ def facts(evaluations: Sequence[Run]) -> TextTable:
         metrics, record = one.metrics, one.metrics["record"]
         mean, ends = metrics["mean"], metrics["intervals"]
         gain = mean["psnr"] - mean["psnr_lq"] if "psnr_lq" in mean else None
+        interval = _range(ends["mean"].get("psnr_gain"), "psnr", sign=True)
         columns.append(
-            [
-                "–" if gain is None else f"{gain:+.2f} dB" + _range(ends["mean"].get("psnr_gain"), "psnr", sign=True),
-                "–" if "degradation_accuracy" not in metrics else f"{metrics['degradation_accuracy']:.1%}",
-                f"{mean['count']} from {ends['photos']}",
-                f"{metrics['sampler']}, {metrics['nfe']}" if "nfe" in metrics else "–",
-                f"{metrics['seconds_per_photo']:.2f}" if "nfe" in metrics else "–",
-                metrics["protocol"]["text"],
-                (record.get("commit") or "unknown")[:9] + (" with changes" if record.get("dirty") else ""),
-            ]
+            {
+                "mean gain": "–" if gain is None else f"{gain:+.2f} dB{interval}",
+                "recognised": f"{metrics['degradation_accuracy']:.1%}" if "degradation_accuracy" in metrics else "–",
+                "crops from photos": f"{mean['count']} from {ends['photos']}",
+                "sampler, evaluations": f"{metrics['sampler']}, {metrics['nfe']}" if "nfe" in metrics else "–",
+                "s a photo": f"{metrics['seconds_per_photo']:.2f}" if "nfe" in metrics else "–",
+                "protocol": metrics["protocol"]["text"],
+                "commit": (record.get("commit") or "unknown")[:9] + (" with changes" if record.get("dirty") else ""),
+            }
         )
-    names = ["mean gain", "recognised", "crops from photos", "sampler, evaluations", "s a photo", "protocol", "commit"]
-    rows = [[name, *cells] for name, cells in zip(names, zip(*columns, strict=True), strict=True)]
+    rows = [[name, *(column[name] for column in columns)] for name in columns[0]]
     confidence = evaluations[0].metrics["intervals"]["confidence"]
     note = f"Brackets: {confidence:.0%} bootstrap interval over photos; crops of one photo are drawn together."
     if min(one.metrics["intervals"]["photos"] for one in evaluations) < 10:
@@ -161,11 +136,8 @@ def scores(evaluations: Sequence[Run]) -> list[TextTable]:
 
 def missing(evaluations: Sequence[Run]) -> TextTable | None:
     """Metrics that were asked for and could not be computed, with the reason."""
-    rows = [
-        [one.label, metric_label(name), reason]
-        for one in evaluations
-        for name, reason in one.metrics["missing"].items()
-    ]
+    found = [(one.label, *item) for one in evaluations for item in one.metrics["missing"].items()]
+    rows = [[label, metric_label(name), reason] for label, name, reason in found]
     return TextTable("Metrics that are missing", ["run", "metric", "reason"], rows) if rows else None
 
 
@@ -174,26 +146,18 @@ def comparison_table(comparisons: Sequence[Comparison], first: str, confidence: 
     rows = []
     for one in comparisons:
         gap = one.difference
-        unit = one.metric or "psnr"
-        digits = 2 if unit in ("psnr", "fid") else 4
-        rows.append(
-            [
-                one.label,
-                metric_label(one.metric) if one.metric else "–",
-                str(one.rows),
-                "–" if gap is None else f"{gap.mean:+.{digits}f} [{gap.low:+.{digits}f}, {gap.high:+.{digits}f}]",
-                "–" if gap is None else f"{gap.p:.4f}",
-                one.verdict,
-            ]
-        )
+        mean, p = "–", "–"
+        if gap is not None:
+            digits = 2 if one.metric in ("psnr", "fid") else 4
+            mean, p = f"{gap.mean:+.{digits}f} [{gap.low:+.{digits}f}, {gap.high:+.{digits}f}]", f"{gap.p:.4f}"
+        rows.append([one.label, metric_label(one.metric) or "–", str(one.rows), mean, p, one.verdict])
     note = (
         f"Paired bootstrap over photos on the crops in common, {confidence:.0%} intervals; "
         "p-values are adjusted for the number of comparisons (Holm) and never below what as many photos can show: "
         "fewer than six prove nothing."
     )
-    return TextTable(
-        f"Differences to {first}", ["run", "metric", "crops", "mean difference", "p", "verdict"], rows, note
-    )
+    heading = ["run", "metric", "crops", "mean difference", "p", "verdict"]
+    return TextTable(f"Differences to {first}", heading, rows, note)
 
 
 def recognitions(runs: Sequence[Run]) -> TextTable:
