@@ -42,7 +42,7 @@ def parser() -> Parser:
 
 def _photos(evaluation: "Run", count: int, side: int) -> list[dict[str, Any]]:
     """The worst and the best photos of an evaluation."""
-    from daclip.reporting import content
+    from daclip.reporting import charts
     from daclip.reporting.tables import metric_label, score_text
 
     shown = []
@@ -55,7 +55,7 @@ def _photos(evaluation: "Run", count: int, side: int) -> list[dict[str, Any]]:
                 for name, value in entry["scores"].items()
                 if not name.endswith("_lq")
             )
-            pictures = content.show(evaluation.folder / "pictures", entry["files"], side)
+            pictures = charts.show(evaluation.folder / "pictures", entry["files"], side)
             shown.append({**entry, "values": values, **vars(pictures)})
     return shown
 
@@ -77,7 +77,7 @@ def report(options: Namespace) -> Path:
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
-    from daclip.reporting import content, tables
+    from daclip.reporting import charts, tables
     from daclip.reporting.runs import compare, read_runs
 
     if options.pictures < 0 or options.zoom < 8 or options.draws < 1 or not 0 < options.confidence < 1:
@@ -97,8 +97,8 @@ def report(options: Namespace) -> Path:
     page = {
         "title": options.title,
         "tables": shown,
-        "charts": content.charts(runs),
-        "matrices": content.confusion([*evaluations, *runs.recognitions, *runs.trainings]),
+        "charts": charts.run_charts(runs),
+        "matrices": charts.matrices([*evaluations, *runs.recognitions, *runs.trainings]),
         "photos": [(one.label, _photos(one, options.pictures, options.zoom)) for one in evaluations],
         "records": _records(runs),
     }

@@ -126,8 +126,8 @@ class DatasetRecipe:
             source = own.get("source") or self.source_name or self.root.resolve().name
             terms = own.get("license") or self.license
             split = "test" if photo.name in test else "train"
-            size = (known.bytes, known.width, known.height)
-            rows.append(Row(photo.name, caption, known.sha256, *size, source, terms, split))
+            stored = (known.sha256, known.bytes, known.width, known.height)
+            rows.append(Row(photo.name, caption, *stored, source, terms, split))
         return Plan(self.root, rows, duplicates, unreadable, reasons, round(self.shard_megabytes * 1e6))
 
 

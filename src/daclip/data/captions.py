@@ -20,9 +20,7 @@ from daclip.images import load_image, to_pil
 
 def embedded_captions() -> dict[str, str]:
     """Captions written for the embedded photos: file name to text."""
-    path = Path(__file__).with_name("embedded_captions.json")
-    captions: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
-    return captions
+    return dict(json.loads(Path(__file__).with_name("embedded_captions.json").read_text(encoding="utf-8")))
 
 
 def read_table(path: str | Path, columns: Sequence[str]) -> dict[str, dict[str, str]]:
@@ -185,8 +183,16 @@ class BlipCaptioner(Captioner):
     @cached_property
     def identity(self) -> str:  # type: ignore[override]
         """Model, weights and decoding; a local folder is known by its weights, wherever it lies."""
-        folder = Path(self.model)
-        weights = _hash_of_weights(folder) if folder.is_dir() else f"{self.model}@{self.revision}"
+        weights = f"{self.model}@{self.revision}"
+        if (folder := Path(self.model)).is_dir():
+            files = sorted(folder.glob("*.safetensors"))
+            if not files:
+                raise DaclipError(f"captioner.model={folder}: holds no .safetensors file; download the whole model")
+            total = hashlib.sha256()
+            for path in files:
+                with path.open("rb") as file:
+                    total.update(hashlib.file_digest(file, "sha256").digest())
+            weights = total.hexdigest()[:16]
         return f"blip:{weights}:beams={self.beams}:max_tokens={self.max_tokens}"
 
     @cached_property
@@ -224,14 +230,3 @@ class BlipCaptioner(Captioner):
         tokens = model.generate(**inputs, num_beams=self.beams, max_new_tokens=self.max_tokens, do_sample=False)
         texts: list[str] = processor.batch_decode(tokens, skip_special_tokens=True)
         return [text.strip() for text in texts]
-
-
-def _hash_of_weights(folder: Path) -> str:
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise DaclipError(f"captioner.model={folder}: the folder holds no .safetensors file; download the whole model")
-    total = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            total.update(hashlib.file_digest(file, "sha256").digest())
-    return total.hexdigest()[:16]

@@ -72,17 +72,9 @@ class Columns:
         """The columns that are read."""
         return [name for name in (self.image, self.caption, self.name, self.degraded, self.class_name) if name]
 
-    def images(self) -> list[str]:
-        """The columns that hold pictures."""
-        return [name for name in (self.image, self.degraded) if name]
-
-    def caption_of(self, row: Mapping[str, Any]) -> str:
-        """What a row's photo shows, by the first of several texts; empty where there is none."""
-        return next(iter(_texts(row, self.caption)), "")
-
-    def class_of(self, row: Mapping[str, Any]) -> str:
-        """A row's label, of several classes where a list of them is stored; empty where there is none."""
-        return join_classes(_texts(row, self.class_name))
+    def texts(self, row: Mapping[str, Any]) -> tuple[str, str]:
+        """A row's caption, the first of several texts, and its label, of several classes where a list is stored."""
+        return next(iter(_texts(row, self.caption)), ""), join_classes(_texts(row, self.class_name))
 
     def key(self, row: Mapping[str, Any]) -> str:
         """The name of a row: its own, else the hash of its photo, else the photo's file name."""
@@ -241,7 +233,7 @@ class HubPhotos(PhotoSource):
             return rows, self._columns(list(next(iter(rows.take(1)), {})))
         columns = self._columns(list(rows.features))
         rows = rows.select_columns(columns.names())
-        for name in columns.images():
+        for name in filter(None, (columns.image, columns.degraded)):
             rows = rows.cast_column(name, datasets.Image(decode=False))
         return rows, columns
 
@@ -252,7 +244,7 @@ class HubPhotos(PhotoSource):
         for index in range(len(rows)):
             row = {name: values[index] for name, values in texts.items()}
             key = columns.key(row if columns.name else rows[index])
-            photos.append(HubRow(key, columns.caption_of(row), columns.class_of(row), rows, index, columns, True))
+            photos.append(HubRow(key, *columns.texts(row), rows, index, columns, True))
         return photos
 
     @cached_property
@@ -296,4 +288,4 @@ class HubPhotos(PhotoSource):
     @staticmethod
     def photo(row: Mapping[str, Any], columns: Columns) -> HubRow:
         """A row of the stream as a photo."""
-        return HubRow(columns.key(row), columns.caption_of(row), columns.class_of(row), [row], 0, columns, False)
+        return HubRow(columns.key(row), *columns.texts(row), [row], 0, columns, False)

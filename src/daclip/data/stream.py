@@ -55,7 +55,7 @@ class RowStream:
         self.window, self.seed, self.keep, self.rounds = window, seed, keep, rounds
 
     def _share(self) -> datasets.IterableDataset:
-        """This rank's rows: a new object, because loader processes share the epoch of one made before them."""
+        # A new object each time, because loader processes share the epoch of one made before them.
         return split_dataset_by_node(self.all_rows, self.rank, self.world_size)
 
     @property

@@ -47,11 +47,7 @@ def bootstrap(
 
 
 def interval(means: Tensor, confidence: float) -> tuple[float, float] | None:
-    """Percentile interval of redrawn means `[draws]`; None where one of them is infinite.
-
-    >>> interval(torch.linspace(0, 100, 101, dtype=torch.float64), 0.9)
-    (5.0, 95.0)
-    """
+    """Percentile interval of redrawn means `[draws]`; None where one of them is infinite."""
     if not bool(means.isfinite().all()):
         return None
     tail = (1 - confidence) / 2

@@ -87,12 +87,7 @@ class MsSsim(PairMetric):
 
 @dataclass(frozen=True)
 class Protocol:
-    """Rounding, border and colour space, the same for restored photo and reference.
-
-    >>> import torch
-    >>> Protocol("y", eight_bit=True, border=4, colour="y").prepare(torch.ones(1, 3, 16, 20)).shape
-    torch.Size([1, 1, 8, 12])
-    """
+    """Rounding, border and colour space, the same for restored photo and reference."""
 
     name: str  # for tables
     eight_bit: bool  # round to the 256 values that a saved picture holds

@@ -1,9 +1,12 @@
-"""Charts as matplotlib figures: lines, radar, confusion matrix, reliability diagram; as SVG text or PNG bytes."""
+"""Charts as matplotlib figures, and the charts and photos of a report as data addresses."""
 
+import base64
 import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
@@ -12,8 +15,12 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from PIL import Image, ImageDraw
+from torch.nn import functional as F
 
 from daclip.errors import DaclipError
+from daclip.images import load_image, to_pil
+from daclip.reporting.runs import Run, Runs
 
 # Okabe and Ito's, which colour-blind readers can tell apart, and three more; dashes tell further series apart.
 COLOURS = (
@@ -21,6 +28,10 @@ COLOURS = (
 )  # fmt: skip
 DASHES = ("-", (0, (6, 3)), (0, (2, 3)))
 SHADES = LinearSegmentedColormap.from_list("shades", ["#ffffff", COLOURS[0]])
+SMOOTH = 200  # points of a training curve
+WIDEST = 480  # pixels of a picture in the page
+ZOOMED = 288  # side of the zoomed crop in the page
+LOSSLESS_AREA = 256 * 256
 MARKED = 30  # points of a line above which they are not marked one by one
 STYLE: Any = {
     "svg.hashsalt": "daclip",
@@ -68,10 +79,8 @@ def line_charts(panels: Sequence[Panel], legend_below: bool = False) -> Figure:
         rows = math.ceil(len(names) / 2) if legend_below else 0
         size = (3.8 * len(panels) + (0 if legend_below else 1.9), 3.0 + 0.2 * rows)
         figure = Figure(figsize=size, layout="constrained")
-        looks = {
-            name: {"color": COLOURS[i % len(COLOURS)], "linestyle": DASHES[i // len(COLOURS) % len(DASHES)]}
-            for i, name in enumerate(names)
-        }
+        # Colours change fastest, dashes after each turn of the colours.
+        looks = dict(zip(names, cycle({"color": c, "linestyle": d} for d in DASHES for c in COLOURS), strict=False))
         axes = figure.subplots(1, len(panels), squeeze=False)[0]
         handles: dict[str, Any] = {}
         for panel, ax in zip(panels, axes, strict=True):
@@ -181,3 +190,150 @@ def reliability_figure(bins: Sequence[Mapping[str, float]], error: float, count:
         ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="stated confidence", ylabel="accuracy", aspect="equal")
         ax.set_title(f"calibration error {error:.3f}, {total:.0f} photos")
     return figure
+
+
+def chart_address(figure: Figure) -> str:
+    """A figure as the data address of an SVG picture."""
+    return _address(svg(figure).encode(), "svg+xml")
+
+
+def _address(content: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A confusion matrix: its counts as text, true classes down, and its picture as a data address."""
+
+    title: str
+    classes: list[str]
+    rows: list[list[str]]
+    picture: str
+
+
+def matrices(runs: Sequence[Run]) -> list[Matrix]:
+    """The confusion matrices of evaluations and of stage 1; runs that agree in every count share one."""
+    found: dict[str, Matrix] = {}
+    for one in runs:
+        counts: Mapping[str, Mapping[str, int]] = one.metrics.get("confusion", {})
+        seen = {name for truth, row in counts.items() for name in ([truth, *row] if row else [])}
+        classes = [name for name in counts if name in seen]
+        if not classes:
+            continue
+        rows = [[truth, *(str(counts[truth].get(name, "")) for name in classes)] for truth in classes]
+        same = found.get(repr(rows))
+        picture = same.picture if same else chart_address(confusion_figure(counts, classes))
+        found[repr(rows)] = Matrix(f"{same.title}, {one.label}" if same else one.label, classes, rows, picture)
+    return list(found.values())
+
+
+def run_charts(runs: Runs) -> dict[str, list[str]]:
+    """Section title to the data addresses of its charts."""
+    found: dict[str, list[str]] = {}
+    series: dict[str, dict[str, float]] = {}
+    for one in runs.evaluations:
+        rows = one.metrics["per_degradation"]
+        if "psnr" in one.metrics["mean"]:
+            if "psnr_lq" in one.metrics["mean"]:
+                series.setdefault("degraded photo", {w: row["psnr_lq"] for w, row in rows.items()})
+            series[one.label] = {w: row["psnr"] for w, row in rows.items() if math.isfinite(row["psnr"])}
+    axes = list(dict.fromkeys(class_name for row in series.values() for class_name in row))
+    if len(axes) >= 3:
+        found["PSNR by degradation"] = [chart_address(radar(series, axes, "dB"))]
+    curves = [panel for run in runs.trainings for panel in _curve_panels(run)]
+    for title, panels in {**_nfe_panels(runs), "Training": curves}.items():
+        if panels:
+            found[title] = [chart_address(line_charts([panel], legend_below=True)) for panel in panels]
+    return found
+
+
+def _nfe_panels(runs: Runs) -> dict[str, list[Panel]]:
+    """PSNR gain and SSIM over NFE, each source with charts of its own, since their photos differ."""
+    found: dict[str, list[Panel]] = {}
+    for report in runs.samplers:
+        grids = {score["grid"] for score in report.metrics["scores"]}
+        lines: dict[str, dict[float, tuple[float, float, float]]] = {}
+        for score in sorted(report.metrics["scores"], key=lambda score: score["nfe"]):
+            name = score["sampler"] + (f" ({score['grid']})" if len(grids) > 1 else "")
+            lines.setdefault(name, {})[score["nfe"]] = (score["nfe"], score["gain"], score["ssim"])
+        panels = _quality_panels({name: list(line.values()) for name, line in lines.items()})
+        found[f"Network evaluations: {report.label}"] = panels
+    grouped: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
+    for one in runs.evaluations:
+        mean = one.metrics["mean"]
+        if "nfe" in one.metrics and {"psnr_lq", "ssim"} <= set(mean):
+            key = (one.metrics["artifact"], one.metrics["sampler"])
+            grouped.setdefault(key, []).append((one.metrics["nfe"], mean["psnr"] - mean["psnr_lq"], mean["ssim"]))
+    several = {key: sorted(rows) for key, rows in grouped.items() if len({row[0] for row in rows}) > 1}
+    if several:
+        artifacts = list(dict.fromkeys(artifact for artifact, _ in several))
+        found["Network evaluations: evaluations"] = _quality_panels(
+            {
+                sampler if len(artifacts) == 1 else f"{sampler}, artifact {artifacts.index(artifact) + 1}": rows
+                for (artifact, sampler), rows in several.items()
+            }
+        )
+    return found
+
+
+def _quality_panels(lines: Mapping[str, Sequence[tuple[float, float, float]]]) -> list[Panel]:
+    """Charts of (NFE, gain, SSIM)."""
+    gain, ssim = ({name: [(row[0], row[i]) for row in rows] for name, rows in lines.items()} for i in (1, 2))
+    label = "network evaluations"
+    return [Panel("mean PSNR gain", label, "dB", gain, 4.0), Panel("mean SSIM", label, "SSIM", ssim, 0.25)]
+
+
+def _curve_panels(run: Run) -> list[Panel]:
+    """Loss and validation score over steps."""
+    wanted = {"train/loss": "loss", "val/degradation_accuracy": "accuracy", "val/gain": "gain"}
+    panels = []
+    for name, short in wanted.items():
+        if len(points := run.curves.get(name, [])) > 1:
+            # Means over neighbours, so that a long curve stays light.
+            size = math.ceil(len(points) / SMOOTH)
+            groups = [points[i : i + size] for i in range(0, len(points), size)]
+            thinned = [(group[-1][0], sum(value for _, value in group) / len(group)) for group in groups]
+            title, unit = f"{run.label}: {short}", "dB" if short == "gain" else short
+            panels.append(Panel(title, "step", unit, {short: thinned}, logarithmic=False))
+    return panels
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One photo of a page: pictures (`lq`, `restored`, `hq`) to data addresses."""
+
+    whole: dict[str, str]  # the whole photo with the crop's frame
+    zoom: dict[str, str]  # the crop
+
+
+def _photo_address(picture: Image.Image) -> str:
+    content = io.BytesIO()
+    kind = "png" if picture.width * picture.height <= LOSSLESS_AREA else "jpeg"
+    picture.save(content, kind, **({"quality": 90} if kind == "jpeg" else {}))
+    return _address(content.getvalue(), kind)
+
+
+def show(folder: Path, files: Mapping[str, str], side: int) -> Shown:
+    """Read the pictures of one photo and zoom to where the degradation, or what is left of it, is strongest.
+
+    `files` names a file of the `folder` for each picture, `restored` and `hq` at least; `side` is that of the crop in
+    pixels of the photo.
+    """
+    images = {name: load_image(folder / file) for name, file in files.items()}
+    side = min(side, *images["hq"].shape[1:])
+    # The square in which the two photos differ most.
+    difference = (images.get("lq", images["restored"]) - images["hq"]).abs().mean(0)[None, None]
+    step = max(side // 8, 1)
+    mean = F.avg_pool2d(difference, side, stride=step)[0, 0]
+    top, left = (step * place for place in divmod(int(mean.argmax()), mean.shape[1]))
+    whole, zoom = {}, {}
+    for name, image in images.items():
+        picture = to_pil(image)
+        crop = picture.crop((left, top, left + side, top + side))
+        zoom[name] = _photo_address(crop.resize((ZOOMED, ZOOMED), Image.Resampling.NEAREST))
+        scale = min(1.0, WIDEST / picture.width)
+        small = picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.LANCZOS)
+        frame = [round(v * scale) for v in (left, top, left + side - 1, top + side - 1)]
+        ImageDraw.Draw(small).rectangle(frame, outline="#ffd400", width=2)
+        whole[name] = _photo_address(small)
+    return Shown(whole, zoom)

@@ -127,11 +127,7 @@ class Comparison:
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """p-values of several tests, adjusted so that the chance of any false alarm stays what it says (Holm 1979).
-
-    >>> holm([0.01, 0.04, 0.03])
-    [0.03, 0.06, 0.06]
-    """
+    """p-values of several tests, adjusted so that the chance of any false alarm stays what it says (Holm 1979)."""
     adjusted = [0.0] * len(values)
     largest = 0.0
     for rank, index in enumerate(sorted(range(len(values)), key=lambda i: values[i])):
