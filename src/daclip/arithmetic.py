@@ -60,9 +60,8 @@ def layer_norm_on_cpu(
 ) -> Tensor:
     """LayerNorm under autocast on a CPU, in the precision of `x`, with exact gradients of `weight` and `bias`.
 
-    PyTorch's kernel takes bfloat16 beside float32 parameters, but sums their gradients over the rows in bfloat16. Those
-    sums stall: of the gain's gradient 3 % are lost at 4096 rows and 72 % at 65536. This replaces the kernel for every
-    network of the process, those of other libraries included, and leaves prediction as it is.
+    PyTorch's kernel sums those gradients over the rows in bfloat16, and the sums stall: of the gain's 3 % are lost at
+    4096 rows and 72 % at 65536. This replaces it for every network of the process and leaves prediction as it is.
     """
     learns = torch.is_grad_enabled() and any(p is not None and p.requires_grad for p in (weight, bias))
     with torch.autocast("cpu", enabled=False):
@@ -84,15 +83,9 @@ def trains_on_cpu(device: torch.device) -> bool:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q kᵀ / √D) v without the N×M matrix in memory, unless it is small and that is faster.
+    """softmax(q kᵀ / √D) v `[B, heads, N, D]` without the N×M matrix in memory, unless it is small and that is faster.
 
-    Args:
-        q: Queries, `[B, heads, N, D]`.
-        k: Keys, `[B, heads, M, D]`.
-        v: Values, same shape as the keys.
-
-    Returns:
-        `[B, heads, N, D]`.
+    Queries are `[B, heads, N, D]`, keys and values `[B, heads, M, D]`.
     """
     if trains_on_cpu(q.device) and q.shape[-2] * k.shape[-2] <= SMALL:
         return (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(-1) @ v

@@ -117,15 +117,10 @@ def _is_part(target: Any) -> bool:
 
 
 def refuse_foreign_targets(node: Any, where: str) -> None:
-    """Check a section of an artifact's configuration before anything is made of it.
+    """Check a section of an artifact's configuration, plain containers, before anything is made of it.
 
-    Args:
-        node: Plain containers.
-        where: File that errors name.
-
-    Raises:
-        DaclipError: A `_target_` is no part of this framework, or a value is a reference that would read the
-            environment or call a resolver.
+    A `_target_` that is no part of this framework, or a reference that would read the environment or call a resolver,
+    is a `DaclipError` that names the file `where`.
     """
     if isinstance(node, Mapping):
         for key, value in node.items():
@@ -141,16 +136,9 @@ def refuse_foreign_targets(node: Any, where: str) -> None:
 
 
 class Artifact:
-    """An artifact folder on disk.
+    """An artifact folder on disk with `config.yaml` and `weights.safetensors`; anything else is a `DaclipError`.
 
-    Args:
-        folder: Holds `config.yaml` and `weights.safetensors`.
-
-    Attributes:
-        config: The resolved configuration of the run that made it.
-
-    Raises:
-        DaclipError: The folder is missing or is no artifact.
+    `config` is the resolved configuration of the run that made it.
     """
 
     def __init__(self, folder: str | Path):
@@ -179,13 +167,9 @@ class Artifact:
             )
 
     def section(self, name: str) -> dict[str, Any]:
-        """A section of the configuration, which may only name parts of this framework: it is a stranger's data.
+        """A section of the configuration such as `process` or `stage.parameterization`.
 
-        Args:
-            name: Such as `process`, or `stage.parameterization` for a part of one.
-
-        Raises:
-            DaclipError: The section is missing, or refused.
+        It may only name parts of this framework: it is a stranger's data.
         """
         node: Any = self.config
         for key in name.split("."):
@@ -247,9 +231,6 @@ def save_artifact(
         metrics: Scores, written as `metrics.json`.
         record: Provenance: versions, commit, hardware, seed, timings.
         parts: Folders copied into it, by name.
-
-    Raises:
-        DaclipError: The disk is full or the folder cannot be written.
     """
     folder = Path(folder)
     advice = ", then go on with resume=last"
@@ -280,13 +261,7 @@ def point_latest(artifact: Path, root: str | Path) -> None:
 
 
 def find_artifact(path: str | Path | None, root: str | Path, make: str) -> Path:
-    """The artifact the user named, else the newest below `root`.
-
-    Args:
-        path: What the user gave; None takes the newest.
-        root: Output folder of the stage.
-        make: Command that makes one, for the message.
-    """
+    """The artifact the user named, else the newest below `root`; `make` is the command that makes one."""
     if path is not None:
         return Path(path)
     latest = Path(root) / "latest"
@@ -308,12 +283,7 @@ def load_daclip(folder: str | Path) -> DaClip:
 
 
 def load_denoiser(artifact: Artifact, context_dim: int) -> Denoiser:
-    """The trained network of a stage-2 artifact with the meaning of its output, in evaluation mode.
-
-    Args:
-        artifact: A stage-2 artifact.
-        context_dim: Length of DA-CLIP's embeddings.
-    """
+    """The trained network of a stage-2 artifact with the meaning of its output, in evaluation mode."""
     artifact.require("restorer")
     # The stage's other parts are for training, and nothing is made of them here.
     stage = artifact.config.get("stage")
@@ -352,15 +322,7 @@ def read_record(folder: str | Path) -> dict[str, Any]:
 
 
 def from_hub(name: str, revision: str | None = None) -> Path:
-    """Download a model of the Hugging Face hub, or find it in the cache.
-
-    Args:
-        name: `owner/name`.
-        revision: Branch, tag or commit; None takes the newest.
-
-    Raises:
-        DaclipError: There is no such model, or the hub cannot be reached.
-    """
+    """Download the model `owner/name` of the Hugging Face hub, or find it in the cache; None takes the newest revision."""
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise DaclipError(f"{name}: no such artifact folder; check the path")
     from huggingface_hub import snapshot_download  # slow to import, and most users have a folder

@@ -50,10 +50,7 @@ def to_image(tokens: Tensor, height: int, width: int) -> Tensor:
 
 
 class SinusoidalEmbedding(nn.Module):
-    """Time `[B]` as sines and cosines `[B, width]` of geometrically falling frequencies, from 1 to 1e-4.
-
-    Always float32: bfloat16 cannot tell t = 99 from t = 99.25.
-    """
+    """Time `[B]` as float32 sines and cosines `[B, width]` of geometrically falling frequencies, from 1 to 1e-4."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -68,10 +65,10 @@ class SinusoidalEmbedding(nn.Module):
 
 
 class ChannelNorm(nn.Module):
-    """LayerNorm over the channels of `[B, C, H, W]` with a gain and no bias.
+    """LayerNorm over the channels of `[B, C, H, W]` with a gain and no bias, statistics in float32 with eps 1e-5.
 
-    Statistics are float32 with eps 1e-5 whatever the precision of the input. Behind linear attention the values are of
-    the order 1/(H·W), so eps decides the size of the output and must not change under autocast.
+    Behind linear attention the values are of the order 1/(H·W), so eps decides the size of the output and must not
+    change under autocast.
     """
 
     def __init__(self, channels: int) -> None:
@@ -88,22 +85,19 @@ class ChannelNorm(nn.Module):
 
 
 class GlobalPool(nn.Module):
-    """Mean of a feature map `[B, C, H, W]` over its positions, `[B, C, 1, 1]`.
-
-    A module of its own so that the tiles of a large photo can be given the mean over the whole photo.
-    """
+    """Mean of a feature map over its positions; a module, so that a tile can be given the mean over the whole photo."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Average."""
+        """Map `[B, C, H, W]` to `[B, C, 1, 1]`."""
         return x.mean((2, 3), keepdim=True)
 
 
 class ConditionEmbedding(nn.Module):
-    """Time embedding plus a learned prompt that the degradation embedding gates (DA-CLIP, section 3.2).
+    """Time embedding of `4 * width` plus a learned prompt that the degradation embedding gates (DA-CLIP, section 3.2).
 
     Args:
         context_dim: D, width of the degradation embedding.
-        width: Width of the sinusoidal embedding; the result has `4 * width`.
+        width: Width of the sinusoidal embedding.
         degradation_context: Build the prompt.
     """
 
@@ -130,7 +124,7 @@ class UpsamplingConv(nn.Sequential):
     """Doubling of `[B, C, H, W]` by repeating pixels, then a 3×3 convolution.
 
     Computed as the equal transposed 4×4 convolution of stride 2: taps that meet the same pixel are added before the
-    product and not after it. That is 4/9 of the arithmetic, and the doubled map is never formed.
+    product and not after it. That is 4/9 of the arithmetic.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -189,8 +183,8 @@ class LinearAttention(nn.Module):
     Efficient attention (Shen et al. 2021): q = softmax over a head's channels / √32, k = softmax over the positions,
     out = norm(W_out (q (kᵀ v / N)) + b).
 
-    Memory traffic dominates its cost, so the products are ordered such that v is never formed (kᵀ v = (kᵀ x) W_vᵀ) and
-    W_out is applied to the small matrix kᵀ v; q and k lie channel first, `[B, 128, N]`, where both softmaxes are fast.
+    Memory traffic dominates its cost, so v is never formed (kᵀ v = (kᵀ x) W_vᵀ), W_out is applied to the small matrix
+    kᵀ v, and q and k lie channel first, `[B, 128, N]`, where both softmaxes are fast.
     """
 
     heads = 4
@@ -238,16 +232,10 @@ class SelfAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Attention from tokens `[B, N, C]` to context tokens `[B, K, D]`.
+    """Attention from tokens `[B, N, C]` to context tokens `[B, K, D]`, with C a multiple of 32.
 
-    A softmax over a single key is 1, so for K = 1 the result is `to_out(to_v(context))`, the same at every position.
-    `to_q` and `to_k` have no effect on it; they exist so that official weights load.
-
-    Args:
-        channels: C, a multiple of 32.
-        context_width: D.
-        single: K is always 1: `to_q` and `to_k` are frozen, since distributed training waits for parameters that never
-            get a gradient.
+    A softmax over a single key is 1, so with `single` (K is always 1) the result is `to_out(to_v(context))`, the same
+    at every position. `to_q` and `to_k` then have no effect; they exist, frozen, so that official weights load.
     """
 
     def __init__(self, channels: int, context_width: int, single: bool) -> None:
@@ -290,8 +278,7 @@ class SpatialTransformer(nn.Module):
         channels: C, a multiple of 32.
         context_width: D of the content embedding.
         context: Keys of the cross-attention; `none` builds no cross-attention.
-        self_attend_without_content: Without a content embedding the cross-attention attends to the features themselves,
-            as in the reference, instead of being skipped. Only where D = C.
+        self_attend_without_content: See `ConditionalUNet`; only where D = C.
     """
 
     def __init__(

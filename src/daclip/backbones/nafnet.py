@@ -27,14 +27,12 @@ from daclip.types import Conditioning
 class ConditionalNAFNet(nn.Module):
     """NAFNet (Chen et al., ECCV 2022) `(x_t, lq, t, conditioning) → output`, as DA-CLIP's section 4.4 uses it.
 
-    Its blocks need a third of the arithmetic of the U-Net's, and their norms allow a larger learning rate: the choice
-    where minutes count. Squares of pixels are first folded into channels as DCT coefficients (`BlockDct`), which loses
-    nothing and makes few, wide products of many narrow ones.
+    Its blocks need a third of the arithmetic of the U-Net's, and their norms allow a larger learning rate. Squares of
+    pixels are first folded into channels as DCT coefficients (`BlockDct`), which makes few, wide products.
 
-    The sum of the time embedding and projections of both embeddings scales and shifts every block. The paper's prompt,
-    a softmax over all entries of the embedding, starts some hundred times smaller than the time embedding and takes
-    long to have an effect. A single content token would make cross-attention a constant vector, so only patch tokens
-    are attended to, at the lowest resolution.
+    The sum of the time embedding and projections of both embeddings scales and shifts every block; the paper's prompt
+    starts some hundred times smaller than the time embedding and takes long to have an effect. A single content token
+    would make cross-attention a constant vector, so only patch tokens are attended to, at the lowest resolution.
 
     Args:
         context_dim: D, width of both embeddings.
@@ -155,9 +153,8 @@ class ConditionalNAFNet(nn.Module):
 class BlockDct(nn.Module):
     """Orthonormal DCT-II of disjoint p×p squares of pixels, the coefficients as channels.
 
-    Pixels of a square are nearly equal, so as inputs and outputs they make a badly conditioned problem: the large,
-    coherent errors of brightness dominate the gradient of every weight, and Adam's steps leave next to nothing for the
-    detail. As coefficients the two have weights, and so step sizes, of their own.
+    Pixels of a square are nearly equal, a badly conditioned problem: the large errors of brightness dominate the
+    gradient of every weight. As coefficients, mean and detail have weights, and so step sizes, of their own.
     """
 
     def __init__(self, patch: int) -> None:

@@ -64,10 +64,9 @@ _BACK = [
 
 
 def from_official(state_dict: Mapping[str, T]) -> dict[str, T]:
-    """Rename the keys of an official restoration checkpoint to those of `ConditionalUNet`.
+    """Rename the keys of an official restoration checkpoint (`daclip-sde` or `wild-ir`) to those of `ConditionalUNet`.
 
-    Works for `daclip-sde` and `wild-ir`, for plain and EMA files, with and without the `module.` of distributed
-    training. A pure renaming: tensors are untouched, and no two keys become one.
+    A pure renaming: tensors are untouched, and no two keys become one.
     """
     return {_rename(key, _RULES): value for key, value in state_dict.items()}
 
@@ -78,17 +77,10 @@ def to_official(state_dict: Mapping[str, T]) -> dict[str, T]:
 
 
 def network_state(content: Any, path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a restoration checkpoint by the network's own names.
+    """The tensors of a restoration checkpoint, the content of `path`, by the network's own names.
 
     Understands a bare state dict (what the original saves, plain and EMA alike), the same with the `module.` of
-    distributed training, and a whole `ema_pytorch` object, of which the average is taken.
-
-    Args:
-        content: What the file holds.
-        path: The file, for messages.
-
-    Raises:
-        DaclipError: It holds something else.
+    distributed training, and a whole `ema_pytorch` object, of which the average is taken. Else a `DaclipError`.
     """
     if not isinstance(content, Mapping) or not content:
         raise DaclipError(f"{path}: holds no state dict")

@@ -39,14 +39,13 @@ class ConditionalUNet(nn.Module):
         degradation_context: Use the degradation embedding.
         context: Keys of the cross-attention: the content embedding (`token`, official), the patch tokens as well
             (`patches`), or nothing (`none`). A call that brings no embedding skips its part.
-        transformer_levels: Indices of the levels with transformer blocks in place of linear attention; negative ones
-            count from the last level. None is every level from index 3 (the official `daclip-sde`), `[-1]` the official
-            `wild-ir`. The middle always has one.
+        transformer_levels: Levels with transformer blocks in place of linear attention; negative ones count from the
+            last. None is every level from index 3 (official `daclip-sde`), `[-1]` the official `wild-ir`; the middle
+            always has one.
         scale: 1.0, or 0.5 to run all levels at half the resolution (the official `wild-ir`).
         checkpoint: Recompute activations in the backward pass: less memory, about a third more time.
         self_attend_without_content: Without a content embedding let the cross-attention attend to the features instead
-            of skipping it, as the reference does where `context_dim` equals the widths (elsewhere, so at its published
-            sizes, it stops with an error).
+            of skipping it, as the reference does; only where `context_dim` equals the widths.
     """
 
     def __init__(
@@ -106,16 +105,9 @@ class ConditionalUNet(nn.Module):
         self.final_conv = nn.Conv2d(width, in_channels, 3, padding=1)
 
     def forward(self, x_t: Tensor, lq: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        """Estimate the output for a state.
+        """Output for a state and the LQ image in [0, 1], all `[B, C, H, W]` with any H and W; `t` is float32 `[B]`.
 
-        Args:
-            x_t: State, `[B, C, H, W]`, any H and W.
-            lq: Degraded image in [0, 1], same shape.
-            t: Times, float32 `[B]`.
-            conditioning: Embeddings `[B, D]` and patch tokens `[B, N, D]`; each may be None.
-
-        Returns:
-            `[B, C, H, W]` in the precision of the last convolution.
+        Embeddings are `[B, D]`, patch tokens `[B, N, D]`; each may be None.
         """
         height, width = x_t.shape[-2:]
         content = context_tokens(conditioning, self.context)

@@ -24,7 +24,7 @@ class Stage1Scores:
         daclip: The model.
         classes: The K classes that it chooses from.
         templates: Prompts of the classes, see `DaClip.word_embeddings`.
-        bins: Bins of the calibration error.
+        bins: Number of bins of the calibration error.
     """
 
     def __init__(self, daclip: DaClip, classes: Sequence[str], templates: Sequence[str], bins: int):
@@ -111,16 +111,7 @@ def score_daclip(
     bins: int,
     precision: str,
 ) -> Stage1Scores:
-    """Score a model on batches of pairs.
-
-    Args:
-        daclip: The model, in evaluation mode.
-        batches: Pairs, on any device.
-        classes: The classes that it chooses from.
-        templates: Prompts of the classes.
-        bins: Bins of the calibration error.
-        precision: `auto`, `bf16` or `fp32`.
-    """
+    """Score a model in evaluation mode on batches of pairs; the precision is `auto`, `bf16` or `fp32`."""
     device = daclip.logit_scale.device
     scores = Stage1Scores(daclip, classes, templates, bins)
     for batch in batches:

@@ -38,10 +38,7 @@ def _centre(images: Tensor, size: int) -> Tensor:
 
 
 def resize(images: Tensor, size: int) -> Tensor:
-    """The whole photo, shrunk to CLIP's size, as the original does: `[B, 3, H, W]` to `[B, 1, 3, s, s]`.
-
-    Fine corruptions such as noise or JPEG blocks vanish when a large photo is shrunk.
-    """
+    """The whole photo, shrunk to CLIP's size as the original does: `[B, 3, H, W]` to `[B, 1, 3, s, s]`."""
     return _centre(_shrink(images, size), size)[:, None]
 
 
@@ -53,8 +50,7 @@ def crop(images: Tensor, size: int) -> Tensor:
 def multi_crop(images: Tensor, size: int) -> Tensor:
     """An even grid of at most 3×3 crops at full resolution: `[B, 3, H, W]` to `[B, V, 3, s, s]`.
 
-    The crops cover photos of up to three times CLIP's size and sample larger ones. A photo of CLIP's size is its own
-    single view.
+    They cover photos of up to three times CLIP's size and sample larger ones.
     """
     if min(images.shape[-2:]) < size:
         images = _shrink(images, size)
@@ -75,18 +71,13 @@ class FrozenClip(nn.Module):
     """An open_clip model that never learns.
 
     Args:
-        architecture: Name of an open_clip model whose image tower is a plain ViT (`ViT-B-32`, `ViT-B-16-SigLIP`,
-            `hf-hub:…`, `local-dir:…`) or the arguments of `open_clip.CLIP` as a mapping, which gives random weights.
+        architecture: Name of an open_clip model whose image tower is a plain ViT (`ViT-B-32`, `hf-hub:…`,
+            `local-dir:…`) or the arguments of `open_clip.CLIP` as a mapping, which gives random weights.
         pretrained: Weight tag or file for a named model; None leaves the weights random.
-        view: From photos to CLIP inputs: `resize`, `crop` or `multi_crop`, the functions of this module.
+        view: From photos to CLIP inputs: `resize`, `crop` or `multi_crop`.
         seed: Seed of random weights.
-        load_weights: False leaves the weights random and downloads none, but keeps the rest of `pretrained`, such as
-            the normalisation of inputs. For weights that come from an artifact.
-
-    Attributes:
-        image_size: Side of CLIP's square input.
-        embed_dim: Length D of the shared embedding.
-        run_block: Computes a transformer block of the image tower.
+        load_weights: False downloads nothing and keeps of `pretrained` only the normalisation of inputs; for weights
+            that come from an artifact.
     """
 
     model: Any  # open_clip has no type hints
@@ -142,8 +133,7 @@ class FrozenClip(nn.Module):
     def encode_tokens(self, tokens: Tensor) -> Tensor:
         """Embedding of token ids `[N, L]`, not normalised, `[N, D]`.
 
-        A text is cut after its last end-of-text token (the largest id): attention is causal, so later tokens cannot
-        change the embedding, and most captions need a seventh of the 77 positions.
+        Texts are cut after the last end-of-text token (the largest id), since attention is causal.
         """
         model = self.model
         if not isinstance(model, open_clip.CLIP) or model.text_pool_type != "argmax":
@@ -160,10 +150,7 @@ class FrozenClip(nn.Module):
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str]) -> Tensor:
-        """Unit-length embeddings of texts, `[N, D]` float32; each text is computed once per process.
-
-        The text tower is frozen, so an embedding never changes: training steps only look it up.
-        """
+        """Unit-length embeddings of texts, `[N, D]` float32; each text is computed once per process."""
         device = self.mean.device
         new = list(dict.fromkeys(text for text in texts if text not in self._texts))
         # One by one on a CPU: products round differently in another batch, and a resumed run meets other ones first.
@@ -245,11 +232,7 @@ def _check_name(architecture: str, pretrained: str | None) -> None:
 
 
 def _statistics(architecture: str | Mapping[str, Any], pretrained: str | None, tower: Any) -> tuple[Any, Any]:
-    """Mean and standard deviation per channel that the weights were trained with.
-
-    A tag has its own. Weights from a file, and random ones, take those that all tags of the architecture share, else
-    OpenAI's.
-    """
+    """Mean and deviation of inputs: the tag's, else those that all tags of the architecture share, else OpenAI's."""
     if isinstance(architecture, str) and not architecture.startswith(SCHEMES):
         tags = [pretrained] if pretrained else []
         if not tags or not open_clip.get_pretrained_cfg(architecture, tags[0]):
@@ -264,12 +247,10 @@ def _statistics(architecture: str | Mapping[str, Any], pretrained: str | None, t
 
 @torch.no_grad()
 def _balance_frequencies(weight: Tensor, generator: torch.Generator) -> None:
-    """Draw a patch embedding anew, with gains that grow with the frequency, as amplitudes in photos fall.
+    """Draw a patch embedding `[width, 3, p, p]` anew, with gains that grow with frequency, as photos' amplitudes fall.
 
     White random weights see little but the brightness of a patch, while most corruptions change fine detail. Whitening
-    the first layer is known to speed up training from scratch (Coates and Ng 2012); here with the 1/f spectrum that all
-    photos share instead of one measured on the data. The weight `[width, 3, p, p]` keeps its standard deviation per
-    frequency unit.
+    the first layer speeds up training from scratch (Coates and Ng 2012); here for the 1/f spectrum of all photos.
     """
     patch = weight.shape[-1]
     n = torch.arange(patch, dtype=torch.float32)

@@ -12,8 +12,8 @@ from daclip.ranks import is_distributed
 class _GatherRows(torch.autograd.Function):
     """Rows of all ranks, in the order of ranks; the gradient of a rank's rows is summed over all ranks.
 
-    Every rank computes the loss of the whole batch. The sum is then the number of ranks times the gradient of one such
-    loss, and DistributedDataParallel's mean over ranks turns it into that of a single process with the whole batch.
+    Every rank computes the loss of the whole batch, so DistributedDataParallel's mean over ranks turns the sum into the
+    gradient of a single process.
     """
 
     @staticmethod
@@ -43,15 +43,9 @@ def gather_rows(rows: Tensor) -> Tensor:
 def encode_texts(
     texts: Sequence[Sequence[str]], encode: Callable[[Sequence[str]], Tensor], like: Tensor
 ) -> tuple[list[str], Tensor]:
-    """The unique texts of all ranks with their embeddings; each rank encodes only its own.
+    """The K unique texts of all ranks in alphabetical order with their embeddings `[K, D]`; each rank encodes its own.
 
-    Args:
-        texts: Texts of each rank, as `gather_objects` gives them.
-        encode: Texts to embeddings `[N, D]`.
-        like: A tensor `[…, D]` on the device of the embeddings.
-
-    Returns:
-        K texts in alphabetical order, and `[K, D]` float32.
+    `texts` are those of each rank, as `gather_objects` gives them; `like` `[…, D]` lies on the embeddings' device.
     """
     lists = [sorted(set(part)) for part in texts]
     if len(lists) == 1:

@@ -44,16 +44,8 @@ class Targets:
 def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
     """Symmetric one-to-one InfoNCE (CLIP, Radford et al. 2021), the official loss of DA-CLIP.
 
-    Samples of a batch with the same text are negatives of each other: with K texts in a batch of B it cannot fall below
-    about ln(B/K).
-
-    Args:
-        image: Unit vectors `[B, D]`.
-        text: Unit vectors `[B, D]`; row i belongs to image i.
-        scale: Factor of the cosine similarities.
-
-    Returns:
-        Scalar, the mean of both directions.
+    Rows i of the unit vectors `image` and `text`, both `[B, D]`, belong together. Samples with the same text are
+    negatives of each other: with K texts in a batch of B the loss cannot fall below about ln(B/K).
     """
     logits = scale * image @ text.T
     target = torch.arange(len(image), device=image.device)
@@ -63,17 +55,14 @@ def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
 def multi_positive_loss(image: Tensor, text: Tensor, label: Tensor, scale: Tensor) -> Tensor:
     """Contrastive loss in which every sample of equal text is a positive (SupCon, Khosla et al. 2020).
 
-    Image to text it is the cross-entropy over the K unique texts, whose floor is 0; text to image each text is matched
-    to the uniform distribution over its images, less that distribution's entropy, so that this floor is 0 too.
+    Image to text it is the cross-entropy over the K unique texts; text to image each text is matched to the uniform
+    distribution over its images, less that distribution's entropy. The floor is 0.
 
     Args:
         image: Unit vectors `[B, D]`.
         text: Unit vectors of the unique texts, `[K, D]`.
         label: Row of `text` that belongs to each image, int64 `[B]`.
         scale: Factor of the cosine similarities.
-
-    Returns:
-        Scalar, the mean of both directions.
     """
     logits = scale * image @ text.T
     to_text = F.cross_entropy(logits, label)
@@ -83,19 +72,10 @@ def multi_positive_loss(image: Tensor, text: Tensor, label: Tensor, scale: Tenso
 
 
 def multi_label_loss(image: Tensor, text: Tensor, member: Tensor, scale: Tensor) -> Tensor:
-    """Contrastive loss with several texts to an image and several images to a text.
+    """Contrastive loss with several texts to an image and several images to a text; the floor is 0.
 
     Each image is matched to the uniform distribution over its texts, each text to that over its images, both less the
-    distribution's entropy, so that the floor is 0. With one text an image it equals `multi_positive_loss`.
-
-    Args:
-        image: Unit vectors `[B, D]`.
-        text: Unit vectors of the unique texts, `[K, D]`.
-        member: 1 where a text belongs to an image, else 0, `[B, K]`; no row is all 0.
-        scale: Factor of the cosine similarities.
-
-    Returns:
-        Scalar, the mean of both directions.
+    distribution's entropy. `member` `[B, K]` is 1 where a text belongs to an image, else 0, with no row all 0.
     """
     logits = scale * image @ text.T
     present = member.sum(0) > 0
@@ -109,15 +89,7 @@ def _divergence(logits: Tensor, member: Tensor) -> Tensor:
 
 
 def sigmoid_loss(image: Tensor, text: Tensor, member: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    """Sum over texts and mean over images of −log sigmoid(±(scale · cosine + bias)) (SigLIP, Zhai et al. 2023).
-
-    Args:
-        image: Unit vectors `[B, D]`.
-        text: Unit vectors of the unique texts, `[K, D]`.
-        member: 1 where a text belongs to an image, else 0, `[B, K]`.
-        scale: Factor of the cosine similarities.
-        bias: Added to them; negative, since most pairs are wrong ones.
-    """
+    """Sum over texts and mean over images of −log sigmoid(±(scale · cosine + bias)) (SigLIP, Zhai et al. 2023)."""
     logits = scale * image @ text.T + bias
     return -F.logsigmoid((2 * member - 1) * logits).sum(1).mean()
 
@@ -125,8 +97,7 @@ def sigmoid_loss(image: Tensor, text: Tensor, member: Tensor, scale: Tensor, bia
 class Matching(nn.Module, ABC):
     """A loss that pulls images to their texts and pushes them from the others.
 
-    Attributes:
-        splits_labels: Whether a label of several classes counts as several texts; otherwise it is one of its own.
+    With `splits_labels` a label of several classes counts as several texts; otherwise it is one of its own.
     """
 
     splits_labels = False
@@ -140,7 +111,7 @@ class Official(Matching):
     """`contrastive_loss` over all samples of the batch."""
 
     def forward(self, image: Tensor, targets: Targets, scale: Tensor) -> Tensor:
-        """The loss of a batch, as in `Matching`."""
+        """See `Matching`."""
         return contrastive_loss(image, targets.text[targets.label], scale)
 
 
@@ -148,7 +119,7 @@ class MultiPositive(Matching):
     """`multi_positive_loss`; a label of several classes is one text of its own."""
 
     def forward(self, image: Tensor, targets: Targets, scale: Tensor) -> Tensor:
-        """The loss of a batch, as in `Matching`."""
+        """See `Matching`."""
         return multi_positive_loss(image, targets.text, targets.label, scale)
 
 
@@ -158,16 +129,15 @@ class MultiLabel(Matching):
     splits_labels = True
 
     def forward(self, image: Tensor, targets: Targets, scale: Tensor) -> Tensor:
-        """The loss of a batch, as in `Matching`."""
+        """See `Matching`."""
         return multi_label_loss(image, targets.text, targets.member, scale)
 
 
 class Sigmoid(Matching):
     """`sigmoid_loss` with a learned bias; a label of several classes counts for each of them.
 
-    Args:
-        bias: Start of the bias. It should undo the scale times the usual cosine between a photo and any text, so that
-            training does not begin with every pair taken for a right one.
+    The first `bias` should undo the scale times the usual cosine of a photo and any text: else every pair begins as a
+    right one.
     """
 
     splits_labels = True
@@ -177,7 +147,7 @@ class Sigmoid(Matching):
         self.bias = nn.Parameter(torch.tensor(float(bias)))
 
     def forward(self, image: Tensor, targets: Targets, scale: Tensor) -> Tensor:
-        """The loss of a batch, as in `Matching`."""
+        """See `Matching`."""
         return sigmoid_loss(image, targets.text, targets.member, scale, self.bias)
 
 
@@ -193,7 +163,7 @@ class CosineDistillation(Distillation):
     """One minus the cosine, each photo by itself."""
 
     def forward(self, content: Tensor, clean: Tensor, scale: Tensor) -> Tensor:
-        """The loss of a batch, as in `Distillation`."""
+        """See `Distillation`."""
         return (1 - F.cosine_similarity(content, clean, dim=-1)).mean()
 
 
@@ -201,7 +171,7 @@ class ContrastiveDistillation(Distillation):
     """InfoNCE: each steered embedding is to find its clean photo among those of the batch, and the reverse."""
 
     def forward(self, content: Tensor, clean: Tensor, scale: Tensor) -> Tensor:
-        """The loss of a batch, as in `Distillation`."""
+        """See `Distillation`."""
         return contrastive_loss(F.normalize(content, dim=-1), F.normalize(clean, dim=-1), scale)
 
 
@@ -216,19 +186,17 @@ class LossTerms:
 
 
 class DaClipLoss(nn.Module):
-    """Degradation loss plus content losses with weights.
+    """Weighted sum of the degradation loss and the content losses; a weight of 0 leaves a loss out.
 
     In a distributed run the samples of all ranks form one batch: every rank returns the loss of the whole, and after
     DistributedDataParallel's mean the gradients are those of a single process with that batch.
 
     Args:
         matching: The loss between embeddings and texts, of degradations and of captions alike.
-        distillation: The distance to the clean photos' embeddings.
+        distillation: The distance to the clean photos' embeddings, which needs no captions.
         degradation_weight: Weight of the degradation loss.
-        caption_weight: Weight of the loss between content embedding and caption; 0 leaves it out. Samples without a
-            caption are passed over.
-        distillation_weight: Weight of the distance to the clean photo's frozen CLIP embedding, which needs no caption;
-            0 leaves it out.
+        caption_weight: Weight of the loss between content embedding and caption; samples without one are passed over.
+        distillation_weight: Weight of the distillation.
     """
 
     def __init__(

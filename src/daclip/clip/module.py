@@ -30,12 +30,10 @@ class ControllerPretraining(StageModule):
         optimizer: Makes the optimiser from parameter groups.
         warmup_steps: Linear warm-up of the learning rate.
         final_lr: Factor of the learning rate at the end of its cosine.
-        content_share: Share of each batch that the content losses see. The frozen tower is half of the arithmetic of a
-            step; degradations are learned from the whole batch in any case.
-        chunk_size: Photos that are encoded at once; None takes the whole batch. The loss sees the whole batch in any
-            case: a chunk's activations are dropped after its embeddings are known and computed again for its gradients
-            (GradCache, Gao et al. 2021).
-        checkpoint_blocks: Drop the activations inside each transformer block in the same way.
+        content_share: Share of each batch that the content losses see; the frozen tower is half of a step's cost.
+        chunk_size: Photos that are encoded at once; None takes the whole batch, as the loss does in any case. A chunk's
+            activations are computed again for its gradients (GradCache, Gao et al. 2021).
+        checkpoint_blocks: Recompute the activations inside each transformer block in the same way.
         compile_blocks: `torch.compile` the transformer blocks.
     """
 

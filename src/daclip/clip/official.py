@@ -29,10 +29,7 @@ SHOWN = 20  # names in an error message
 
 
 def from_official(state: Mapping[str, T]) -> dict[str, T]:
-    """Rename an official state dict for `DaClip.load_state_dict`.
-
-    The `module.` prefix of distributed runs is cut. `visual.*` repeats `clip.visual.*` tensor for tensor and is left
-    out.
+    """Rename an official state dict for `DaClip.load_state_dict`; `visual.*`, a copy of `clip.visual.*`, is left out.
 
     >>> from_official({"module.visual_control.transformer.zero_modules.0.bias": 1, "visual.proj": 2})
     {'controller.links.0.bias': 1}
@@ -62,7 +59,7 @@ def _renamed(name: str, prefixes: tuple[tuple[str, str], ...]) -> str:
 
 
 def read_weights(path: str | Path) -> Any:
-    """Content of a checkpoint file: a pickle restricted to tensors and plain values, or safetensors.
+    """Content of a checkpoint file, safetensors or a pickle restricted to tensors and plain values.
 
     The `state_dict` of a training run's checkpoint stands for the whole. Any other file is a `DaclipError`.
     """
@@ -92,15 +89,7 @@ def is_daclip(content: Any) -> bool:
 
 
 def official_state(content: Any, path: str | Path) -> dict[str, Tensor]:
-    """The tensors of an official checkpoint by their official names, without `module.`.
-
-    Args:
-        content: What `read_weights` returned.
-        path: The file, for messages.
-
-    Raises:
-        DaclipError: It is no DA-CLIP checkpoint, or contradicts itself.
-    """
+    """The tensors of an official checkpoint, the content of `path`, by their official names without `module.`."""
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise DaclipError(f"{path}: not a state dict, nor a training checkpoint with one under 'state_dict'")
     if not is_daclip(content):
@@ -114,10 +103,7 @@ def official_state(content: Any, path: str | Path) -> dict[str, Tensor]:
 
 
 def load_official(daclip: DaClip, state: Mapping[str, Tensor], source: str | Path) -> None:
-    """Load the weights of `official_state` into a model of the same architecture.
-
-    Another architecture, or unknown, missing or misshapen weights are a `DaclipError` that names them and the source.
-    """
+    """Load the weights of `official_state` into a model of the same architecture; any other is a `DaclipError`."""
     own = to_official(daclip.state_dict())
     patches = "visual_control.conv1.weight"
     if patches in state and patches in own and state[patches].shape != own[patches].shape:

@@ -101,8 +101,8 @@ def image_size(tower: Any) -> int:
 def run_block(block: Any, tokens: Tensor) -> Tensor:
     """Tokens `[B, N, width]` after a residual block; the plain and the steered tower both go this way.
 
-    PyTorch's multi-head attention turns tokens to `[N, B, width]`. On that view its input projection becomes a batched
-    product with N copies of the weight: 60 % of a bfloat16 step on a CPU. Here the projection sees contiguous tokens.
+    PyTorch's multi-head attention turns tokens to `[N, B, width]`, where its input projection becomes a batched product
+    with N copies of the weight: 60 % of a bfloat16 step on a CPU. Here the projection sees contiguous tokens.
     """
     if type(block) is not ResidualAttentionBlock:
         # The choice of `attend` for blocks of other libraries.

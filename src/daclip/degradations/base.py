@@ -29,8 +29,7 @@ class Degraded:
         images: Degraded photos, float32 `[B, 3, H, W]`, RGB in [0, 1].
         severities: Strengths in [0, 1], given or drawn.
         drawn: All other random decisions; `Degradation.replay` repeats the corruption from them.
-        classes: Label of each sample where the degradation itself decides it, such as `"hazy, rainy"`; None means
-            the class that it is configured under.
+        classes: Label by `Degradation.describe`; None means the class that the degradation is configured under.
     """
 
     images: Tensor
@@ -42,9 +41,8 @@ class Degraded:
 class Degradation(ABC):
     """One family of image corruption, with a severity from 0 (mild) to 1 (strong).
 
-    `draw` takes every random decision on the CPU from an explicit generator, so the same generator gives the same
-    corruption on any device. `apply` is plain tensor code over a batch. One generator a sample makes the result
-    independent of the grouping of samples into batches.
+    `draw` takes every random decision on the CPU from an explicit generator, one a sample; `apply` is plain tensor code
+    over a batch. So neither the device nor the grouping into batches changes the result.
     """
 
     @abstractmethod
@@ -57,14 +55,9 @@ class Degradation(ABC):
 
     @abstractmethod
     def apply(self, images: Tensor, drawn: Drawn) -> Tensor:
-        """Corrupt a batch as decided, without randomness and without changing `images`.
+        """Corrupt photos, float32 `[B, 3, H, W]`, RGB in [0, 1], as decided; without randomness, and into new memory.
 
-        Args:
-            images: Clean photos, float32 `[B, 3, H, W]`, RGB in [0, 1], on any device.
-            drawn: The samples' draws, concatenated to a leading dimension of B, on the same device.
-
-        Returns:
-            Degraded photos, same shape, dtype and range.
+        `drawn` holds the samples' draws, concatenated to a leading dimension of B, on the photos' device.
         """
 
     @property
@@ -122,10 +115,7 @@ def split_classes(label: str) -> list[str]:
 
 
 def vocabulary(degradations: Mapping[str, Degradation]) -> list[str]:
-    """The single classes in the labels of these degradations, by their configured names.
-
-    A degradation that labels its samples itself brings its own classes in place of its name.
-    """
+    """The single classes in the labels of these degradations: their own, or else their configured names."""
     named = (class_name for name, part in degradations.items() for class_name in part.classes or (name,))
     return list(dict.fromkeys(named))
 
@@ -155,10 +145,7 @@ def uniform(low: float, high: float, generator: torch.Generator) -> float:
 
 
 def ramp(ends: tuple[float, float], severity: float, generator: torch.Generator) -> float:
-    """A parameter at `severity` along its range, with a jitter of ±0.1 of severity that never leaves the range.
-
-    The jitter keeps several parameters of one degradation from always moving in step.
-    """
+    """A parameter at `severity` along its range, with a jitter of ±0.1 of severity, so that parameters differ."""
     place = min(max(severity + uniform(-0.1, 0.1, generator), 0.0), 1.0)
     return ends[0] + (ends[1] - ends[0]) * place
 

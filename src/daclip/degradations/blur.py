@@ -35,7 +35,7 @@ class MotionBlur(Blur):
     """Blur by a shaking camera: the picture averaged along a random smooth trajectory.
 
     The camera's heading turns with a smoothly varying rate, as in random-trajectory models (Boracchi & Foi,
-    "Modeling the performance of image restoration from motion blur", 2012); the kernel is that path rasterised.
+    "Modeling the performance of image restoration from motion blur", 2012).
 
     Args:
         extent: Largest distance between the ends of the kernel, in pixels.
@@ -84,8 +84,7 @@ class KernelBlur(Blur):
     averaging leaves. One scale makes the kinds comparable: the spread (standard deviation) of the kernel.
 
     Args:
-        kinds: Relative frequency of each kind: `isotropic`, `anisotropic`, `generalised`, `plateau`, `sinc`,
-            `defocus`, `line`, `box`.
+        kinds: Relative frequency of each kind in `names`; absent ones are never drawn.
         sigma: Spread of the kernel in pixels; of a line along its direction.
         ratio: Range of the shorter over the longer axis of all elliptic kinds but `isotropic`.
         generalised: Range of the exponent of the generalised Gaussian.

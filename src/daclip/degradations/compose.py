@@ -24,10 +24,9 @@ MARK = "/"  # between the name of a part and the names of its draws
 
 
 class OneByOne(Degradation):
-    """A degradation that applies its draws one by one.
+    """A degradation that applies its draws one by one, since samples differ in their parts and so in their draws.
 
-    Samples differ in their parts, and so in the keys and shapes of their draws. Also, a codec after another part
-    would turn a last bit that depends on the size of the batch into a visible step.
+    Also, a codec after another part would turn a last bit that depends on the size of the batch into a visible step.
     """
 
     def replay(self, images: Tensor, draws: Sequence[Drawn]) -> Tensor:
@@ -38,9 +37,8 @@ class OneByOne(Degradation):
 class Composition(OneByOne):
     """Parts by name, some of which are applied one after another to each sample.
 
-    A sample's draw holds those of its parts, each under the part's name, in the order of application:
-    `{"hazy/transmission": …, "hazy/airlight": …, "rainy/streaks": …}`. The names are the classes of the sample's
-    label, unless a part labels its samples itself.
+    A sample's draw holds those of its parts in the order of application, as `{"hazy/transmission": …, "rainy/streaks":
+    …}`. The names are the classes of its label, unless a part labels its samples itself.
     """
 
     def __init__(self, parts: Mapping[str, Degradation]) -> None:
@@ -68,10 +66,7 @@ class Composition(OneByOne):
 class Chain(Composition):
     """All parts, one after another in the order of the configuration.
 
-    Args:
-        parts: Name to degradation.
-        share: Range of each part's share of the severity, drawn for each part: several full strengths at once
-            would leave nothing to see, and parts should not always move in step.
+    Each takes a share of the severity, drawn from the range `share`: several full strengths would leave nothing to see.
     """
 
     def __init__(self, parts: Mapping[str, Degradation], share: Span) -> None:
@@ -100,12 +95,7 @@ class RandomOrder(Chain):
 
 
 class OneOf(Composition):
-    """One part, drawn for each sample.
-
-    Args:
-        parts: Name to degradation.
-        weights: Relative frequency of each part by its name; None makes all equal.
-    """
+    """One part, drawn for each sample in proportion to its weight; None weighs all equally."""
 
     def __init__(self, parts: Mapping[str, Degradation], weights: Mapping[str, float] | None = None) -> None:
         super().__init__(parts)
@@ -120,10 +110,7 @@ class OneOf(Composition):
 class Combinations(OneOf):
     """One of several chains of the same parts, such as haze and rain, or low light and noise.
 
-    Args:
-        parts: Class to degradation.
-        combinations: Classes of each chain, in the order of application.
-        share: Of the severity, as in `Chain`.
+    Each of `combinations` lists the classes of a chain in the order of application; `share` is that of `Chain`.
     """
 
     def __init__(self, parts: Mapping[str, Degradation], combinations: Sequence[Sequence[str]], share: Span) -> None:

@@ -19,14 +19,13 @@ BLOCK = 8  # side of JPEG's blocks
 class JpegCompression(Degradation):
     """Through a real JPEG codec (libjpeg by way of Pillow) and back.
 
-    kornia.enhance.jpeg_codec_differentiable is an approximation without entropy-coder rounding, and slower;
-    torchvision's encoder is deprecated and does not expose the chroma subsampling.
+    kornia's differentiable codec is an approximation and slower; torchvision's does not expose the chroma subsampling.
 
     Args:
         quality: libjpeg's quality setting, 1 to 95.
         subsampling: Chroma subsamplings to draw from, such as `"4:4:4"`.
         grid_shift: Largest offset of the 8×8 block grid in pixels, 0 to 7, drawn for each axis: a photo that was
-            cropped after compression has its grid anywhere. 0 starts it at the corner.
+            cropped after compression has its grid anywhere.
     """
 
     modes = ("4:4:4", "4:2:2", "4:2:0")
@@ -76,8 +75,7 @@ SMALLEST_RESULT = 16  # pixels a side: what later parts of a pipeline can still 
 class Resize:
     """A change of size, down or up, as a step of a pipeline that undoes it in the end; hence no `Degradation`.
 
-    Interpolation is without antialiasing on purpose: photos found in the wild have aliasing (Wang et al.,
-    "Real-ESRGAN", 2021, section 3).
+    Interpolation is without antialiasing on purpose, as in "Real-ESRGAN" (Wang et al. 2021, section 3).
 
     Args:
         directions: Relative frequency of `down` and `up`.

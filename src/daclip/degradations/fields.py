@@ -19,8 +19,8 @@ def pixels(height: int, width: int) -> tuple[Tensor, Tensor]:
 def smooth_noise(height: int, width: int, cell: float, generator: torch.Generator) -> Tensor:
     """Smooth noise with structures of about `cell` pixels, `[H, W]`, mean 0 and standard deviation 1.
 
-    A sum of plane waves of random direction and phase, which unlike noise on a coarse grid has no preferred
-    directions; evaluated at a few points a wave and scaled up, far cheaper than at full size.
+    A sum of plane waves of random direction and phase, which has no preferred directions; evaluated at a few points a
+    wave and scaled up, far cheaper than at full size.
     """
     waves = torch.rand(3, WAVES, 1, 1, generator=generator)
     direction, phase = 2 * math.pi * waves[0], 2 * math.pi * waves[1]
@@ -40,15 +40,10 @@ def smoothstep(values: Tensor) -> Tensor:
 
 
 def patches(centres: Tensor, reach: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Small squares of pixels around points, to draw a shape at each.
+    """Squares of `2·reach + 1` = P pixels a side around points (row, column) `[N, 2]`, to draw a shape at each.
 
-    Args:
-        centres: Points as (row, column) in pixels, `[N, 2]`; they may lie between pixels or outside.
-        reach: The squares have `2·reach + 1` pixels a side.
-
-    Returns:
-        The pixels' (row, column), `[N, P, 2]`, and their distance from the point along rows `[N, P, 1]` and
-        along columns `[N, 1, P]`.
+    Returns the pixels' (row, column), `[N, P, 2]`, and their distance from the point along rows `[N, P, 1]` and along
+    columns `[N, 1, P]`.
     """
     steps = torch.arange(-reach, reach + 1, dtype=torch.float32)
     places = centres.round()[:, None, :] + steps[None, :, None]
@@ -64,10 +59,7 @@ def stamp(values: Tensor, places: Tensor, height: int, width: int) -> Tensor:
 
 
 def largest(values: Tensor, rows: Tensor, columns: Tensor, height: int, width: int) -> Tensor:
-    """The largest of the non-negative values that fall on each pixel, `[H, W]`; 0 where none does.
-
-    Values, rows and columns have one shape; places may lie outside of the picture.
-    """
+    """The largest of the non-negative values at each pixel, `[H, W]`, 0 where there is none; places may lie outside."""
     # A margin of one pixel collects what falls outside, which is cheaper than selecting what falls inside.
     index = (rows.clamp(-1, height) + 1) * (width + 2) + columns.clamp(-1, width) + 1
     canvas = torch.zeros((height + 2) * (width + 2))

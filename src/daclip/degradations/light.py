@@ -13,8 +13,8 @@ from daclip.degradations.fields import pixels, smooth_noise
 class LowLight(Degradation):
     """An underexposed photo: light scaled down where it is linear, with the sensor noise that then shows.
 
-    Linear light L becomes gain·L^gamma plus Poisson-Gaussian noise of variance shot·L + read², in its usual
-    Gaussian approximation (Foi et al., "Practical Poissonian-Gaussian noise modeling", 2008).
+    Linear light L becomes gain·L^gamma plus Poisson-Gaussian noise of variance shot·L + read², in its Gaussian
+    approximation (Foi et al., "Practical Poissonian-Gaussian noise modeling", 2008).
 
     Args:
         gain: Share of the light that remains.
@@ -48,9 +48,8 @@ class LowLight(Degradation):
 class Shadow(Degradation):
     """A cast shadow with a soft edge: a blob or a polygon that covers part of the picture.
 
-    In a shadow the sun is missing and the blue sky remains: I = J·(light of each channel), in linear light,
-    as in the illumination model behind ISTD (Wang et al., "Stacked Conditional GANs for Shadow Detection and
-    Removal", 2018).
+    The sun is missing and the blue sky remains: I = J·(light of each channel), in linear light, as behind ISTD (Wang et
+    al., "Stacked Conditional GANs for Shadow Detection and Removal", 2018).
 
     Args:
         light: Share of linear light that remains in the shadow.

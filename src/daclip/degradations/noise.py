@@ -12,9 +12,7 @@ LUMA = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
 
 
 class GaussianNoise(Degradation):
-    """Additive white Gaussian noise, y = x + n with n ~ N(0, (σ/255)²), independent in pixels and channels.
-
-    The model of most denoising benchmarks (Zhang et al., "Beyond a Gaussian Denoiser", 2017).
+    """Additive white Gaussian noise, y = x + n, n ~ N(0, (σ/255)²) (Zhang et al., "Beyond a Gaussian Denoiser", 2017).
 
     Args:
         sigma: Standard deviation, in 8-bit units.
@@ -41,7 +39,7 @@ class PoissonNoise(Degradation):
     """Photon noise, y = Poisson(peak·x) / peak, in its Gaussian approximation of variance x / peak.
 
     The signal-dependent half of Real-ESRGAN's noise (Wang et al., 2021; their scale s is peak = 256 / s²). The
-    approximation separates the draw from the photo, so that both can be batched.
+    approximation separates the draw from the photo.
 
     Args:
         peak: Photons that a white pixel counts.

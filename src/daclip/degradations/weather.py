@@ -14,9 +14,8 @@ from daclip.degradations.fields import largest, patches, pixels, smooth_noise, s
 class Haze(Degradation):
     """Atmospheric scattering, I = J·t + A·(1 - t) with transmission t = exp(-β·d).
 
-    Koschmieder's law as used by the RESIDE data set (Li et al., "Benchmarking Single-Image Dehazing and
-    Beyond", 2019). A crop has no depth map, so a plausible one is drawn: a slope that rises towards the top
-    of the picture plus smooth variation.
+    Koschmieder's law as in RESIDE (Li et al., "Benchmarking Single-Image Dehazing and Beyond", 2019). The depth of a
+    crop is drawn: a slope that rises towards the top of the picture plus smooth variation.
 
     Args:
         beta: Scattering coefficient over the farthest distance; exp(-beta) is the least transmission.
@@ -50,10 +49,10 @@ class Haze(Degradation):
 
 
 class Rain(Degradation):
-    """Streaks of falling rain in several depths, under a slight veil.
+    """Streaks of falling rain in several depths, under the veil of rain too far to be seen as drops.
 
-    Layered streaks and the veil of rain that is too far to be seen as drops follow Yang et al., "Deep Joint
-    Rain Detection and Removal", 2017. Near layers have long, wide, rare and bright streaks.
+    Follows Yang et al., "Deep Joint Rain Detection and Removal", 2017. Near layers have long, wide, rare and bright
+    streaks.
 
     Args:
         coverage: Share of the picture under streaks.
@@ -95,10 +94,9 @@ class Rain(Degradation):
 
 
 class Snow(Degradation):
-    """Falling flakes of several sizes, slightly drawn out by their motion, under a faint veil.
+    """Soft bright flakes of several sizes, slightly drawn out by their motion, under a faint veil.
 
-    Opaque bright flakes of mixed size follow Liu et al., "DesnowNet", 2018 (Snow100K). Flakes are round
-    and soft where rain is long and thin.
+    Follows Liu et al., "DesnowNet", 2018 (Snow100K).
 
     Args:
         coverage: Share of the picture under flakes.
@@ -187,10 +185,9 @@ def _flakes(
 class Raindrops(Degradation):
     """Drops that refract the scene: each shows it upside down, wider and out of focus, with soft edges.
 
-    The pictures through wet glass of Qian et al. ("Attentive Generative Adversarial Network for Raindrop Removal",
-    2018). A drop is a bump on a height map h; light bends by its gradient, so a pixel p sees p + (1 + k)·∇h. For the
-    paraboloid h = (r² - |p - c|²)/2 that is c - k·(p - c): the scene around the drop's centre, flipped and k times as
-    wide.
+    As in Qian et al., "Attentive Generative Adversarial Network for Raindrop Removal", 2018. A drop is a bump on a
+    height map h; light bends by its gradient, so a pixel p sees p + (1 + k)·∇h. For h = (r² - |p - c|²)/2 that is c -
+    k·(p - c): the scene around the drop's centre, flipped and k times as wide.
 
     Args:
         coverage: Share of the picture under drops.

@@ -18,11 +18,10 @@ GRAY = "gray"
 class WildPipeline(OneByOne):
     """Rounds of random parts: a photo loses something each time it is taken, edited, scaled and saved.
 
-    The high-order degradation of Wang et al., "Real-ESRGAN", 2021, section 3, in random order as in Zhang et
-    al., "Designing a Practical Degradation Model for Deep Blind Image Super-Resolution" (BSRGAN), 2021, and used
-    for DA-CLIP by Luo et al., "Photo-Realistic Image Restoration in the Wild with Controlled Vision-Language
-    Models", 2024. Unlike there, parts are often left out, so that a label says something; the photo's size is
-    that of the input in the end; and severity moves all parameters.
+    The high-order degradation of Wang et al., "Real-ESRGAN", 2021, section 3, in random order as in Zhang et al.
+    (BSRGAN, 2021), and used for DA-CLIP by Luo et al., "Photo-Realistic Image Restoration in the Wild with Controlled
+    Vision-Language Models", 2024. Unlike there, parts are often left out, so that a label says something; the photo
+    keeps its size in the end; and severity moves all parameters.
 
     A sample's label names all that was done to it, in the order of the configuration, such as
     `"blurry, jpeg-compressed"`. Scaling counts if it made the photo smaller, or if nothing else happened.

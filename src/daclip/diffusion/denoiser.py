@@ -36,10 +36,8 @@ class EdmPreconditioning:
 
         ŷ_0 = (α σ_d²/r²) y + (s σ_d/r) F(y/r).
 
-    For σ_d = 1 this is the `v` parameterisation with the sign of F turned.
-
-    Attributes:
-        data_std: σ_d, the standard deviation of y_0 = (x_0 − μ)/λ; 1 where LQ and HQ differ by λ.
+    For σ_d = 1 this is the `v` parameterisation with the sign of F turned. `data_std` is σ_d, the standard deviation of
+    y_0 = (x_0 − μ)/λ; 1 where LQ and HQ differ by λ.
     """
 
     data_std: float
@@ -77,8 +75,8 @@ class Denoiser(nn.Module):
         backbone: Called as `backbone(x_t, lq, t, conditioning)` with `t` float32 `[B]`; gives `[B, C, H, W]`.
         process: The diffusion whose state the backbone sees; μ is the LQ image.
         parameterization: Meaning of the output.
-        correct_epsilon_shift: For `epsilon` networks trained by `PosteriorMatching` (the official weights included):
-            undo the shift that this objective leaves, see `MeanRevertingSDE.shift_epsilon`.
+        correct_epsilon_shift: Undo the shift of `epsilon` networks trained by `PosteriorMatching` (the official weights
+            included), see `MeanRevertingSDE.shift_epsilon`.
     """
 
     def __init__(
@@ -102,14 +100,7 @@ class Denoiser(nn.Module):
         self.correct_epsilon_shift = correct_epsilon_shift
 
     def forward(self, x_t: Tensor, lq: Tensor, t: Tensor, conditioning: Conditioning) -> Prediction:
-        """Estimate the clean image.
-
-        Args:
-            x_t: State, float32 `[B, C, H, W]`.
-            lq: Degraded image μ in [0, 1], same shape.
-            t: Grid indices, long `[B]`, in 1..T.
-            conditioning: Embeddings of the degraded image.
-        """
+        """Estimate the clean image from a state and its LQ image, float32 `[B, C, H, W]`; `t` in 1..T, long `[B]`."""
         seen = x_t
         if isinstance(self.parameterization, EdmPreconditioning):
             seen = self.parameterization.network_input(self.process, x_t, lq, t)

@@ -25,17 +25,10 @@ def draw_training_state(
     device: torch.device | None = None,
     times: TimeDraw = uniform,
 ) -> tuple[Tensor, Tensor]:
-    """Draw a time t in 1..T for each sample, then unit normal noise.
+    """Draw times t in 1..T, long `[B]`, then unit normal noise, float32 of the shape `(B, C, H, W)`.
 
-    Args:
-        process: Gives T.
-        shape: Shape `(B, C, H, W)` of the images.
-        generator: Source of randomness; the draws happen on its device.
-        device: Where the result shall live; by default the generator's device.
-        times: Law of t.
-
-    Returns:
-        t, long `[B]`, and the noise, float32 `[B, C, H, W]`.
+    The draws happen on the generator's device, where the result stays unless `device` is given; `times` is the law of
+    t.
     """
     t = times(process, shape[0], generator)
     noise = torch.randn(tuple(shape), generator=generator, device=generator.device)
@@ -44,15 +37,9 @@ def draw_training_state(
 
 @dataclass(frozen=True)
 class TrainingState:
-    """The state at which an objective compares, with the images and draws that made it.
+    """The state x_t at which an objective compares, with the images in [0, 1] and the draws that made it.
 
-    Attributes:
-        x_t: Perturbed images, `[B, C, H, W]`.
-        lq: Degraded images μ, same shape, in [0, 1].
-        hq: Clean images x_0, same shape, in [0, 1].
-        conditioning: Embeddings of the degraded images.
-        t: Grid indices, long `[B]`, in 1..T.
-        noise: Unit normal that `x_t` was made with, shape of the images.
+    Images and noise are `[B, C, H, W]`, `t` holds grid indices in 1..T, long `[B]`.
     """
 
     x_t: Tensor
@@ -67,15 +54,14 @@ class Objective(ABC):
     """Mean over the batch of one loss a sample, ℓ = mean |e| + w mean |F(e)| of an error e, or of log(ℓ + 0.01).
 
     F is the orthonormal Fourier transform (Cho et al., "Rethinking coarse-to-fine approach in single image deblurring",
-    2021, who use w = 26 for crops of 256 px in this normalisation). An unknown exposure errs in every pixel with one
-    sign, but in a single coefficient: with F, errors that cannot be removed do not drown those that can, such as noise.
+    2021, who use w = 26 for crops of 256 px in this normalisation). An unknown exposure errs in every pixel, but in a
+    single coefficient: with F, errors that cannot be removed do not drown those that can, such as noise.
 
     Args:
         weighting: Weight of a sample by its t; None weighs all alike.
         frequency_weight: w.
-        relative: Take the logarithm, so that a change counts by its share of the sample's own error, as it does in
-            decibels. Otherwise the dark and hazy photos with their large errors outweigh the compressed ones, on which
-            the network then does harm.
+        relative: Take the logarithm, so that a change counts by its share of the sample's own error, as in decibels.
+            Otherwise dark and hazy photos with their large errors outweigh compressed ones, which then suffer.
         perceptual: A further term, `[B]`, of x̂_0 and the clean images, such as `PerceptualDistance`.
     """
 
@@ -139,10 +125,9 @@ class NoiseMatching(Objective):
 class PosteriorMatching(Objective):
     """|Euler mean of the reverse SDE from ε̂ − posterior mean from x_0|, over the one grid step t → t − 1.
 
-    The maximum likelihood objective of IR-SDE (section 3.3) and of the official weights. Only for denoisers with
-    `parameterization: epsilon`: its optimum is a *shifted* ε (see `MeanRevertingSDE.shift_epsilon`), which an output
-    that must also be a clean image cannot be. A denoiser that undoes the shift is trained on the output before the
-    correction, so one network serves both.
+    The maximum likelihood objective of IR-SDE (section 3.3) and of the official weights. Only for `epsilon` denoisers:
+    its optimum is a *shifted* ε (see `MeanRevertingSDE.shift_epsilon`), which an output that must also be a clean image
+    cannot be. A denoiser that undoes the shift is trained on its output before the correction.
     """
 
     def error(self, denoiser: Denoiser, prediction: Prediction, state: TrainingState) -> Tensor:
@@ -160,8 +145,7 @@ class PosteriorMatching(Objective):
 class VelocityMatching(Objective):
     """|v̂ − v| with v = α_t ε − s_t y_0 in y = (x − μ)/λ (Salimans and Ho 2022, appendix D).
 
-    In terms of the estimate it is (x̂_0 − x_0)/(λ s_t), so every parameterisation can be trained with it;
-    `parameterization: v` makes it the error of the network's own output.
+    In terms of the estimate it is (x̂_0 − x_0)/(λ s_t), so every parameterisation can be trained with it.
     """
 
     def error(self, denoiser: Denoiser, prediction: Prediction, state: TrainingState) -> Tensor:
@@ -174,14 +158,9 @@ class VelocityMatching(Objective):
 
 
 class PerceptualDistance:
-    """Weighted distance of images in the features of a recognition network (Johnson et al. 2016).
+    """`factor` times the distance of images in the features of a recognition network (Johnson et al. 2016).
 
-    The network is frozen and belongs to no module: it is neither averaged nor saved, and follows the images to their
-    device.
-
-    Args:
-        network: The recognition network.
-        factor: Weight of the term.
+    The network is frozen and belongs to no module: it is neither averaged nor saved.
     """
 
     def __init__(self, network: Recognizer, factor: float) -> None:

@@ -14,8 +14,7 @@ ScheduleKind = Literal["cosine", "linear", "constant"]
 class ThetaSchedule(nn.Module):
     """Tables of the mean-reversion speed θ_t and of its integral θ̄_t = ∫ θ dt, scaled so that e^{−θ̄_T} = δ.
 
-    Grid index 0 is the clean image, index T the start of sampling. θ is constant over a grid step, so the step from
-    t − 1 to t contributes `thetas[t] * dt`:
+    Grid index 0 is the clean image, index T the start of sampling. θ is constant over a grid step:
 
         θ̄_t = dt Σ_{i=1..t} θ_i,    dt = −ln δ / Σ_{i=1..T} θ_i.
 
@@ -32,8 +31,6 @@ class ThetaSchedule(nn.Module):
         thetas_cumsum: Σ_{i=1..t} θ_i, float32 `[T + 1]`; entry 0 is 0.
         dt: Length of a grid step, float32 scalar.
         integral: θ̄_t, float32 `[T + 1]`, from 0 to −ln δ.
-
-    All are buffers (they move with `.to()`) but in no checkpoint, since they follow from the arguments.
     """
 
     thetas: Tensor
@@ -81,19 +78,16 @@ def _thetas(kind: str, horizon: int) -> Tensor:
 class MeanRevertingSDE(nn.Module):
     """dx = θ_t (μ − x) dt + σ_t dw with σ_t² = 2 λ² θ_t: from the clean image x_0 to the noisy LQ image μ.
 
-    Luo et al., "Image Restoration with Mean-Reverting Stochastic Differential Equations" (IR-SDE, 2023),
-    section 3.1. With θ̄_t = ∫_0^t θ the law of x_t given x_0 is Gaussian (proposition 3.1):
+    Luo et al., "Image Restoration with Mean-Reverting Stochastic Differential Equations" (IR-SDE, 2023), section 3.1.
+    With θ̄_t = ∫_0^t θ the law of x_t given x_0 is Gaussian (proposition 3.1):
 
         x_t = μ + (x_0 − μ) α_t + λ s_t ε,    α_t = e^{−θ̄_t},    s_t = √(1 − α_t²).
 
     In y = (x − μ)/λ this is the variance preserving diffusion with signal α_t and noise s_t.
 
     Everything here is a pure function in float32: μ is an argument, `t` and `s` are long tensors `[B]` of grid indices
-    0..T (0 = clean), images are `[B, C, H, W]`, coefficients `[B, 1, 1, 1]`.
-
-    Args:
-        schedule: θ_t on the grid.
-        max_sigma: λ, the stationary standard deviation; in units of 1/255 if it is at least 1.
+    0..T (0 = clean), images are `[B, C, H, W]`, coefficients `[B, 1, 1, 1]`. λ, the stationary standard deviation, is
+    `max_sigma`, in units of 1/255 if that is at least 1.
     """
 
     def __init__(self, schedule: ThetaSchedule, max_sigma: float = 50.0) -> None:
@@ -169,10 +163,7 @@ class MeanRevertingSDE(nn.Module):
     def reverse_sde_mean(self, x_t: Tensor, mu: Tensor, score: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """Euler mean of the reverse SDE from t to an earlier s (IR-SDE, section 3.2):
 
-            x_t − [(μ − x_t) − 2 λ² score] Δ,    Δ = θ̄_t − θ̄_s.
-
-        Δ is θ_t dt for s = t − 1, and over a longer stride the integral of θ, as in the exact solution of the linear
-        part.
+        x_t − [(μ − x_t) − 2 λ² score] Δ,    Δ = θ̄_t − θ̄_s, which is θ_t dt for s = t − 1.
         """
         delta = self.stride(t, s)
         return x_t - ((mu - x_t) - 2 * self.lambda_**2 * score) * delta
@@ -195,8 +186,7 @@ class MeanRevertingSDE(nn.Module):
 
             μ + A s_s²/s_t² (x_t − μ) + α_s (1 − A²)/s_t² (x_0 − μ).
 
-        The ratios are those of the whole stride, so jumps compose: t → r → s has the law of t → s. For s = 0 this is
-        x_0.
+        Jumps compose: t → r → s has the law of t → s. For s = 0 this is x_0.
         """
         delta = self.stride(t, s)
         variance_t = _one_minus_square(self._integral(t))
@@ -270,9 +260,8 @@ class DirectRegression(MeanRevertingSDE):
     """The process of one step that is no diffusion: the state is the LQ image itself, and the step ends clean.
 
     With it the modules of stage 2 train and run a plain restoration network, such as DA-CLIP's "NAFNet + DA-CLIP"
-    (section 4.4), the fast baseline of a diffusion: x_1 = μ, T = 1, no noise anywhere. The network's estimate x̂_0 is
-    the result (`parameterization: data` for a residual on μ, `image` for the image). The exact formulas keep their
-    meaning (λ = 0, α_1 = 0); those of the equations' Euler steps have none.
+    (section 4.4): x_1 = μ, T = 1, no noise, the estimate x̂_0 is the result. The exact formulas keep their meaning
+    (λ = 0, α_1 = 0); those of the equations' Euler steps have none.
     """
 
     def __init__(self) -> None:

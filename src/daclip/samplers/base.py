@@ -58,10 +58,7 @@ class NoiseSource(Protocol):
 
 
 def draw_noise(generators: Sequence[torch.Generator | NoiseSource], like: Tensor) -> Tensor:
-    """Unit normal noise of the shape of `like`, image i from generator i.
-
-    Drawn where the generators live (the CPU), so that the result does not depend on the device.
-    """
+    """Unit normal noise of the shape of `like`, image i from generator i, drawn on the generators' device (the CPU)."""
 
     def normal(source: torch.Generator | NoiseSource) -> Tensor:
         if isinstance(source, torch.Generator):
@@ -84,24 +81,19 @@ class SamplerOptions(TypedDict, total=False):
 class Sampler(ABC):
     """Walk from noise around the LQ image at T, x_T = μ + λ ε, to a clean image at 0.
 
-    This class owns grid, loop, randomness and hook. A variant holds its formula (`step`) and states whether it needs
-    noise (`stochastic`) and how many earlier steps it uses (`lookback`).
+    A variant holds its formula (`step`) and states whether it needs noise (`stochastic`) and how many earlier steps it
+    uses (`lookback`).
 
     Args:
-        steps: Number of steps, at most the number of grid steps. Each costs one estimate unless the sampler states
-            otherwise.
+        steps: Number of steps, at most that of grid steps. Each costs one estimate unless the sampler states otherwise.
         clamp: Clamp the clean estimate to [0, 1] at each step, let ε follow from it, and clamp the result.
         grid: The grid indices that are visited.
         start: Share of T at which sampling starts, in (0, 1]. Below 1 the LQ image with the noise of that time stands
-            for x_t, so x_0 is taken for μ there (SDEdit, Meng et al. 2022): more faithful to the LQ image, less
-            repaired.
+            for x_t (SDEdit, Meng et al. 2022): more faithful to the LQ image, less repaired.
         guidance: Weight w of the conditioning (classifier-free guidance, Ho and Salimans 2022):
             x̂_0 = x̂_0(∅) + w [x̂_0(c) − x̂_0(∅)] before clamping, the same in ε. 1 is the plain network and 0 leaves the
             conditioning out; other values cost two network evaluations an estimate, and need a network that was
             trained with conditioning drop-out.
-
-    Raises:
-        DaclipError: A value out of its range.
     """
 
     stochastic: bool = True
@@ -141,18 +133,10 @@ class Sampler(ABC):
         generators: Sequence[torch.Generator | NoiseSource],
         on_step: StepHook | None = None,
     ) -> Tensor:
-        """Restore a batch of images.
+        """Restore degraded images, float32 `[B, C, H, W]` in [0, 1]; so is the result if the sampler clamps.
 
-        Args:
-            denoiser: Estimates the clean image from a state.
-            lq: Degraded images, float32 `[B, C, H, W]` in [0, 1].
-            conditioning: Their embeddings.
-            generators: One CPU generator an image, for its start and its steps: an image's result depends neither on
-                its batch nor on the device.
-            on_step: Called after each step.
-
-        Returns:
-            Restored images, float32 `[B, C, H, W]`; in [0, 1] if the sampler clamps.
+        Each image has its own CPU generator for its start and its steps, so its result depends neither on its batch nor
+        on the device. `on_step` is called after each step.
         """
         if len(generators) != len(lq):
             raise ValueError(f"expected one generator an image, got {len(generators)} for {len(lq)} images")

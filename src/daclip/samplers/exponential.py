@@ -102,11 +102,7 @@ class DdimSampler(Sampler):
 
         x_s = μ + α_s (x̂_0 − μ) + λ √(s_s² − ς²) ε̂ + λ ς ξ,    ς = η × the posterior's deviation.
 
-    First order. η = 1 is `PosteriorSampler`, η = 0 is first-order DPM-Solver++. The last step gives x̂_0.
-
-    Args:
-        eta: η in [0, 1].
-        options: See `Sampler`.
+    First order. η = `eta` in [0, 1]: 1 is `PosteriorSampler`, 0 is first-order DPM-Solver++. The last step gives x̂_0.
     """
 
     def __init__(self, eta: float, **options: Unpack[SamplerOptions]) -> None:
@@ -130,11 +126,10 @@ class DpmSolverSampler(Sampler):
 
         x_s = μ + (s_s/s_t) e^{−τ²h} (x_t − μ) + α_s Σ_i w_i (x̂_0^{(i)} − μ) + λ s_s √(1 − e^{−2τ²h}) ξ,
 
-    with the estimates x̂_0^{(i)} of this step and up to `order − 1` earlier ones, extrapolated in log-SNR by the weights
-    w_i of `exponential_step`, at no further network evaluation. Order 1 is DDIM (τ = 0) or `PosteriorSampler` (τ = 1).
-    The order rises over the first steps and falls over the last, since log-SNR is infinite at t = 0: the last step
-    gives x̂_0. The third order integrates its parabola exactly; the published 3M gives the second difference half that
-    weight.
+    with the estimates x̂_0^{(i)} of this step and up to `order − 1` earlier ones, extrapolated in log-SNR by the
+    weights w_i of `exponential_step`. Order 1 is DDIM (τ = 0) or `PosteriorSampler` (τ = 1). The order rises over the
+    first steps and falls over the last, since log-SNR is infinite at t = 0: the last step gives x̂_0. The third order
+    integrates its parabola exactly; the published 3M gives the second difference half that weight.
 
     Args:
         order: 1, 2 or 3.
@@ -164,14 +159,10 @@ class UniPcSampler(Sampler):
 
         x_s = μ + (s_s/s_t) (x_t − μ) + α_s Σ_i w_i (x̂_0^{(i)} − μ).
 
-    The predictor is multistep DPM-Solver++ of order p. Once the estimate at the predicted state is there, the step that
-    led to it is done again with that estimate as one more node, which lifts the order to p + 1; the estimate itself is
-    not renewed. The order rises over the first steps and falls over the last, the last step gives x̂_0.
-
-    Args:
-        order: p, 1 to 3.
-        slope: Weight of the slope where two estimates meet, the paper's B(h): `bh1`, `bh2`, or `exact`.
-        options: See `Sampler`.
+    The predictor is multistep DPM-Solver++ of order p = `order`, 1 to 3. Once the estimate at the predicted state is
+    there, the step that led to it is done again with that estimate as one more node, which lifts the order to p + 1;
+    the estimate itself is not renewed. `slope` is the weight where two estimates meet, the paper's B(h): `bh1`, `bh2`,
+    or `exact`. The order rises over the first steps and falls over the last, the last step gives x̂_0.
     """
 
     stochastic = False

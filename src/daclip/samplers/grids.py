@@ -53,10 +53,7 @@ def log_snr(process: MeanRevertingSDE, start: int, steps: int) -> list[int]:
 
 
 def karras(process: MeanRevertingSDE, start: int, steps: int, rho: float) -> list[int]:
-    """Network calls evenly in (s_t/α_t)^{1/ρ} from `start` to 1 (EDM, Karras et al. 2022, eq. 5).
-
-    ρ = 1 is even in the noise-to-signal ratio, large values tend to `log_snr`.
-    """
+    """Network calls evenly in (s_t/α_t)^{1/ρ} from `start` to 1 (EDM, Karras et al. 2022, eq. 5)."""
     return _evenly(torch.exp(-_levels(process, start) / rho), steps)
 
 

@@ -10,8 +10,8 @@ class FlowOdeSampler(Sampler):
 
         x_s = x_t − [(μ − x_t) + λ ε̂/s_t] Δ,    Δ = θ̄_t − θ̄_s.
 
-    Deterministic after the start noise. First order in the stride, its linear part too: it needs many steps (the
-    reference takes all T). `DdimSampler` with η = 0 and `HeunSampler` solve the same equation in few.
+    First order in the stride: it needs many steps (the reference takes all T). `DdimSampler` with η = 0 and
+    `HeunSampler` solve the same equation in few.
     """
 
     stochastic = False
@@ -28,9 +28,8 @@ class HeunSampler(Sampler):
 
         d[(x − μ)/α] / dr = λ ε̂,    x_s = μ + α_s/α_t (x_t − μ) + λ α_s (r_s − r_t) (ε̂_t + ε̂_s)/2.
 
-    In r the equation has no linear part, and a straight line is a noised x̂_0; Euler would be DDIM. ε̂_s is the estimate
-    at the end of an Euler step, so the order is two; deterministic after the start noise. The last step is Euler and
-    gives x̂_0, so N steps cost 2N − 1 estimates.
+    In r the equation has no linear part, and a straight line is a noised x̂_0; Euler would be DDIM. ε̂_s is the
+    estimate at the end of an Euler step. The last step is Euler and gives x̂_0, so N steps cost 2N − 1 estimates.
     """
 
     stochastic = False

@@ -12,8 +12,8 @@ class PosteriorSampler(Sampler):
 
         x_s = μ + A s_s²/s_t² (x_t − μ) + α_s (1 − A²)/s_t² (x̂_0 − μ) + λ √((1 − A²) s_s²/s_t²) ξ,    A = α_t/α_s.
 
-    For steps of one grid index this is the posterior sampling of the reference (IR-SDE, proposition 3.2); longer
-    strides take their own coefficients, so few steps leave no noise behind. The last step gives x̂_0.
+    For steps of one grid index this is the sampling of the reference (IR-SDE, proposition 3.2); longer strides take
+    their own coefficients, so few steps leave no noise behind. The last step gives x̂_0.
     """
 
     def step(self, step: Step) -> Tensor:
@@ -29,12 +29,8 @@ class ReverseSdeSampler(Sampler):
 
         x_s = x_t − [(μ − x_t) + 2 λ ε̂/s_t] Δ − λ √(2Δ) ξ,    Δ = θ̄_t − θ̄_s.
 
-    First order in the stride: it needs many steps (the reference takes all T).
-
-    Args:
-        final_noise: Add noise in the last step too, as the reference does. Nothing removes that noise any more, and
-            over a long stride it is visible.
-        options: See `Sampler`.
+    First order in the stride: it needs many steps (the reference takes all T). `final_noise` adds noise in the last
+    step too, as the reference does; over a long stride it stays visible.
     """
 
     def __init__(self, final_noise: bool, **options: Unpack[SamplerOptions]) -> None:

@@ -34,11 +34,9 @@ def sample_grid(lq: Tensor, restored: Tensor, hq: Tensor) -> Tensor:
 
 
 class SampleGrid(Callback):
-    """A picture LQ | restored | HQ of the first validation batch, to disk and to the wandb logger.
+    """A picture LQ | restored | HQ of the first validation batch's first `rows` samples, to disk and to wandb.
 
-    Args:
-        folder: Gets `step_NNNNNN.png` after each validation pass.
-        rows: Samples shown.
+    `folder` gets `step_NNNNNN.png` after each validation pass.
     """
 
     def __init__(self, folder: str, rows: int):
@@ -80,12 +78,9 @@ def peak_memory() -> float:
 class SystemMonitor(Callback):
     """Throughput and memory of training, logged as `system/…`.
 
-    `system/images_per_second` counts all devices; `system/step_seconds` is the time from one step's end to the
-    next, loading included; both are means over the last steps. `system/memory_gib` is the peak so far, of the
+    `system/images_per_second` counts all devices; `system/step_seconds` is the time from one step's end to the next,
+    loading included; both are means over the last `steps` steps. `system/memory_gib` is the peak so far, of the
     device's memory on a GPU, else of the process's.
-
-    Args:
-        steps: Steps that are averaged.
     """
 
     def __init__(self, steps: int):
@@ -121,16 +116,9 @@ class SystemMonitor(Callback):
 class NonFiniteSteps(Callback):
     """Counts the optimiser steps that `StageModule` skipped and names the batches behind them.
 
-    All ranks skip the same steps, because a loss that is not finite makes every gradient of its backward pass NaN,
-    and gradients are averaged over ranks.
-
-    Args:
-        most_in_a_row: Skipped steps in a row that end the run. Gradient scaling (float16) skips up to 17 at the
-            beginning, until it has found its scale.
-
-    Attributes:
-        skipped: Skipped steps since the beginning of training.
-        in_a_row: Skipped steps since the last one that was taken.
+    All ranks skip the same steps: a loss that is not finite makes every gradient NaN, and gradients are averaged over
+    ranks. `most_in_a_row` skipped steps in a row end the run; gradient scaling (float16) skips up to 17 at the
+    beginning.
     """
 
     def __init__(self, most_in_a_row: int):
@@ -154,11 +142,7 @@ class NonFiniteSteps(Callback):
         batch: RestorationBatch,
         batch_idx: int,
     ) -> None:
-        """Look at the step that this batch completes.
-
-        Raises:
-            DaclipError: Too many skipped steps in a row.
-        """
+        """Look at the step that this batch completes; too many skipped steps in a row are a `DaclipError`."""
         assert isinstance(pl_module, StageModule)
         self._window.append((outputs["loss"].detach(), batch.name, batch.degradation))
         if trainer.global_step == self._step:

@@ -37,8 +37,8 @@ PARTS = ("state_dict", "loops", "optimizer_states", "pytorch-lightning_version")
 def damage(path: str | Path) -> str | None:
     """Reason why a checkpoint cannot be used; None if it is complete. Reads the whole file.
 
-    A checkpoint is a zip archive, whose directory stands at its end and holds a CRC-32 of every part: a file that was
-    cut off has no directory, one with wrong bytes has a wrong sum.
+    A checkpoint is a zip archive: its directory stands at its end and holds a CRC-32 of every part, so neither a cut
+    nor a wrong byte goes unseen.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -63,11 +63,7 @@ def newest_complete(paths: Iterable[Path]) -> Path | None:
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Read a training state without running any code that the file may hold.
-
-    Raises:
-        DaclipError: The file is missing, damaged, no checkpoint, or holds anything but tensors and plain data.
-    """
+    """Read a training state without running any code that the file may hold; any other file is a `DaclipError`."""
     path = Path(path)
     if not path.is_file():
         raise DaclipError(f"{path}: no such checkpoint file; check the path")
@@ -103,11 +99,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
         return self._stamp(path) in self._written or damage(path) is None
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write a training state; a reader sees the old file or the whole new one.
-
-        Raises:
-            DaclipError: The disk is full or the folder cannot be written; checkpoints that exist stay.
-        """
+        """Write a training state; a reader sees the old file or the whole new one. A full disk is a `DaclipError`."""
         path = Path(path).absolute()
         remove_partial(path)
         with atomic_file(path, ", then go on with resume=last") as file:
@@ -140,9 +132,6 @@ def checkpoint_to_resume(resume: str | None, output: str | Path, run_folder: str
             this very run folder where there is one, which a job that is queued again needs.
         output: Folder of the stage's runs.
         run_folder: Folder of this run.
-
-    Raises:
-        DaclipError: There is no such file, or with `last` no complete checkpoint.
     """
     if resume is None:
         return None
@@ -196,8 +185,7 @@ def set_generator_states(states: dict[str, Any]) -> None:
 class GlobalGenerators(Callback):
     """Saves the global generators of every rank and puts them back when training goes on.
 
-    This framework draws from generators of its own, which depend on seed and step alone; this is for parts that do
-    not, such as dropout.
+    The framework's own generators depend on seed and step alone; this is for parts such as dropout.
     """
 
     def __init__(self) -> None:
@@ -259,9 +247,8 @@ class RollingCheckpoint(Checkpoint):
     """Saves every so many steps, around each validation pass and on a signal; keeps the newest few.
 
     States are taken between optimiser steps only, so that a resumed run goes on as if nothing had happened. A signal
-    is obeyed behind the current step or validation batch: the state is saved, all ranks stop together, and the
-    process ends with `StoppedError`. SIGUSR1 in a SLURM job says that its time is nearly over: the job is put back
-    into the queue.
+    is obeyed behind the current step or validation batch: the state is saved, all ranks stop together, and the process
+    ends with `StoppedError`. SIGUSR1 puts a SLURM job back into the queue, since its time is nearly over.
 
     Args:
         folder: Gets `step_NNNNNNNN.ckpt`.
@@ -339,11 +326,7 @@ class RollingCheckpoint(Checkpoint):
         return self.folder / f"step_{step:08d}{SUFFIX}"
 
     def save(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write the state, then delete those that are too old.
-
-        Raises:
-            DaclipError: A weight is not finite, so that this would be no state to go on from; or it cannot be written.
-        """
+        """Write the state, then delete those that are too old; weights that are not finite are a `DaclipError`."""
         finite = all(bool(weight.isfinite().all()) for weight in pl_module.parameters() if weight.requires_grad)
         if not trainer.strategy.reduce_boolean_decision(finite, all=True):
             raise DaclipError(

@@ -31,13 +31,7 @@ def global_norm(gradients: Sequence[Tensor]) -> Tensor:
 
 
 def warmup_cosine(step: int, warmup: int, total: int, final: float) -> float:
-    """Factor of the learning rate: linear warm-up, then half a cosine down to `final`.
-
-    Args:
-        step: Number of finished optimiser steps.
-        warmup: Steps of the warm-up.
-        total: Steps of the whole run.
-        final: Factor at the end.
+    """Factor of the learning rate after `step` steps: linear warm-up, then half a cosine down to `final` at `total`.
 
     >>> warmup_cosine(0, 10, 100, 0.0), warmup_cosine(9, 10, 100, 0.0), warmup_cosine(100, 10, 100, 0.1)
     (0.1, 1.0, 0.1)
@@ -49,15 +43,12 @@ def warmup_cosine(step: int, warmup: int, total: int, final: float) -> float:
 
 
 class StageModule(L.LightningModule):
-    """Base class of both stages.
+    """Base class of both stages; `step_skipped` tells whether the last optimiser step was left out as not finite.
 
     Args:
         optimizer: Makes the optimiser from parameter groups.
         warmup_steps: Linear warm-up of the learning rate.
         final_lr: Factor of the learning rate at the end of its cosine.
-
-    Attributes:
-        step_skipped: Whether the last optimiser step was left out because its loss or gradient was not finite.
     """
 
     def __init__(self, optimizer: OptimizerFactory, warmup_steps: int, final_lr: float):
@@ -79,9 +70,9 @@ class StageModule(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def validation_numbers(self, batch_index: int, count: int) -> list[int]:
-        """Numbers in the validation set of a batch's `count` photos, on this rank.
+        """Numbers in the validation set of a batch's `count` photos, on this rank; ranks take turns.
 
-        Ranks take turns. Numbers at and above the length of the set are repeats that give all ranks equally many.
+        Numbers at and above the length of the set are repeats that give all ranks equally many.
         """
         loader: Any = self.trainer.val_dataloaders
         first = batch_index * loader.batch_size
@@ -96,10 +87,7 @@ class StageModule(L.LightningModule):
         """Bring parameters back to where they are allowed to be; called behind every optimiser step."""
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Backward pass; a loss that is not finite makes all gradients NaN.
-
-        Averaging gradients over ranks then carries the news to every rank, without a message of its own.
-        """
+        """Backward pass; a loss that is not finite makes all gradients NaN, on every rank once they are averaged."""
         poison = torch.where(torch.isfinite(loss.detach()), 1.0, math.nan)
         super().backward(loss * poison, *args, **kwargs)
 
@@ -116,11 +104,9 @@ class StageModule(L.LightningModule):
     ) -> None:
         """Clip the gradient norm and log it as `train/grad_norm`; without a finite norm, skip the step.
 
-        A parameter without gradient is left alone by every optimiser, so weights and moments stay as they are. The
-        norm is that of the averaged gradients: all ranks decide alike.
-
-        Lightning refuses to clip for fused optimisers because those unscale float16 gradients inside; here they are
-        unscaled before.
+        A parameter without gradient is left alone by every optimiser, so weights and moments stay as they are. The norm
+        is that of the averaged gradients: all ranks decide alike. Fused optimisers, for which Lightning refuses to
+        clip, unscale float16 gradients inside; here they are unscaled before.
         """
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):

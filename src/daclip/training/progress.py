@@ -56,23 +56,15 @@ def quiet_libraries() -> None:
 
 
 def progress_bar(seconds: float, refresh_rate: int) -> ProgressBar:
-    """A bar on a terminal; plain lines where the output goes to a file or a pipe.
-
-    Args:
-        seconds: From one plain line to the next.
-        refresh_rate: Batches between two updates of the bar.
-    """
+    """A bar on a terminal, else a plain line every so many `seconds`; `refresh_rate` is the bar's, in batches."""
     return RichProgressBar(refresh_rate) if sys.stdout.isatty() else ProgressLines(seconds)
 
 
 class ProgressLines(ProgressBar):
-    """Plain progress lines of rank 0, also in the run's log file.
+    """Plain progress lines of rank 0, also in the run's log file, every so many seconds.
 
     A line holds the step, the mean loss since the line before, the learning rate, the images per second of
     `SystemMonitor` and the time left; in a validation pass it holds the batch.
-
-    Args:
-        seconds: From one line to the next.
     """
 
     def __init__(self, seconds: float):

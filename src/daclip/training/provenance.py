@@ -122,7 +122,7 @@ def provenance(
         seconds: Named durations.
         config: The resolved configuration, where no file beside the record holds it.
         data: Fingerprint of the photos.
-        run_folder: What the configuration's paths into the run's own folder begin with.
+        run_folder: Beginning of the configuration's paths into the run's own folder.
     """
     status = _git("status", "--porcelain")
     facts = {"run_folder": None if run_folder is None else str(run_folder), "data": data, "config": config}

@@ -20,12 +20,7 @@ def wandb_logger(project: str, save_dir: str, **options: Any) -> WandbLogger:
     """A wandb logger that works without account and network.
 
     Offline unless `WANDB_MODE` says otherwise or the user is logged in; `wandb sync` uploads later. Runs of one
-    sweep form a group named after the sweep's folder.
-
-    Args:
-        project: The wandb project.
-        save_dir: The run's folder.
-        options: More arguments of `WandbLogger`.
+    sweep form a group named after the sweep's folder. `options` are more arguments of `WandbLogger`.
     """
     import wandb
 
@@ -52,17 +47,10 @@ def describe_run(loggers: Iterable[Logger], config: Mapping[str, Any]) -> None:
 def log_artifact(
     loggers: Iterable[Logger], kind: str, folder: Path, parts: Mapping[str, Path], metrics: Mapping[str, Any]
 ) -> None:
-    """Log a finished artifact and the artifacts that it was made from.
+    """Log a finished artifact of a kind (`daclip` or `restorer`) with its scores, and the artifacts it was made from.
 
     wandb knows equal content by its hash: a stage-1 artifact that one run logs and another uses is one node of the
     lineage graph, without asking a server.
-
-    Args:
-        loggers: Only wandb loggers are used.
-        kind: `daclip` or `restorer`: the collection that the artifact belongs to.
-        folder: The artifact.
-        parts: Artifacts that it was made from, by kind.
-        metrics: Its scores: metadata of the artifact and summary of the run.
     """
     import wandb
 
@@ -97,11 +85,7 @@ def finish_run() -> None:
 
 
 class WandbTables(Callback):
-    """Validation samples as a table and stage 1's confusion matrix; does nothing without a wandb logger.
-
-    Args:
-        rows: Samples shown, from the first validation batch.
-    """
+    """The first `rows` validation samples as a table, and stage 1's confusion matrix; for wandb loggers."""
 
     def __init__(self, rows: int):
         self.rows = rows
