@@ -1,14 +1,16 @@
-"""Arithmetic by device: precision, autocast, an exact LayerNorm on CPUs, and the choice of attention kernel."""
+"""Devices and ranks: precision, autocast, an exact LayerNorm on CPUs, the attention kernel, values of all ranks."""
 
 import contextlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, distributed
 
 from daclip.errors import DaclipError
+
+T = TypeVar("T")
 
 
 def supports_bf16(device_type: str) -> bool:
@@ -90,3 +92,22 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     if trains_on_cpu(q.device) and q.shape[-2] * k.shape[-2] <= SMALL:
         return (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(-1) @ v
     return F.scaled_dot_product_attention(q, k, v)
+
+
+def is_distributed() -> bool:
+    """Whether more than one process works on a batch."""
+    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
+
+
+def rank() -> int:
+    """Number of this process among all, 0 in a single one."""
+    return distributed.get_rank() if is_distributed() else 0
+
+
+def gather_objects(value: T) -> list[T]:
+    """The value of each rank, in the order of ranks; all ranks must call it together."""
+    if not is_distributed():
+        return [value]
+    values: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(values, value)
+    return values

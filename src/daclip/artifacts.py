@@ -322,7 +322,7 @@ def read_record(folder: str | Path) -> dict[str, Any]:
 
 
 def from_hub(name: str, revision: str | None = None) -> Path:
-    """Download the model `owner/name` of the Hugging Face hub, or find it in the cache; None takes the newest revision."""
+    """Download the model `owner/name` from the Hugging Face hub, or find it in the cache."""
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise DaclipError(f"{name}: no such artifact folder; check the path")
     from huggingface_hub import snapshot_download  # slow to import, and most users have a folder

@@ -11,15 +11,14 @@ from skimage import data
 from torch import Tensor
 
 from daclip.commands.degradations import contact_sheet
-from daclip.degradations.base import Drawn, span
+from daclip.degradations.base import Drawn, smooth_noise, span
 from daclip.degradations.blur import MotionBlur
 from daclip.degradations.compose import OneOf
 from daclip.degradations.digital import JpegCompression
-from daclip.degradations.fields import patches, smooth_noise, stamp
 from daclip.degradations.light import LowLight, Shadow
 from daclip.degradations.mask import Inpainting
 from daclip.degradations.noise import GaussianNoise
-from daclip.degradations.weather import Haze, Rain, Raindrops, Snow
+from daclip.degradations.weather import Haze, Rain, Raindrops, Snow, patches, stamp
 from daclip.errors import DaclipError
 
 PHOTO = (torch.from_numpy(data.astronaut()).permute(2, 0, 1).float() / 255)[None, :, 20:148, 180:308]

@@ -10,7 +10,7 @@ from reference import golden
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from daclip.training.ema import WarmedUpEMA, warmed_up_decay
+from daclip.training.callbacks import WarmedUpEMA, warmed_up_decay
 
 CONFIG = Path(__file__).parents[2] / "conf" / "callbacks" / "ema_official.yaml"
 

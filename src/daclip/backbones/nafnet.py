@@ -123,22 +123,18 @@ class ConditionalNAFNet(nn.Module):
             x = self._run(encoder, x, emb)
             skips.append(x)
             x = down(x)
-        if self.attend is not None:
-            x = self._attended(x, context_tokens(conditioning, self.context))
+        if self.attend is not None and self.attend_norm is not None:
+            context = context_tokens(conditioning, self.context)
+            if context is not None:
+                asking = to_tokens(self.attend_norm(x).to(x.dtype))
+                found = self.attend(asking, F.layer_norm(context, context.shape[-1:]))
+                x = x + to_image(found, *x.shape[-2:]).to(x.dtype)
         x = self._run(self.middle, x, emb)
         for up, decoder in zip(self.ups, self.decoders, strict=True):
             # Unfolding leaves the channels-last layout, in which everything else is fast.
             x = up(x).contiguous(memory_format=torch.channels_last) + skips.pop()
             x = self._run(decoder, x, emb)
         return self.dct.inverse(self.head(x))[..., :height, :width]
-
-    def _attended(self, x: Tensor, context: Tensor | None) -> Tensor:
-        """`[B, C, h, w]` plus its cross-attention to the context, same shape."""
-        if self.attend is None or self.attend_norm is None or context is None:
-            return x
-        asking = to_tokens(self.attend_norm(x).to(x.dtype))
-        found = self.attend(asking, F.layer_norm(context, context.shape[-1:]))
-        return x + to_image(found, *x.shape[-2:]).to(x.dtype)
 
     def _run(self, blocks: nn.Module, x: Tensor, embedding: Tensor) -> Tensor:
         assert isinstance(blocks, nn.ModuleList)

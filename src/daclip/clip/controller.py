@@ -45,15 +45,13 @@ class Controller(nn.Module):
 class DaClip(nn.Module):
     """Frozen CLIP with its controller: degraded photos to content and degradation embeddings.
 
-    With its links at zero the content embedding equals the frozen CLIP's bit for bit.
+    With its links at zero the content embedding equals the frozen CLIP's bit for bit. `logit_scale` is the logarithm of
+    the scale that both losses share, trained from CLIP's own value.
 
     Args:
         clip: The frozen model.
         injection: Order of the hidden states. `reversed` adds that of controller block L−1−i to frozen block i, as the
             published weights need; `aligned` that of block i.
-
-    Attributes:
-        logit_scale: Logarithm of the scale that both losses share; trained from CLIP's own value.
     """
 
     def __init__(self, clip: FrozenClip, injection: Injection):
@@ -71,16 +69,13 @@ class DaClip(nn.Module):
         return self.clip.embed_dim
 
     def forward(self, images: Tensor, steered: int | None = None, recompute: bool = False) -> Conditioning:
-        """Embeddings of degraded photos, averaged over their views.
+        """Embeddings of degraded photos `[B, 3, H, W]`, RGB in [0, 1], averaged over their views, not normalised.
 
         Args:
-            images: `[B, 3, H, W]`, RGB in [0, 1], any size.
-            steered: Number of photos, from the first, that get content embeddings; by default all.
+            images: Photos of any size.
+            steered: Number of photos, from the first, that get content embeddings `[steered, D]`. By default all do,
+                and the patch tokens of all views, `[B, N, D]`, are there too.
             recompute: Keep no activations inside blocks for the backward pass.
-
-        Returns:
-            Content embedding, `[steered, D]` (None for `steered=0`), degradation embedding, `[B, D]`, and unless
-            `steered` is given the patch tokens of all views, `[B, N, D]`; not normalised.
         """
         views = self.clip.views(images)
         count = None if steered is None else steered * views.shape[1]
@@ -94,10 +89,11 @@ class DaClip(nn.Module):
             else project_patches(tower, tokens).unflatten(0, per_photo).flatten(1, 2),
         )
 
-    def encode_views(self, views: Tensor, steered: int | None = None, recompute: bool = False) -> tuple[Tensor, Tensor]:
-        """Content (of the first `steered`) and degradation embedding of normalised CLIP inputs `[B, 3, s, s]`."""
-        tokens, degradation = self._run(views, steered, recompute)
-        return (degradation[:0] if tokens is None else pool_tokens(self.clip.tower, tokens)), degradation
+    def encode_views(self, views: Tensor) -> tuple[Tensor, Tensor]:
+        """Content and degradation embedding of normalised CLIP inputs `[B, 3, s, s]`."""
+        tokens, degradation = self._run(views, steered=None, recompute=False)
+        assert tokens is not None
+        return pool_tokens(self.clip.tower, tokens), degradation
 
     def _run(self, views: Tensor, steered: int | None, recompute: bool) -> tuple[Tensor | None, Tensor]:
         """Last tokens of the steered tower (None for `steered=0`) and degradation embedding of CLIP inputs."""
@@ -137,19 +133,14 @@ class DaClip(nn.Module):
             return (self.scale() * F.normalize(degradation.float(), dim=-1) @ texts.T).softmax(-1)
 
     def moved(self, degradation: Tensor, wanted: Tensor, classes: Sequence[str]) -> Tensor:
-        """Degradation embeddings as if other classes had been recognised.
+        """Degradation embeddings `[B, D]` as if other texts, with embeddings `[B, D]` or `[D]`, had been recognised.
 
-        An embedding moves from the texts that were recognised to those that are wanted,
+        An embedding moves from the texts that were recognised among the classes to those that are wanted,
 
             u' = u + T_wanted − Σ_k p_k T_k,    rescaled to the length that it had,
 
         with u and the text embeddings T of unit length and p the recognised probabilities. The offset of image
         embeddings from text embeddings stays in place, and a class recognised for sure stays as it is.
-
-        Args:
-            degradation: Degradation embeddings `[B, D]`.
-            wanted: Embeddings of the wanted texts, `[B, D]` or `[D]`.
-            classes: The classes among which degradations are recognised.
         """
         with torch.autocast(degradation.device.type, enabled=False):
             unit = F.normalize(degradation.float(), dim=-1)

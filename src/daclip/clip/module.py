@@ -27,9 +27,7 @@ class ControllerPretraining(StageModule):
         daclip: Frozen CLIP with controller.
         loss: Terms and weights.
         classes: The K degradation classes of the data.
-        optimizer: Makes the optimiser from parameter groups.
-        warmup_steps: Linear warm-up of the learning rate.
-        final_lr: Factor of the learning rate at the end of its cosine.
+        optimizer, warmup_steps, final_lr: See `StageModule`.
         content_share: Share of each batch that the content losses see; the frozen tower is half of a step's cost.
         chunk_size: Photos that are encoded at once; None takes the whole batch, as the loss does in any case. A chunk's
             activations are computed again for its gradients (GradCache, Gao et al. 2021).

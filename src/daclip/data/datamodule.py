@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import lightning as L
 from torch.utils.data import DataLoader, DistributedSampler
 
+from daclip.arithmetic import gather_objects
 from daclip.data.loading import DamagedPhotos, EpochLoader, StreamSampler, WithoutDamaged, data_loader
 from daclip.data.pairs import (
     Augmentation,
@@ -25,7 +26,6 @@ from daclip.data.pairs import (
 from daclip.data.photos import CleanPhoto, PhotoSource
 from daclip.degradations import Degradation, split_classes, vocabulary
 from daclip.errors import DaclipError
-from daclip.ranks import gather_objects
 
 if TYPE_CHECKING:
     from daclip.data.stream import StreamLoader

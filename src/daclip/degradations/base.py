@@ -1,4 +1,4 @@
-"""Degradation base class: a random draw on the CPU, then a deterministic batched formula."""
+"""Degradation base class (a random draw on the CPU, then a batched formula), and what the families draw with."""
 
 import math
 from abc import ABC, abstractmethod
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from daclip.errors import DaclipError
@@ -17,6 +18,8 @@ Span = float | Sequence[float]
 """A range `[mild, strong]` from the configuration, or one number for a fixed value."""
 
 SMALLEST_SIDE = 32  # below it neither a blur kernel nor a drop fits into the picture
+
+WAVES = 10  # of smooth noise
 
 SEPARATOR = ", "  # between the classes of a photo that is degraded in several ways
 
@@ -196,3 +199,27 @@ def _check(images: Tensor, generators: Sequence[torch.Generator], severity: floa
         raise DaclipError(f"expected one generator a sample, got {len(generators)} for {len(images)}")
     if severity is not None and not 0 <= severity <= 1:
         raise DaclipError(f"severity: expected a number in [0, 1], got {severity}")
+
+
+def pixels(height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Pixel coordinates from the centre: rows `[H, 1]` and columns `[1, W]`, in pixels."""
+    rows = torch.arange(height, dtype=torch.float32)[:, None] - (height - 1) / 2
+    columns = torch.arange(width, dtype=torch.float32)[None, :] - (width - 1) / 2
+    return rows, columns
+
+
+def smooth_noise(height: int, width: int, cell: float, generator: torch.Generator) -> Tensor:
+    """Smooth noise with structures of about `cell` pixels, `[H, W]`, mean 0 and standard deviation 1.
+
+    A sum of plane waves of random direction and phase, which has no preferred directions; evaluated at a few points a
+    wave and scaled up, far cheaper than at full size.
+    """
+    waves = torch.rand(3, WAVES, 1, 1, generator=generator)
+    direction, phase = 2 * math.pi * waves[0], 2 * math.pi * waves[1]
+    frequency = math.pi / cell * (0.5 + 0.7 * waves[2])  # half a wave is one structure
+    shape = [max(round(6 * side / cell), 8) for side in (height, width)]
+    rows, columns = pixels(*shape)
+    rows, columns = rows * (height / shape[0]), columns * (width / shape[1])
+    field = torch.cos(frequency * (direction.sin() * rows + direction.cos() * columns) + phase).sum(dim=0)
+    field = F.interpolate(field[None, None], (height, width), mode="bicubic", align_corners=False)[0, 0]
+    return (field - field.mean()) / field.std().clamp(min=1e-6)

@@ -4,7 +4,7 @@ Kernels are `[K, K]` of unit sum with K = 2·reach + 1; radii, lengths and width
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 import torch.nn.functional as F
@@ -113,23 +113,21 @@ class KernelBlur(Blur):
         sigma = min(ramp(self.sigma, severity, generator), limit)
         angle = uniform(0, math.pi, generator)
         short = sigma * uniform(*self.ratio, generator)
-        if kind == "isotropic":
-            kernel = gaussian(elliptic(reach, sigma, sigma, angle), 1)
-        elif kind == "anisotropic":
-            kernel = gaussian(elliptic(reach, sigma, short, angle), 1)
-        elif kind == "generalised":
-            kernel = gaussian(elliptic(reach, sigma, short, angle), uniform(*self.generalised, generator))
-        elif kind == "plateau":
-            kernel = plateau(elliptic(reach, sigma, short, angle), uniform(*self.plateau, generator))
-        elif kind == "sinc":
-            kernel = sinc(reach, ramp(self.cutoff, severity, generator))
-        elif kind == "defocus":
-            kernel = defocus(reach, 2 * sigma)  # a disc of radius R spreads R/2
-        elif kind == "line":
-            kernel = line(reach, math.sqrt(12) * sigma, angle)  # a length L spreads L/√12
-        else:
-            kernel = box(reach, math.sqrt(12) * sigma)
-        return {"kernel": kernel[None, None]}
+        ellipse = elliptic(reach, sigma, short, angle)
+        # A disc of radius R spreads R/2, a stroke or square of length L spreads L/√12.
+        kernels: dict[str, Callable[[], Tensor]] = {
+            "isotropic": lambda: gaussian(elliptic(reach, sigma, sigma, angle), 1),
+            "anisotropic": lambda: gaussian(ellipse, 1),
+            "generalised": lambda: gaussian(
+                elliptic(reach, sigma, short, angle), uniform(*self.generalised, generator)
+            ),
+            "plateau": lambda: plateau(ellipse, uniform(*self.plateau, generator)),
+            "sinc": lambda: sinc(reach, ramp(self.cutoff, severity, generator)),
+            "defocus": lambda: defocus(reach, 2 * sigma),
+            "line": lambda: line(reach, math.sqrt(12) * sigma, angle),
+            "box": lambda: box(reach, math.sqrt(12) * sigma),
+        }
+        return {"kernel": kernels[kind]()[None, None]}
 
 
 def elliptic(reach: int, along: float, across: float, angle: float) -> Tensor:

@@ -6,8 +6,18 @@ import torch
 from kornia.color import linear_rgb_to_rgb, rgb_to_linear_rgb
 from torch import Tensor
 
-from daclip.degradations.base import Degradation, Drawn, Span, logarithms, ramp, scalar, span, uniform
-from daclip.degradations.fields import pixels, smooth_noise
+from daclip.degradations.base import (
+    Degradation,
+    Drawn,
+    Span,
+    logarithms,
+    pixels,
+    ramp,
+    scalar,
+    smooth_noise,
+    span,
+    uniform,
+)
 
 
 class LowLight(Degradation):

@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from daclip.degradations.base import Degradation, Drawn, Span, ramp, scalar, span, uniform
-from daclip.degradations.fields import largest, patches, pixels, smooth_noise, smoothstep, stamp
+from daclip.degradations.base import Degradation, Drawn, Span, pixels, ramp, scalar, smooth_noise, span, uniform
 
 
 class Haze(Degradation):
@@ -253,3 +252,37 @@ class Raindrops(Degradation):
         # The camera focuses on the scene, so a drop's edge is a third of its radius wide.
         body = stamp(smoothstep(1.8 * fill), places, height, width)
         return lump, body
+
+
+def smoothstep(values: Tensor) -> Tensor:
+    """A soft step: 0 below 0, 1 above 1, the cubic 3v² - 2v³ between."""
+    values = values.clamp(0, 1)
+    return values * values * (3 - 2 * values)
+
+
+def patches(centres: Tensor, reach: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Squares of `2·reach + 1` = P pixels a side around points (row, column) `[N, 2]`, to draw a shape at each.
+
+    Returns the pixels' (row, column), `[N, P, 2]`, and their distance from the point along rows `[N, P, 1]` and along
+    columns `[N, 1, P]`.
+    """
+    steps = torch.arange(-reach, reach + 1, dtype=torch.float32)
+    places = centres.round()[:, None, :] + steps[None, :, None]
+    offsets = places - centres[:, None, :]
+    return places.long(), offsets[:, :, 0, None], offsets[:, None, :, 1]
+
+
+def stamp(values: Tensor, places: Tensor, height: int, width: int) -> Tensor:
+    """A picture `[H, W]` of non-negative squares `[N, P, P]` at the places of `patches`; the largest value wins."""
+    shape = (*places.shape[:2], places.shape[1])
+    rows, columns = places[:, :, None, 0].expand(shape), places[:, None, :, 1].expand(shape)
+    return largest(values, rows, columns, height, width)
+
+
+def largest(values: Tensor, rows: Tensor, columns: Tensor, height: int, width: int) -> Tensor:
+    """The largest of the non-negative values at each pixel, `[H, W]`, 0 where there is none; places may lie outside."""
+    # A margin of one pixel collects what falls outside, which is cheaper than selecting what falls inside.
+    index = (rows.clamp(-1, height) + 1) * (width + 2) + columns.clamp(-1, width) + 1
+    canvas = torch.zeros((height + 2) * (width + 2))
+    canvas.scatter_reduce_(0, index.flatten(), values.flatten(), "amax")
+    return canvas.view(height + 2, width + 2)[1:-1, 1:-1]

@@ -82,7 +82,8 @@ class WildPipeline(OneByOne):
                     settings = self.parts[name].draw(*size, severity * self.shares[number - 1], own)
                 elif size != (height, width):
                     settings = self.resize.draw_to(size, (height, width), own)
-                size = _size_after(settings, size)
+                if "rows" in settings:
+                    size = settings["rows"].shape[1], settings["columns"].shape[1]
                 drawn.update(named(str(number), named(name, settings)))
         return drawn
 
@@ -113,11 +114,6 @@ class WildPipeline(OneByOne):
         first = max(scaled, default=0)
         last.insert(first + int(torch.randint(len(last) - first + 1, (), generator=generator)), BACK)
         return plan
-
-
-def _size_after(settings: Drawn, size: tuple[int, int]) -> tuple[int, int]:
-    """Height and width of a picture of the given size after a step."""
-    return (settings["rows"].shape[1], settings["columns"].shape[1]) if "rows" in settings else size
 
 
 def _grew(settings: Drawn) -> bool:

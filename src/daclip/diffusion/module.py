@@ -27,10 +27,7 @@ Row = dict[str, Tensor]
 
 
 class FrozenGuide:
-    """Frozen DA-CLIP outside the module tree, never copied.
-
-    A weight average deep-copies the LightningModule and a checkpoint stores its state; neither has any use for a frozen
-    model, which for ViT-L/14 is fifteen times as large as the network that learns.
+    """Frozen DA-CLIP outside the module tree, which a weight average would copy and a checkpoint store; it is large.
 
     Args:
         daclip: Stage 1.
@@ -68,14 +65,10 @@ class FrozenGuide:
     def with_true_classes(
         self, conditioning: Conditioning, truth: Sequence[str], classes: Sequence[str], chosen: Tensor
     ) -> Conditioning:
-        """Some photos' degradation embeddings as if their true classes had been recognised, see `DaClip.moved`.
+        """Degradation embeddings, where the mask `chosen` `[B]` is true, as if the true classes had been recognised.
 
-        Args:
-            conditioning: Embeddings of B photos.
-            truth: Their true labels; one of several classes, such as `hazy, rainy`, counts as their mean, as the user's
-                classes do when restoring.
-            classes: The classes among which degradations are recognised.
-            chosen: Mask of the embeddings that move, bool `[B]`.
+        See `DaClip.moved`. A label of several classes in `truth`, such as `hazy, rainy`, counts as their mean, as the
+        user's classes do when restoring.
         """
         degradation = conditioning.degradation
         assert degradation is not None
@@ -112,14 +105,12 @@ class RestorationDiffusion(StageModule):
         parameterization: Meaning of the network's output.
         correct_epsilon_shift: See `Denoiser`.
         objective: The loss.
-        optimizer: Makes the optimiser from parameter groups.
-        warmup_steps: Linear warm-up of the learning rate.
-        final_lr: Factor of the learning rate at the end of its cosine.
+        optimizer, warmup_steps, final_lr: See `StageModule`.
         seed: Seed of times and noise; a sample's draws do not depend on the number of ranks.
         times: Law of the times.
         conditioning_dropout: Share of samples that learn without conditioning, for guidance (Ho and Salimans 2022).
-        true_class_share: Share of samples whose degradation embedding is moved to their true class. A crop shows less
-            of its corruption than a photo does; unsure embeddings would teach the network to try every repair a little.
+        true_class_share: Share of samples whose degradation embedding is moved to their true class: from the unsure
+            embeddings of crops the network would learn to try every repair a little.
         temperature: See `DaClip.decided`; for restoring, after a training with `true_class_share`.
         embedding_cache_size: See `FrozenGuide`.
         compiled: Let `torch.compile` fuse the network: minutes at the start, faster steps after them.
@@ -173,7 +164,9 @@ class RestorationDiffusion(StageModule):
         """One step on a batch of pairs."""
         lq = batch.lq.contiguous(memory_format=torch.channels_last)
         hq = batch.hq.contiguous(memory_format=torch.channels_last)
-        generators = self._generators(len(lq))
+        # One for each sample, by its number in the stream of all ranks.
+        number = self.trainer.fit_loop.total_batch_idx * self.trainer.world_size + self.global_rank
+        generators = [generator_for(self.seed, 0, number * len(lq) + i) for i in range(len(lq))]
         draws = [
             draw_training_state(self.denoiser.process, (1, *lq.shape[1:]), generator, times=self.times)
             for generator in generators
@@ -191,11 +184,6 @@ class RestorationDiffusion(StageModule):
         loss = self.objective(self.denoiser, lq, hq, conditioning, t, noise)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
         return loss
-
-    def _generators(self, count: int) -> list[torch.Generator]:
-        """One for each sample of a training batch, by the sample's number in the stream of all ranks."""
-        batch = self.trainer.fit_loop.total_batch_idx * self.trainer.world_size + self.global_rank
-        return [generator_for(self.seed, 0, batch * count + i) for i in range(count)]
 
     def restore(self, lq: Tensor, numbers: Sequence[int] | None = None) -> Tensor:
         """Restore a batch; an image's number (default: its place) chooses its generator."""

@@ -19,20 +19,11 @@ RELATIVE_FLOOR = 0.01  # errors far below the visible shall not attract ever lar
 
 
 def draw_training_state(
-    process: MeanRevertingSDE,
-    shape: Sequence[int],
-    generator: torch.Generator,
-    device: torch.device | None = None,
-    times: TimeDraw = uniform,
+    process: MeanRevertingSDE, shape: Sequence[int], generator: torch.Generator, times: TimeDraw = uniform
 ) -> tuple[Tensor, Tensor]:
-    """Draw times t in 1..T, long `[B]`, then unit normal noise, float32 of the shape `(B, C, H, W)`.
-
-    The draws happen on the generator's device, where the result stays unless `device` is given; `times` is the law of
-    t.
-    """
+    """Draw times in 1..T, long `[B]`, then unit normal noise, float32 `[B, C, H, W]`, on the generator's device."""
     t = times(process, shape[0], generator)
-    noise = torch.randn(tuple(shape), generator=generator, device=generator.device)
-    return t.to(device), noise.to(device)
+    return t, torch.randn(tuple(shape), generator=generator, device=generator.device)
 
 
 @dataclass(frozen=True)

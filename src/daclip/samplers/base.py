@@ -187,21 +187,13 @@ class Sampler(ABC):
     def _estimate(
         self, denoiser: Denoiser, lq: Tensor, conditioning: Conditioning, x_t: Tensor, t: Tensor
     ) -> Prediction:
-        prediction = self._guided(denoiser, lq, conditioning, x_t, t)
+        first = conditioning if self.guidance == 1 else conditioning.kept(0.0)
+        prediction: Prediction = denoiser(x_t, lq, t, first)
+        if self.guidance not in (0, 1):
+            conditional: Prediction = denoiser(x_t, lq, t, conditioning)
+            x0 = torch.lerp(prediction.x0, conditional.x0, self.guidance)
+            prediction = Prediction(x0, torch.lerp(prediction.epsilon, conditional.epsilon, self.guidance))
         if not self.clamp:
             return prediction
         x0 = prediction.x0.clamp(0, 1)
         return Prediction(x0, denoiser.process.epsilon_from_data(x_t, lq, x0, t))
-
-    def _guided(self, denoiser: Denoiser, lq: Tensor, conditioning: Conditioning, x_t: Tensor, t: Tensor) -> Prediction:
-        if self.guidance == 1:
-            conditional: Prediction = denoiser(x_t, lq, t, conditioning)
-            return conditional
-        without: Prediction = denoiser(x_t, lq, t, conditioning.kept(0.0))
-        if self.guidance == 0:
-            return without
-        conditional = denoiser(x_t, lq, t, conditioning)
-        return Prediction(
-            torch.lerp(without.x0, conditional.x0, self.guidance),
-            torch.lerp(without.epsilon, conditional.epsilon, self.guidance),
-        )

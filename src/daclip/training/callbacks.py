@@ -1,4 +1,4 @@
-"""Callbacks that watch a run: sample pictures, throughput and memory, steps that are not finite."""
+"""Callbacks: sample pictures, throughput and memory, steps that are not finite, the moving average of the weights."""
 
 import logging
 import math
@@ -11,14 +11,14 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, WeightAveraging
 from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 from torchvision.utils import make_grid
 
+from daclip.arithmetic import gather_objects
 from daclip.errors import DaclipError
 from daclip.images import save_image, to_pil
-from daclip.ranks import gather_objects
 from daclip.training.optimizers import StageModule
 from daclip.types import RestorationBatch
 
@@ -135,12 +135,7 @@ class NonFiniteSteps(Callback):
         self._step = trainer.global_step
 
     def on_train_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: RestorationBatch,
-        batch_idx: int,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: RestorationBatch, batch_idx: int
     ) -> None:
         """Look at the step that this batch completes; too many skipped steps in a row are a `DaclipError`."""
         assert isinstance(pl_module, StageModule)
@@ -155,13 +150,8 @@ class NonFiniteSteps(Callback):
         self.skipped += 1
         self.in_a_row += 1
         culprits = self._culprits(window)
-        log.warning(
-            "step %d skipped, its loss or gradient is not finite (%d in a row, %d in all); %s",
-            self._step,
-            self.in_a_row,
-            self.skipped,
-            culprits,
-        )
+        counts = f"{self.in_a_row} in a row, {self.skipped} in all"
+        log.warning("step %d skipped, its loss or gradient is not finite (%s); %s", self._step, counts, culprits)
         if self.in_a_row >= self.most_in_a_row:
             raise DaclipError(
                 f"loss or gradient were not finite in {self.in_a_row} steps in a row up to step {self._step} "
@@ -193,3 +183,43 @@ class NonFiniteSteps(Callback):
 def skipped_steps(trainer: Any) -> int:
     """Steps that a trainer's run has skipped since its beginning."""
     return sum(callback.skipped for callback in trainer.callbacks if isinstance(callback, NonFiniteSteps))
+
+
+def warmed_up_decay(call: int, decay: float, start: int, power: float) -> float:
+    """Decay of the average at a call, counted from 0: 0 (a copy) up to `start`, then 1 − (1 + call − start)^−power.
+
+    >>> [round(warmed_up_decay(call, 0.995, 100, 2 / 3), 4) for call in (100, 110, 500, 10**6)]
+    [0.0, 0.7978, 0.9816, 0.995]
+    """
+    if call <= start:
+        return 0.0
+    return min(1 - (1 + call - start) ** -power, decay)
+
+
+class WarmedUpEMA(WeightAveraging):
+    """Exponential moving average of the weights whose decay rises, as `ema_pytorch` computes it.
+
+    Args:
+        decay: Largest decay.
+        every: Training steps from one update to the next; the decay counts updates, not steps.
+        start: Up to this step an update is a copy.
+        power: Speed at which the decay rises.
+    """
+
+    def __init__(self, decay: float, every: int, start: int, power: float) -> None:
+        super().__init__(use_buffers=False, avg_fn=self._average)
+        self.decay = decay
+        self.every = every
+        self.start = start
+        self.power = power
+        self._now = 0.0
+
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        """Every so many steps, the first included."""
+        if step_idx is None or step_idx % self.every:
+            return False
+        self._now = warmed_up_decay(step_idx, self.decay, self.start, self.power)
+        return True
+
+    def _average(self, averaged: Tensor, current: Tensor, count: Any) -> Tensor:
+        return averaged.lerp(current, 1 - self._now)

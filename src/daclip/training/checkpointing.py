@@ -20,9 +20,9 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, Checkpoint
 
+from daclip.arithmetic import gather_objects, rank
 from daclip.errors import DaclipError, StoppedError
 from daclip.files import atomic_file, remove_partial
-from daclip.ranks import gather_objects, rank
 
 log = logging.getLogger(__name__)
 
