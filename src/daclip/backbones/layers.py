@@ -216,21 +216,6 @@ class LinearAttention(nn.Module):
         return self.norm(to_image(out + self.to_out.bias, height, width))
 
 
-class SelfAttention(nn.Module):
-    """Softmax attention among tokens `[B, N, C]`, heads of 32 channels."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.to_q = nn.Linear(channels, channels, bias=False)
-        self.to_k = nn.Linear(channels, channels, bias=False)
-        self.to_v = nn.Linear(channels, channels, bias=False)
-        self.to_out = nn.Linear(channels, channels)
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Attend."""
-        return self.to_out(_attend(self.to_q(tokens), self.to_k(tokens), self.to_v(tokens)))
-
-
 class CrossAttention(nn.Module):
     """Attention from tokens `[B, N, C]` to context tokens `[B, K, D]`, with C a multiple of 32.
 
@@ -291,7 +276,7 @@ class SpatialTransformer(nn.Module):
         self.norm = nn.GroupNorm(32, channels, eps=1e-6)
         self.proj_in = nn.Conv2d(channels, channels, 1)
         self.norm1 = nn.LayerNorm(channels)
-        self.self_attention = SelfAttention(channels)
+        self.self_attention = CrossAttention(channels, channels, single=False)
         self.cross_attention: CrossAttention | None = None
         if context != "none":
             single = context == "token"
@@ -301,14 +286,14 @@ class SpatialTransformer(nn.Module):
         self.norm3 = nn.LayerNorm(channels)
         self.feed_forward = FeedForward(channels)
         self.proj_out = nn.Conv2d(channels, channels, 1)
-        nn.init.zeros_(self.proj_out.weight)
-        if self.proj_out.bias is not None:
-            nn.init.zeros_(self.proj_out.bias)
+        for parameter in self.proj_out.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> Tensor:
         """Map `[B, C, H, W]` to the same shape; `context` is `[B, K, D]`, None skips the cross-attention."""
         tokens = to_tokens(self.proj_in(self.norm(x)))
-        tokens = tokens + self.self_attention(self.norm1(tokens))
+        normed = self.norm1(tokens)
+        tokens = tokens + self.self_attention(normed, normed)
         if self.cross_attention is not None:
             if context is not None:
                 asking = tokens if self.cross_attention.single else self.norm2(tokens)

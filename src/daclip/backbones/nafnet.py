@@ -100,9 +100,8 @@ class ConditionalNAFNet(nn.Module):
             self.decoders.append(_blocks(count, channels, emb))
         self.head = nn.Conv2d(width, in_channels * patch**2, 3, padding=1)
         # A residual network that starts as the identity: the first estimate is the degraded photo itself.
-        nn.init.zeros_(self.head.weight)
-        if self.head.bias is not None:
-            nn.init.zeros_(self.head.bias)
+        for parameter in self.head.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, x_t: Tensor, lq: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
         """Estimate the output for a state; shapes as in `ConditionalUNet.forward`."""

@@ -20,11 +20,7 @@ WAYS = ("clean", "degraded", "steered")  # of embedding a photo
 class Stage1Scores:
     """Collects the output of DA-CLIP on validation pairs and sums it up.
 
-    Args:
-        daclip: The model.
-        classes: The K classes that it chooses from.
-        templates: Prompts of the classes, see `DaClip.word_embeddings`.
-        bins: Number of bins of the calibration error.
+    The prompt templates are those of `DaClip.word_embeddings`, the bins those of the calibration error.
     """
 
     def __init__(self, daclip: DaClip, classes: Sequence[str], templates: Sequence[str], bins: int):

@@ -110,16 +110,11 @@ def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
 
 
 def multi_positive_loss(image: Tensor, text: Tensor, label: Tensor, scale: Tensor) -> Tensor:
-    """Contrastive loss in which every sample of equal text is a positive (SupCon, Khosla et al. 2020).
+    """Contrastive loss in which every sample of equal text is a positive (SupCon, Khosla et al. 2020); the floor is 0.
 
-    Image to text it is the cross-entropy over the K unique texts; text to image each text is matched to the uniform
-    distribution over its images, less that distribution's entropy. The floor is 0.
-
-    Args:
-        image: Unit vectors `[B, D]`.
-        text: Unit vectors of the unique texts, `[K, D]`.
-        label: Row of `text` that belongs to each image, int64 `[B]`.
-        scale: Factor of the cosine similarities.
+    Image to text it is the cross-entropy over the K unique texts `[K, D]`, where `label` `[B]` is the row of each
+    image; text to image each text is matched to the uniform distribution over its images, less that distribution's
+    entropy.
     """
     logits = scale * image @ text.T
     to_text = F.cross_entropy(logits, label)

@@ -24,9 +24,6 @@ class ControllerPretraining(StageModule):
     embedding to the clean photo's) and `content_cosine_plain` (plain CLIP on the degraded photo).
 
     Args:
-        daclip: Frozen CLIP with controller.
-        loss: Terms and weights.
-        classes: The K degradation classes of the data.
         optimizer, warmup_steps, final_lr: See `StageModule`.
         content_share: Share of each batch that the content losses see; the frozen tower is half of a step's cost.
         chunk_size: Photos that are encoded at once; None takes the whole batch, as the loss does in any case. A chunk's

@@ -53,20 +53,14 @@ class JpegCompression(Degradation):
     def apply(self, images: Tensor, drawn: Drawn) -> Tensor:
         """Encode and decode each photo of `[B, 3, H, W]`; on the CPU, whatever the device."""
         pixels = (images.detach() * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-        decoded = [
-            _through_codec(photo, quality, self.modes[mode], top, left)
-            for photo, (quality, mode, top, left) in zip(pixels, drawn["settings"].tolist(), strict=True)
-        ]
+        decoded = []
+        for photo, (quality, mode, top, left) in zip(pixels, drawn["settings"].tolist(), strict=True):
+            padded = np.pad(photo, ((top, 0), (left, 0), (0, 0)), mode="reflect")
+            with io.BytesIO() as file:
+                Image.fromarray(padded).save(file, "JPEG", quality=quality, subsampling=self.modes[mode])
+                decoded.append(np.asarray(Image.open(file))[top:, left:])
         result = torch.from_numpy(np.stack(decoded)).to(images.device)
         return result.permute(0, 3, 1, 2).contiguous().float() / 255
-
-
-def _through_codec(photo: np.ndarray, quality: int, subsampling: str, top: int, left: int) -> np.ndarray:
-    """One uint8 photo `[H, W, 3]`, encoded and decoded as the part below `top` and right of `left`."""
-    padded = np.pad(photo, ((top, 0), (left, 0), (0, 0)), mode="reflect")
-    with io.BytesIO() as file:
-        Image.fromarray(padded).save(file, "JPEG", quality=quality, subsampling=subsampling)
-        return np.asarray(Image.open(file))[top:, left:]
 
 
 SMALLEST_RESULT = 16  # pixels a side: what later parts of a pipeline can still work on

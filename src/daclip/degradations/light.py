@@ -78,7 +78,12 @@ class Shadow(Degradation):
         """Shadow mask `[1, 1, H, W]` in [0, 1] and sRGB factors in the shadow `[1, 3, 1, 1]`."""
         light = ramp(self.light, severity, generator)
         colour = torch.tensor([1 - self.blue, 1.0, 1 + self.blue]) * light
-        field = (_blob if uniform(0, 1, generator) < 0.5 else _polygon)(height, width, generator)
+        if uniform(0, 1, generator) < 0.5:
+            cell = max(height, width) / uniform(1.5, 3.0, generator)
+            # Scaled to a typical slope of 1 a pixel, so that levels are distances.
+            field = smooth_noise(height, width, cell, generator) * (cell / 3)
+        else:
+            field = _polygon(height, width, generator)
         # The level that leaves the wanted share below it: every crop has shadow, light and an edge.
         level = torch.quantile(field, uniform(*self.coverage, generator))
         mask = torch.sigmoid((level - field) * (4 / uniform(*self.softness, generator)))
@@ -89,12 +94,6 @@ class Shadow(Degradation):
     def apply(self, images: Tensor, drawn: Drawn) -> Tensor:
         """Multiply `[B, 3, H, W]` by 1 outside and by the factors inside the shadow."""
         return (images * (1 - drawn["mask"] * (1 - drawn["factor"]))).clamp(0, 1)
-
-
-def _blob(height: int, width: int, generator: torch.Generator) -> Tensor:
-    """Smooth noise `[H, W]`, scaled to a typical slope of 1 a pixel so that levels are distances."""
-    cell = max(height, width) / uniform(1.5, 3.0, generator)
-    return smooth_noise(height, width, cell, generator) * (cell / 3)
 
 
 def _polygon(height: int, width: int, generator: torch.Generator) -> Tensor:

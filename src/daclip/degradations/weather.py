@@ -125,7 +125,18 @@ class Snow(Degradation):
         for small, large in self.radii:
             mean_area = math.pi * stretch * ((small + large) / 2) ** 2
             count = max(round(coverage * height * width / mean_area), 1)
-            layer = _flakes(count, (small, large), stretch, wind, (height, width), generator)
+            numbers = torch.rand(count, 6, generator=generator).T  # the first flakes do not depend on the count
+            centres = numbers[:2].T * torch.tensor([height, width])
+            radius = (small + (large - small) * numbers[2])[:, None, None]
+            places, down, right = patches(centres, math.ceil(1.5 * large * stretch))
+            # Every flake has its own direction near the wind's, so that they do not line up like rain.
+            angle = (wind + 0.8 * (numbers[3] - 0.5))[:, None, None]
+            along = down * angle.cos() + right * angle.sin()
+            across = right * angle.cos() - down * angle.sin()
+            squash = 0.7 + 0.3 * numbers[4][:, None, None]
+            distance = ((along / stretch) ** 2 + (across / squash) ** 2).sqrt() / radius
+            brightness = 0.6 + 0.4 * numbers[5][:, None, None]
+            layer = stamp(brightness * smoothstep((1.4 - distance) / 0.9), places, height, width)
             flakes = torch.maximum(flakes, layer)
         return {"flakes": (opacity * flakes)[None, None], "veil": scalar(veil)}
 
@@ -156,29 +167,6 @@ def _streaks(
     share = ((breadth + 1) / 2 - (columns - middle[:, :, None]).abs()).clamp(0, 1)
     rows = rows[:, :, None].expand_as(columns)
     return largest(light[:, :, None] * share, rows.long(), columns.long(), height, width)
-
-
-def _flakes(
-    count: int,
-    radii: tuple[float, float],
-    stretch: float,
-    wind: float,
-    size: tuple[int, int],
-    generator: torch.Generator,
-) -> Tensor:
-    """Soft irregular ellipses at random places, `[H, W]` in [0, 1]."""
-    numbers = torch.rand(count, 6, generator=generator).T  # the first flakes do not depend on the count
-    centres = numbers[:2].T * torch.tensor(size)
-    radius = (radii[0] + (radii[1] - radii[0]) * numbers[2])[:, None, None]
-    places, down, right = patches(centres, math.ceil(1.5 * radii[1] * stretch))
-    # Every flake has its own direction near the wind's, so that they do not line up like rain.
-    angle = (wind + 0.8 * (numbers[3] - 0.5))[:, None, None]
-    along = down * angle.cos() + right * angle.sin()
-    across = right * angle.cos() - down * angle.sin()
-    squash = 0.7 + 0.3 * numbers[4][:, None, None]
-    distance = ((along / stretch) ** 2 + (across / squash) ** 2).sqrt() / radius
-    brightness = 0.6 + 0.4 * numbers[5][:, None, None]
-    return stamp(brightness * smoothstep((1.4 - distance) / 0.9), places, *size)
 
 
 class Raindrops(Degradation):

@@ -74,7 +74,6 @@ class Denoiser(nn.Module):
     Args:
         backbone: Called as `backbone(x_t, lq, t, conditioning)` with `t` float32 `[B]`; gives `[B, C, H, W]`.
         process: The diffusion whose state the backbone sees; μ is the LQ image.
-        parameterization: Meaning of the output.
         correct_epsilon_shift: Undo the shift of `epsilon` networks trained by `PosteriorMatching` (the official weights
             included), see `MeanRevertingSDE.shift_epsilon`.
     """

@@ -98,16 +98,12 @@ class RestorationDiffusion(StageModule):
     Logged on validation photos: `val/psnr` and `val/gain` (dB above the degraded input), overall and per class.
 
     Args:
-        daclip: Frozen stage 1.
         backbone: Network `(x_t, lq, t, conditioning) → [B, 3, H, W]`.
-        process: The SDE.
         sampler: Restores validation photos.
         parameterization: Meaning of the network's output.
         correct_epsilon_shift: See `Denoiser`.
-        objective: The loss.
         optimizer, warmup_steps, final_lr: See `StageModule`.
         seed: Seed of times and noise; a sample's draws do not depend on the number of ranks.
-        times: Law of the times.
         conditioning_dropout: Share of samples that learn without conditioning, for guidance (Ho and Salimans 2022).
         true_class_share: Share of samples whose degradation embedding is moved to their true class: from the unsure
             embeddings of crops the network would learn to try every repair a little.

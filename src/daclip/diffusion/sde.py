@@ -44,9 +44,7 @@ class ThetaSchedule(nn.Module):
             raise DaclipError(f"the schedule needs horizon >= 1, got {horizon}")
         if not 0 < delta < 1:
             raise DaclipError(f"the schedule needs 0 < delta < 1, got {delta}")
-        self.kind = kind
         self.horizon = horizon
-        self.delta = delta
         thetas = _thetas(kind, horizon)
         # float32 throughout: the official weights were trained on tables with this rounding.
         cumsum = thetas.cumsum(0) - thetas[0]
@@ -55,10 +53,6 @@ class ThetaSchedule(nn.Module):
         self.register_buffer("thetas_cumsum", cumsum, persistent=False)
         self.register_buffer("dt", dt, persistent=False)
         self.register_buffer("integral", cumsum * dt, persistent=False)
-
-    def extra_repr(self) -> str:
-        """Arguments, for printing."""
-        return f"kind={self.kind!r}, horizon={self.horizon}, delta={self.delta}"
 
 
 def _thetas(kind: str, horizon: int) -> Tensor:

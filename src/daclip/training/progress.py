@@ -39,12 +39,8 @@ WARNINGS = (
 )
 
 
-class _WithoutNotes(logging.Filter):
-    def filter(self, record: logging.LogRecord) -> bool:
-        return not record.getMessage().startswith(NOTES)
-
-
-_without_notes = _WithoutNotes()
+def _without_notes(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith(NOTES)
 
 
 def quiet_libraries() -> None:

@@ -56,17 +56,15 @@ def redacted(node: Any, name: str = "") -> Any:
     return node
 
 
-class _WithoutSecrets(logging.Filter):
-    def filter(self, record: logging.LogRecord) -> bool:
-        record.msg, record.args = redact(record.getMessage()), ()
-        return True
+def _without_secrets(record: logging.LogRecord) -> bool:
+    record.msg, record.args = redact(record.getMessage()), ()
+    return True
 
 
 def hide_secrets(run_folder: str | Path) -> None:
     """Keep secrets out of this run's log and of what Hydra has written about its configuration."""
     for handler in logging.getLogger().handlers:
-        if not any(isinstance(known, _WithoutSecrets) for known in handler.filters):
-            handler.addFilter(_WithoutSecrets())
+        handler.addFilter(_without_secrets)  # a second time changes nothing
     for path in Path(run_folder, ".hydra").glob("*.yaml"):
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
         clean = redacted(content)
@@ -117,8 +115,6 @@ def provenance(
     """Versions, commit, hardware, seed and timings of a run, without secrets.
 
     Args:
-        seed: The run's seed.
-        command: The command line.
         seconds: Named durations.
         config: The resolved configuration, where no file beside the record holds it.
         data: Fingerprint of the photos.
