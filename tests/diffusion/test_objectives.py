@@ -26,7 +26,7 @@ from daclip.metrics.perceptual import efficientnet_lite
 from daclip.samplers import PosteriorSampler
 from daclip.types import Conditioning
 
-CONF = Path(__file__).parents[2] / "conf" / "stage"
+CONF = Path(__file__).parents[2] / "conf"
 LQ = 0.4
 
 
@@ -118,9 +118,9 @@ def test_weightings(process: MeanRevertingSDE) -> None:
     torch.testing.assert_close(weightings.edm(process, t, 0.5, 1.0), published, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("name", [path.stem for path in sorted((CONF / "objective" / "weighting").glob("*.yaml"))])
+@pytest.mark.parametrize("name", [path.stem for path in sorted((CONF / "weighting").glob("*.yaml"))])
 def test_every_weighting_yaml_weighs(name: str, process: MeanRevertingSDE) -> None:
-    weighting = instantiate(OmegaConf.load(CONF / "objective" / "weighting" / f"{name}.yaml"))
+    weighting = instantiate(OmegaConf.load(CONF / "weighting" / f"{name}.yaml"))
     weights = weighting(process, torch.arange(1, 101))
     assert weights.shape == (100,)
     assert (weights > 0).all()
