@@ -24,7 +24,7 @@ export MALLOC_TRIM_THRESHOLD_ ?= 8589934592
 export MALLOC_TOP_PAD_ ?= 268435456
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train-daclip train-restorer evaluate restore classify app dataset check-dataset convert export info degradations benchmark sampler-report test lint format lock wheel clean report dashboard soak
+.PHONY: help setup train-daclip train-restorer evaluate restore classify app dataset check-dataset convert export info degradations benchmark sampler-report test lint format lock audit wheel clean report dashboard soak
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 18
@@ -106,6 +106,9 @@ format: .venv/ready ## let ruff mend what it can
 lock: .venv/ready ## pin newest versions into requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --generate-hashes --group dev --extra app --extra dashboards --extra export --extra heic --extra perceptual --extra sweeps --upgrade \
 		--custom-compile-command "make lock" --output-file requirements.lock pyproject.toml
+
+audit: .venv/ready ## known vulnerabilities of the locked packages; needs a network
+	$(BIN)/pip-audit --requirement requirements.lock --disable-pip
 
 wheel: .venv/ready ## build a wheel into dist/
 	$(BIN)/python -m hatchling build --target wheel
