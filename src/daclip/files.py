@@ -115,9 +115,6 @@ def atomic_folder(path: str | Path, advice: str = "") -> Iterator[Path]:
     Args:
         path: The folder; its parent is made if missing.
         advice: As for `atomic_file`.
-
-    Raises:
-        DaclipError: The disk is full or the folder cannot be written.
     """
     path = Path(path)
     temporary = _temporary(path)
@@ -160,3 +157,8 @@ def config_folder() -> Path:
         if (root / "conf" / "train_daclip.yaml").is_file():
             return root / "conf"
     raise DaclipError(f"{package}: the folder conf/ is missing; install the package again")
+
+
+def choices(group: str) -> list[str]:
+    """Names of the files of a group of `conf/`, such as `sampler`."""
+    return sorted(path.stem for path in (config_folder() / group).glob("*.yaml"))

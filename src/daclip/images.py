@@ -144,11 +144,7 @@ def decode_pixels(content: bytes, name: str) -> Tensor:
 
 
 def load_image(path: str | Path) -> Tensor:
-    """float32 `[3, H, W]` in [0, 1] of an image file; gray, palette and alpha images become RGB.
-
-    Raises:
-        DaclipError: The file is missing, damaged or not an image.
-    """
+    """float32 `[3, H, W]` in [0, 1] of an image file; gray, palette and alpha images become RGB."""
     return _rgb(Path(path), path).float().div_(255)
 
 
@@ -311,9 +307,6 @@ def save_image(image: Tensor | Image.Image, path: str | Path) -> None:
 
 def result_suffix(path: Path, wanted: str | None) -> str:
     """The suffix of a photo's result: the `wanted` one, else the photo's own where it can be written, else `.png`.
-
-    Raises:
-        DaclipError: Results cannot be written in the wanted format.
 
     >>> result_suffix(Path("a.JPG"), None), result_suffix(Path("a.gif"), None), result_suffix(Path("a.jpg"), "webp")
     ('.JPG', '.png', '.webp')

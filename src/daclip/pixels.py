@@ -34,11 +34,7 @@ class Pixels:
 
     @classmethod
     def from_pil(cls, image: Image.Image) -> "Pixels":
-        """The pixels of a Pillow image of any mode; its EXIF orientation is not looked at.
-
-        Raises:
-            DaclipError: Pixels that are no picture, such as 32-bit integers or heights in metres.
-        """
+        """The pixels of a Pillow image of any mode; its EXIF orientation is not looked at."""
         if image.mode.startswith("I") or image.mode == "F":
             return _deep(np.array(image))
         if "A" in image.mode or "a" in image.mode or "transparency" in image.info:

@@ -43,10 +43,7 @@ def build_page(service: Service, seed: int) -> gr.Blocks:
                         status = gr.HTML(elem_id="status")
                         with gr.Accordion("Fill what is missing", open=False):
                             mask = gr.File(
-                                label="Mask: white is filled",
-                                file_types=FILE_TYPES,
-                                elem_id="mask",
-                                height=140,
+                                label="Mask: white is filled", file_types=FILE_TYPES, elem_id="mask", height=140
                             )
                     with gr.Tab("Many photos") as many:
                         photos = gr.File(
@@ -125,11 +122,7 @@ def _private() -> dict[str, Any]:
 
 
 def _connect(
-    handlers: Handlers,
-    parts: Parts,
-    photo: gr.File,
-    photos: gr.File,
-    settings: Sequence[gr.components.Component],
+    handlers: Handlers, parts: Parts, photo: gr.File, photos: gr.File, settings: Sequence[gr.components.Component]
 ) -> None:
     one = [parts.restore, parts.stop, parts.status, parts.slider, parts.bars, parts.gallery, parts.files, parts.mask]
     several = [parts.restore_all, parts.stop_all, parts.batch_status, parts.table, parts.archive]

@@ -42,9 +42,6 @@ def page_of(artifact: str | None, limits: Limits, queue: int = 32, seed: int = 0
         queue: Requests that may wait; one is worked on at a time.
         seed: The seed that the page starts with.
         options: As for `Restorer`.
-
-    Raises:
-        DaclipError: Gradio is not installed, or the restorer cannot be made.
     """
     try:
         from daclip.app.page import build_page

@@ -78,11 +78,7 @@ class Service:
         self.alone = threading.Lock()
 
     def look(self, photo: Path) -> Look:
-        """Read a photo and name what is wrong with it.
-
-        Raises:
-            DaclipError: It cannot be read, or is too large.
-        """
+        """Read a photo and name what is wrong with it."""
         try:
             self._check_size(photo)
             file = read_photo(photo)
@@ -93,11 +89,7 @@ class Service:
         return Look(preview(file), probabilities, (file.pixels.width, file.pixels.height), file.notes)
 
     def check(self, settings: Settings) -> None:
-        """Refuse settings beyond the limits: requests also come from programs.
-
-        Raises:
-            DaclipError: One line that names the setting.
-        """
+        """Refuse settings beyond the limits: requests also come from programs."""
         check_strength(settings.strength)
         for name, value, least, most in (
             ("samples", settings.samples, 1, self.limits.samples),

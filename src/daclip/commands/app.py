@@ -2,9 +2,8 @@
 
 import argparse
 
-from rich.console import Console
-
-from daclip.commands.options import Parser, add_artifact, add_machine, choices, run
+from daclip.commands.options import Parser, add_artifact, add_machine, entry_point, say
+from daclip.files import choices
 
 
 def parser() -> Parser:
@@ -47,14 +46,11 @@ def app(options: argparse.Namespace) -> None:
     machine = {name: getattr(options, name) for name in ("device", "precision", "max_memory")}
     page = page_of(options.artifact, limits, options.queue, options.seed, **machine)
     address = launch(page, options.host, options.port, options.max_upload_mb)
-    Console().print(f"the page is at {address}  (Ctrl+C ends it)", highlight=False)
+    say(f"the page is at {address}  (Ctrl+C ends it)")
     page.block_thread()
 
 
-def main() -> None:
-    """Entry point."""
-    run(parser(), app)
-
+main = entry_point(parser(), app)
 
 if __name__ == "__main__":
     main()

@@ -9,9 +9,9 @@ from rich.progress import Progress
 from rich.table import Table
 
 from daclip.commands.dataset import add_captioner, captioner_of
-from daclip.commands.options import Parser, choices, made, part, run
+from daclip.commands.options import Parser, entry_point, make, part
 from daclip.errors import DaclipError
-from daclip.files import write_json
+from daclip.files import choices, write_json
 
 if TYPE_CHECKING:
     from daclip.data.check import Report
@@ -40,31 +40,21 @@ def parser() -> Parser:
     return parser
 
 
-def known_classes() -> list[str]:
-    """All classes that the configured degradations label photos with."""
+def check(options: Namespace) -> "Report":
+    """Check the data set, show what was found, and write the report."""
+    from daclip.data.check import CheckOptions, check_dataset
     from daclip.degradations import vocabulary
 
     # Not the files' names: those of `wild` and `composite` label no photo, and `wild` has classes of its own.
-    nodes: dict[str, object] = {}
+    degradations: dict[str, object] = {}
     for name in choices("degradation"):
-        nodes |= part("degradation", name)
-    return vocabulary(made(nodes))
-
-
-def check(options: Namespace) -> "Report":
-    """Check the data set, show what was found, and write the report.
-
-    Raises:
-        DaclipError: The data set has problems, or there is nothing to check.
-    """
-    from daclip.data.check import CheckOptions, check_dataset
-
+        degradations |= part("degradation", name)
     how = CheckOptions(
         smallest_side=options.smallest_side,
         validation=options.validation,
         captions=options.expect_captions,
         captioner=captioner_of(options),
-        classes=[*known_classes(), *options.classes],
+        classes=[*vocabulary(make(degradations)), *options.classes],
         cache=Path(options.cache),
         num_workers=options.num_workers,
     )
@@ -77,15 +67,15 @@ def check(options: Namespace) -> "Report":
             lambda stage, done, total: bars.update(bar, description=stage, completed=done, total=total),
         )
     write_json(options.report, report.as_json())
-    _show(report, console)
-    if report.problems:
+    if _show(report, console):
         count = len(report.problems)
         raise DaclipError(f"{count} problems in {options.source}; all of them are listed in {options.report}")
     console.print(f"no problems; report: {options.report}", markup=False)
     return report
 
 
-def _show(report: "Report", console: Console) -> None:
+def _show(report: "Report", console: Console) -> bool:
+    """Print what was found; whether it was anything."""
     from daclip.data.check import KINDS
 
     counts = ", ".join(f"{count} {split}" for split, count in report.counts.items())
@@ -99,16 +89,11 @@ def _show(report: "Report", console: Console) -> None:
         if len(problems) > SHOWN:
             lines.append(f"… and {len(problems) - SHOWN} more")
         table.add_row(f"{kind}\n({KINDS[kind]})", str(len(problems)), "\n".join(lines))
-    if report.problems:
-        console.print(table)
-    else:
-        console.print(table.title)
+    console.print(table if report.problems else table.title)
+    return bool(report.problems)
 
 
-def main() -> None:
-    """Entry point."""
-    run(parser(), check)
-
+main = entry_point(parser(), check)
 
 if __name__ == "__main__":
     main()

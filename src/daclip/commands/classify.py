@@ -1,12 +1,11 @@
 """Naming the degradations of photos, without restoring them."""
 
 from argparse import BooleanOptionalAction, Namespace
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from daclip.commands.options import Parser, add_artifact, add_machine, run
+from daclip.commands.options import Parser, add_artifact, add_machine, entry_point
 from daclip.commands.restore import finish, lines, worked
 
 if TYPE_CHECKING:
@@ -31,11 +30,7 @@ def parser() -> Parser:
 
 
 def classify(options: Namespace) -> "list[Outcome]":
-    """Name what is wrong with each photo; one that cannot be read is reported, and the others are named all the same.
-
-    Returns:
-        What came of each photo.
-    """
+    """Name what is wrong with each photo; one that cannot be read does not cost the others."""
     from daclip.artifacts import find_artifact
     from daclip.restoring.batch import Request, attempt, plan
     from daclip.restoring.classifier import Classifier
@@ -47,17 +42,10 @@ def classify(options: Namespace) -> "list[Outcome]":
     record = Path(options.summary) if options.summary else None
     request = Request(None, strength=1.0, samples=1, dry_run=True, overwrite=False)
     tasks = [partial(attempt, classifier, job, request) for job in jobs]
-    return worked(tasks, record, _as_json if options.json else lines)
+    return worked(tasks, record, (lambda outcome: [(outcome.line(), None)]) if options.json else lines)
 
 
-def _as_json(outcome: "Outcome") -> Iterator[tuple[str, None]]:
-    yield outcome.line(), None
-
-
-def main() -> None:
-    """Entry point."""
-    run(parser(), lambda options: finish(classify(options), "read"))
-
+main = entry_point(parser(), lambda options: finish(classify(options), "read"))
 
 if __name__ == "__main__":
     main()

@@ -1,4 +1,4 @@
-"""Official weights to artifacts and back, for both stages; what is given says which way and which stage."""
+"""Official weights to artifacts and back, for both stages: the source decides the direction and the stage."""
 
 import sys
 import tempfile
@@ -7,9 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
 
-from rich.console import Console
-
-from daclip.commands.options import Parser, add_set, choices, made, run
+from daclip.commands.options import Parser, add_set, entry_point, known, make, say
 from daclip.errors import DaclipError
 from daclip.files import atomic_file
 
@@ -42,12 +40,8 @@ def parser() -> Parser:
     )
     add = parser.add_argument
     add("source", metavar="SOURCE", help="official weight file to import, or artifact folder to export")
-    add(
-        "-o",
-        "--output",
-        metavar="PATH",
-        help="import: folder of artifacts (default: outputs/daclip or outputs/restorer); export: the new file",
-    )
+    text = "import: folder of artifacts (default: outputs/daclip or outputs/restorer); export: the new file"
+    add("-o", "--output", metavar="PATH", help=text)
     add("--daclip", metavar="PATH", help="stage 1 of a restorer's weights: an artifact, or its official file")
     add("--variant", metavar="NAME", help="universal, mix or wild (default: universal)")
     add("--clip", metavar="NAME", help="of official stage-1 weights: vit_b_32 or vit_l_14 (default: the variant's)")
@@ -59,11 +53,7 @@ def parser() -> Parser:
 
 
 def convert(options: Namespace) -> Path:
-    """Import a file or export a folder; returns the artifact's folder or the written file.
-
-    Raises:
-        DaclipError: Nothing to convert, something in the way, or weights that do not fit.
-    """
+    """Import a file or export a folder; returns the artifact's folder or the written file."""
     from daclip.clip.official import is_daclip, read_weights
 
     source = Path(options.source)
@@ -79,9 +69,7 @@ def composed_parts(options: Namespace) -> dict[str, Any]:
 
     overrides = [f"seed={options.seed}", *options.overrides]
     for group, name in (("variant", options.variant), ("clip", options.clip)):
-        if name is not None and name not in choices(group):
-            raise DaclipError(f"there is no {group} '{name}'; choose from {', '.join(choices(group))}")
-        overrides += [f"{group}={name}"] if name else []
+        overrides += [f"{group}={known(group, name)}"] if name is not None else []
     return composed("convert", overrides)
 
 
@@ -94,7 +82,7 @@ def official_daclip(settings: Mapping[str, Any], content: Any, source: Path) -> 
         # The original builds every tower with the exact GELU, whatever CLIP weights it starts from.
         settings["architecture"] = settings["architecture"].removesuffix("-quickgelu")
     state = official_state(content, source)
-    daclip: DaClip = made(settings)
+    daclip: DaClip = make(settings)
     load_official(daclip, state, source)
     return daclip, settings
 
@@ -123,7 +111,7 @@ def announce(folder: Path) -> Path:
 
     root = folder.parents[1]
     point_latest(folder, root)
-    Console().print(f"artifact: {folder} (also {root}/latest)", soft_wrap=True, highlight=False, markup=False)
+    say(f"artifact: {folder} (also {root}/latest)")
     return folder
 
 
@@ -142,8 +130,9 @@ def import_restorer(options: Namespace, content: Any) -> Path:
     """The artifact of official restoration weights, with the stage 1 that it was trained with inside."""
     import torch
 
-    from daclip.artifacts import load_daclip
+    from daclip.artifacts import Artifact, load_daclip
     from daclip.backbones.official import network_state
+    from daclip.clip.official import read_weights
 
     if options.daclip is None:
         raise DaclipError("say which stage 1 it was trained with: --daclip ARTIFACT, or its official weight file")
@@ -152,34 +141,22 @@ def import_restorer(options: Namespace, content: Any) -> Path:
     official = network_state(content, source)
     config = composed_parts(options)
     with tempfile.TemporaryDirectory(prefix="daclip-") as temporary:
-        stage_1 = _stage_1(options, config, Path(temporary))
+        stage_1 = Path(options.daclip)
+        if stage_1.is_dir():
+            Artifact(stage_1).require("daclip")
+        else:
+            daclip, settings = official_daclip(config["clip"], read_weights(stage_1), stage_1)
+            stage_1 = save(Path(temporary) / "daclip", "daclip", {**config, "clip": settings}, daclip.state_dict())
         with torch.device("meta"):
-            network: nn.Module = made(config["backbone"])(context_dim=load_daclip(stage_1).embed_dim)
+            network: nn.Module = make(config["backbone"])(context_dim=load_daclip(stage_1).embed_dim)
         weights = fit_weights(source, official, network)
         metrics = {"imported": {"file": source.name, "variant": variant}}
         save(target, "restorer", config, weights, metrics=metrics, parts={"daclip": stage_1})
     return announce(target)
 
 
-def _stage_1(options: Namespace, config: Mapping[str, Any], folder: Path) -> Path:
-    """The stage-1 artifact to copy: the one named, or one made in `folder` from official weights."""
-    from daclip.artifacts import Artifact
-    from daclip.clip.official import read_weights
-
-    path = Path(options.daclip)
-    if path.is_dir():
-        Artifact(path).require("daclip")
-        return path
-    daclip, settings = official_daclip(config["clip"], read_weights(path), path)
-    return save(folder / "daclip", "daclip", {**config, "clip": settings}, daclip.state_dict())
-
-
 def fit_weights(path: Path, official: Mapping[str, "Tensor"], network: "nn.Module") -> "dict[str, Tensor]":
-    """The weights under our names, after comparing them with the network's, by the file's own names.
-
-    Raises:
-        DaclipError: Unknown or missing names, other shapes, or numbers that are not float32.
-    """
+    """The weights under our names, after comparing them with the network's, by the file's own names."""
     import torch
 
     from daclip.backbones.official import from_official, to_official
@@ -208,11 +185,7 @@ def fit_weights(path: Path, official: Mapping[str, "Tensor"], network: "nn.Modul
 
 
 def export(options: Namespace) -> Path:
-    """Write an artifact's own stage as the state dict that the original's loader reads.
-
-    Raises:
-        DaclipError: No file is named, it exists, or the original cannot compute this network.
-    """
+    """Write an artifact's own stage as the state dict that the original's loader reads."""
     from daclip.artifacts import Artifact
 
     if options.output is None:
@@ -225,7 +198,7 @@ def export(options: Namespace) -> Path:
     artifact = Artifact(options.source)
     notes = _export_daclip(artifact, target) if artifact.config["kind"] == "daclip" else _export_unet(artifact, target)
     for line in (f"written: {target}", *notes):
-        Console().print(line, soft_wrap=True, highlight=False, markup=False)
+        say(line)
     return target
 
 
@@ -251,9 +224,7 @@ def _export_unet(artifact: "Artifact", target: Path) -> list[str]:
     # Nothing is made of these sections, which may name parts of PyTorch.
     network, meaning = artifact.config["backbone"], artifact.config["stage"]["parameterization"]
     if network["_target_"] != UNET or network.get("context", "token") == "patches":
-        raise DaclipError(
-            f"{artifact.folder}: its network is not the original's (backbone=unet, context token or none)"
-        )
+        raise DaclipError(f"{artifact.folder}: its network is not the original's (backbone=unet without patch tokens)")
     if meaning != "epsilon":
         raise DaclipError(f"{artifact.folder}: its network predicts {meaning}, which the original takes for noise")
     with atomic_file(target) as file:
@@ -261,10 +232,7 @@ def _export_unet(artifact: "Artifact", target: Path) -> list[str]:
     return []
 
 
-def main() -> None:
-    """Entry point."""
-    run(parser(), convert)
-
+main = entry_point(parser(), convert)
 
 if __name__ == "__main__":
     main()

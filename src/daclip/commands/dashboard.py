@@ -6,9 +6,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
-from daclip.commands.options import Parser, run
+from daclip.commands.options import Parser, entry_point, say
 from daclip.errors import DaclipError
 from daclip.files import one_line, write_json
 
@@ -46,22 +44,13 @@ def parser() -> Parser:
     add("--entity", metavar="NAME", help="user or team (default: your account's default)")
     add("--project", default="daclip", metavar="NAME", help="wandb project of the runs (default: %(default)s)")
     add("--name", default="daclip", metavar="NAME", help="name of the workspace (default: %(default)s)")
-    add(
-        "-o",
-        "--output",
-        default="outputs/dashboard.json",
-        metavar="FILE",
-        help="remembers the workspace, so that the next call updates it (default: %(default)s)",
-    )
+    text = "remembers the workspace, so that the next call updates it (default: %(default)s)"
+    add("-o", "--output", default="outputs/dashboard.json", metavar="FILE", help=text)
     return parser
 
 
 def build_workspace(entity: str, project: str, name: str) -> Any:
-    """The workspace, with the sections Stage 1, Stage 2, Samples and System.
-
-    Raises:
-        DaclipError: wandb-workspaces is not installed.
-    """
+    """The workspace, with the sections Stage 1, Stage 2, Samples and System."""
     try:
         parts: Any = import_module("wandb_workspaces.reports.v2")
         workspaces: Any = import_module("wandb_workspaces.workspaces")
@@ -77,7 +66,7 @@ def build_workspace(entity: str, project: str, name: str) -> Any:
     confusion = parts.CustomChart(
         query={"summaryTable": {"tableKey": "val/confusion_table"}},
         chart_name="wandb/confusion_matrix/v1",
-        chart_fields={"Actual": "Actual", "Predicted": "Predicted", "nPredictions": "nPredictions"},
+        chart_fields={name: name for name in ("Actual", "Predicted", "nPredictions")},
     )
     sections = {
         "Stage 1": [*lines("Stage 1"), confusion],
@@ -88,54 +77,38 @@ def build_workspace(entity: str, project: str, name: str) -> Any:
         ],
         "System": lines("System"),
     }
-    return workspaces.Workspace(
-        entity=entity,
-        project=project,
-        name=name,
-        sections=[workspaces.Section(name=title, panels=panels, is_open=True) for title, panels in sections.items()],
-    )
-
-
-def _entity(wanted: str | None) -> str:
-    import wandb
-
-    if not wandb.login(prompt=False):
-        raise DaclipError("not logged in to wandb; run `wandb login` first (runs themselves need no account)")
-    entity = wanted or wandb.Api().default_entity
-    if not entity:
-        raise DaclipError("your wandb account has no default entity; give one, as in --entity TEAM")
-    return str(entity)
+    shown = [workspaces.Section(name=title, panels=panels, is_open=True) for title, panels in sections.items()]
+    return workspaces.Workspace(entity=entity, project=project, name=name, sections=shown)
 
 
 def dashboard(options: Namespace) -> str:
-    """Create the workspace in the user's project, or bring the one of an earlier call up to date.
-
-    Returns:
-        Its address.
-
-    Raises:
-        DaclipError: Nobody is logged in, or wandb refuses.
-    """
+    """Create the workspace in the user's project, or bring the one of an earlier call up to date: its address."""
+    import wandb
     from wandb.errors import Error
 
     try:
-        entity = _entity(options.entity)
+        if not wandb.login(prompt=False):
+            raise DaclipError("not logged in to wandb; run `wandb login` first (runs themselves need no account)")
+        entity = options.entity or wandb.Api().default_entity
+        if not entity:
+            raise DaclipError("your wandb account has no default entity; give one, as in --entity TEAM")
         workspace = build_workspace(entity, options.project, options.name)
-        known = _known(Path(options.output)).get(f"{entity}/{options.project}/{options.name}")
-        if known is not None:
-            saved = type(workspace).from_url(known)
+        key, known = f"{entity}/{options.project}/{options.name}", _known(Path(options.output))
+        if key in known:
+            saved = type(workspace).from_url(known[key])
             saved.sections = workspace.sections
             workspace = saved
         workspace.save()
     except (Error, ValueError, OSError) as error:
         raise DaclipError(f"wandb refused the workspace: {one_line(error)}") from error
     address = str(workspace.url)
-    write_json(options.output, {**_known(Path(options.output)), f"{entity}/{options.project}/{options.name}": address})
-    Console().print(f"dashboard: {address}", soft_wrap=True)
+    write_json(options.output, {**known, key: address})
+    say(f"dashboard: {address}")
     return address
 
 
 def _known(path: Path) -> dict[str, str]:
+    """The addresses of workspaces that earlier calls made."""
     if not path.is_file():
         return {}
     try:
@@ -145,10 +118,7 @@ def _known(path: Path) -> dict[str, str]:
     return found
 
 
-def main() -> None:
-    """Entry point."""
-    run(parser(), dashboard)
-
+main = entry_point(parser(), dashboard)
 
 if __name__ == "__main__":
     main()

@@ -6,9 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
-from daclip.commands.options import Parser, add_set, made, part, run
+from daclip.commands.options import Parser, add_set, entry_point, make, part, text_table
 from daclip.errors import DaclipError
 
 if TYPE_CHECKING:
@@ -18,11 +17,7 @@ if TYPE_CHECKING:
 def add_captioner(parser: Parser) -> None:
     """Add where captions come from."""
     add = parser.add_argument
-    add(
-        "--captioner",
-        metavar="NAME",
-        help="none, sidecar (photo.txt by photo.jpg), file or blip (default: sidecar)",
-    )
+    add("--captioner", metavar="NAME", help="none, sidecar (photo.txt by photo.jpg), file or blip (default: sidecar)")
     add("--captions", metavar="FILE", help="csv or jsonl with name,caption; implies --captioner file")
     add_set(parser, "captioner.beams=3")
 
@@ -33,7 +28,7 @@ def captioner_of(options: Namespace) -> Any:
     node = part("captioner", name, options.overrides)
     if options.captions:
         node["path"] = options.captions
-    return made(node)
+    return make(node)
 
 
 def parser() -> Parser:
@@ -65,11 +60,7 @@ def parser() -> Parser:
 
 
 def build(options: Namespace) -> "BuiltDataset":
-    """Build the dataset, show its counts, and push it to the hub if asked.
-
-    Raises:
-        DaclipError: Nothing to build from, photos that cannot be read, or no way to write or push.
-    """
+    """Build the dataset, show its counts, and push it to the hub if asked."""
     from daclip.data.build import DatasetRecipe, UnreadablePhotosError, build_dataset, push_dataset
 
     recipe = DatasetRecipe(
@@ -110,14 +101,12 @@ def build(options: Namespace) -> "BuiltDataset":
 
 def _show(built: "BuiltDataset", console: Console) -> None:
     plan = built.plan
-    table = Table(title=str(built.path))
-    for name in ("split", "photos", "with caption", "MB"):
-        table.add_column(name, justify="left" if name == "split" else "right")
+    counts = []
     for split in ("train", "test"):
         rows = plan.split(split)
         captioned, size = sum(bool(row.caption) for row in rows), sum(row.bytes for row in rows) / 1e6
-        table.add_row(split, str(len(rows)), str(captioned), f"{size:.1f}")
-    console.print(table)
+        counts.append([split, str(len(rows)), str(captioned), f"{size:.1f}"])
+    console.print(text_table(str(built.path), ["split", "photos", "with caption", "MB"], counts))
     for name, kept in plan.duplicates.items():
         console.print(f"left out: {name}, a copy of {kept}", markup=False)
     for reason in plan.reasons:
@@ -125,10 +114,7 @@ def _show(built: "BuiltDataset", console: Console) -> None:
     console.print(f"{'written' if built.fresh else 'up to date'}: {built.path}", markup=False)
 
 
-def main() -> None:
-    """Entry point."""
-    run(parser(), build)
-
+main = entry_point(parser(), build)
 
 if __name__ == "__main__":
     main()

@@ -34,10 +34,7 @@ class SheetConfig:
 
 
 def contact_sheet(
-    photos: Sequence[Tensor],
-    degradations: Mapping[str, Degradation],
-    severities: Sequence[float],
-    seed: int,
+    photos: Sequence[Tensor], degradations: Mapping[str, Degradation], severities: Sequence[float], seed: int
 ) -> Image.Image:
     """Draw one row a degradation; for each photo a clean column (labelled with the class) and one a severity.
 

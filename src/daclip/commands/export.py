@@ -3,9 +3,7 @@
 from argparse import Namespace
 from pathlib import Path
 
-from rich.console import Console
-
-from daclip.commands.options import Parser, run
+from daclip.commands.options import Parser, entry_point, say
 from daclip.errors import DaclipError
 
 
@@ -32,14 +30,7 @@ def parser() -> Parser:
 
 
 def export(options: Namespace) -> dict[str, float]:
-    """Write the graphs, each compared with the network that it was made of.
-
-    Returns:
-        The largest difference of each graph's outputs.
-
-    Raises:
-        DaclipError: A missing package, a folder in the way, or a graph that differs.
-    """
+    """Write the graphs, each compared with its network; returns the largest difference of each one's outputs."""
     from daclip.artifacts import find_artifact
     from daclip.restoring.export import exported, write_export
     from daclip.restoring.restorer import Restorer
@@ -51,16 +42,12 @@ def export(options: Namespace) -> dict[str, float]:
     # Float32 on the CPU: a runtime chooses its own arithmetic later.
     restorer = Restorer.from_pretrained(artifact, device="cpu", precision="fp32")
     differences = write_export(exported(restorer), restorer, options.format, folder, options.tolerance)
-    console = Console(soft_wrap=True)
     for name, difference in differences.items():
-        console.print(f"{folder / name}  differs by at most {difference:.1e}", highlight=False, markup=False)
+        say(f"{folder / name}  differs by at most {difference:.1e}")
     return differences
 
 
-def main() -> None:
-    """Entry point."""
-    run(parser(), export)
-
+main = entry_point(parser(), export)
 
 if __name__ == "__main__":
     main()

@@ -7,7 +7,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from daclip.commands.options import Parser, run
+from daclip.commands.options import Parser, entry_point
 
 
 def parser() -> Parser:
@@ -39,10 +39,7 @@ def info(options: Namespace) -> None:
     Console().print(table)
 
 
-def main() -> None:
-    """Entry point."""
-    run(parser(), info)
-
+main = entry_point(parser(), info)
 
 if __name__ == "__main__":
     main()

@@ -1,14 +1,18 @@
-"""What the argparse commands share: their parser, common options, parts of the configuration, one-line errors."""
+"""Shared by the commands: parser, common options, parts of the configuration, tables and one-line errors."""
 
 import argparse
 import difflib
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
 
 from daclip.commands.main import COMMANDS
 from daclip.errors import DaclipError
-from daclip.files import config_folder
+from daclip.files import choices
 
 
 class Parser(argparse.ArgumentParser):
@@ -84,44 +88,65 @@ def add_set(parser: argparse.ArgumentParser, example: str) -> None:
     )
 
 
-def choices(group: str) -> list[str]:
-    """The files of a configuration group, such as `sampler`."""
-    return sorted(path.stem for path in (config_folder() / group).glob("*.yaml"))
+def known(group: str, name: str) -> str:
+    """The name of a file of a configuration group; another name is refused with the list of them."""
+    if name not in choices(group):
+        raise DaclipError(f"there is no {group} '{name}'; choose from {', '.join(choices(group))}")
+    return name
 
 
 def part(group: str, name: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """The settings of one choice of a configuration group.
-
-    Raises:
-        DaclipError: There is no such choice, or an override does not fit.
-    """
+    """The settings of one choice of a configuration group."""
     from daclip.config import composed
 
-    if name not in choices(group):
-        raise DaclipError(f"there is no {group} '{name}'; choose from {', '.join(choices(group))}")
-    node: dict[str, Any] = composed(None, [f"+{group}={name}", *overrides])[group]
+    node: dict[str, Any] = composed(None, [f"+{group}={known(group, name)}", *overrides])[group]
     return node
 
 
-def made(node: Any) -> Any:
-    """The object that settings with a `_target_` describe."""
+def make(node: Any) -> Any:
+    """The object, or plain containers of objects, that settings with a `_target_` describe."""
     from hydra.utils import instantiate
 
     return instantiate(node, _convert_="object")
 
 
-def run(parser: Parser, command: Callable[[argparse.Namespace], object]) -> None:
-    """Run a command on the process's options; a user's mistake ends in one line, exit status 1 and no traceback."""
-    options = parser.read()
-    try:
-        command(options)
-    except KeyboardInterrupt:
-        sys.stderr.write("stopped\n")
-        raise SystemExit(130) from None
-    except Exception as error:
-        from daclip.config import user_error
+def say(text: str, style: str | None = None) -> None:
+    """Print one line as it is."""
+    Console(soft_wrap=True, emoji=False).print(text, style=style, highlight=False, markup=False)
 
-        mistake = user_error(error)
-        if mistake is None:
-            raise
-        raise SystemExit(f"error: {mistake}") from None
+
+def text_table(title: str, heading: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """A table for the console: the first column to the left, numbers to the right."""
+    table = Table(title=escape(title))
+    for index, name in enumerate(heading):
+        table.add_column(name, justify="right" if index else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    return table
+
+
+def markdown_table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """The same as lines of Markdown."""
+    rule = ["---", *("---:" for _ in heading[1:])]
+    return ["| " + " | ".join(row) + " |" for row in (heading, rule, *rows)]
+
+
+def entry_point(parser: Parser, command: Callable[[argparse.Namespace], object]) -> Callable[[], None]:
+    """The `main` of a command; a user's mistake ends in one line, exit status 1 and no traceback."""
+
+    def main() -> None:
+        options = parser.read()
+        try:
+            command(options)
+        except KeyboardInterrupt:
+            sys.stderr.write("stopped\n")
+            raise SystemExit(130) from None
+        except Exception as error:
+            from daclip.config import user_error
+
+            mistake = user_error(error)
+            if mistake is None:
+                raise
+            raise SystemExit(f"error: {mistake}") from None
+
+    return main

@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
-from rich.console import Console
 
-from daclip.commands.options import Parser, run
+from daclip.commands.options import Parser, entry_point, say
 from daclip.errors import DaclipError
 from daclip.files import write_text
 
 if TYPE_CHECKING:
-    from daclip.reporting.runs import Run, Runs
+    from daclip.reporting.runs import Run
 
 
 def parser() -> Parser:
@@ -60,28 +59,17 @@ def _photos(evaluation: "Run", count: int, side: int) -> list[dict[str, Any]]:
     return shown
 
 
-def _records(runs: "Runs") -> list[dict[str, str]]:
-    """What makes each run repeatable, as text."""
-    found = [*runs.evaluations, *runs.recognitions, *runs.trainings]
-    return [
-        {"label": run.label, "text": yaml.safe_dump(run.record, sort_keys=False, allow_unicode=True, width=100)}
-        for run in found
-    ]
-
-
 def report(options: Namespace) -> Path:
-    """Write the page and its Markdown form.
-
-    Raises:
-        DaclipError: A run cannot be read, or an option is out of range.
-    """
+    """Write the page and its Markdown form."""
     from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
     from daclip.reporting import charts, tables
     from daclip.reporting.runs import compare, read_runs
 
     if options.pictures < 0 or options.zoom < 8 or options.draws < 1 or not 0 < options.confidence < 1:
-        raise DaclipError("pictures must be at least 0, zoom at least 8, draws at least 1, confidence in (0, 1)")
+        raise DaclipError(
+            "--pictures must be at least 0, --zoom at least 8, --draws at least 1, --confidence in (0, 1)"
+        )
     runs = read_runs(options.runs)
     evaluations = runs.evaluations
     shown: list[tables.TextTable] = []
@@ -90,17 +78,23 @@ def report(options: Namespace) -> Path:
     if len(evaluations) > 1:
         comparisons = compare(evaluations, options.draws, options.confidence, options.seed)
         shown.append(tables.comparison_table(comparisons, evaluations[0].label, options.confidence))
-    absent = tables.missing(evaluations)
-    shown += [absent] if absent else []
-    shown += [tables.recognitions(runs.recognitions)] if runs.recognitions else []
-    shown += [tables.trainings(runs.trainings)] if runs.trainings else []
+    if absent := tables.missing(evaluations):
+        shown.append(absent)
+    if runs.recognitions:
+        shown.append(tables.recognitions(runs.recognitions))
+    if runs.trainings:
+        shown.append(tables.trainings(runs.trainings))
+    everything = [*evaluations, *runs.recognitions, *runs.trainings]
     page = {
         "title": options.title,
         "tables": shown,
         "charts": charts.run_charts(runs),
-        "matrices": charts.matrices([*evaluations, *runs.recognitions, *runs.trainings]),
+        "matrices": charts.matrices(everything),
         "photos": [(one.label, _photos(one, options.pictures, options.zoom)) for one in evaluations],
-        "records": _records(runs),
+        "records": [
+            {"label": run.label, "text": yaml.safe_dump(run.record, sort_keys=False, allow_unicode=True, width=100)}
+            for run in everything
+        ],
     }
     templates = Environment(
         loader=PackageLoader("daclip.reporting"),
@@ -112,14 +106,11 @@ def report(options: Namespace) -> Path:
     output = Path(options.output)
     for name in ("report.html", "report.md"):
         write_text(output / name, templates.get_template(f"{name}.j2").render(page))
-    Console().print(f"written: {output / 'report.html'}, {output / 'report.md'}", soft_wrap=True, markup=False)
+    say(f"written: {output / 'report.html'}, {output / 'report.md'}")
     return output / "report.html"
 
 
-def main() -> None:
-    """Entry point."""
-    run(parser(), report)
-
+main = entry_point(parser(), report)
 
 if __name__ == "__main__":
     main()

@@ -2,12 +2,12 @@
 
 import sys
 from argparse import BooleanOptionalAction, Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from daclip.commands.options import Parser, add_artifact, add_machine, add_set, made, part, run
+from daclip.commands.options import Parser, add_artifact, add_machine, add_set, entry_point, make, part
 from daclip.errors import DaclipError
 
 if TYPE_CHECKING:
@@ -37,13 +37,7 @@ def parser() -> Parser:
     add = parser.add_argument_group("what is done").add_argument
     add("--degradation", metavar="TEXT", help="repair this instead of what is recognised: rainy, rainy:0.7,hazy:0.3, …")
     add("--strength", type=float, default=1.0, metavar="X", help="share of the change made, 0 to 1 (default: 1)")
-    add(
-        "--samples",
-        type=int,
-        default=1,
-        metavar="N",
-        help="restorations; several also map where they differ",
-    )
+    add("--samples", type=int, default=1, metavar="N", help="restorations; several also map where they differ")
     add("--mask", metavar="FILE", help="picture, or folder of pictures named like the photos; white is missing")
     add("--sampler", metavar="NAME", help="sampler of conf/sampler/, such as unipc (default: the artifact's own)")
     add("--steps", type=int, metavar="N", help="steps of the sampler (default: its own)")
@@ -67,18 +61,14 @@ def parser() -> Parser:
 
 
 def restorer_of(options: Namespace) -> "Restorer":
-    """The restorer that the options describe.
-
-    Raises:
-        DaclipError: There is no artifact or no such sampler, or an option is out of range.
-    """
+    """The restorer that the options describe."""
     from daclip.artifacts import find_artifact
     from daclip.restoring.restorer import Restorer
 
     sampler, steps = None, options.steps
     if options.sampler is not None:
         node = part("sampler", options.sampler, options.overrides)
-        sampler, steps = made(node if steps is None else {**node, "steps": steps}), None
+        sampler, steps = make(node if steps is None else {**node, "steps": steps}), None
     elif options.overrides:
         raise DaclipError("--set changes a sampler that is named; add --sampler NAME")
     folder = find_artifact(options.artifact, "outputs/restorer", "make train-restorer")
@@ -93,12 +83,6 @@ def restore(options: Namespace) -> "list[Outcome]":
 
     A photo that cannot be restored is reported, and the others are restored all the same. A photo whose result
     is there already is left alone, so an interrupted run goes on where it stopped.
-
-    Returns:
-        What came of each photo.
-
-    Raises:
-        DaclipError: Nothing to do, or a plan that would overwrite photos.
     """
     from daclip.restoring.batch import Request, attempt, plan
 
@@ -122,23 +106,11 @@ Task = Callable[[Callable[[float], None]], "Outcome"]
 
 
 def worked(
-    tasks: Sequence[Task], record: Path | None, shown: "Callable[[Outcome], Iterator[tuple[str, str | None]]]"
+    tasks: Sequence[Task], record: Path | None, shown: "Callable[[Outcome], Iterable[tuple[str, str | None]]]"
 ) -> "list[Outcome]":
-    """Work on photos one by one under a progress bar.
-
-    Args:
-        tasks: One for each photo.
-        record: Gets a line of JSON a photo; None records nothing.
-        shown: Lines to print about a photo, each with its style.
-    """
+    """Work on photos one by one under a progress bar; `record` gets a line of JSON a photo, `shown` is printed."""
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
     from daclip.restoring.batch import Summary
 
@@ -182,12 +154,7 @@ def lines(outcome: "Outcome") -> Iterator[tuple[str, str | None]]:
 
 
 def finish(outcomes: "Sequence[Outcome]", done: str = "restored") -> None:
-    """End with the number of failures as exit status, 125 for more.
-
-    Raises:
-        DaclipError: One photo failed.
-    """
-
+    """End with the number of failures as exit status, 125 for more."""
     failed = [outcome.error or "" for outcome in outcomes if outcome.status == "failed"]
     if not failed:
         return
@@ -199,10 +166,7 @@ def finish(outcomes: "Sequence[Outcome]", done: str = "restored") -> None:
     raise SystemExit(min(len(failed), MOST_FAILURES))
 
 
-def main() -> None:
-    """Entry point."""
-    run(parser(), lambda options: finish(restore(options)))
-
+main = entry_point(parser(), lambda options: finish(restore(options)))
 
 if __name__ == "__main__":
     main()

@@ -12,20 +12,19 @@ import torch
 from hydra.errors import InstantiationException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 from torch import Tensor
 
 from daclip.arithmetic import autocast
 from daclip.artifacts import find_artifact
-from daclip.commands.assembly import make
+from daclip.commands.assembly import make, resolved
 from daclip.commands.evaluate import validation_data
-from daclip.config import choices, run_entry, user_error, validated
+from daclip.commands.options import known, markdown_table, say, text_table
+from daclip.config import run_entry, user_error, validated
 from daclip.data.pairs import ValidationPairs, collate
 from daclip.diffusion.denoiser import Denoiser
 from daclip.diffusion.sde import MeanRevertingSDE
 from daclip.errors import DaclipError
-from daclip.files import one_line, write_json, write_text
+from daclip.files import choices, one_line, write_json, write_text
 from daclip.metrics.base import PairMetric
 from daclip.metrics.image import psnr, quantise, ssim
 from daclip.reporting.charts import Panel, line_charts, svg
@@ -66,62 +65,27 @@ class SamplerReportConfig:
 
 @dataclass(frozen=True)
 class Score:
-    """One sampler at one number of evaluations; quality is the mean over photos of 8-bit values.
+    """One sampler at one number of evaluations; quality is the mean over photos of 8-bit values."""
 
-    Attributes:
-        sampler: Name of its yaml.
-        grid: Name of its time grid's yaml.
-        budget: Network evaluations allowed.
-        nfe: Evaluations used: the most of this sampler within the budget.
-        steps: Its steps.
-        psnr: dB.
-        gain: dB above the degraded photos.
-        ssim: At most 1.
-        seconds: Of sampling one photo, without stage 1.
-        others: Further metrics by their names.
-    """
-
-    sampler: str
-    grid: str
-    budget: int
-    nfe: int
+    sampler: str  # name of its yaml
+    grid: str  # name of its time grid's yaml
+    budget: int  # network evaluations allowed
+    nfe: int  # evaluations used: the most of this sampler within the budget
     steps: int
-    psnr: float
-    gain: float
+    psnr: float  # dB
+    gain: float  # dB above the degraded photos
     ssim: float
-    seconds: float
-    others: dict[str, float]
+    seconds: float  # of sampling one photo, without stage 1
+    others: dict[str, float]  # further metrics by their names
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A validation batch with stage 1's embeddings, which all samplers share.
+    """A validation batch with stage 1's embeddings, which all samplers share."""
 
-    Attributes:
-        batch: The pairs, on the CPU.
-        conditioning: Stage 1's embeddings, on the restorer's device.
-        first: Number of the first pair, for the generators.
-    """
-
-    batch: RestorationBatch
-    conditioning: Conditioning
-    first: int
-
-
-def _names(group: str, wanted: Sequence[str] | None) -> list[str]:
-    """The parts asked for, else all of a folder of conf/."""
-    known = choices(group)
-    unknown = sorted(set(wanted or []) - set(known))
-    if unknown:
-        raise DaclipError(f"there is no {group} '{unknown[0]}'; choose from {', '.join(known)}")
-    return list(wanted or known)
-
-
-def _node(name: str, grid: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration of a sampler on a grid, with the options in place of its own."""
-    node = OmegaConf.to_container(hydra.compose("evaluate", [f"sampler={name}", f"grid={grid}"]).sampler)
-    assert isinstance(node, dict)
-    return {**{str(key): value for key, value in node.items()}, **options}
+    batch: RestorationBatch  # on the CPU
+    conditioning: Conditioning  # on the restorer's device
+    first: int  # number of the first pair, for the generators
 
 
 def _within(node: Mapping[str, Any], budget: int) -> Sampler:
@@ -158,11 +122,7 @@ def prepare(
 
 
 def further_metrics(cfg: DictConfig) -> dict[str, PairMetric]:
-    """The metrics asked for beside PSNR and SSIM, by name.
-
-    Raises:
-        DaclipError: One compares whole sets of photos.
-    """
+    """The metrics asked for beside PSNR and SSIM, by name."""
     metrics: dict[str, Any] = make(cfg.metric)
     for name, metric in metrics.items():
         if not isinstance(metric, PairMetric) or name in ("psnr", "ssim"):
@@ -200,28 +160,25 @@ def measure(
 
 
 def plan_samplers(cfg: DictConfig, process: MeanRevertingSDE) -> Plan:
-    """All samplers of a report's configuration by name, grid and budget, the reference among them.
-
-    Raises:
-        DaclipError: A name, a number or an option that does not fit: before anything is measured.
-    """
+    """All samplers of a report's configuration by name, grid and budget, the reference among them."""
     if not cfg.nfe or min(cfg.nfe) < 1:
         raise DaclipError(f"nfe={list(cfg.nfe)} must hold numbers of at least 1")
-    names, grids = _names("sampler", cfg.samplers), _names("grid", cfg.grids)
+    names = [known("sampler", name) for name in cfg.samplers or choices("sampler")]
+    grids = [known("grid", grid) for grid in cfg.grids or choices("grid")]
     rows = [(name, grid, budget) for grid in grids for name in names for budget in sorted(set(cfg.nfe))]
-    nodes = {row[:2]: _node(*row[:2], cfg.options) for row in [*rows, _reference(cfg)]}
-    plan = {row: _within(nodes[row[:2]], row[2]) for row in [*rows, _reference(cfg)]}
+    rows.append(_reference(cfg))
+    nodes = {}
+    for name, grid in dict.fromkeys(row[:2] for row in rows):
+        composed = hydra.compose("evaluate", [f"sampler={name}", f"grid={grid}"])
+        nodes[name, grid] = {**resolved(composed.sampler), **cfg.options}
+    plan = {row: _within(nodes[row[:2]], row[2]) for row in rows}
     for sampler in plan.values():
         sampler.times(process)
     return plan
 
 
 def measure_all(
-    plan: Plan,
-    restorer: Restorer,
-    prepared: Sequence[Prepared],
-    metrics: Mapping[str, PairMetric],
-    console: Console,
+    plan: Plan, restorer: Restorer, prepared: Sequence[Prepared], metrics: Mapping[str, PairMetric], console: Console
 ) -> list[Score]:
     """Scores of all planned samplers, in their order; each score is shown when it is there."""
     # The first call of a network is slower than all others.
@@ -242,8 +199,7 @@ def measure_all(
 
 
 def _reference(cfg: DictConfig) -> tuple[str, str, int]:
-    name, grid = _names("sampler", [cfg.reference.sampler]), _names("grid", [cfg.reference.grid])
-    return name[0], grid[0], int(cfg.reference.nfe)
+    return known("sampler", cfg.reference.sampler), known("grid", cfg.reference.grid), int(cfg.reference.nfe)
 
 
 def verdict(cfg: DictConfig, scores: Sequence[Score], metrics: Mapping[str, PairMetric]) -> dict[str, Any]:
@@ -308,8 +264,7 @@ def _sentence(found: Mapping[str, Any]) -> str:
 def _markdown(tables: Mapping[str, list[list[str]]], sentence: str) -> str:
     lines = [sentence + ".", ""]
     for title, (heading, *rows) in tables.items():
-        rule = ["---", *("---:" for _ in heading[1:])]
-        lines += [f"**{title}**", "", *("| " + " | ".join(row) + " |" for row in (heading, rule, *rows)), ""]
+        lines += [f"**{title}**", "", *markdown_table(heading, rows), ""]
     return "\n".join(lines)
 
 
@@ -360,14 +315,9 @@ def sampler_report(cfg: DictConfig) -> dict[str, Any]:
     write_text(output / "report.md", _markdown(tables, _sentence(found)))
     write_text(output / "report.svg", _chart(frame, metrics))
     for title, (heading, *rows) in tables.items():
-        table = Table(title=escape(title))
-        for index, name in enumerate(heading):
-            table.add_column(name, justify="right" if index else "left", no_wrap=True)
-        for row in rows:
-            table.add_row(*map(escape, row))
-        Console().print(table)
-    Console().print(_sentence(found), soft_wrap=True, markup=False)
-    Console().print(f"written: {output}/report.json, report.md, report.svg", soft_wrap=True, markup=False)
+        Console().print(text_table(title, heading, rows))
+    say(_sentence(found))
+    say(f"written: {output}/report.json, report.md, report.svg")
     return report
 
 

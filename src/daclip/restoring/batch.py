@@ -86,9 +86,6 @@ class Summary:
 
     Args:
         path: The file; None records nothing.
-
-    Raises:
-        DaclipError: The file cannot be written.
     """
 
     def __init__(self, path: Path | None):
@@ -132,9 +129,6 @@ def plan(
         wanted: Format of the results; None keeps each photo's own where it can be written.
         masks: A mask for a single photo, or a folder of masks with the names of the photos.
         samples: Restorations of each photo; 0 if nothing will be written.
-
-    Raises:
-        DaclipError: Nothing is found, two results would have one name, or a photo would be overwritten.
     """
     found: dict[Path, Path] = {}
     for source in sources:
@@ -223,9 +217,6 @@ class Request:
         samples: Restorations of each photo.
         dry_run: Only name the degradation.
         overwrite: Replace results that exist.
-
-    Raises:
-        DaclipError: A value out of its range.
     """
 
     degradation: Any

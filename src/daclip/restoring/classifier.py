@@ -20,9 +20,6 @@ class Classifier:
         artifact: The artifact folder; a restorer's holds its stage 1.
         device: `auto`, `cpu` or `cuda`.
         precision: `auto`, `bf16` or `fp32`.
-
-    Raises:
-        DaclipError: The folder is no artifact, or the device is not there.
     """
 
     def __init__(self, artifact: str | Path, device: str = "auto", precision: str = "auto"):

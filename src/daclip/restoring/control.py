@@ -39,9 +39,6 @@ def parse_classes(classes: Any, vocabulary: Sequence[str] = ()) -> dict[str, flo
             equal weights.
         vocabulary: Classes that the restorer knows: a text made of them and commas is several classes.
 
-    Raises:
-        DaclipError: Weights that are no numbers above 0, or no classes at all.
-
     >>> parse_classes("rainy")
     {'rainy': 1.0}
     >>> parse_classes("rainy:3, hazy:1")
@@ -141,11 +138,7 @@ class Uncertainty:
         self.squares = self.squares + delta * (image - self.mean)
 
     def map(self) -> Tensor:
-        """Root mean square over the colours of the sample standard deviation: `[H, W]`, in units of the image.
-
-        Raises:
-            DaclipError: Fewer than two restorations were added.
-        """
+        """Root mean square over the colours of the sample standard deviation: `[H, W]`, in units of the image."""
         if self.count < 2:
             raise DaclipError("uncertainty needs at least two restorations; set samples=2 or more")
         return (self.squares / (self.count - 1)).mean(0).sqrt()

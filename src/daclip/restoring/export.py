@@ -151,9 +151,6 @@ def write_export(
 
     Returns:
         The largest difference by file name.
-
-    Raises:
-        DaclipError: A package is missing, or a graph differs from its network.
     """
     suffix, write, run = FORMATS[kind]
     differences = {}

@@ -147,9 +147,6 @@ def choose_pieces(
         max_memory: The budget in GiB for the whole process (on a GPU: for the memory of the GPU).
         batch_size: Tiles wanted in one call of the network.
         tile: Side of a tile if the user wants a certain one.
-
-    Raises:
-        DaclipError: The budget is too small even for the smallest tile.
     """
     left = max_memory * GIB - RUNTIME - weight_bytes - photo_bytes
     whole = -(-max(height, width) // GRID) * GRID

@@ -150,11 +150,7 @@ def measured_costs(
 
 
 def sampler_options(name: str, folder: str = "sampler") -> dict[str, Any]:
-    """The options of a sampler of `conf/sampler/`, as Hydra composes them, for Python users.
-
-    Raises:
-        DaclipError: There is no such sampler.
-    """
+    """The options of a sampler of `conf/sampler/`, as Hydra composes them, for Python users."""
     path = config_folder() / folder / f"{name}.yaml"
     if not path.is_file():
         known = ", ".join(sorted(found.stem for found in path.parent.glob("*.yaml")))
