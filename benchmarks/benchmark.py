@@ -20,7 +20,8 @@ from benchmarks.benchmark_restorer import restorer_rows, section, step_rate
 from benchmarks.timing import median_seconds, row
 from daclip.arithmetic import autocast
 from daclip.clip.controller import DaClip
-from daclip.commands.assembly import build_data, make
+from daclip.commands.assembly import build_data
+from daclip.commands.options import make
 from daclip.config import config_dir
 from daclip.data.datamodule import MixedDegradationData
 from daclip.data.pairs import collate

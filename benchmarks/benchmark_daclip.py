@@ -14,7 +14,7 @@ from daclip.arithmetic import autocast
 from daclip.clip.controller import DaClip
 from daclip.clip.losses import contrastive_loss
 from daclip.clip.vit import blocks, embed_patches, pool_tokens
-from daclip.commands.assembly import make
+from daclip.commands.options import make
 from daclip.training.callbacks import peak_memory
 from daclip.types import RestorationBatch
 

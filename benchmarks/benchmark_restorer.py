@@ -14,7 +14,8 @@ from benchmarks.textbook import textbook
 from benchmarks.timing import in_new_process, median_seconds, row
 from daclip.arithmetic import autocast
 from daclip.clip.controller import DaClip
-from daclip.commands.assembly import build_data, make
+from daclip.commands.assembly import build_data
+from daclip.commands.options import make
 from daclip.data.pairs import collate
 from daclip.diffusion.denoiser import Denoiser
 from daclip.diffusion.module import FrozenGuide

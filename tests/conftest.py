@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from small_clip import CLIP
 
 from daclip.artifacts import save_artifact
-from daclip.commands.assembly import make
+from daclip.commands.options import make
 from daclip.config import config_dir
 
 SMALL = [

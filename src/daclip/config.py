@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from daclip.errors import DaclipError, StoppedError
-from daclip.files import config_folder
+from daclip.files import choices, config_folder
 
 STAGES = {"daclip": "stage 1", "restorer": "stage 2"}
 """Last word of a training primary and of its recipes → what it trains."""
@@ -29,11 +29,6 @@ STAGES = {"daclip": "stage 1", "restorer": "stage 2"}
 def config_dir() -> str:
     """Absolute path of `conf/`: beside the package in a wheel, else at the root of the checkout."""
     return str(config_folder())
-
-
-def choices(group: str) -> list[str]:
-    """Names of the files of a group of `conf/`."""
-    return sorted(path.stem for path in (Path(config_dir()) / group).glob("*.yaml"))
 
 
 @contextmanager

@@ -13,7 +13,8 @@ import torch
 from omegaconf import OmegaConf
 
 from daclip.artifacts import save_artifact
-from daclip.commands.assembly import make, resolved
+from daclip.commands.assembly import resolved
+from daclip.commands.options import make
 from daclip.commands.sampler_report import Score, main, verdict
 from daclip.config import config_dir
 from daclip.metrics import image as ms_ssim

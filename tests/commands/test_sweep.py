@@ -9,8 +9,9 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from running import TINY, assert_one_line, invoke, read
 
-from daclip.commands.assembly import make
-from daclip.config import choices, config_dir
+from daclip.commands.options import make
+from daclip.config import config_dir
+from daclip.files import choices
 
 PRESETS = choices("sweep")
 SEARCHES = sorted((Path(config_dir()) / "wandb_sweep").glob("*.yaml"))

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from skimage import data
 from torch import Tensor
 
-from daclip.commands.assembly import make
+from daclip.commands.options import make
 from daclip.config import config_dir
 from daclip.degradations import Degradation, split_classes, vocabulary
 from daclip.degradations.compose import OneByOne

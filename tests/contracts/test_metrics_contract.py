@@ -13,7 +13,7 @@ import torchvision
 from skimage import data
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from daclip.commands.assembly import make
+from daclip.commands.options import make
 from daclip.config import config_dir
 from daclip.metrics.base import MetricUnavailableError, PairMetric
 from daclip.metrics.image import Protocol

@@ -13,8 +13,8 @@ from skimage import data
 from torch import Tensor
 from torch.nn import functional as F
 
-from daclip.commands.assembly import make
 from daclip.commands.evaluate import score
+from daclip.commands.options import make
 from daclip.config import config_dir
 from daclip.data.pairs import ValidationPairs
 from daclip.data.sources import EmbeddedPhotos

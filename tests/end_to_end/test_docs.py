@@ -21,8 +21,8 @@ from omegaconf import OmegaConf
 from running import invoke
 from skimage import data
 
-from daclip.commands.assembly import make
 from daclip.commands.main import COMMANDS
+from daclip.commands.options import make
 from daclip.config import _arranged
 from daclip.types import Conditioning
 

@@ -10,7 +10,8 @@ from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig
 
 from daclip.clip.controller import create_daclip
-from daclip.commands.assembly import build_controller_pretraining, build_data, build_restoration, build_trainer, make
+from daclip.commands.assembly import build_data, build_restoration, build_trainer
+from daclip.commands.options import make
 from daclip.commands.train import TrainConfig
 from daclip.config import run_config
 
@@ -49,7 +50,7 @@ def parts(stage: str, cfg: DictConfig) -> tuple[L.LightningModule, L.LightningDa
     L.seed_everything(cfg.seed, verbose=False)
     data = build_data(cfg)
     if stage == "daclip":
-        return build_controller_pretraining(cfg, make(cfg.clip), data.classes), data
+        return make(cfg.stage)(daclip=make(cfg.clip), classes=data.classes), data
     return build_restoration(cfg, create_daclip(CLIP, None, "resize", "reversed", 0)), data
 
 

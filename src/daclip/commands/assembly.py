@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from daclip.arithmetic import trainer_precision
 from daclip.artifacts import Artifact, read_metrics
 from daclip.clip.controller import DaClip
-from daclip.clip.module import ControllerPretraining
+from daclip.commands.options import make
 from daclip.data.datamodule import MixedDegradationData
 from daclip.diffusion.module import RestorationDiffusion
 from daclip.errors import DaclipError
@@ -23,11 +23,6 @@ from daclip.training.checkpointing import checkpoint_to_resume
 from daclip.training.provenance import redacted
 
 log = logging.getLogger(__name__)
-
-
-def make(node: Any) -> Any:
-    """Instantiate a node of the configuration into plain Python containers."""
-    return instantiate(node, _convert_="object")
 
 
 def resolved(cfg: DictConfig) -> dict[str, Any]:
@@ -46,12 +41,6 @@ def build_data(cfg: DictConfig) -> MixedDegradationData:
         node.pop(short_name, None)
     data: MixedDegradationData = make(node)
     return data
-
-
-def build_controller_pretraining(cfg: DictConfig, daclip: DaClip, classes: list[str]) -> ControllerPretraining:
-    """Stage 1's LightningModule."""
-    module: ControllerPretraining = make(cfg.stage)(daclip=daclip, classes=classes)
-    return module
 
 
 def build_restoration(cfg: DictConfig, daclip: DaClip) -> RestorationDiffusion:
@@ -101,14 +90,8 @@ def objective(metrics: Mapping[str, Any]) -> float:
 def continue_job(cfg: DictConfig, run_folder: Path) -> tuple[DictConfig, dict[str, Any] | None]:
     """What is left to do of a job whose folder may hold an earlier attempt.
 
-    An attempt counts only if its configuration was the same; otherwise the job starts anew.
-
-    Args:
-        cfg: The job's configuration, validated.
-        run_folder: The job's folder.
-
-    Returns:
-        The configuration, with `resume` set where a checkpoint is there; and the scores, if the job is finished.
+    An attempt counts only if its configuration was the same; otherwise the job starts anew. Returns the validated
+    configuration, with `resume` set where a checkpoint is there, and the scores if the job is finished.
     """
     text = yaml.safe_dump(resolved(cfg), sort_keys=True, allow_unicode=True)
     job = run_folder / JOB

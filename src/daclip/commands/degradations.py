@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from rich.console import Console
 from torch import Tensor
 
-from daclip.commands.assembly import make
+from daclip.commands.options import make
 from daclip.config import run_entry, validated
 from daclip.degradations.base import Degradation
 from daclip.errors import DaclipError

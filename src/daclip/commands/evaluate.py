@@ -15,14 +15,14 @@ from hydra.types import RunMode
 from omegaconf import MISSING, DictConfig, OmegaConf
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from daclip.arithmetic import device_by_name
 from daclip.artifacts import Artifact, find_artifact, load_daclip
 from daclip.clip.evaluation import score_daclip
-from daclip.commands.assembly import build_data, make, resolved
+from daclip.commands.assembly import build_data, resolved
+from daclip.commands.options import make, say, text_table
 from daclip.config import run_entry, validated
 from daclip.data.datamodule import MixedDegradationData, fingerprint
 from daclip.data.pairs import ValidationPairs, collate
@@ -80,34 +80,21 @@ def _sampler(cfg: DictConfig, artifact: Artifact) -> Any:
     return make({**own, **given}) if given else None
 
 
-def _merit(scorer: Scorer, scores: dict[str, float]) -> float | None:
-    """How well a photo was restored by the first metric: above its degraded version where there is one."""
-    name = next((name for name in scorer.higher_is_better if name in scores), None)
-    if name is None:
-        return None
-    merit = scores[name] - scores.get(f"{name}_lq", 0.0)
-    return merit if scorer.higher_is_better[name] else -merit
-
-
 def _offer(extremes: Extremes, scorer: Scorer, photo: PhotoScore, images: dict[str, Tensor]) -> None:
-    merit = _merit(scorer, photo.scores)
-    if merit is not None:
-        named = {} if photo.recognised is None else {"recognised": photo.recognised}
-        facts = {"name": photo.name, "crop": photo.crop, "degradation": photo.degradation, **named}
-        extremes.offer(merit, {**facts, "scores": photo.scores}, images)
+    """Offer a photo, ranked by its first metric: above its degraded version's value where there is one."""
+    name = next((name for name in scorer.higher_is_better if name in photo.scores), None)
+    if name is None:
+        return
+    merit = photo.scores[name] - photo.scores.get(f"{name}_lq", 0.0)
+    named = {} if photo.recognised is None else {"recognised": photo.recognised}
+    facts = {"name": photo.name, "crop": photo.crop, "degradation": photo.degradation, **named}
+    extremes.offer(merit if scorer.higher_is_better[name] else -merit, {**facts, "scores": photo.scores}, images)
 
 
 def score(
     restorer: Restorer, pairs: ValidationPairs, batch_size: int, scorer: Scorer, extremes: Extremes
 ) -> tuple[dict[str, Any], Tensor]:
-    """Restore all pairs and score them.
-
-    Args:
-        restorer: What is scored.
-        pairs: Validation pairs.
-        batch_size: Photos restored at once; changes nothing but speed.
-        scorer: Gets the scores of every photo.
-        extremes: Gets the pictures of every photo.
+    """Restore all pairs, `batch_size` at once, and hand scores and pictures to `scorer` and `extremes`.
 
     Returns:
         How well degradations were named and how long it took, as `metrics.json` holds it, and a picture
@@ -143,11 +130,7 @@ def score(
 
 
 def score_folders(pairs: Sequence[FilePair], scorer: Scorer, extremes: Extremes) -> None:
-    """Score photos on disk, one after the other, since their sizes differ.
-
-    Raises:
-        DaclipError: A photo is damaged or has another size than its reference.
-    """
+    """Score photos on disk, one after the other, since their sizes differ."""
     for pair in track(pairs, "scoring", transient=True, console=Console(stderr=True)):
         paths = {"lq": pair.lq, "restored": pair.pred, "hq": pair.gt}
         images = {name: load_image(path) for name, path in paths.items() if path is not None}
@@ -176,9 +159,7 @@ def _photos_csv(photos: Sequence[PhotoScore]) -> str:
 def _check(cfg: DictConfig) -> None:
     """Refuse options that contradict each other, before anything is computed."""
     if (cfg.pred is None) is not (cfg.gt is None) or (cfg.lq is not None and cfg.pred is None):
-        raise DaclipError(
-            "give both pred=FOLDER (restored photos) and gt=FOLDER (their references); lq=FOLDER may follow"
-        )
+        raise DaclipError("give both pred=FOLDER (restored photos) and gt=FOLDER (references); lq=FOLDER may follow")
     if cfg.pred is not None and cfg.artifact is not None:
         raise DaclipError("give either artifact=FOLDER or pred=FOLDER gt=FOLDER, not both")
     if not cfg.metric:
@@ -205,7 +186,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     )
     write_json(Path(cfg.output) / "metrics.json", metrics)
     (_print_stage_1 if stage_1 else _print)(metrics)
-    Console().print(f"written: {cfg.output}/metrics.json, and pictures beside it", soft_wrap=True)
+    say(f"written: {cfg.output}/metrics.json, and pictures beside it")
     return metrics
 
 
@@ -273,38 +254,34 @@ def _print(metrics: Mapping[str, Any]) -> None:
             f"over {metrics['intervals']['photos']} photos"
         )
     for name, reason in metrics["missing"].items():
-        console.print(f"{name} is missing: {reason}", soft_wrap=True)
+        say(f"{name} is missing: {reason}")
     if "nfe" in metrics:
-        console.print(f"{metrics['nfe']} network evaluations, {metrics['seconds_per_photo']:.2f} s a photo")
+        say(f"{metrics['nfe']} network evaluations, {metrics['seconds_per_photo']:.2f} s a photo")
 
 
 def _print_stage_1(metrics: Mapping[str, Any]) -> None:
-    table = Table(title="validation photos: class named, cosine to the clean photo's embedding")
-    table.add_column("degradation", no_wrap=True)
-    for heading in ("accuracy", "steered", "plain CLIP"):
-        table.add_column(heading, justify="right")
-    for class_name, accuracy in metrics["per_degradation_accuracy"].items():
-        cosines = [
-            metrics[f"per_degradation_{name}"][class_name] for name in ("content_cosine", "content_cosine_plain")
-        ]
-        table.add_row(class_name, f"{accuracy:.3f}", *(f"{cosine:.4f}" for cosine in cosines))
+    cosines = ("content_cosine", "content_cosine_plain")
+    rows = [
+        [class_name, f"{accuracy:.3f}", *(f"{metrics[f'per_degradation_{name}'][class_name]:.4f}" for name in cosines)]
+        for class_name, accuracy in metrics["per_degradation_accuracy"].items()
+    ]
+    table = text_table(
+        "validation photos: class named, cosine to the clean photo's embedding",
+        ["degradation", "accuracy", "steered", "plain CLIP"],
+        rows,
+    )
     table.add_section()
-    means = [metrics[name] for name in ("content_cosine", "content_cosine_plain")]
-    table.add_row("mean", f"{metrics['degradation_accuracy']:.3f}", *(f"{cosine:.4f}" for cosine in means))
+    table.add_row("mean", f"{metrics['degradation_accuracy']:.3f}", *(f"{metrics[name]:.4f}" for name in cosines))
     console = Console()
     console.print(table)
-    console.print(f"calibration error {metrics['calibration_error']:.3f}, {metrics['count']} photos", highlight=False)
+    say(f"calibration error {metrics['calibration_error']:.3f}, {metrics['count']} photos")
     found = metrics["retrieval"]
     if found is None:
-        console.print("no caption retrieval: the photos have fewer than two different captions")
+        say("no caption retrieval: the photos have fewer than two different captions")
         return
-    table = Table(title=f"own caption among {found['captions']} found by the photo's embedding")
-    table.add_column("embedding", no_wrap=True)
-    for place in found["clean"]:
-        table.add_column(f"R@{place}", justify="right")
-    for way in ("clean", "degraded", "steered"):
-        table.add_row(way, *(f"{share:.3f}" for share in found[way].values()))
-    console.print(table)
+    title = f"own caption among {found['captions']} found by the photo's embedding"
+    rows = [[way, *(f"{share:.3f}" for share in found[way].values())] for way in ("clean", "degraded", "steered")]
+    console.print(text_table(title, ["embedding", *(f"R@{place}" for place in found["clean"])], rows))
 
 
 def _task(cfg: DictConfig) -> dict[str, Any]:

@@ -12,13 +12,12 @@ import torch
 from hydra.errors import InstantiationException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from rich.console import Console
-from torch import Tensor
 
 from daclip.arithmetic import autocast
 from daclip.artifacts import find_artifact
-from daclip.commands.assembly import make, resolved
+from daclip.commands.assembly import resolved
 from daclip.commands.evaluate import validation_data
-from daclip.commands.options import known, markdown_table, say, text_table
+from daclip.commands.options import known, make, markdown_table, say, text_table
 from daclip.config import run_entry, user_error, validated
 from daclip.data.pairs import ValidationPairs, collate
 from daclip.diffusion.denoiser import Denoiser
@@ -94,9 +93,8 @@ def _within(node: Mapping[str, Any], budget: int) -> Sampler:
         try:
             sampler: Sampler = make({**node, "steps": steps})
         except InstantiationException as error:
-            raise user_error(error) or DaclipError(
-                f"the options do not fit {node['_target_']}: {one_line(error)}"
-            ) from error
+            misfit = DaclipError(f"the options do not fit {node['_target_']}: {one_line(error)}")
+            raise user_error(error) or misfit from error
         if sampler.nfe <= budget:
             return sampler
     raise DaclipError(f"nfe={budget} is too little for one step of {node['_target_']}; raise it")
@@ -134,8 +132,7 @@ def measure(
     sampler: Sampler, restorer: Restorer, prepared: Sequence[Prepared], metrics: Mapping[str, PairMetric]
 ) -> dict[str, Any]:
     """PSNR, gain (both dB), SSIM, seconds a photo and other metrics of a sampler, averaged over photos."""
-    seconds = 0.0
-    found: list[Tensor] = []
+    seconds, found = 0.0, []
     for part in prepared:
         lq, hq = part.batch.lq, quantise(part.batch.hq)
         generators = [generator_for(restorer.seed, part.first + i) for i in range(len(lq))]
@@ -146,17 +143,12 @@ def measure(
         restored = quantise(restored.cpu())
         seconds += time.perf_counter() - started
         after = psnr(restored, hq)
-        others = [metric.score(restored, hq) for metric in metrics.values()]
-        found.append(torch.stack([after, after - psnr(quantise(lq), hq), ssim(restored, hq), *others], dim=1))
+        more = [metric.score(restored, hq) for metric in metrics.values()]
+        found.append(torch.stack([after, after - psnr(quantise(lq), hq), ssim(restored, hq), *more], dim=1))
     values = torch.cat(found).double()
     mean_psnr, gain, mean_ssim, *means = values.mean(0).tolist()
-    return {
-        "psnr": mean_psnr,
-        "gain": gain,
-        "ssim": mean_ssim,
-        "seconds": seconds / len(values),
-        "others": dict(zip(metrics, means, strict=True)),
-    }
+    others = dict(zip(metrics, means, strict=True))
+    return {"psnr": mean_psnr, "gain": gain, "ssim": mean_ssim, "seconds": seconds / len(values), "others": others}
 
 
 def plan_samplers(cfg: DictConfig, process: MeanRevertingSDE) -> Plan:
@@ -261,13 +253,6 @@ def _sentence(found: Mapping[str, Any]) -> str:
     )
 
 
-def _markdown(tables: Mapping[str, list[list[str]]], sentence: str) -> str:
-    lines = [sentence + ".", ""]
-    for title, (heading, *rows) in tables.items():
-        lines += [f"**{title}**", "", *markdown_table(heading, rows), ""]
-    return "\n".join(lines)
-
-
 def _chart(frame: pd.DataFrame, metrics: Mapping[str, PairMetric]) -> str:
     lines = dict(list(frame.drop_duplicates(["label", "nfe"]).groupby("label", sort=False)))
 
@@ -299,24 +284,24 @@ def sampler_report(cfg: DictConfig) -> dict[str, Any]:
     prepared = prepare(pairs, restorer, cfg.photos, cfg.batch_size, cfg.seed)
     scores = measure_all(plan, restorer, prepared, metrics, Console(stderr=True))
     found = verdict(cfg, scores, metrics)
+    command = ["python", "-m", "daclip.commands.sampler_report"]
     report = {
         "artifact": str(folder),
         "photos": sum(len(part.batch) for part in prepared),
         "verdict": found,
         "scores": [asdict(score) for score in scores],
-        "record": provenance(
-            cfg.seed, ["python", "-m", "daclip.commands.sampler_report"], {"total": time.monotonic() - started}
-        ),
+        "record": provenance(cfg.seed, command, {"total": time.monotonic() - started}),
     }
-    frame = _frame(scores)
-    tables = _tables(frame, list(metrics))
+    frame, sentence = _frame(scores), _sentence(found)
+    lines = [f"{sentence}.", ""]
+    for title, (heading, *rows) in _tables(frame, list(metrics)).items():
+        lines += [f"**{title}**", "", *markdown_table(heading, rows), ""]
+        Console().print(text_table(title, heading, rows))
+    say(sentence)
     output = Path(cfg.output)
     write_json(output / "report.json", report)
-    write_text(output / "report.md", _markdown(tables, _sentence(found)))
+    write_text(output / "report.md", "\n".join(lines))
     write_text(output / "report.svg", _chart(frame, metrics))
-    for title, (heading, *rows) in tables.items():
-        Console().print(text_table(title, heading, rows))
-    say(_sentence(found))
     say(f"written: {output}/report.json, report.md, report.svg")
     return report
 

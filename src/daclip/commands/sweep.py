@@ -11,10 +11,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict, read_write
 from rich.console import Console
-from rich.table import Table
 
 from daclip.artifacts import read_metrics, read_record
 from daclip.commands.assembly import objective
+from daclip.commands.options import markdown_table, say, text_table
 from daclip.files import write_json, write_text
 
 SEED = "seed"
@@ -110,25 +110,16 @@ def _tables(summary: Mapping[str, Any]) -> dict[str, list[list[str]]]:
 
 
 def finish(whole: bool) -> None:
-    """Write `summary.json` and `summary.md` of this process's sweep, if there was one, and print the table.
-
-    Args:
-        whole: Whether all jobs finished.
-    """
+    """Print this process's sweep, if any, and write `summary.json` and `summary.md`; `whole`: all jobs finished."""
     folder = Sweep.folder
     if folder is None or not (summary := summarise(folder))["runs"]:
         return
     lines = [f"# Sweep {folder.name}", ""]
-    console = Console()
     for title, (heading, *rows) in _tables(summary).items():
-        rule = ["---"] * len(heading)
-        lines += [f"{title}.", "", *("| " + " | ".join(row) + " |" for row in (heading, rule, *rows)), ""]
-        table = Table(*heading, title=title)
-        for row in rows:
-            table.add_row(*row)
-        console.print(table, markup=False)
+        lines += [f"{title}.", "", *markdown_table(heading, rows), ""]
+        Console().print(text_table(title, heading, rows))
     write_json(folder / "summary.json", {"command": sys.argv, **summary})
     write_text(folder / "summary.md", "\n".join(lines))
-    console.print(f"written: {folder}/summary.json, summary.md", soft_wrap=True)
+    say(f"written: {folder}/summary.json, summary.md")
     if not whole:
-        console.print(f"{len(summary['runs'])} runs are finished; the same command goes on with the rest")
+        say(f"{len(summary['runs'])} runs are finished; the same command goes on with the rest")

@@ -21,15 +21,14 @@ from daclip.artifacts import Artifact, load_daclip, point_latest, save_artifact
 from daclip.clip.controller import DaClip
 from daclip.commands import sweep
 from daclip.commands.assembly import (
-    build_controller_pretraining,
     build_data,
     build_restoration,
     build_trainer,
     continue_job,
-    make,
     objective,
     resolved,
 )
+from daclip.commands.options import make
 from daclip.config import run_entry, validated
 from daclip.data.datamodule import MixedDegradationData, fingerprint
 from daclip.data.photos import PhotoSource
@@ -149,11 +148,7 @@ def _trained_guide(cfg: DictConfig) -> Path:
 
 
 def train(cfg: DictConfig, run_folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Train one stage and write its artifact.
-
-    Args:
-        cfg: Validated configuration of `train_daclip` or `train_restorer`.
-        run_folder: Gets logs, checkpoints, pictures and the artifact.
+    """Train one stage in a folder for logs, checkpoints, pictures and the artifact.
 
     Returns:
         Validation scores, and the objects: `trainer`, `module`, `data`, `artifact`.
@@ -176,7 +171,7 @@ def train(cfg: DictConfig, run_folder: Path) -> tuple[dict[str, Any], dict[str, 
             artifact = Artifact(guide)
             artifact.require("daclip")
             artifact.load_into(daclip)
-        module = build_controller_pretraining(cfg, daclip, data.classes)
+        module = make(cfg.stage)(daclip=daclip, classes=data.classes)
     else:
         parts["daclip"] = guide or _trained_guide(cfg)
         daclip = load_daclip(parts["daclip"])

@@ -11,7 +11,7 @@ from torch import Tensor
 from daclip.arithmetic import autocast
 from daclip.diffusion.denoiser import Denoiser, Prediction
 from daclip.errors import DaclipError
-from daclip.files import config_folder
+from daclip.files import choices, config_folder
 from daclip.pixels import Pixels
 from daclip.restoring.memory import Cost, Pieces, linear_cost
 from daclip.restoring.tiling import Pooled, ScoutDenoiser, TiledDenoiser, Window, cover, has_pools, scouts, tile_calls
@@ -153,8 +153,7 @@ def sampler_options(name: str, folder: str = "sampler") -> dict[str, Any]:
     """The options of a sampler of `conf/sampler/`, as Hydra composes them, for Python users."""
     path = config_folder() / folder / f"{name}.yaml"
     if not path.is_file():
-        known = ", ".join(sorted(found.stem for found in path.parent.glob("*.yaml")))
-        raise DaclipError(f"there is no {folder} '{name}'; choose from {known}")
+        raise DaclipError(f"there is no {folder} '{name}'; choose from {', '.join(choices(folder))}")
     own = yaml.safe_load(path.read_text(encoding="utf-8"))
     options: dict[str, Any] = {}
     for default in own.pop("defaults", []):
