@@ -49,29 +49,16 @@ class Job:
 
 @dataclass
 class Outcome:
-    """The outcome for one photo, a line of the summary.
-
-    Attributes:
-        photo: The file.
-        status: `restored`, `classified`, `kept` (its result was there already) or `failed`.
-        results: Written files.
-        probabilities: Classes with probabilities, most likely first.
-        size: Width and height in pixels.
-        seed: Seed of the noise.
-        seconds: Wall time with reading and writing.
-        uncertainty: Largest value of the map, in units of an image in [0, 1].
-        notes: Remarks.
-        error: The reason of a failure.
-    """
+    """The outcome for one photo, a line of the summary."""
 
     photo: str
-    status: str
+    status: str  # `restored`, `classified`, `kept` (its result was there already) or `failed`
     results: list[str] = field(default_factory=list)
-    probabilities: dict[str, float] = field(default_factory=dict)
-    size: list[int] | None = None
+    probabilities: dict[str, float] = field(default_factory=dict)  # most likely class first
+    size: list[int] | None = None  # width and height in pixels
     seed: int | None = None
-    seconds: float | None = None
-    uncertainty: float | None = None
+    seconds: float | None = None  # wall time with reading and writing
+    uncertainty: float | None = None  # largest value of the map, in units of an image in [0, 1]
     notes: list[str] = field(default_factory=list)
     error: str | None = None
 
@@ -82,11 +69,7 @@ class Outcome:
 
 
 class Summary:
-    """A file of JSON lines, one a photo, each written before the next photo begins; later runs add to it.
-
-    Args:
-        path: The file; None records nothing.
-    """
+    """A file of JSON lines, one a photo, each written before the next photo begins; None records nothing."""
 
     def __init__(self, path: Path | None):
         self.path = path
@@ -120,7 +103,7 @@ def plan(
     masks: Path | None = None,
     samples: int = 1,
 ) -> list[Job]:
-    """Plan the file of each photo's result; names and subfolders are kept.
+    """Plan the file of each photo's result; names and subfolders are kept, a photo is never overwritten.
 
     Args:
         sources: Files, folders, and patterns (`**` crosses folders).
@@ -142,8 +125,18 @@ def plan(
         if taken[name] > 1 and relative.suffix != suffix:
             name = relative.with_name(relative.name + suffix)
         jobs.append(Job(photo, output / name, _mask_of(relative, masks, len(found))))
-    if samples:
-        _check(jobs, samples)
+    if not samples:
+        return jobs
+    photos = {job.photo.resolve() for job in jobs}
+    owners: dict[Path, Path] = {}
+    for job in jobs:
+        for result in job.results(samples):
+            if result.resolve() in photos:
+                raise DaclipError(f"{result} is one of the photos and would be overwritten; choose another output")
+            if result in owners:
+                both = f"{owners[result]} and {job.photo}"
+                raise DaclipError(f"{both} would both become {result}; restore them into different folders")
+            owners[result] = job.photo
     return jobs
 
 
@@ -157,7 +150,7 @@ def _photos(source: str, output: Path | None, recursive: bool) -> Iterator[tuple
 
     if path.is_dir():
         if path.resolve() == results:
-            raise DaclipError(f"output={output} is the input folder; choose another, your photos would be lost")
+            raise DaclipError(f"--output {output} is the input folder; choose another, your photos would be lost")
         for photo in find_images(path):
             if not is_result(photo) and (recursive or photo.parent == path):
                 yield photo, photo.relative_to(path)
@@ -173,7 +166,7 @@ def _photos(source: str, output: Path | None, recursive: bool) -> Iterator[tuple
         for photo in photos:
             yield photo, photo.relative_to(root)
     else:
-        raise DaclipError(f"input={source}: no such file or folder; check the path")
+        raise DaclipError(f"{source}: no such file or folder; check the path")
 
 
 def _mask_of(relative: Path, masks: Path | None, photos: int) -> Path | None:
@@ -186,38 +179,15 @@ def _mask_of(relative: Path, masks: Path | None, photos: int) -> Path | None:
                 return path
         raise DaclipError(f"{masks}: there is no mask for {relative}; it must have the photo's name")
     if not masks.is_file():
-        raise DaclipError(f"mask={masks}: no such file or folder; check the path")
+        raise DaclipError(f"--mask {masks}: no such file or folder; check the path")
     if photos > 1:
-        raise DaclipError(f"mask={masks} is one picture for {photos} photos; give a folder of masks with their names")
+        raise DaclipError(f"--mask {masks} is one picture for {photos} photos; give a folder of masks with their names")
     return masks
-
-
-def _check(jobs: Sequence[Job], samples: int) -> None:
-    """Refuse a plan that would overwrite a photo or a result."""
-    photos = {job.photo.resolve() for job in jobs}
-    owners: dict[Path, Path] = {}
-    for job in jobs:
-        for result in job.results(samples):
-            if result.resolve() in photos:
-                raise DaclipError(f"{result} is one of the photos and would be overwritten; choose another output")
-            if result in owners:
-                raise DaclipError(
-                    f"{owners[result]} and {job.photo} would both become {result}; restore them into different folders"
-                )
-            owners[result] = job.photo
 
 
 @dataclass(frozen=True)
 class Request:
-    """The user's settings for all photos; see `Restorer.restore`.
-
-    Attributes:
-        degradation: In place of the recognised one; None leaves it.
-        strength: Share of the change that is made.
-        samples: Restorations of each photo.
-        dry_run: Only name the degradation.
-        overwrite: Replace results that exist.
-    """
+    """The user's settings for all photos; see `Restorer.restore`. `dry_run` only names the degradation."""
 
     degradation: Any
     strength: float
@@ -239,7 +209,10 @@ def attempt(restorer: Classifier, job: Job, request: Request, on_progress: Progr
     outcome = Outcome(str(job.photo), "failed")
     try:
         if request.dry_run:
-            _classify(restorer, job, outcome)
+            file = read_photo(job.photo)
+            outcome.notes, outcome.size = list(file.notes), [file.pixels.width, file.pixels.height]
+            outcome.probabilities = _rounded(restorer.classify(file.pixels)[0])
+            outcome.status = "classified"
         elif job.result.exists() and not request.overwrite:
             outcome.status, outcome.results = "kept", [str(job.result)]
             return outcome
@@ -253,19 +226,10 @@ def attempt(restorer: Classifier, job: Job, request: Request, on_progress: Progr
         outcome.error = text if str(job.photo) in text else f"{job.photo}: {text}"
     except Exception as error:
         # One photo, whatever it does to the code, must not cost the user the others.
-        outcome.error = (
-            f"{job.photo}: could not be restored ({type(error).__name__}: {one_line(error)}); please report this"
-        )
+        cause = f"{type(error).__name__}: {one_line(error)}"
+        outcome.error = f"{job.photo}: could not be restored ({cause}); please report this"
     outcome.seconds = round(time.perf_counter() - started, 3)
     return outcome
-
-
-def _classify(restorer: Classifier, job: Job, outcome: Outcome) -> None:
-    file = read_photo(job.photo)
-    outcome.notes = list(file.notes)
-    outcome.size = [file.pixels.width, file.pixels.height]
-    outcome.probabilities = _rounded(restorer.classify(file.pixels)[0])
-    outcome.status = "classified"
 
 
 def _restore(restorer: Restorer, job: Job, request: Request, outcome: Outcome, on_progress: Progress | None) -> None:
@@ -285,15 +249,16 @@ def _restore(restorer: Restorer, job: Job, request: Request, outcome: Outcome, o
         mask=mask,
         on_progress=on_progress,
     )
-    outcome.notes = [*file.notes, *done.notes]
-    outcome.size = [file.pixels.width, file.pixels.height]
-    outcome.probabilities = _rounded(done.probabilities)
-    outcome.seed = done.seed
+    outcome.notes, outcome.size = [*file.notes, *done.notes], [file.pixels.width, file.pixels.height]
+    outcome.probabilities, outcome.seed = _rounded(done.probabilities), done.seed
     for number, sample in enumerate(done.samples[1:], start=1):
         write_photo(replace(file, pixels=sample), job.sample(number))
     if done.uncertainty is not None:
         outcome.uncertainty = float(done.uncertainty.max())
-        write_photo(PhotoFile(_map_pixels(done.uncertainty)), job.uncertainty)
+        # The map as gray, its largest value white.
+        shares = torch.from_numpy(done.uncertainty / max(outcome.uncertainty, 1e-12))
+        like = Pixels(np.zeros((*shares.shape, 3), np.uint8), gray=True)
+        write_photo(PhotoFile(like.recoloured(shares.expand(3, -1, -1))), job.uncertainty)
     outcome.notes += write_photo(replace(file, pixels=done.image), job.result)
     outcome.results = [str(path) for path in job.results(request.samples)]
     outcome.status = "restored"
@@ -314,10 +279,3 @@ def _mask(job: Job, photo: Pixels) -> np.ndarray:
         )
     holes: np.ndarray = (mask.crop().mean(0) > 0.5).numpy()
     return holes
-
-
-def _map_pixels(uncertainty: np.ndarray) -> Pixels:
-    """The map as gray, its largest value white (the summary has that value)."""
-    shares = torch.from_numpy(uncertainty / max(float(uncertainty.max()), 1e-12))
-    like = Pixels(np.zeros((*uncertainty.shape, 3), np.uint8), gray=True)
-    return like.recoloured(shares.expand(3, -1, -1))

@@ -14,12 +14,9 @@ from daclip.types import Conditioning
 
 
 class Classifier:
-    """Names what is wrong with photos, from an artifact of either stage.
+    """Names what is wrong with photos, from an artifact folder of either stage.
 
-    Args:
-        artifact: The artifact folder; a restorer's holds its stage 1.
-        device: `auto`, `cpu` or `cuda`.
-        precision: `auto`, `bf16` or `fp32`.
+    Devices are `auto`, `cpu` or `cuda`, precisions `auto`, `bf16` or `fp32`.
     """
 
     def __init__(self, artifact: str | Path, device: str = "auto", precision: str = "auto"):

@@ -30,14 +30,9 @@ class NetworkStep(nn.Module):
         self.denoiser = denoiser
 
     def forward(self, x_t: Tensor, lq: Tensor, t: Tensor, content: Tensor, degradation: Tensor) -> Tensor:
-        """x̂_0, not clamped, float32 `[B, 3, H, W]`.
+        """x̂_0, not clamped, from the state and the photo in [0, 1], all float32 `[B, 3, H, W]`.
 
-        Args:
-            x_t: State, float32 `[B, 3, H, W]`.
-            lq: Degraded photo in [0, 1], same shape.
-            t: Grid indices, long `[B]`, in 1..T.
-            content: Content embedding, `[B, D]`.
-            degradation: Degradation embedding, `[B, D]`.
+        `t` holds grid indices 1..T, long `[B]`; the embeddings are `[B, D]`.
         """
         x0: Tensor = self.denoiser(x_t, lq, t, Conditioning(content, degradation)).x0
         return x0
@@ -58,11 +53,7 @@ class Conditioner(nn.Module):
         self.register_buffer("texts", daclip.clip.encode_text(vocabulary))
 
     def forward(self, views: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Content embedding `[1, D]`, degradation embedding `[1, D]` and probabilities `[1, K]`.
-
-        Args:
-            views: Square pieces of the photo, `[V, 3, s, s]` in [0, 1].
-        """
+        """Embeddings of content and degradation, `[1, D]`, and probabilities `[1, K]` from views `[V, 3, s, s]`."""
         clip = self.daclip.clip
         content, degradation = self.daclip.encode_views((views - clip.mean) / clip.std)
         content, degradation = content.mean(0, keepdim=True), degradation.mean(0, keepdim=True)
@@ -147,10 +138,7 @@ def write_export(
         restorer: Their restorer.
         kind: One of `FORMATS`.
         folder: The new folder; one that exists is replaced.
-        tolerance: Largest absolute difference allowed between a graph and its network.
-
-    Returns:
-        The largest difference by file name.
+        tolerance: Largest absolute difference allowed between a graph and its network; all are returned by file name.
     """
     suffix, write, run = FORMATS[kind]
     differences = {}
@@ -158,22 +146,19 @@ def write_export(
         for graph in graphs:
             path = temporary / f"{graph.name}{suffix}"
             write(graph, path)
-            difference = _difference(graph, run(graph, path))
+            with torch.inference_mode():
+                expected = graph.module(*graph.example)
+            expected = [expected] if isinstance(expected, Tensor) else list(expected)
+            pairs = zip(expected, run(graph, path), strict=True)
+            difference = max(float((a - b).abs().max()) for a, b in pairs)
             if not difference <= tolerance:
                 raise DaclipError(
-                    f"{path.name} differs from the network by {difference:.1e}, more than tolerance={tolerance:.1e}; "
+                    f"{path.name} differs from the network by {difference:.1e}, more than --tolerance {tolerance:.1e}; "
                     "report this with your versions of torch and onnxruntime"
                 )
             differences[path.name] = difference
         write_json(temporary / "export.json", _description(graphs, restorer, suffix, differences))
     return differences
-
-
-def _difference(graph: Graph, found: Sequence[Tensor]) -> float:
-    with torch.inference_mode():
-        expected = graph.module(*graph.example)
-    expected = [expected] if isinstance(expected, Tensor) else list(expected)
-    return max(float((a - b).abs().max()) for a, b in zip(expected, found, strict=True))
 
 
 def _write_torch(graph: Graph, path: Path) -> None:
@@ -190,7 +175,7 @@ def _write_onnx(graph: Graph, path: Path) -> None:
     try:
         import onnxscript  # noqa: F401  what torch's exporter needs
     except ModuleNotFoundError:
-        raise DaclipError("format=onnx needs onnx; install it with pip install 'daclip[export]'") from None
+        raise DaclipError("--format onnx needs onnx; install it with pip install 'daclip[export]'") from None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
@@ -204,7 +189,7 @@ def _run_onnx(graph: Graph, path: Path) -> list[Tensor]:
     try:
         import onnxruntime
     except ModuleNotFoundError:
-        raise DaclipError("format=onnx needs onnxruntime; install it with pip install 'daclip[export]'") from None
+        raise DaclipError("--format onnx needs onnxruntime; install it with pip install 'daclip[export]'") from None
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     given = {name: value.numpy() for name, value in zip(graph.inputs, graph.example, strict=True)}
     return [torch.from_numpy(np.asarray(value)) for value in session.run(list(graph.outputs), given)]

@@ -29,9 +29,6 @@ SMALLEST_TILE = 2 * GRID
 class PeakMemory(TorchDispatchMode):
     """Peak of the bytes of all tensors that are made inside the context: exact, and the same on every device.
 
-    Attributes:
-        peak: The most bytes alive at once.
-
     >>> with PeakMemory() as memory:
     ...     a = torch.zeros(250)
     ...     b = a + 1
@@ -72,12 +69,7 @@ class PeakMemory(TorchDispatchMode):
 
 @dataclass(frozen=True)
 class Cost:
-    """Bytes of memory for work on an image, linear in its pixels.
-
-    Attributes:
-        fixed: Bytes whatever the size.
-        per_pixel: Bytes for each pixel.
-    """
+    """Bytes of memory for work on an image, linear in its pixels."""
 
     fixed: float
     per_pixel: float
@@ -108,17 +100,11 @@ def linear_cost(run: Callable[[int], Any]) -> Cost:
 
 @dataclass(frozen=True)
 class Pieces:
-    """Sizes of the pieces of a photo.
+    """Sizes of the pieces of a photo."""
 
-    Attributes:
-        block: Largest side of a piece that is sampled at once.
-        tile: Largest side of a piece that the network sees at once; at most `block`.
-        batch_size: Tiles in one call of the network.
-    """
-
-    block: int
-    tile: int
-    batch_size: int
+    block: int  # largest side of a piece that is sampled at once
+    tile: int  # largest side of a piece that the network sees at once; at most `block`
+    batch_size: int  # tiles in one call of the network
 
 
 def choose_pieces(
@@ -144,9 +130,9 @@ def choose_pieces(
         weight_bytes: Bytes of the networks' weights.
         network: Cost of one call of the network.
         sampling: Cost of the sampler's own images.
-        max_memory: The budget in GiB for the whole process (on a GPU: for the memory of the GPU).
+        max_memory: GiB of the whole process, on a GPU of the GPU's memory.
         batch_size: Tiles wanted in one call of the network.
-        tile: Side of a tile if the user wants a certain one.
+        tile: Side of a tile; None takes it from the budget.
     """
     left = max_memory * GIB - RUNTIME - weight_bytes - photo_bytes
     whole = -(-max(height, width) // GRID) * GRID

@@ -37,26 +37,16 @@ class Stopped(Exception):  # noqa: N818  it is no error
 
 @dataclass(frozen=True)
 class Restoration:
-    """The result for one photo.
+    """The result for one photo."""
 
-    Attributes:
-        image: The restored photo, of the kind that was given (Pillow image, array, tensor; Pillow for a path).
-        probabilities: Recognised classes with probabilities, most likely first.
-        seed: Seed of the noise.
-        seconds: Wall time.
-        samples: All restorations if several were asked for; `image` is the first.
-        uncertainty: Per-pixel standard deviation over the samples, float32 `[H, W]`, in units of an image in
-            [0, 1]; None for a single sample.
-        notes: Remarks, such as a class that the restorer did not learn.
-    """
-
-    image: Any
-    probabilities: dict[str, float]
+    image: Any  # the restored photo, of the kind that was given (Pillow image, array, tensor; Pillow for a path)
+    probabilities: dict[str, float]  # recognised classes, most likely first
     seed: int
-    seconds: float
-    samples: tuple[Any, ...] = ()
+    seconds: float  # wall time
+    samples: tuple[Any, ...] = ()  # all restorations if several were asked for; `image` is the first
+    # Per-pixel standard deviation over the samples, float32 `[H, W]`, in units of an image in [0, 1].
     uncertainty: np.ndarray | None = None
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # such as a class that the restorer did not learn
 
     @property
     def degradation(self) -> str:

@@ -14,7 +14,7 @@ from daclip.errors import DaclipError
 from daclip.files import choices, config_folder
 from daclip.pixels import Pixels
 from daclip.restoring.memory import Cost, Pieces, linear_cost
-from daclip.restoring.tiling import Pooled, ScoutDenoiser, TiledDenoiser, Window, cover, has_pools, scouts, tile_calls
+from daclip.restoring.tiling import ScoutDenoiser, TiledDenoiser, Window, cover, has_pools, scouts, tile_calls
 from daclip.rng import NoiseField
 from daclip.samplers.base import Sampler
 from daclip.types import Conditioning
@@ -44,17 +44,6 @@ def sample_photos(
     states would not fit into memory gets several blocks. Their results are blended at the end: they share the noise of
     the photo and its conditioning, and so agree where they overlap.
 
-    Args:
-        sampler: Any sampler.
-        denoiser: The trained network.
-        photos: The photos.
-        conditioning: Their embeddings, `[B, D]`.
-        fields: The noise of each photo.
-        pieces: Sizes of blocks, tiles and calls.
-        overlap: Pixels that neighbouring blocks and tiles share at least.
-        precision: `auto`, `bf16` or `fp32`.
-        on_progress: Called after each call of the network.
-
     Returns:
         Restored photos, float32 `[B, 3, H, W]` in [0, 1], on the CPU.
     """
@@ -78,9 +67,13 @@ def sample_photos(
 
     pooled = None
     if windows:
-        pooled = _photo_means(
-            sampler, denoiser, photos[0], conditioning, fields[0], windows, pieces.batch_size, precision, tick
-        )
+        # The means over the photo that the network's pools need in each call, from windows of it.
+        lq = torch.stack([photos[0].crop(*window[:4]) for window in windows])
+        noise = [fields[0].window(window.top, window.left) for window in windows]
+        scout = ScoutDenoiser(denoiser, pieces.batch_size, [window.weight for window in windows], tick)
+        with autocast(device, precision):
+            sampler.sample(scout, lq.to(device), conditioning.rows([0] * len(windows)), noise)
+        pooled = scout.record
     out = torch.zeros(len(photos), 3, height, width)
     for block in blocks:
         top, left = block.rows.start, block.columns.start
@@ -91,27 +84,6 @@ def sample_photos(
             piece = sampler.sample(tiled, lq.to(device), conditioning, noise)
         block.add(piece.float().cpu(), out)
     return out.clamp_(0, 1)
-
-
-def _photo_means(
-    sampler: Sampler,
-    denoiser: Denoiser,
-    photo: Pixels,
-    conditioning: Conditioning,
-    field: NoiseField,
-    windows: Sequence[Window],
-    batch_size: int,
-    precision: str,
-    on_call: Callable[[], None],
-) -> list[Pooled]:
-    """The means over the photo that the network's pools need in each call, from windows of it."""
-    device = next(denoiser.parameters()).device
-    lq = torch.stack([photo.crop(*window[:4]) for window in windows])
-    noise = [field.window(window.top, window.left) for window in windows]
-    scout = ScoutDenoiser(denoiser, batch_size, [window.weight for window in windows], on_call)
-    with autocast(device, precision):
-        sampler.sample(scout, lq.to(device), conditioning.rows([0] * len(windows)), noise)
-    return scout.record
 
 
 class _Still(Denoiser):

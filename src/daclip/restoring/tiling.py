@@ -22,17 +22,11 @@ GRID, FINE = 64, 16
 
 @dataclass(frozen=True)
 class Span:
-    """A piece of one axis.
-
-    Attributes:
-        start: First pixel.
-        stop: One past the last pixel.
-        weight: Share of each pixel in the blended result, float32 `[stop − start]`; over all pieces they add up to 1.
-    """
+    """The pixels from `start` to `stop` of one axis."""
 
     start: int
     stop: int
-    weight: Tensor
+    weight: Tensor  # share of each pixel in the blended result, float32 `[stop − start]`; all pieces add up to 1
 
 
 @dataclass(frozen=True)
@@ -62,12 +56,7 @@ def spans(length: int, size: int, overlap: int) -> list[Span]:
 
     Starts are multiples of 64 and as evenly spaced as that allows. Each piece fades in and out with a raised cosine
     over the stretch it shares with a neighbour. The outer eighth of that stretch gets no weight: there a network sees
-    the rim of its piece and not the photo.
-
-    Args:
-        length: Pixels of the axis.
-        size: Largest piece, a multiple of 64 greater than `overlap`; an axis that is no longer is one piece.
-        overlap: Pixels that neighbours share at least, a multiple of 64.
+    the rim of its piece and not the photo. `size` and `overlap` are multiples of 64; a short axis is one piece.
 
     >>> [(piece.start, piece.stop) for piece in spans(1000, 512, 64)]
     [(0, 512), (256, 768), (512, 1000)]
@@ -138,12 +127,9 @@ def has_pools(network: nn.Module) -> bool:
 def pooling(
     network: nn.Module, given: Pooled | None = None, gathered: list[list[Tensor]] | None = None
 ) -> Iterator[None]:
-    """While in the context, give a network's pools their means, or record the means that they find.
+    """While in the context, a network's pools put out the means that are given, if any.
 
-    Args:
-        network: Holds the pools.
-        given: What the pools put out; None leaves them alone.
-        gathered: Gets the means that the pools find, one list a pool with float32 `[B, C, 1, 1]` for each call.
+    `gathered` gets the means that they find: one list a pool with float32 `[B, C, 1, 1]` for each call.
     """
     pools = [module for module in network.modules() if isinstance(module, GlobalPool)]
     if gathered is not None:
@@ -172,16 +158,13 @@ class ScoutDenoiser(Denoiser):
     hazy photo come out differently bright. Windows spread over the photo are therefore sampled first, as one
     batch with common means, and the means of each call are recorded for the tiles. A pool's mean depends on the
     pools before it, so the first pass takes each window's own means and the next the averages found: a fixed
-    point iteration that starts close.
+    point iteration that starts close. `record` holds the means of each call.
 
     Args:
         denoiser: The denoiser of a window; shared, not copied.
         batch_size: Windows in one call of the network.
         weights: Share of the photo that each window stands for, up to a factor.
         on_call: Called after each call of the network.
-
-    Attributes:
-        record: Means for each call so far.
     """
 
     passes = 2
@@ -225,13 +208,7 @@ class Window(NamedTuple):
 
 
 def scouts(height: int, width: int, side: int, most: int) -> list[Window]:
-    """Windows of one size spread evenly over a photo.
-
-    Args:
-        height: Height of the photo.
-        width: Width of the photo.
-        side: Largest side of a window.
-        most: Largest number of windows; fewer are made if they cover the photo.
+    """At most `most` windows of at most `side` pixels a side, of one size, spread evenly over a photo.
 
     >>> [window[:4] for window in scouts(100, 500, 256, 9)]
     [(0, 100, 0, 256), (0, 100, 240, 496)]
