@@ -257,7 +257,7 @@ def attempt(path: Path) -> tuple[PhotoFile | None, str]:
 def test_results_keep_their_format_where_it_can_be_written(tmp_path: Path) -> None:
     assert result_suffix(Path("a.jpeg"), None) == ".jpeg"
     assert result_suffix(Path("a"), None) == ".png"
-    with pytest.raises(DaclipError, match="format=xyz"):
+    with pytest.raises(DaclipError, match="--format xyz"):
         result_suffix(Path("a.png"), "xyz")
     with pytest.raises(DaclipError, match="no image format"):
         write_photo(PhotoFile(Pixels(COFFEE)), tmp_path / "a.txt")

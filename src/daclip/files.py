@@ -78,14 +78,8 @@ def atomic_file(path: str | Path, advice: str = "") -> Iterator[WatchedFile]:
     """A file under a temporary name that takes its place when the block ends without an error.
 
     Content reaches the disk before the name does, so a reader finds the old file or the whole new one, after a
-    power failure too. An error leaves nothing behind.
-
-    Args:
-        path: The file; its folder is made if missing.
-        advice: Added to the message if the file cannot be written, such as ", then go on with resume=last".
-
-    Raises:
-        DaclipError: The disk is full or the folder cannot be written.
+    power failure too. An error leaves nothing behind; `advice`, such as ", then go on with resume=last", is added
+    to the message if the file cannot be written. The folder is made if missing.
     """
     path = Path(path)
     temporary = _temporary(path)
@@ -110,12 +104,7 @@ def atomic_file(path: str | Path, advice: str = "") -> Iterator[WatchedFile]:
 
 @contextmanager
 def atomic_folder(path: str | Path, advice: str = "") -> Iterator[Path]:
-    """A folder under a temporary name that replaces `path` when the block ends without an error.
-
-    Args:
-        path: The folder; its parent is made if missing.
-        advice: As for `atomic_file`.
-    """
+    """A folder under a temporary name that replaces `path` when the block ends without an error; see `atomic_file`."""
     path = Path(path)
     temporary = _temporary(path)
     try:

@@ -159,19 +159,12 @@ def cached_pixels(path: Path) -> Tensor:
 
 @dataclass(frozen=True)
 class PhotoFile:
-    """The content of a photo file.
+    """The content of a photo file."""
 
-    Attributes:
-        pixels: The photo, upright.
-        exif: Its EXIF block without the orientation, which is applied; None if it has none.
-        icc: Its colour profile, which belongs to the pixels as they are; None if it has none.
-        notes: Remarks for the user: frames left out, colours converted.
-    """
-
-    pixels: Pixels
-    exif: bytes | None = None
-    icc: bytes | None = None
-    notes: tuple[str, ...] = ()
+    pixels: Pixels  # upright
+    exif: bytes | None = None  # without the orientation, which is applied
+    icc: bytes | None = None  # the colour profile of the pixels as they are
+    notes: tuple[str, ...] = ()  # remarks for the user: frames left out, colours converted
 
 
 def read_photo(path: str | Path) -> PhotoFile:
@@ -315,7 +308,7 @@ def result_suffix(path: Path, wanted: str | None) -> str:
         suffix = "." + wanted.lower().removeprefix(".")
         if not _writable(suffix):
             known = ", ".join(name.removeprefix(".") for name in FORMATS if _writable(name))
-            raise DaclipError(f"format={wanted} cannot be written; choose from {known}")
+            raise DaclipError(f"--format {wanted} cannot be written; choose from {known}")
         return suffix
     return path.suffix if _writable(path.suffix) else ".png"
 
@@ -339,7 +332,7 @@ def write_photo(photo: PhotoFile, path: str | Path) -> tuple[str, ...]:
         raise DaclipError(f"{path}: '{path.suffix}' is no image format that can be written; use .png or .jpg")
     name, pixels = FORMATS[path.suffix.lower()], photo.pixels
     if pixels.alpha is not None and name in ("JPEG", "BMP"):
-        raise DaclipError(f"{path}: {name} cannot hold the photo's transparency; use format=png or webp")
+        raise DaclipError(f"{path}: {name} cannot hold the photo's transparency; use --format png or webp")
     if name == "BMP" and (photo.exif or photo.icc):
         notes.append("BMP holds no EXIF block and no colour profile")
         photo = replace(photo, exif=None, icc=None)
@@ -370,7 +363,7 @@ def _encoded(picture: Image.Image, name: str, photo: PhotoFile, path: Path) -> b
     try:
         picture.save(buffer, format=name, **options, **metadata)
     except (OSError, ValueError, RuntimeError) as error:
-        raise DaclipError(f"{path}: {name} cannot hold the result ({one_line(error)}); use format=png") from None
+        raise DaclipError(f"{path}: {name} cannot hold the result ({one_line(error)}); use --format png") from None
     return buffer.getvalue()
 
 

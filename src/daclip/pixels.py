@@ -20,17 +20,11 @@ DEPTHS = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535, np.dtype(np.float
 
 @dataclass(frozen=True)
 class Pixels:
-    """The pixels of one photo.
+    """The pixels of one photo."""
 
-    Attributes:
-        colour: RGB, `[H, W, 3]`: uint8, uint16, or float32 in [0, 1].
-        alpha: Opacity, `[H, W]` of the same type; None if the photo has none.
-        gray: The photo has one channel of brightness; its three colours are equal.
-    """
-
-    colour: np.ndarray
-    alpha: np.ndarray | None = None
-    gray: bool = False
+    colour: np.ndarray  # RGB, `[H, W, 3]`: uint8, uint16, or float32 in [0, 1]
+    alpha: np.ndarray | None = None  # opacity, `[H, W]` of the same type
+    gray: bool = False  # one channel of brightness: the three colours are equal
 
     @classmethod
     def from_pil(cls, image: Image.Image) -> "Pixels":

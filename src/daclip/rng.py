@@ -19,12 +19,7 @@ class NoiseField:
     """Unit normal noise over a photo, a new field each draw, of which any window can be drawn by itself.
 
     A field is made of cells of 256² pixels, each with its own generator: whichever way a photo is cut into
-    pieces, a pixel always gets the same noise.
-
-    Args:
-        key: Such as (seed, number of the photo).
-        height: Height of the photo in pixels.
-        width: Width of the photo in pixels.
+    pieces, a pixel always gets the same noise. The key is such as (seed, number of the photo).
     """
 
     def __init__(self, key: Sequence[int], height: int, width: int):

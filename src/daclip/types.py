@@ -47,11 +47,7 @@ class Conditioning:
     patches: Tensor | None = None
 
     def kept(self, keep: Tensor | float) -> "Conditioning":
-        """The embeddings where `keep` is 1, and zeros where it is 0.
-
-        Args:
-            keep: `[B]`, or one value for all photos.
-        """
+        """The embeddings where `keep`, `[B]` or one value for all photos, is 1, and zeros where it is 0."""
 
         def one(value: Tensor) -> Tensor:
             return value * (keep.to(value).view(-1, *[1] * (value.ndim - 1)) if isinstance(keep, Tensor) else keep)

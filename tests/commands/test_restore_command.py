@@ -221,7 +221,7 @@ def test_failures_are_counted_and_the_others_restored(place: Path, capsys: pytes
         (["restore", "photos", "--mask", "gone.png"], ["gone.png"]),
         (["restore", "photos", "--mask", "other/a [1].png"], ["one picture for 2 photos"]),
         (["restore", "photos/a [1].png", "--mask", "photos/trip/cat, old.jpg"], ["must have the photo's size"]),
-        (["restore", "photos", "--format", "xyz"], ["format=xyz"]),
+        (["restore", "photos", "--format", "xyz"], ["--format xyz"]),
         (["restore", "photos", "--output"], ["--output", "expected one argument"]),
         (["restore", "photos", "--overlap", "100"], ["overlap=100"]),
         (["restore", "photos", "--tile", "64"], ["tile=64"]),

@@ -52,9 +52,8 @@ class Parts:
 class Watched(Generic[T]):
     """Runs a function in a thread; a context manager, on whose exit the work is told to stop.
 
-    Args:
-        run: Called with an `on_progress` that raises `Stopped` once the work is no longer wanted.
-        alone: Held while the function runs, so that requests use the network one after the other.
+    The function gets an `on_progress` that raises `Stopped` once the work is no longer wanted. It holds the lock
+    `alone` while it runs, so that requests use the network one after the other.
 
     >>> with Watched(lambda on_progress: 6 * 7, threading.Lock()) as work:
     ...     shares = list(work.shares())
@@ -74,7 +73,7 @@ class Watched(Generic[T]):
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.stop()
+        self._stop.set()
 
     def stop(self) -> None:
         """End the work at its next step; `result` then raises `Stopped`."""
@@ -122,12 +121,7 @@ def _message(text: str) -> str:
 
 
 class Handlers:
-    """The functions behind the page's buttons.
-
-    Args:
-        service: Does the work.
-        parts: The page's parts that they change.
-    """
+    """The functions behind the page's buttons."""
 
     def __init__(self, service: Service, parts: Parts):
         self.service = service
@@ -169,8 +163,7 @@ class Handlers:
 
     def stop(self, request: gr.Request) -> str:
         """Stop what this visitor has begun."""
-        event = self._stops.get(str(request.session_hash))
-        if event is not None:
+        if event := self._stops.get(str(request.session_hash)):
             event.set()
         return _message("stopping …")
 
@@ -203,13 +196,13 @@ class Handlers:
                         yield {parts.status: progress_bar(Path(photo).name, share, started)}
                 outcome = work.result()
             except Stopped:
-                yield {**ended, parts.status: _message("stopped")}
-                return
+                failure: str | None = "stopped"
             except DaclipError as error:
-                yield {**ended, parts.status: _message(str(error))}
-                return
-            if outcome.error is not None:
-                yield {**ended, parts.status: _message(outcome.error)}
+                failure = str(error)
+            else:
+                failure = outcome.error
+            if failure is not None:
+                yield {**ended, parts.status: _message(failure)}
                 return
             paths = [Path(path) for path in outcome.results]
             shown = [preview(read_photo(path)) for path in (*paths[-1:], *paths[:-1])]
@@ -253,11 +246,9 @@ class Handlers:
                         for share in work.shares():
                             if self._stopped(request):
                                 work.stop()
-                            what = f"photo {number + 1} of {len(photos)}"
-                            yield {
-                                parts.batch_status: progress_bar(what, (number + share) / len(photos), started),
-                                parts.table: _table(outcomes),
-                            }
+                            what, whole = f"photo {number + 1} of {len(photos)}", (number + share) / len(photos)
+                            bar = progress_bar(what, whole, started)
+                            yield {parts.batch_status: bar, parts.table: _table(outcomes)}
                     outcomes.append(work.result())
                 text = f"{_count(outcomes)} in {time.monotonic() - started:.1f} s"
             except Stopped:
@@ -266,12 +257,11 @@ class Handlers:
                 text = str(error)
             archive = Path(folder) / "restored.zip"
             _zip(outcomes, archive)
+            button = gr.DownloadButton(value=str(archive), interactive=any(outcome.results for outcome in outcomes))
             yield {
                 **ended,
                 parts.table: _table(outcomes),
-                parts.archive: gr.DownloadButton(
-                    value=str(archive), interactive=any(outcome.results for outcome in outcomes)
-                ),
+                parts.archive: button,
                 parts.batch_status: _message(text),
             }
 
@@ -281,7 +271,7 @@ class Handlers:
         return {self.parts.restore_all: gr.Button(interactive=False), self.parts.stop_all: gr.Button(interactive=True)}
 
     def classify_for_programs(self, photo: str) -> dict[str, float]:
-        """Degradation words of a photo with probabilities, most likely first."""
+        """Classes of a photo with probabilities, most likely first."""
         try:
             return self.service.look(Path(photo)).probabilities
         except DaclipError as error:
@@ -330,9 +320,8 @@ class Handlers:
 
     def forget(self, request: gr.Request) -> None:
         """Stop what a visitor who has left has begun."""
-        event = self._stops.pop(str(request.session_hash), None)
-        if event is not None:
-            event.set()
+        self.stop(request)
+        self._stops.pop(str(request.session_hash), None)
 
 
 def _settings(

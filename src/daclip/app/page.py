@@ -24,12 +24,7 @@ FETCH = "async_move_resource_to_block_cache"
 
 
 def build_page(service: Service, seed: int) -> gr.Blocks:
-    """The page as Gradio blocks, not yet served.
-
-    Args:
-        service: Looks at and restores photos.
-        seed: The seed that the page starts with.
-    """
+    """The page as Gradio blocks, not yet served; `seed` is what its settings start with."""
     with gr.Blocks(title="Restore photos", analytics_enabled=False, delete_cache=(600, KEPT)) as page:
         gr.Markdown(TITLE)
         with gr.Row():

@@ -14,11 +14,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 
 class NoOtherServers:
-    """ASGI middleware that refuses Gradio's routes for fetching files from other servers.
-
-    Args:
-        app: What answers all other requests.
-    """
+    """ASGI middleware that refuses Gradio's routes for fetching files from other servers."""
 
     def __init__(self, app: Any):
         self.app = app
@@ -34,14 +30,9 @@ class NoOtherServers:
 
 
 def page_of(artifact: str | None, limits: Limits, queue: int = 32, seed: int = 0, **options: Any) -> Any:
-    """The page of a restorer as Gradio blocks with their queue.
+    """The page of a restorer as Gradio blocks with their queue, of which one request is worked on at a time.
 
-    Args:
-        artifact: A folder, or `owner/name` on the hub; None takes `outputs/restorer/latest`.
-        limits: What a visitor may ask for.
-        queue: Requests that may wait; one is worked on at a time.
-        seed: The seed that the page starts with.
-        options: As for `Restorer`.
+    The artifact is a folder or `owner/name` on the hub, by default `outputs/restorer/latest`; options as `Restorer`'s.
     """
     try:
         from daclip.app.page import build_page

@@ -49,7 +49,7 @@ class Look:
     """A photo before it is restored."""
 
     shown: Image.Image  # the photo as the page shows it
-    probabilities: dict[str, float]  # degradation words, most likely first
+    probabilities: dict[str, float]  # classes, most likely first
     size: tuple[int, int]  # width and height
     notes: tuple[str, ...]  # remarks of the reader of files
 
@@ -65,12 +65,7 @@ def preview(file: PhotoFile) -> Image.Image:
 
 
 class Service:
-    """Looks at and restores uploaded photos, one request after the other.
-
-    Args:
-        restorer: Does the work.
-        limits: What is too much.
-    """
+    """Looks at and restores uploaded photos within the limits, one request after the other."""
 
     def __init__(self, restorer: Restorer, limits: Limits):
         self.restorer = restorer
@@ -110,18 +105,8 @@ class Service:
     ) -> Outcome:
         """Restore an uploaded photo into a folder, in which no file of its name may be yet.
 
-        A photo that cannot be restored is an outcome with an error, as on the command line.
-
-        Args:
-            photo: The uploaded file.
-            settings: What the user chose.
-            folder: Gets the results.
-            on_progress: Told the finished share.
-            mask: An uploaded picture of the photo's size; what is white in it is missing and is filled.
-
-        Raises:
-            DaclipError: Settings that cannot be used.
-            Stopped: From `on_progress`.
+        A photo that cannot be restored is an outcome with an error, as on the command line; settings that cannot be
+        used raise. White in the mask, a picture of the photo's size, is missing and is filled.
         """
         self.check(settings)
         sampler = None if settings.sampler == AS_TRAINED else settings.sampler
