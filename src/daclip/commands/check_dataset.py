@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
-from daclip.commands.dataset import add_captioner, captioner_of
+from daclip.commands.dataset import add_captioner, captioner_of, reading_bar
 from daclip.commands.options import Parser, entry_point, make, part
 from daclip.errors import DaclipError
 from daclip.files import choices, write_json
@@ -27,12 +26,8 @@ def parser() -> Parser:
     add("--report", default="outputs/dataset_check.json", metavar="FILE", help="all findings (default: %(default)s)")
     add("--smallest-side", type=int, default=64, metavar="PX", help="photos with a shorter side are tiny (64)")
     add("--validation", type=float, default=0.1, metavar="X", help="share that training will hold out (0.1)")
-    add(
-        "--expect-captions",
-        default="auto",
-        choices=("required", "ignored", "auto"),
-        help="auto: required as soon as one photo has a caption (default: auto)",
-    )
+    text = "auto: required as soon as one photo has a caption (default: auto)"
+    add("--expect-captions", default="auto", choices=("required", "ignored", "auto"), help=text)
     add_captioner(parser)
     add("--classes", nargs="+", default=[], metavar="NAME", help="known classes besides those of conf/degradation/")
     add("--cache", default="outputs/dataset_cache", metavar="FOLDER", help="hashes (default: %(default)s)")
@@ -59,13 +54,8 @@ def check(options: Namespace) -> "Report":
         num_workers=options.num_workers,
     )
     console = Console(soft_wrap=True)
-    with Progress(console=console, transient=True) as bars:
-        bar = bars.add_task("reading", total=None)
-        report = check_dataset(
-            options.source,
-            how,
-            lambda stage, done, total: bars.update(bar, description=stage, completed=done, total=total),
-        )
+    with reading_bar(console) as tell:
+        report = check_dataset(options.source, how, tell)
     write_json(options.report, report.as_json())
     if _show(report, console):
         count = len(report.problems)
@@ -83,9 +73,7 @@ def _show(report: "Report", console: Console) -> bool:
     for name in ("problem", "count", "where"):
         table.add_column(name, justify="right" if name == "count" else "left", overflow="fold")
     for kind, problems in report.by_kind().items():
-        lines = [
-            f"{problem.name}: {problem.detail}" if problem.detail else problem.name for problem in problems[:SHOWN]
-        ]
+        lines = [": ".join(filter(None, (problem.name, problem.detail))) for problem in problems[:SHOWN]]
         if len(problems) > SHOWN:
             lines.append(f"… and {len(problems) - SHOWN} more")
         table.add_row(f"{kind}\n({KINDS[kind]})", str(len(problems)), "\n".join(lines))

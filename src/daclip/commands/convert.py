@@ -54,13 +54,18 @@ def parser() -> Parser:
 
 def convert(options: Namespace) -> Path:
     """Import a file or export a folder; returns the artifact's folder or the written file."""
+    from daclip.artifacts import point_latest
     from daclip.clip.official import is_daclip, read_weights
 
     source = Path(options.source)
     if source.is_dir():
         return export(options)
     content = read_weights(source)
-    return import_daclip(options, content) if is_daclip(content) else import_restorer(options, content)
+    folder = import_daclip(options, content) if is_daclip(content) else import_restorer(options, content)
+    root = folder.parents[1]
+    point_latest(folder, root)
+    say(f"artifact: {folder} (also {root}/latest)")
+    return folder
 
 
 def composed_parts(options: Namespace) -> dict[str, Any]:
@@ -105,16 +110,6 @@ def save(folder: Path, kind: str, config: Mapping[str, Any], weights: Mapping[st
     return save_artifact(folder, kind, kept, weights, more.get("metrics", {}), record, more.get("parts"))
 
 
-def announce(folder: Path) -> Path:
-    """Make the artifact the newest of its stage and say where it is."""
-    from daclip.artifacts import point_latest
-
-    root = folder.parents[1]
-    point_latest(folder, root)
-    say(f"artifact: {folder} (also {root}/latest)")
-    return folder
-
-
 def import_daclip(options: Namespace, content: Any) -> Path:
     """The artifact of official stage-1 weights, for stage 2 and `classify`."""
     if options.daclip is not None:
@@ -123,7 +118,7 @@ def import_daclip(options: Namespace, content: Any) -> Path:
     folder = new_folder(options, "outputs/daclip", source.stem)
     config = composed_parts(options)
     daclip, config["clip"] = official_daclip(config["clip"], content, source)
-    return announce(save(folder, "daclip", config, daclip.state_dict()))
+    return save(folder, "daclip", config, daclip.state_dict())
 
 
 def import_restorer(options: Namespace, content: Any) -> Path:
@@ -151,8 +146,7 @@ def import_restorer(options: Namespace, content: Any) -> Path:
             network: nn.Module = make(config["backbone"])(context_dim=load_daclip(stage_1).embed_dim)
         weights = fit_weights(source, official, network)
         metrics = {"imported": {"file": source.name, "variant": variant}}
-        save(target, "restorer", config, weights, metrics=metrics, parts={"daclip": stage_1})
-    return announce(target)
+        return save(target, "restorer", config, weights, metrics=metrics, parts={"daclip": stage_1})
 
 
 def fit_weights(path: Path, official: Mapping[str, "Tensor"], network: "nn.Module") -> "dict[str, Tensor]":

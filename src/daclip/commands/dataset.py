@@ -1,6 +1,8 @@
 """A captioned dataset from a folder of photos."""
 
 from argparse import Namespace
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,15 @@ def add_captioner(parser: Parser) -> None:
     add("--captioner", metavar="NAME", help="none, sidecar (photo.txt by photo.jpg), file or blip (default: sidecar)")
     add("--captions", metavar="FILE", help="csv or jsonl with name,caption; implies --captioner file")
     add_set(parser, "captioner.beams=3")
+
+
+@contextmanager
+def reading_bar(console: Console) -> Iterator[Callable[[str, int, int | None], None]]:
+    """A progress bar, and the function that moves it: stage, done, total."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bars:
+        bar = bars.add_task("reading", total=None)
+        yield lambda stage, done, total: bars.update(bar, description=stage, completed=done, total=total)
 
 
 def captioner_of(options: Namespace) -> Any:
@@ -76,16 +87,9 @@ def build(options: Namespace) -> "BuiltDataset":
         shard_megabytes=options.shard_megabytes,
     )
     console = Console(soft_wrap=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     try:
-        with Progress(*columns, console=console, transient=True) as bars:
-            bar = bars.add_task("reading", total=None)
-            built = build_dataset(
-                recipe,
-                options.output,
-                options.overwrite,
-                lambda stage, done, total: bars.update(bar, description=stage, completed=done, total=total),
-            )
+        with reading_bar(console) as tell:
+            built = build_dataset(recipe, options.output, options.overwrite, tell)
     except UnreadablePhotosError as error:
         for reason in error.reasons:
             console.print(reason, style="red", markup=False)

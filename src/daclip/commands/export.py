@@ -19,13 +19,8 @@ def parser() -> Parser:
     add("--format", default="torch", choices=("torch", "onnx"), help="torch.export (.pt2) or ONNX (default: torch)")
     add("-o", "--output", default="outputs/export", metavar="FOLDER", help="new folder (default: %(default)s)")
     add("--overwrite", action="store_true", help="replace the folder if it is there")
-    add(
-        "--tolerance",
-        type=float,
-        default=1e-3,
-        metavar="X",
-        help="largest difference to the networks themselves, of images in [0, 1] (default: %(default)g)",
-    )
+    text = "largest difference to the networks themselves, of images in [0, 1] (default: %(default)g)"
+    add("--tolerance", type=float, default=1e-3, metavar="X", help=text)
     return made
 
 

@@ -33,16 +33,10 @@ COMMANDS = {
 def usage() -> str:
     """The help of `daclip` itself."""
     width = max(map(len, COMMANDS)) + 2
-    lines = [f"  {name:<{width}}{sentence}" for name, sentence in COMMANDS.items()]
-    return "\n".join(
-        [
-            "usage: daclip COMMAND [options]",
-            "",
-            *lines,
-            "",
-            "`daclip COMMAND --help` explains one. "
-            "Training and evaluation take Hydra's overrides (KEY=VALUE), all others --options.",
-        ]
+    lines = "\n".join(f"  {name:<{width}}{sentence}" for name, sentence in COMMANDS.items())
+    return (
+        f"usage: daclip COMMAND [options]\n\n{lines}\n\n`daclip COMMAND --help` explains one. "
+        "Training and evaluation take Hydra's overrides (KEY=VALUE), all others --options."
     )
 
 

@@ -57,35 +57,23 @@ class Parser(argparse.ArgumentParser):
 
 def add_artifact(parser: argparse.ArgumentParser, default: str = "outputs/restorer/latest") -> None:
     """Add `--artifact`."""
-    parser.add_argument(
-        "--artifact", metavar="FOLDER", help=f"artifact folder, or OWNER/NAME on the hub (default: {default})"
-    )
+    text = f"artifact folder, or OWNER/NAME on the hub (default: {default})"
+    parser.add_argument("--artifact", metavar="FOLDER", help=text)
 
 
 def add_machine(parser: Any, memory: bool = True) -> None:
     """Add what decides where and how the networks run to a parser or a group of options."""
     if memory:
-        parser.add_argument(
-            "--max-memory",
-            type=float,
-            default=2.0,
-            metavar="GIB",
-            help="memory of the process, on a GPU of the GPU; larger photos are cut into pieces (default: %(default)g)",
-        )
+        text = "memory of the process, on a GPU of the GPU; larger photos are cut into pieces (default: %(default)g)"
+        parser.add_argument("--max-memory", type=float, default=2.0, metavar="GIB", help=text)
     parser.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu or cuda (default: auto)")
     parser.add_argument("--precision", default="auto", metavar="NAME", help="auto, bf16 or fp32 (default: auto)")
 
 
 def add_set(parser: argparse.ArgumentParser, example: str) -> None:
     """Add `--set KEY=VALUE` for the configuration's own options."""
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        dest="overrides",
-        help=f"a value of the configuration, such as {example}; may be repeated",
-    )
+    text = f"a value of the configuration, such as {example}; may be repeated"
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="overrides", help=text)
 
 
 def known(group: str, name: str) -> str:

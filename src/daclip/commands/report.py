@@ -22,13 +22,8 @@ def parser() -> Parser:
         ["daclip report outputs/evaluation", "daclip report outputs/ours outputs/theirs -o outputs/page"],
     )
     add = parser.add_argument
-    add(
-        "runs",
-        nargs="+",
-        metavar="RUN",
-        help="folders of evaluations, training runs, artifacts, sampler reports; the others are compared with the "
-        "first evaluation",
-    )
+    text = "folders of evaluations (compared with the first), training runs, artifacts, sampler reports"
+    add("runs", nargs="+", metavar="RUN", help=text)
     add("-o", "--output", default="outputs/report", metavar="FOLDER", help="gets the page (default: %(default)s)")
     add("--title", default="Image restoration report", metavar="TEXT", help="heading of the page")
     add("--pictures", type=int, default=3, metavar="N", help="worst and best photos of each evaluation (%(default)s)")

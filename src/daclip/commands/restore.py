@@ -73,9 +73,8 @@ def restorer_of(options: Namespace) -> "Restorer":
         raise DaclipError("--set changes a sampler that is named; add --sampler NAME")
     folder = find_artifact(options.artifact, "outputs/restorer", "make train-restorer")
     names = ("device", "precision", "seed", "max_memory", "tile", "overlap", "batch_size")
-    return Restorer.from_pretrained(
-        folder, sampler=sampler, steps=steps, **{name: getattr(options, name) for name in names}
-    )
+    machine = {name: getattr(options, name) for name in names}
+    return Restorer.from_pretrained(folder, sampler=sampler, steps=steps, **machine)
 
 
 def restore(options: Namespace) -> "list[Outcome]":
@@ -112,14 +111,14 @@ def worked(
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
-    from daclip.restoring.batch import Summary
+    from daclip.restoring.batch import summary_file
 
     outcomes: list[Outcome] = []
     console = Console(soft_wrap=True, emoji=False)
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     # Only a person sees the bar: redirected output is the lines alone.
     bars = Progress("restoring", *columns, console=console, transient=True, disable=not console.is_terminal)
-    with Summary(record) as summary, bars as bar:
+    with summary_file(record) as record_line, bars as bar:
         row = bar.add_task("photos", total=len(tasks))
 
         def advance(done: int, share: float) -> None:
@@ -128,7 +127,7 @@ def worked(
         try:
             for done, task in enumerate(tasks):
                 outcomes.append(task(partial(advance, done)))
-                summary.add(outcomes[-1])
+                record_line(outcomes[-1])
                 for line, style in shown(outcomes[-1]):
                     bar.console.print(line, style=style, markup=False, highlight=False)
                 bar.update(row, completed=done + 1)

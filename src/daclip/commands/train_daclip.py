@@ -1,12 +1,10 @@
 """Train stage 1: `python -m daclip.commands.train_daclip [overrides]`."""
 
+from functools import partial
+
 from daclip.commands.train import run
 
-
-def main() -> None:
-    """Entry point."""
-    run("daclip")
-
+main = partial(run, "daclip")
 
 if __name__ == "__main__":
     main()

@@ -1,12 +1,10 @@
 """Train stage 2: `python -m daclip.commands.train_restorer [overrides]`."""
 
+from functools import partial
+
 from daclip.commands.train import run
 
-
-def main() -> None:
-    """Entry point."""
-    run("restorer")
-
+main = partial(run, "restorer")
 
 if __name__ == "__main__":
     main()

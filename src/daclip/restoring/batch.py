@@ -4,11 +4,12 @@ import glob
 import json
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,31 +69,24 @@ class Outcome:
         return json.dumps(content, ensure_ascii=False)
 
 
-class Summary:
-    """A file of JSON lines, one a photo, each written before the next photo begins; None records nothing."""
+@contextmanager
+def summary_file(path: Path | None) -> Iterator[Callable[[Outcome], None]]:
+    """A function that adds a line to a file of JSON lines at once; later runs go on in it. None records nothing."""
+    if path is None:
+        yield lambda outcome: None
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a", encoding="utf-8", errors="surrogateescape")
+    except OSError as error:
+        raise cannot_be_written(path, error) from None
+    with file:
 
-    def __init__(self, path: Path | None):
-        self.path = path
-        self._file: IO[str] | None = None
+        def add(outcome: Outcome) -> None:
+            file.write(outcome.line() + "\n")
+            file.flush()
 
-    def __enter__(self) -> "Summary":
-        if self.path is not None:
-            try:
-                self.path.parent.mkdir(parents=True, exist_ok=True)
-                self._file = self.path.open("a", encoding="utf-8", errors="surrogateescape")
-            except OSError as error:
-                raise cannot_be_written(self.path, error) from None
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._file is not None:
-            self._file.close()
-
-    def add(self, outcome: Outcome) -> None:
-        """Write a line."""
-        if self._file is not None:
-            self._file.write(outcome.line() + "\n")
-            self._file.flush()
+        yield add
 
 
 def plan(
@@ -198,7 +192,7 @@ class Request:
     def __post_init__(self) -> None:
         check_strength(self.strength)
         if self.samples < 1:
-            raise DaclipError(f"samples={self.samples} must be at least 1")
+            raise DaclipError(f"--samples {self.samples} must be at least 1")
         if self.degradation is not None:
             parse_classes(self.degradation)
 

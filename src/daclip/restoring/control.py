@@ -88,10 +88,7 @@ def check_strength(strength: float) -> None:
 
 
 def blend_(restored: Tensor, photo: Pixels, strength: float, holes: np.ndarray | None = None) -> None:
-    """Turn `restored`, `[3, H, W]`, into photo + strength · (restored − photo), and the photo itself outside holes.
-
-    In place and band by band, since photos can be large.
-    """
+    """Turn `restored`, `[3, H, W]`, in place into photo + strength · (restored − photo), the photo outside holes."""
     if strength == 1 and holes is None:
         return
     for top in range(0, photo.height, BAND):
@@ -103,11 +100,9 @@ def blend_(restored: Tensor, photo: Pixels, strength: float, holes: np.ndarray |
 
 
 def holes_of(mask: Any, photos: Sequence[Pixels]) -> np.ndarray:
-    """A mask as bool `[H, W]`, true where the photo is missing.
+    """A mask (tensor, array, Pillow image) as bool `[H, W]`, true where the one photo is missing.
 
-    Args:
-        mask: A tensor, array or Pillow image; of numbers those in the upper half of their range are true.
-        photos: The photos that are restored, which must be one, of the mask's size.
+    Of numbers those in the upper half of their range are true.
     """
     if len(photos) != 1:
         raise DaclipError("a mask goes with a single photo; restore the photos one by one")

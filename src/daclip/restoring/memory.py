@@ -121,18 +121,8 @@ def choose_pieces(
     """The largest pieces that keep within the budget; the whole photo if it fits.
 
     Block and tile do not depend on `batch_size`, so that the result does not: a batch that does not fit is made
-    smaller instead.
-
-    Args:
-        height: Height of the photo.
-        width: Width of the photo.
-        photo_bytes: Bytes of the photo and its result.
-        weight_bytes: Bytes of the networks' weights.
-        network: Cost of one call of the network.
-        sampling: Cost of the sampler's own images.
-        max_memory: GiB of the whole process, on a GPU of the GPU's memory.
-        batch_size: Tiles wanted in one call of the network.
-        tile: Side of a tile; None takes it from the budget.
+    smaller instead. `photo_bytes` counts the photo and its result, `network` is the cost of one call, `sampling`
+    that of the sampler's own images; `max_memory` is GiB of the whole process, on a GPU of the GPU's memory.
     """
     left = max_memory * GIB - RUNTIME - weight_bytes - photo_bytes
     whole = -(-max(height, width) // GRID) * GRID

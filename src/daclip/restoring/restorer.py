@@ -155,10 +155,10 @@ class Restorer(Classifier):
         revision: str | None = None,
         **options: Any,
     ) -> "Restorer":
-        """A restorer from an artifact folder or a model of the Hugging Face hub.
+        """A restorer from an artifact folder, or from `owner/name` on the Hugging Face hub.
 
         Args:
-            source: A folder, or `owner/name` on the hub.
+            source: The folder or name.
             sampler: A sampler, or the name of one of `conf/sampler/`; None takes the artifact's own.
             steps: Steps of the artifact's or the named sampler; None takes its own number.
             revision: Branch, tag or commit of a hub model.
@@ -170,10 +170,7 @@ class Restorer(Classifier):
     def using(
         self, *, sampler: str | Sampler | None = None, steps: int | None = None, seed: int | None = None
     ) -> "Restorer":
-        """The same restorer, sharing its networks, with another sampler or seed (None keeps this restorer's seed).
-
-        Sampler and steps are as for `from_pretrained`.
-        """
+        """The same networks with another sampler (see `from_pretrained`) or seed (None keeps this restorer's)."""
         other = copy.copy(self)
         other.sampler = _sampler(self.artifact, sampler, steps)
         other.seed = self.seed if seed is None else seed
@@ -222,6 +219,9 @@ class Restorer(Classifier):
         holes = None if mask is None else holes_of(mask, unpacked)
         if holes is not None and degradation is None and "uncompleted" in self.vocabulary:
             degradation = "uncompleted"
+        # The value that missing pixels had in training.
+        trained = Artifact(self.artifact.folder / "daclip").config["degradation"].get("uncompleted") or {}
+        fill = float(trained.get("fill", 1.0))
         classes = None if degradation is None else parse_classes(degradation, self.vocabulary)
         notes = () if classes is None else tuple(unknown_classes(classes, self.vocabulary))
         done: list[Restoration] = []
@@ -230,7 +230,7 @@ class Restorer(Classifier):
             told = on_progress and _part(on_progress, part, len(chunks))
             started = time.perf_counter()
             given = [unpacked[i] for i in chunk]
-            lq = given if holes is None else [photo.filled(holes, self._fill) for photo in given]
+            lq = given if holes is None else [photo.filled(holes, fill) for photo in given]
             with torch.inference_mode(), memory_errors():
                 recognised = [self.recognise(photo) for photo in lq]
                 conditioning = Conditioning.stacked([self.decided(found) for found, _ in recognised])
@@ -303,12 +303,6 @@ class Restorer(Classifier):
         sampling = Cost(sampling.fixed, sampling.per_pixel * len(photos))
         limits = (self.max_memory, self.batch_size, self.tile)
         return choose_pieces(height, width, photo_bytes, weight_bytes, network, sampling, *limits)
-
-    @property
-    def _fill(self) -> float:
-        """The value that missing pixels had in training."""
-        trained = Artifact(self.artifact.folder / "daclip").config["degradation"].get("uncompleted") or {}
-        return float(trained.get("fill", 1.0))
 
 
 def _sampler(artifact: Artifact, sampler: str | Sampler | None, steps: int | None) -> Sampler:
