@@ -235,7 +235,7 @@ def test_pieces_keep_to_the_budget() -> None:
     many = pieces(4000, 6000, 2, batch=64)
     assert (many.block, many.tile) == (cut.block, cut.tile)
     assert many.batch_size < 64
-    with pytest.raises(DaclipError, match=r"max_memory=0.7 GiB is too little .* at least"):
+    with pytest.raises(DaclipError, match=r"0.7 GiB of memory are too little .* --max-memory"):
         pieces(4000, 6000, 0.7)
 
 

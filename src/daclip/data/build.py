@@ -206,7 +206,7 @@ def build_dataset(
     `overwrite` replaces a dataset in `output` that was built from something else.
     """
     if output is not None and Path(output).resolve().is_relative_to(recipe.root.resolve()):
-        raise DaclipError(f"output={output} lies in the folder of photos; choose one outside of {recipe.root}")
+        raise DaclipError(f"--output {output} lies in the folder of photos; choose one outside of {recipe.root}")
     with without_bars():
         plan = recipe.plan(progress)
         output = recipe.cache / f"dataset-{plan.digest[:16]}" if output is None else Path(output)
@@ -215,10 +215,10 @@ def build_dataset(
             if built_from == plan.digest:
                 return BuiltDataset(output, plan, fresh=False)
             if built_from is None and output.exists() and not (output.is_dir() and not any(output.iterdir())):
-                raise DaclipError(f"output={output} exists and is no dataset built here; choose another folder")
+                raise DaclipError(f"--output {output} exists and is no dataset built here; choose another folder")
             if built_from is not None and not overwrite:
                 raise DaclipError(
-                    f"output={output} holds a dataset of other photos, captions or options; "
+                    f"--output {output} holds a dataset of other photos, captions or options; "
                     "choose another folder, or replace it with --overwrite"
                 )
             for left in output.parent.glob(f".{escape(output.name[:48])}-*{PARTIAL}"):

@@ -192,7 +192,7 @@ class Request:
     def __post_init__(self) -> None:
         check_strength(self.strength)
         if self.samples < 1:
-            raise DaclipError(f"--samples {self.samples} must be at least 1")
+            raise DaclipError(f"samples must be at least 1, got {self.samples}")
         if self.degradation is not None:
             parse_classes(self.degradation)
 

@@ -84,7 +84,7 @@ def unknown_classes(classes: Mapping[str, float], vocabulary: Sequence[str]) -> 
 def check_strength(strength: float) -> None:
     """Refuse a strength outside [0, 1]."""
     if not 0 <= strength <= 1:
-        raise DaclipError(f"strength={strength} must lie between 0 (leave the photo) and 1 (restore fully)")
+        raise DaclipError(f"the strength must lie between 0 (leave the photo) and 1 (restore fully), got {strength}")
 
 
 def blend_(restored: Tensor, photo: Pixels, strength: float, holes: np.ndarray | None = None) -> None:
@@ -134,6 +134,4 @@ class Uncertainty:
 
     def map(self) -> Tensor:
         """Root mean square over the colours of the sample standard deviation: `[H, W]`, in units of the image."""
-        if self.count < 2:
-            raise DaclipError("uncertainty needs at least two restorations; set samples=2 or more")
         return (self.squares / (self.count - 1)).mean(0).sqrt()

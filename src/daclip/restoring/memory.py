@@ -134,8 +134,8 @@ def choose_pieces(
         if tile < SMALLEST_TILE:
             needed = max_memory + (2 * network.bytes(SMALLEST_TILE**2) - left) / GIB
             raise DaclipError(
-                f"max_memory={max_memory:g} GiB is too little for a photo of {width} x {height} pixels; "
-                f"give at least {needed + 0.05:.1f}"
+                f"{max_memory:g} GiB of memory are too little for a photo of {width} x {height} pixels; "
+                f"give --max-memory {needed + 0.05:.1f} or more"
             )
     block = sampling.largest_square(left - network.bytes(tile**2))
     block = min(max(block, tile), max(whole, tile))
@@ -155,5 +155,5 @@ def memory_errors() -> Iterator[None]:
         yield
     except (MemoryError, RuntimeError) as error:
         if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error):
-            raise DaclipError("the memory does not suffice; lower max_memory (or tile and batch_size)") from None
+            raise DaclipError("the memory does not suffice; lower --max-memory (or --tile and --batch-size)") from None
         raise

@@ -130,11 +130,11 @@ class Restorer(Classifier):
         self.artifact.require("restorer")
         wanted = 8 if batch_size is None else batch_size
         if wanted < 1:
-            raise DaclipError(f"batch_size={wanted} must be at least 1")
+            raise DaclipError(f"the batch size must be at least 1, got {wanted}")
         if overlap % 64 or overlap < 64:
-            raise DaclipError(f"overlap={overlap} must be a multiple of 64, at least 64")
+            raise DaclipError(f"the overlap must be a multiple of 64, at least 64, got {overlap}")
         if tile is not None and (tile % 64 or tile <= overlap):
-            raise DaclipError(f"tile={tile} must be a multiple of 64 and larger than overlap={overlap}")
+            raise DaclipError(f"a tile must be a multiple of 64 and larger than the overlap of {overlap}, got {tile}")
         super().__init__(artifact, device, precision)
         self.seed, self.max_memory, self.tile, self.overlap = seed, max_memory, tile, overlap
         # On a CPU one piece keeps all cores busy, and kernels round differently for several: results then differ in
@@ -214,7 +214,7 @@ class Restorer(Classifier):
         if len(numbers) != len(unpacked):
             raise ValueError(f"expected one number a photo, got {len(numbers)} for {len(unpacked)} photos")
         if samples < 1:
-            raise DaclipError(f"samples={samples} must be at least 1")
+            raise DaclipError(f"samples must be at least 1, got {samples}")
         check_strength(strength)
         holes = None if mask is None else holes_of(mask, unpacked)
         if holes is not None and degradation is None and "uncompleted" in self.vocabulary:
