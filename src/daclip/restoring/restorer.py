@@ -217,11 +217,12 @@ class Restorer(Classifier):
             raise DaclipError(f"samples must be at least 1, got {samples}")
         check_strength(strength)
         holes = None if mask is None else holes_of(mask, unpacked)
-        if holes is not None and degradation is None and "uncompleted" in self.vocabulary:
-            degradation = "uncompleted"
-        # The value that missing pixels had in training.
-        trained = Artifact(self.artifact.folder / "daclip").config["degradation"].get("uncompleted") or {}
-        fill = float(trained.get("fill", 1.0))
+        if holes is not None:
+            # Missing pixels get the value that they had in training.
+            trained = Artifact(self.artifact.folder / "daclip").config["degradation"].get("uncompleted") or {}
+            unpacked = [photo.filled(holes, float(trained.get("fill", 1.0))) for photo in unpacked]
+            if degradation is None and "uncompleted" in self.vocabulary:
+                degradation = "uncompleted"
         classes = None if degradation is None else parse_classes(degradation, self.vocabulary)
         notes = () if classes is None else tuple(unknown_classes(classes, self.vocabulary))
         done: list[Restoration] = []
@@ -229,8 +230,7 @@ class Restorer(Classifier):
         for part, chunk in enumerate(chunks):
             told = on_progress and _part(on_progress, part, len(chunks))
             started = time.perf_counter()
-            given = [unpacked[i] for i in chunk]
-            lq = given if holes is None else [photo.filled(holes, fill) for photo in given]
+            lq = [unpacked[i] for i in chunk]
             with torch.inference_mode(), memory_errors():
                 recognised = [self.recognise(photo) for photo in lq]
                 conditioning = Conditioning.stacked([self.decided(found) for found, _ in recognised])
