@@ -1,4 +1,4 @@
-"""Where the configuration lives, and how entry points run."""
+"""Composition and validation of the configuration, and the entry of the Hydra commands."""
 
 import difflib
 import os
@@ -163,7 +163,7 @@ def _groups(config_name: str | None) -> set[str]:
 
 
 def other_stage(config_name: str | None, recipe: str | None) -> str | None:
-    """What to say about a recipe of the other stage; None if it is of this one or of no known one."""
+    """The refusal of a recipe of the other stage; None if it is of this one or of no known one."""
     word = str(recipe).rsplit("_", 1)[-1]
     if word not in STAGES or not config_name or not config_name.startswith("train_") or config_name == f"train_{word}":
         return None

@@ -258,12 +258,7 @@ class Handlers:
             archive = Path(folder) / "restored.zip"
             _zip(outcomes, archive)
             button = gr.DownloadButton(value=str(archive), interactive=any(outcome.results for outcome in outcomes))
-            yield {
-                **ended,
-                parts.table: _table(outcomes),
-                parts.archive: button,
-                parts.batch_status: _message(text),
-            }
+            yield {**ended, parts.table: _table(outcomes), parts.archive: button, parts.batch_status: _message(text)}
 
     def begin_all(self, request: gr.Request) -> Update:
         """As `begin`, for the batch."""

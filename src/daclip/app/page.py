@@ -16,6 +16,10 @@ TITLE = "# Restore photos\nBlur, haze, rain, snow, noise, darkness, holes: drop 
 # Everything that uses the network for long goes through one queue, one request after the other.
 QUEUE: dict[str, Any] = {"concurrency_id": "restorer", "concurrency_limit": 1}
 
+# Options of events that are the page's own and no programs' business. Gradio would else name them after their
+# functions, and the programs' endpoints something_1.
+PRIVATE: dict[str, Any] = {"api_name": "page", "api_visibility": "private", "show_progress": "hidden"}
+
 # How long, in seconds, results stay on the server for download.
 KEPT = 3600
 
@@ -77,7 +81,7 @@ def build_page(service: Service, seed: int) -> gr.Blocks:
                 lambda single=single: (gr.Column(visible=single), gr.Column(visible=not single)),
                 None,
                 [one_result, many_results],
-                **_private(),
+                **PRIVATE,
             )
         page.unload(handlers.forget)
         _programs(handlers, service)
@@ -110,26 +114,20 @@ def _settings(service: Service, seed: int) -> list[gr.components.Component]:
     return [classes, strength, samples, sampler, steps, number]
 
 
-def _private() -> dict[str, Any]:
-    """Options of events that are the page's own and no programs' business."""
-    # Gradio would else name them after their functions, and the programs' endpoints something_1.
-    return {"api_name": "page", "api_visibility": "private", "show_progress": "hidden"}
-
-
 def _connect(
     handlers: Handlers, parts: Parts, photo: gr.File, photos: gr.File, settings: Sequence[gr.components.Component]
 ) -> None:
     one = [parts.restore, parts.stop, parts.status, parts.slider, parts.bars, parts.gallery, parts.files, parts.mask]
     several = [parts.restore_all, parts.stop_all, parts.batch_status, parts.table, parts.archive]
-    gr.on([photo.upload, photo.clear], handlers.look, photo, one, concurrency_limit=2, **_private())
-    parts.restore.click(handlers.begin, None, [parts.restore, parts.stop], queue=False, **_private()).then(
-        handlers.restore, [photo, parts.mask, *settings], one, **QUEUE, **_private()
+    gr.on([photo.upload, photo.clear], handlers.look, photo, one, concurrency_limit=2, **PRIVATE)
+    parts.restore.click(handlers.begin, None, [parts.restore, parts.stop], queue=False, **PRIVATE).then(
+        handlers.restore, [photo, parts.mask, *settings], one, **QUEUE, **PRIVATE
     )
-    parts.stop.click(handlers.stop, None, parts.status, queue=False, **_private())
-    parts.restore_all.click(
-        handlers.begin_all, None, [parts.restore_all, parts.stop_all], queue=False, **_private()
-    ).then(handlers.restore_all, [photos, *settings], several, **QUEUE, **_private())
-    parts.stop_all.click(handlers.stop, None, parts.batch_status, queue=False, **_private())
+    parts.stop.click(handlers.stop, None, parts.status, queue=False, **PRIVATE)
+    parts.restore_all.click(handlers.begin_all, None, [parts.restore_all, parts.stop_all], queue=False, **PRIVATE).then(
+        handlers.restore_all, [photos, *settings], several, **QUEUE, **PRIVATE
+    )
+    parts.stop_all.click(handlers.stop, None, parts.batch_status, queue=False, **PRIVATE)
 
 
 def _programs(handlers: Handlers, service: Service) -> None:

@@ -83,12 +83,12 @@ JOB = "job.yaml"  # the configuration that a job's folder belongs to
 
 
 def objective(metrics: Mapping[str, Any]) -> float:
-    """What a sweep maximises: stage 1's accuracy, stage 2's mean PSNR."""
+    """The score that a sweep maximises: stage 1's accuracy, stage 2's mean PSNR."""
     return float(metrics["degradation_accuracy"] if "degradation_accuracy" in metrics else metrics["mean"]["psnr"])
 
 
 def continue_job(cfg: DictConfig, run_folder: Path) -> tuple[DictConfig, dict[str, Any] | None]:
-    """What is left to do of a job whose folder may hold an earlier attempt.
+    """The remaining work of a job whose folder may hold an earlier attempt.
 
     An attempt counts only if its configuration was the same; otherwise the job starts anew. Returns the validated
     configuration, with `resume` set where a checkpoint is there, and the scores if the job is finished.

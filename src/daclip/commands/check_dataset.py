@@ -1,4 +1,4 @@
-"""What is wrong with photos, pairs or a built dataset."""
+"""A check of photos, pairs or a built dataset."""
 
 from argparse import Namespace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What an artifact holds."""
+"""The content of an artifact."""
 
 from argparse import Namespace
 from collections.abc import Mapping

@@ -138,7 +138,7 @@ def worked(
 
 
 def lines(outcome: "Outcome") -> Iterator[tuple[str, str | None]]:
-    """What is printed about a photo, each line with its style."""
+    """The printed lines about a photo, each with its style."""
     likely = [f"{class_name} ({share:.0%})" for class_name, share in list(outcome.probabilities.items())[:3]]
     if outcome.status == "failed":
         yield outcome.error or "failed", "red"

@@ -195,7 +195,7 @@ def _reference(cfg: DictConfig) -> tuple[str, str, int]:
 
 
 def verdict(cfg: DictConfig, scores: Sequence[Score], metrics: Mapping[str, PairMetric]) -> dict[str, Any]:
-    """Which few evaluations reach the reference within the margin, fewest first, and the best of the few."""
+    """The cheap samplers that reach the reference within the margin, fewest evaluations first, and the best of them."""
 
     def as_good(score: Score) -> bool:
         if score.psnr < reference.psnr - cfg.margin.psnr or score.ssim < reference.ssim * (1 - cfg.margin.ssim):

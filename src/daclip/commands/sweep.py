@@ -1,4 +1,4 @@
-"""What came out of a sweep (`-m`): its runs, best first, and means over seeds."""
+"""Results of a sweep (`-m`): its runs, best first, and means over seeds."""
 
 import statistics
 import sys

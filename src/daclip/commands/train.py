@@ -20,14 +20,7 @@ from daclip.arithmetic import trainer_precision
 from daclip.artifacts import Artifact, load_daclip, point_latest, save_artifact
 from daclip.clip.controller import DaClip
 from daclip.commands import sweep
-from daclip.commands.assembly import (
-    build_data,
-    build_restoration,
-    build_trainer,
-    continue_job,
-    objective,
-    resolved,
-)
+from daclip.commands.assembly import build_data, build_restoration, build_trainer, continue_job, objective, resolved
 from daclip.commands.options import make
 from daclip.config import run_entry, validated
 from daclip.data.datamodule import MixedDegradationData, fingerprint

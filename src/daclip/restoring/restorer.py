@@ -288,7 +288,7 @@ class Restorer(Classifier):
         return replace(conditioning, degradation=surer)
 
     def _pieces(self, photos: Sequence[Pixels], conditioning: Conditioning) -> Pieces:
-        """How photos of one size are cut."""
+        """The pieces into which photos of one size are cut."""
         height, width = photos[0].height, photos[0].width
         whole = -(-max(height, width) // 64) * 64
         if self.tile is None and height * width <= ALWAYS_WHOLE:
