@@ -50,10 +50,7 @@ class Parts:
 
 
 class Watched(Generic[T]):
-    """Runs a function in a thread; a context manager, on whose exit the work is told to stop.
-
-    The function gets an `on_progress` that raises `Stopped` once the work is no longer wanted. It holds the lock
-    `alone` while it runs, so that requests use the network one after the other.
+    """Runs a function in a thread under the lock `alone`; leaving the context makes its `on_progress` raise `Stopped`.
 
     >>> with Watched(lambda on_progress: 6 * 7, threading.Lock()) as work:
     ...     shares = list(work.shares())
@@ -283,10 +280,7 @@ class Handlers:
         seed: float = 0,
         mask: str | None = None,
     ) -> Iterator[tuple[list[str] | None, dict[str, Any]]]:
-        """Restore a photo: the written files (the restoration first), and a report as in `summary.jsonl`.
-
-        Until then there are no files, and the report is the finished share.
-        """
+        """Restore a photo: yields no files and the finished share until its files (restoration first) and report."""
         chosen = _settings(degradation, strength, samples, sampler, steps, seed)
         with tempfile.TemporaryDirectory(prefix="daclip-") as folder:
             try:

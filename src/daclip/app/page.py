@@ -16,8 +16,7 @@ TITLE = "# Restore photos\nBlur, haze, rain, snow, noise, darkness, holes: drop 
 # Everything that uses the network for long goes through one queue, one request after the other.
 QUEUE: dict[str, Any] = {"concurrency_id": "restorer", "concurrency_limit": 1}
 
-# Options of events that are the page's own and no programs' business. Gradio would else name them after their
-# functions, and the programs' endpoints something_1.
+# Options of the page's own events: Gradio would else publish them, and name the programs' endpoints something_1.
 PRIVATE: dict[str, Any] = {"api_name": "page", "api_visibility": "private", "show_progress": "hidden"}
 
 # How long, in seconds, results stay on the server for download.

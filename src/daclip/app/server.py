@@ -30,10 +30,7 @@ class NoOtherServers:
 
 
 def page_of(artifact: str | None, limits: Limits, queue: int = 32, seed: int = 0, **options: Any) -> Any:
-    """The page of a restorer as Gradio blocks with their queue, of which one request is worked on at a time.
-
-    The artifact is a folder or `owner/name` on the hub, by default `outputs/restorer/latest`; options as `Restorer`'s.
-    """
+    """Gradio page of a restorer (folder or hub name, default `outputs/restorer/latest`); `options` as `Restorer`'s."""
     try:
         from daclip.app.page import build_page
     except ModuleNotFoundError as error:

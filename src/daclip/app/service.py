@@ -103,10 +103,9 @@ class Service:
     def restore(
         self, photo: Path, settings: Settings, folder: Path, on_progress: Progress | None, mask: Path | None = None
     ) -> Outcome:
-        """Restore an uploaded photo into a folder, in which no file of its name may be yet.
+        """Restore an uploaded photo into a folder with no file of its name; fills what is white in the same-sized mask.
 
-        A photo that cannot be restored is an outcome with an error, as on the command line; settings that cannot be
-        used raise. White in the mask, a picture of the photo's size, is missing and is filled.
+        A photo that cannot be restored is an outcome with an error; unusable settings raise.
         """
         self.check(settings)
         sampler = None if settings.sampler == AS_TRAINED else settings.sampler

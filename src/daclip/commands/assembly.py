@@ -88,10 +88,9 @@ def objective(metrics: Mapping[str, Any]) -> float:
 
 
 def continue_job(cfg: DictConfig, run_folder: Path) -> tuple[DictConfig, dict[str, Any] | None]:
-    """The remaining work of a job whose folder may hold an earlier attempt.
+    """Configuration for the rest of a job (validated, `resume` set where a checkpoint exists), and scores if finished.
 
-    An attempt counts only if its configuration was the same; otherwise the job starts anew. Returns the validated
-    configuration, with `resume` set where a checkpoint is there, and the scores if the job is finished.
+    A job whose earlier attempt had another configuration starts anew.
     """
     text = yaml.safe_dump(resolved(cfg), sort_keys=True, allow_unicode=True)
     job = run_folder / JOB

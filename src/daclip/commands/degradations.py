@@ -36,15 +36,10 @@ class SheetConfig:
 def contact_sheet(
     photos: Sequence[Tensor], degradations: Mapping[str, Degradation], severities: Sequence[float], seed: int
 ) -> Image.Image:
-    """Draw one row a degradation; for each photo a clean column (labelled with the class) and one a severity.
+    """Draw a row per degradation; per photo, a clean column (labelled with the class) and one per severity in [0, 1].
 
-    A degradation that labels its samples itself has a second line of text with the label of each photo.
-
-    Args:
-        photos: Clean photos, float32 `[3, H, W]`, RGB in [0, 1]; sizes may differ.
-        degradations: Degradations by their classes.
-        severities: Strengths in [0, 1].
-        seed: Of the draws; a photo keeps its draw over the severities, so that only the strength changes.
+    Photos are `[3, H, W]` in [0, 1], of any sizes; each keeps its random draw over the severities. A degradation that
+    labels its samples itself gets a second line of text with each photo's label.
     """
     height, width = (max(photo.shape[axis] for photo in photos) for axis in (1, 2))
     columns = len(photos) * (1 + len(severities))

@@ -94,12 +94,7 @@ def _offer(extremes: Extremes, scorer: Scorer, photo: PhotoScore, images: dict[s
 def score(
     restorer: Restorer, pairs: ValidationPairs, batch_size: int, scorer: Scorer, extremes: Extremes
 ) -> tuple[dict[str, Any], Tensor]:
-    """Restore all pairs, `batch_size` at once, and hand scores and pictures to `scorer` and `extremes`.
-
-    Returns:
-        How well degradations were named and how long it took, as `metrics.json` holds it, and a picture
-        LQ | restored | HQ with one row a label: a class, or several.
-    """
+    """Restore all pairs into `scorer` and `extremes`; returns entries of `metrics.json` and rows LQ | restored | HQ."""
     confusion = ConfusionMatrix(sorted({*restorer.vocabulary, *pairs.classes}))
     recall = MeansByLabel("right")
     shown: dict[str, tuple[Tensor, ...]] = {}

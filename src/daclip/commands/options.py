@@ -16,13 +16,7 @@ from daclip.files import choices
 
 
 class Parser(argparse.ArgumentParser):
-    """Parser of one command: options may stand anywhere among the paths, and a mistake is one line.
-
-    Args:
-        name: The command, one of `COMMANDS`.
-        usage: Its arguments as the help shows them.
-        examples: Command lines for the end of the help.
-    """
+    """Parser of one of `COMMANDS`: options may stand among the paths, and a mistake is reported in one line."""
 
     def __init__(self, name: str, usage: str, examples: Sequence[str] = ()):
         super().__init__(

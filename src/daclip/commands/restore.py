@@ -78,11 +78,7 @@ def restorer_of(options: Namespace) -> "Restorer":
 
 
 def restore(options: Namespace) -> "list[Outcome]":
-    """Restore every photo, or only name what is wrong (`--dry-run`).
-
-    A photo that cannot be restored is reported, and the others are restored all the same. A photo whose result
-    is there already is left alone, so an interrupted run goes on where it stopped.
-    """
+    """Restore (`--dry-run`: only classify) the photos that have no result yet, or all with `--overwrite`."""
     from daclip.restoring.batch import Request, attempt, plan
 
     output, dry = Path(options.output), options.dry_run

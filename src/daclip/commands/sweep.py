@@ -21,11 +21,7 @@ SEED = "seed"
 
 
 class Sweep(Callback):
-    """Hydra callback that gives jobs stable folders and remembers where the sweep is.
-
-    A folder is called after the options that vary, so that a second start of a sweep finds the jobs of the first;
-    an option on the command line takes the place of the preset's.
-    """
+    """Hydra callback: names job folders after the options that vary; command-line options replace the preset's."""
 
     folder: ClassVar[Path | None] = None
 
@@ -49,12 +45,10 @@ def _overrides(job: Path) -> dict[str, str]:
 
 
 def summarise(folder: Path) -> dict[str, Any]:
-    """Finished runs below a sweep's folder.
+    """Finished runs below a sweep's folder: `runs` and, for runs that differ in the seed alone, `groups`; best first.
 
-    Returns:
-        `runs`, best first: the overrides that differ between the runs, `score` (stage 1: accuracy, stage 2: mean
-        PSNR), `seconds`, `folder`. `groups`, best first, where several runs differ in the seed alone: the other
-        overrides, `mean`, `deviation` (sample standard deviation) and `count`.
+    A run has its varying overrides, `score` (stage 1: accuracy, stage 2: mean PSNR), `seconds` and `folder`; a group
+    has its overrides, `mean`, `deviation` (sample standard deviation) and `count`.
     """
     jobs = sorted(path.parents[1] for path in folder.rglob("artifact/record.json"))
     found = {job: _overrides(job) for job in jobs}

@@ -141,11 +141,7 @@ def _trained_guide(cfg: DictConfig) -> Path:
 
 
 def train(cfg: DictConfig, run_folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Train one stage in a folder for logs, checkpoints, pictures and the artifact.
-
-    Returns:
-        Validation scores, and the objects: `trainer`, `module`, `data`, `artifact`.
-    """
+    """Train one stage in a folder; returns validation scores, and `trainer`, `module`, `data`, `artifact` by name."""
     started = time.monotonic()
     _check(cfg)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
