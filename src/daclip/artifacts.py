@@ -96,10 +96,8 @@ def _present_names(node: Any) -> Any:
 
 
 def _is_part(target: Any) -> bool:
-    """Whether a dotted name is that of a class or function defined in one of the packages.
-
-    `daclip.commands.train.subprocess.run` is not: the name begins with daclip, what it names does not.
-    """
+    """Whether a dotted name is that of a class or function defined in one of the packages, not of one that they import,
+    such as `daclip.commands.train.subprocess.run`."""
     module_name, _, name = str(target).rpartition(".")
     if not isinstance(target, str) or not target.startswith(PACKAGES) or not name.isidentifier():
         return False
@@ -117,11 +115,8 @@ def _is_part(target: Any) -> bool:
 
 
 def refuse_foreign_targets(node: Any, where: str) -> None:
-    """Check a section of an artifact's configuration, plain containers, before anything is made of it.
-
-    A `_target_` that is no part of this framework, or a reference that would read the environment or call a resolver,
-    is a `DaclipError` that names the file `where`.
-    """
+    """Refuse a section (plain containers) of an artifact's configuration, from the file `where`, that names foreign
+    code: a `_target_` outside this framework, or a reference that reads the environment or calls a resolver."""
     if isinstance(node, Mapping):
         for key, value in node.items():
             refuse_foreign_targets(key, where)
@@ -136,10 +131,7 @@ def refuse_foreign_targets(node: Any, where: str) -> None:
 
 
 class Artifact:
-    """An artifact folder on disk with `config.yaml` and `weights.safetensors`; anything else is a `DaclipError`.
-
-    `config` is the resolved configuration of the run that made it.
-    """
+    """An artifact folder with `config.yaml` (resolved, as `config`) and `weights.safetensors`; else a `DaclipError`."""
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
@@ -167,10 +159,7 @@ class Artifact:
             )
 
     def section(self, name: str) -> dict[str, Any]:
-        """A section of the configuration such as `process` or `stage.parameterization`.
-
-        It may only name parts of this framework: it is a stranger's data.
-        """
+        """A section of the configuration such as `stage.parameterization`; it may only name parts of this framework."""
         node: Any = self.config
         for key in name.split("."):
             node = node.get(key) if isinstance(node, dict) else None
@@ -221,17 +210,8 @@ def save_artifact(
     record: Mapping[str, Any],
     parts: Mapping[str, Path] | None = None,
 ) -> Path:
-    """Write an artifact folder; it appears under its name only when complete.
-
-    Args:
-        folder: The new folder; one that exists is replaced.
-        kind: `daclip` or `restorer`.
-        config: Resolved configuration.
-        weights: State dict.
-        metrics: Scores, written as `metrics.json`.
-        record: Provenance: versions, commit, hardware, seed, timings.
-        parts: Folders copied into it, by name.
-    """
+    """Write an artifact folder; it appears under its name, and replaces one that exists, only when complete. `kind` is
+    `daclip` or `restorer`, `config` resolved, `record` the provenance; `parts` are folders copied into it, by name."""
     folder = Path(folder)
     advice = ", then go on with resume=last"
     document = yaml.safe_dump({"kind": kind, **config}, sort_keys=False, allow_unicode=True)

@@ -44,11 +44,7 @@ def _hydra() -> Iterator[None]:
 
 
 def composed(config_name: str | None, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """A primary with its groups (None: groups alone, as in `+sampler=ddim`), resolved to plain containers.
-
-    Raises:
-        DaclipError: An override that does not fit.
-    """
+    """A primary with its groups (None: groups alone, as in `+sampler=ddim`), resolved to plain containers."""
     try:
         with _hydra():
             plain = OmegaConf.to_container(hydra.compose(config_name, _mended(config_name, overrides)), resolve=True)
@@ -59,11 +55,7 @@ def composed(config_name: str | None, overrides: Sequence[str] = ()) -> dict[str
 
 
 def validated(cfg: DictConfig, schema: type) -> DictConfig:
-    """The composed configuration, checked against the schema's top level and read-only.
-
-    Raises:
-        DaclipError: A top-level key that the schema lacks, or a value of the wrong type.
-    """
+    """The composed configuration, checked against the schema's top level (keys and types) and read-only."""
     try:
         merged = OmegaConf.merge(OmegaConf.structured(schema), cfg)
     except OmegaConfBaseException as error:
@@ -76,14 +68,8 @@ def validated(cfg: DictConfig, schema: type) -> DictConfig:
 
 
 def run_config(config_name: str, schema: type, run_folder: str | Path, overrides: Sequence[str]) -> DictConfig:
-    """The configuration that an entry point would get, for scripts that train inside their own process.
-
-    Args:
-        config_name: A primary, such as `train_daclip`.
-        schema: Its top level.
-        run_folder: What `${hydra:runtime.output_dir}` stands for.
-        overrides: As on the command line.
-    """
+    """The configuration that an entry point would get, for scripts that train inside their own process. `schema` is the
+    primary's top level; `run_folder` is what `${hydra:runtime.output_dir}` stands for."""
     with hydra.initialize_config_dir(config_dir(), version_base="1.3"):
         cfg = hydra.compose(
             config_name,
@@ -97,9 +83,7 @@ def run_config(config_name: str, schema: type, run_folder: str | Path, overrides
 
 
 def _mended(config_name: str | None, overrides: Sequence[str]) -> list[str]:
-    """Overrides as Hydra takes them: `~group` for `group=null`, `group=name` for `+group=name` where a default is.
-
-    Of several for such a group the last counts.
+    """Overrides as Hydra takes them: `~group` for `group=null`, `group=name` for `+group=name` where it has a default.
 
     >>> _mended("train_daclip", ["experiment=smoke_daclip", "experiment=null", "resume=null", "+debug=limit"])
     ['~experiment', 'resume=null', 'debug=limit']
@@ -210,11 +194,7 @@ def user_error(error: BaseException) -> DaclipError | None:
 
 
 def run_entry(task: Callable[[DictConfig], Any], config_name: str) -> None:
-    """Compose a primary from the command line and run a task on it.
-
-    A user's mistake ends with one line on standard error and exit status 1; anything else is a bug and
-    keeps its traceback.
-    """
+    """Compose a primary from the command line and run a task on it; a user's mistake is one line and exit status 1."""
     # Hydra then raises instead of printing several lines and leaving by itself.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     sys.argv[1:] = _arranged(config_name, sys.argv[1:])
@@ -233,8 +213,7 @@ def run_entry(task: Callable[[DictConfig], Any], config_name: str) -> None:
                     sys.stderr.write(f"{mistake}\n")
                 raise SystemExit(mistake.exit_status) from None
             if HydraConfig.get().mode == RunMode.MULTIRUN:
-                # Launchers carry an exception home and let the other jobs finish; a worker that exits is a crash to
-                # them, which ray answers with three more attempts.
+                # Launchers carry an exception home; a worker that exits is a crash, which ray retries three times.
                 sys.stderr.write(f"{HydraConfig.get().job.override_dirname}: {mistake}\n")
                 raise mistake from None
             raise SystemExit(f"error: {mistake}") from None

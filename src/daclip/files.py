@@ -30,10 +30,7 @@ def cannot_be_written(path: Path, error: BaseException, advice: str = "") -> Dac
 
 
 class WatchedFile:
-    """A binary file being written that remembers the first error of the operating system.
-
-    torch.save reports a full disk as a RuntimeError about its own archive.
-    """
+    """A binary file being written that keeps the first OS error; torch.save turns a full disk into a RuntimeError."""
 
     def __init__(self, file: Any):
         self.file = file
@@ -75,12 +72,9 @@ def _sync_folder(folder: Path) -> None:
 
 @contextmanager
 def atomic_file(path: str | Path, advice: str = "") -> Iterator[WatchedFile]:
-    """A file under a temporary name that takes its place when the block ends without an error.
-
-    Content reaches the disk before the name does, so a reader finds the old file or the whole new one, after a
-    power failure too. An error leaves nothing behind; `advice`, such as ", then go on with resume=last", is added
-    to the message if the file cannot be written. The folder is made if missing.
-    """
+    """A file under a temporary name that takes its place when the block ends without an error. Content reaches the disk
+    before the name: readers find the old or the whole new file, even after a power failure. An error leaves nothing
+    behind; `advice`, such as ", then go on with resume=last", is added to its message. Makes the folder."""
     path = Path(path)
     temporary = _temporary(path)
     watched: WatchedFile | None = None

@@ -168,13 +168,8 @@ class PhotoFile:
 
 
 def read_photo(path: str | Path) -> PhotoFile:
-    """Read a photo in its own depth, with its EXIF block and colour profile.
-
-    Palettes become RGB; CMYK becomes sRGB through its profile; of several frames the first is taken.
-
-    Raises:
-        DaclipError: The file is missing, damaged, no image, or too large to open safely.
-    """
+    """Read a photo in its own depth, with its EXIF block and colour profile. Palettes become RGB; CMYK becomes sRGB
+    through its profile; of several frames the first is taken."""
     path, notes = Path(path), []
     with _opened(path, path) as image:
         frames = getattr(image, "n_frames", 1)
@@ -319,14 +314,7 @@ def _writable(suffix: str) -> bool:
 
 
 def write_photo(photo: PhotoFile, path: str | Path) -> tuple[str, ...]:
-    """Write a photo atomically with its EXIF block and colour profile; the path's suffix decides the format.
-
-    Returns:
-        What the format cannot hold and was left out.
-
-    Raises:
-        DaclipError: The format cannot hold the photo, or the file cannot be written.
-    """
+    """Write a photo atomically, with EXIF block and profile, by its suffix; returns what the format cannot hold."""
     path, notes = Path(path), []
     if not _writable(path.suffix):
         raise DaclipError(f"{path}: '{path.suffix}' is no image format that can be written; use .png or .jpg")

@@ -93,10 +93,7 @@ class Pixels:
         return Pixels(convert(self.colour), None if self.alpha is None else convert(self.alpha), self.gray)
 
     def to_pil(self) -> Image.Image:
-        """A Pillow image: L, LA, RGB or RGBA for 8 bits, I;16 or F for deep gray.
-
-        Deep colour, for which Pillow has no mode, becomes 8-bit.
-        """
+        """A Pillow image: L, LA, RGB or RGBA for 8 bits, I;16 or F for deep gray; deep colour becomes 8-bit."""
         if self.colour.dtype != np.uint8:
             if self.gray and self.alpha is None:
                 return Image.fromarray(np.ascontiguousarray(self.colour[..., 0]))
@@ -126,21 +123,12 @@ Pack = Callable[[Pixels], Any]
 
 
 def unpack(photos: Any) -> tuple[list[Pixels], list[Pack], bool]:
-    """The pixels of photos as a user hands them over.
+    """The photos' pixels, for each a function that turns pixels back into the kind given, and whether it was one.
 
-    Args:
-        photos: One photo or several: a Pillow image; a numpy array `[H, W]`, `[H, W, C]` or `[B, H, W, C]`; a
-            tensor `[C, H, W]` or `[B, C, H, W]`; `Pixels`; or a sequence of single ones. C is 1 (gray), 3 or 4
-            (with alpha). Arrays and tensors are uint8, uint16, or float in [0, 1]. A Pillow image is turned upright
-            if its EXIF block says so, and keeps block and colour profile in its `info`.
-
-    Returns:
-        The photos' pixels, for each a function that turns pixels back into the kind that was given, and whether a
-        single photo was given.
-
-    Raises:
-        DaclipError: Another shape, type or range.
-    """
+    Photos are a Pillow image; a numpy array `[H, W]`, `[H, W, C]` or `[B, H, W, C]`; a tensor `[C, H, W]` or
+    `[B, C, H, W]`; `Pixels`; or a sequence of single ones. C is 1 (gray), 3 or 4 (with alpha). Arrays and tensors are
+    uint8, uint16, or float in [0, 1]. A Pillow image is turned upright by its EXIF block, and keeps block and colour
+    profile in its `info`."""
     if isinstance(photos, (list, tuple)):
         if not photos:
             raise DaclipError("there is no photo in the list; give at least one")

@@ -16,11 +16,8 @@ def generator_for(*key: int) -> torch.Generator:
 
 
 class NoiseField:
-    """Unit normal noise over a photo, a new field each draw, of which any window can be drawn by itself.
-
-    A field is made of cells of 256² pixels, each with its own generator: whichever way a photo is cut into
-    pieces, a pixel always gets the same noise. The key is such as (seed, number of the photo).
-    """
+    """Unit normal noise over a photo, a new field each draw, of which any window can be drawn by itself. Each cell of
+    256² pixels has its generator: a pixel's noise is the same however a photo is cut. Key: (seed, photo number)."""
 
     def __init__(self, key: Sequence[int], height: int, width: int):
         self.key = tuple(key)

@@ -9,15 +9,8 @@ from torch import Tensor
 
 @dataclass
 class RestorationBatch:
-    """Degraded photos with their clean versions and texts.
-
-    Attributes:
-        lq: Degraded photos, float32 `[B, 3, H, W]`, RGB in [0, 1].
-        hq: Clean photos, same shape and range.
-        caption: Text about the content of each photo; empty where no caption is known.
-        degradation: Class of each sample's degradation, such as `"rainy"`.
-        name: The photo that each sample comes from.
-    """
+    """Degraded photos `lq` and clean `hq`, float32 `[B, 3, H, W]`, RGB in [0, 1], with texts for each. `caption` is
+    empty where none is known, `degradation` a class such as `"rainy"`, `name` the photo a sample comes from."""
 
     lq: Tensor
     hq: Tensor
@@ -32,15 +25,9 @@ class RestorationBatch:
 
 @dataclass
 class Conditioning:
-    """DA-CLIP's embeddings of degraded photos (not normalised); None leaves a part out.
-
-    An embedding of zeros means "not known": networks learn it by conditioning drop-out.
-
-    Attributes:
-        content: Embedding that the clean photo would have, `[B, D]`.
-        degradation: Embedding of the degradation, `[B, D]`.
-        patches: The same tower's patch tokens in the space of the content embedding, `[B, N, D]`.
-    """
+    """DA-CLIP's embeddings of degraded photos (not normalised); None leaves a part out, zeros mean "not known".
+    `content` `[B, D]` is what the clean photo would have, `degradation` `[B, D]` that of the degradation, `patches`
+    `[B, N, D]` the content tower's patch tokens in the same space. Networks learn zeros by conditioning drop-out."""
 
     content: Tensor | None = None
     degradation: Tensor | None = None

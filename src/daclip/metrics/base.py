@@ -34,10 +34,7 @@ class PairMetric(Metric):
 
     @abstractmethod
     def score(self, images: Tensor, reference: Tensor) -> Tensor:
-        """Scores `[B]` of photos and references `[B, C, H, W]` in [0, 1], as the protocol prepared them.
-
-        May raise `MetricUnavailableError`: weights cannot be had, or the photos are too small.
-        """
+        """Scores `[B]` of `[B, C, H, W]` in [0, 1]; `MetricUnavailableError` without weights or for small photos."""
 
     def update(self, images: Tensor, reference: Tensor) -> None:
         """Score a batch and keep the scores."""

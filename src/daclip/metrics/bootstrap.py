@@ -19,13 +19,9 @@ class Bootstrap:
 def bootstrap(
     units: Sequence[str], classes: Sequence[str], values: Tensor, draws: int, generator: torch.Generator
 ) -> Bootstrap:
-    """Redraw photos with replacement and average again.
-
-    Row n of the `values` `[N, K]` belongs to photo `units[n]` and label `classes[n]`. A photo is drawn with all of its
-    rows, since crops of one photo and the same crop under several classes are not independent (cluster bootstrap;
-    Davison and Hinkley 1997, §3.8). Photos with different classes, as in sets of real pairs, are drawn within those of
-    the same classes, so that no class is ever left empty.
-    """
+    """Redraw photos with replacement and average again (cluster bootstrap; Davison and Hinkley 1997, §3.8). Row n of
+    the `values` `[N, K]` belongs to photo `units[n]` and label `classes[n]`. A photo is drawn with all of its rows,
+    which are not independent, and among photos of the same classes, so that none is left empty."""
     names, labels = sorted(set(units)), list(dict.fromkeys(classes))
     place = {name: index for index, name in enumerate(names)}
     unit = torch.tensor([place[name] for name in units])
@@ -57,11 +53,8 @@ def interval(means: Tensor, confidence: float) -> tuple[float, float] | None:
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean difference of two runs on the same photos, second minus first, with its interval.
-
-    `p` is the two-sided bootstrap p-value: how often a redrawn difference falls on the other side of zero; never below
-    2^(1 − photos), the least that a test of their signs can reach.
-    """
+    """Mean difference of two runs on the same photos, second minus first, with its interval. `p` is the two-sided
+    bootstrap p-value, at least 2^(1 − photos), the least that a sign test can reach."""
 
     mean: float
     low: float

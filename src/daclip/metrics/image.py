@@ -23,10 +23,8 @@ def quantise(images: Tensor) -> Tensor:
 
 
 def luma(images: Tensor) -> Tensor:
-    """Y of YCbCr as ITU-R BT.601 defines it for 8-bit video, Y = 16 + 65.481 R + 128.553 G + 24.966 B.
-
-    RGB `[B, 3, H, W]` in [0, 1] gives Y / 255, not rounded, `[B, 1, H, W]`; between 16/255 and 235/255.
-    """
+    """Y / 255 of ITU-R BT.601, Y = 16 + 65.481 R + 128.553 G + 24.966 B, not rounded: RGB `[B, 3, H, W]` in [0, 1]
+    gives `[B, 1, H, W]` in [16/255, 235/255]."""
     weights = torch.tensor([65.481, 128.553, 24.966], dtype=torch.float64, device=images.device)
     return (torch.einsum("bchw,c->bhw", images.double(), weights)[:, None].add(16) / 255).float()
 
@@ -38,10 +36,8 @@ def psnr(images: Tensor, reference: Tensor) -> Tensor:
 
 
 def ssim(images: Tensor, reference: Tensor) -> Tensor:
-    """Structural similarity `[B]` (Wang et al. 2004) of images `[B, C, H, W]` in [0, 1], sides of at least 11.
-
-    Gaussian window 11×11, σ 1.5; averaged over channels and the region where the window fits.
-    """
+    """Structural similarity `[B]` (Wang et al. 2004) of images `[B, C, H, W]` in [0, 1], sides of at least 11. Gaussian
+    window 11×11, σ 1.5; averaged over channels and the region where the window fits."""
     _, per_pixel = structural_similarity_index_measure(
         images.float(), reference.float(), data_range=1.0, sigma=1.5, reduction="none", return_full_image=True
     )
@@ -102,10 +98,8 @@ class Protocol:
             )
 
     def prepare(self, images: Tensor, rgb: bool = False) -> Tensor:
-        """Photos `[B, 3, H, W]` as they are compared: float32 `[B, 3 or 1, H − 2·border, W − 2·border]` in [0, 1].
-
-        Values outside [0, 1] are clipped. With `rgb` they stay in RGB whatever the protocol's colour space.
-        """
+        """Photos `[B, 3, H, W]`, clipped, as compared: float32 `[B, 3 or 1, H − 2·border, W − 2·border]` in [0, 1].
+        With `rgb` they stay in RGB whatever the protocol's colour space."""
         height, width = images.shape[-2:]
         if min(height, width) <= 2 * self.border:
             raise DaclipError(f"a photo of {width}×{height} pixels has nothing inside a border of {self.border}")

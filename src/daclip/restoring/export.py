@@ -30,10 +30,8 @@ class NetworkStep(nn.Module):
         self.denoiser = denoiser
 
     def forward(self, x_t: Tensor, lq: Tensor, t: Tensor, content: Tensor, degradation: Tensor) -> Tensor:
-        """x̂_0, not clamped, from the state and the photo in [0, 1], all float32 `[B, 3, H, W]`.
-
-        `t` holds grid indices 1..T, long `[B]`; the embeddings are `[B, D]`.
-        """
+        """x̂_0, not clamped, from the state and the photo in [0, 1], all float32 `[B, 3, H, W]`; `t` holds grid indices
+        1..T, long `[B]`; the embeddings are `[B, D]`."""
         x0: Tensor = self.denoiser(x_t, lq, t, Conditioning(content, degradation)).x0
         return x0
 
@@ -131,15 +129,9 @@ def _graph(
 def write_export(
     graphs: Sequence[Graph], restorer: Restorer, kind: str, folder: Path, tolerance: float
 ) -> dict[str, float]:
-    """Write the graphs of a restorer and `export.json`; the folder appears when everything has been compared.
-
-    Args:
-        graphs: The graphs.
-        restorer: Their restorer.
-        kind: One of `FORMATS`.
-        folder: The new folder; one that exists is replaced.
-        tolerance: Largest absolute difference allowed between a graph and its network; all are returned by file name.
-    """
+    """Write a restorer's graphs and `export.json`; a folder that exists is replaced once everything has been compared.
+    `kind` is one of `FORMATS`; a graph may differ from its network by at most `tolerance` (absolute). Returns the
+    differences by file name."""
     suffix, write, run = FORMATS[kind]
     differences = {}
     with atomic_folder(folder) as temporary:

@@ -118,12 +118,9 @@ def choose_pieces(
     batch_size: int,
     tile: int | None,
 ) -> Pieces:
-    """The largest pieces that keep within the budget; the whole photo if it fits.
-
-    Block and tile do not depend on `batch_size`, so that the result does not: a batch that does not fit is made
-    smaller instead. `photo_bytes` counts the photo and its result, `network` is the cost of one call, `sampling`
-    that of the sampler's own images; `max_memory` is GiB of the whole process, on a GPU of the GPU's memory.
-    """
+    """The largest pieces that keep within the budget; the whole photo if it fits. Block and tile, and so the result, do
+    not depend on `batch_size`, which is lowered to fit. `photo_bytes` counts photo and result, `network` one call,
+    `sampling` the sampler's images; `max_memory` is GiB of the whole process, on a GPU of its memory."""
     left = max_memory * GIB - RUNTIME - weight_bytes - photo_bytes
     whole = -(-max(height, width) // GRID) * GRID
     if tile is None:

@@ -95,24 +95,12 @@ ALWAYS_WHOLE = 256**2
 class Restorer(Classifier):
     """Restores degraded photos with a stage-2 artifact.
 
-    A photo's result depends on the photo, the settings, the seed and its number: not on the photos beside it,
-    nor on `batch_size` (on a GPU up to rounding). Photos that do not fit into `max_memory` are restored in
-    overlapping pieces on the same noise and under the same conditioning.
-
-    Args:
-        artifact: The artifact folder; it holds both stages' weights.
-        sampler: Another sampler than the one the artifact was trained with.
-        device: `auto`, `cpu` or `cuda`.
-        precision: `auto`, `bf16` or `fp32`.
-        seed: Photo number i draws its noise from (seed, i).
-        max_memory: GiB of the whole process, on a GPU of the GPU's memory; larger photos are cut into pieces.
-        tile: Largest side of what the network sees at once, a multiple of 64; None takes it from `max_memory`.
-        overlap: Pixels that pieces share at least, a multiple of 64.
-        batch_size: Pieces in one call of the network on a GPU; None takes 8. A CPU takes them one by one.
-
-    Raises:
-        DaclipError: The folder is no stage-2 artifact, the device is not there, or a setting is out of range.
-    """
+    A result depends on the photo, the settings, the seed and the photo's number (noise is drawn from both), not on the
+    photos beside it nor on `batch_size` (on a GPU up to rounding). `device` is `auto`, `cpu` or `cuda`, `precision`
+    `auto`, `bf16` or `fp32`. `max_memory` is GiB of the whole process, on a GPU of the GPU's memory; larger photos are
+    restored in overlapping pieces on the same noise and under the same conditioning. `tile` is the largest side of what
+    the network sees at once (None: by `max_memory`), `overlap` what pieces share at least, both in pixels, multiples of
+    64. `batch_size` is the pieces in one call of the network on a GPU (None: 8); a CPU takes them one by one."""
 
     def __init__(
         self,
@@ -137,8 +125,7 @@ class Restorer(Classifier):
             raise DaclipError(f"a tile must be a multiple of 64 and larger than the overlap of {overlap}, got {tile}")
         super().__init__(artifact, device, precision)
         self.seed, self.max_memory, self.tile, self.overlap = seed, max_memory, tile, overlap
-        # On a CPU one piece keeps all cores busy, and kernels round differently for several: results then differ in
-        # the last bits, which bfloat16 makes visible.
+        # On a CPU one piece keeps all cores busy, and several round differently, which bfloat16 makes visible.
         self.batch_size: int = 1 if self.device.type == "cpu" else wanted
         self.denoiser = load_denoiser(self.artifact, self.daclip.embed_dim).to(self.device)
         self.sampler: Sampler = sampler or self.artifact.build("sampler")
@@ -155,15 +142,9 @@ class Restorer(Classifier):
         revision: str | None = None,
         **options: Any,
     ) -> "Restorer":
-        """A restorer from an artifact folder, or from `owner/name` on the Hugging Face hub.
-
-        Args:
-            source: The folder or name.
-            sampler: A sampler, or the name of one of `conf/sampler/`; None takes the artifact's own.
-            steps: Steps of the artifact's or the named sampler; None takes its own number.
-            revision: Branch, tag or commit of a hub model.
-            options: As for `Restorer`.
-        """
+        """A restorer from an artifact folder, or from `owner/name` on the Hugging Face hub at a `revision`. `sampler`
+        is one, or the name of one of `conf/sampler/`; it and `steps` default to the artifact's; `options`:
+        `Restorer`'s."""
         folder = Path(source) if Path(source).is_dir() else from_hub(str(source), revision)
         return cls(folder, _sampler(Artifact(folder), sampler, steps), **options)
 
@@ -188,27 +169,15 @@ class Restorer(Classifier):
         mask: Any = None,
         on_progress: Progress | None = None,
     ) -> Any:
-        """Restore one photo or several.
+        """Restore one photo or several: a `Restoration` for a single photo, else `Restored`, a sequence of them.
 
-        Args:
-            photos: The path of a photo; a Pillow image; an array `[H, W]`, `[H, W, C]` or `[B, H, W, C]`; a tensor
-                `[C, H, W]` or `[B, C, H, W]`; or a list of single ones. uint8, uint16, or float in [0, 1]; C is 1, 3
-                or 4.
-            numbers: Number of each photo's draw of noise; by default its place.
-            degradation: The degradation to repair in place of the recognised one: a class, any text, or several with
-                weights as a mapping or as `rainy:0.7,hazy:0.3`.
-            strength: Share of the change that is made, from 0 to 1.
-            samples: Restorations of each photo; more than one also give the uncertainty.
-            mask: For a single photo: true where it is missing, `[H, W]`. The missing part is restored as
-                `uncompleted` unless `degradation` says otherwise, the rest stays as it is.
-            on_progress: Called with the finished share; may raise `Stopped` to end the work.
-
-        Returns:
-            A `Restoration` for a single photo, else `Restored`, a sequence of them.
-
-        Raises:
-            DaclipError: A photo or a setting that cannot be used, or too little memory.
-        """
+        A photo is a path, a Pillow image, an array `[H, W]`, `[H, W, C]` or `[B, H, W, C]`, or a tensor `[C, H, W]` or
+        `[B, C, H, W]` (uint8, uint16, or float in [0, 1]; C is 1, 3 or 4); several are also a list. `numbers` choose
+        each photo's draw of noise; by default its place. `degradation` replaces the recognised one: a class, any text,
+        or several with weights as a mapping or as `rainy:0.7,hazy:0.3`. `strength` in [0, 1] is the share of the change
+        that is made; several `samples` also give the uncertainty. `mask` `[H, W]` is true where a single photo is
+        missing: only that part is restored, as `uncompleted` unless `degradation` says otherwise. `on_progress` gets
+        the finished share and may raise `Stopped` to end the work."""
         unpacked, packs, single = unpack(read_paths(photos))
         numbers = list(range(len(unpacked))) if numbers is None else list(numbers)
         if len(numbers) != len(unpacked):

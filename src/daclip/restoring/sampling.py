@@ -38,15 +38,9 @@ def sample_photos(
     precision: str,
     on_progress: Progress | None = None,
 ) -> Tensor:
-    """Restore photos of one size.
-
-    Within a block the estimates of its tiles are blended at each step (`TiledDenoiser`). Only a photo whose sampler
-    states would not fit into memory gets several blocks. Their results are blended at the end: they share the noise of
-    the photo and its conditioning, and so agree where they overlap.
-
-    Returns:
-        Restored photos, float32 `[B, 3, H, W]` in [0, 1], on the CPU.
-    """
+    """Restore photos of one size: float32 `[B, 3, H, W]` in [0, 1], on the CPU. Within a block the estimates of its
+    tiles are blended at each step (`TiledDenoiser`). Only a photo whose sampler states exceed memory gets several
+    blocks; they share its noise and conditioning, and so agree where they are blended at the end."""
     device = next(denoiser.parameters()).device
     height, width = photos[0].height, photos[0].width
     blocks = cover(height, width, pieces.block, overlap)
@@ -101,10 +95,7 @@ class _Still(Denoiser):
 def measured_costs(
     sampler: Sampler, denoiser: Denoiser, conditioning: Conditioning, precision: str
 ) -> tuple[Cost, Cost]:
-    """Memory of one call of the network for one tile, and of the sampler's images around it.
-
-    The embeddings, `[1, D]`, may be those of any photo.
-    """
+    """Memory of one call of the network for one tile, and of the sampler's images around it; embeddings `[1, D]`."""
     device = next(denoiser.parameters()).device
 
     def images(side: int) -> Tensor:

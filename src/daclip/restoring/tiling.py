@@ -52,11 +52,9 @@ class Tile:
 
 
 def spans(length: int, size: int, overlap: int) -> list[Span]:
-    """Cut an axis into pieces of at most `size` pixels that overlap by at least `overlap`.
-
-    Starts are multiples of 64 and as evenly spaced as that allows. Each piece fades in and out with a raised cosine
-    over the stretch it shares with a neighbour. The outer eighth of that stretch gets no weight: there a network sees
-    the rim of its piece and not the photo. `size` and `overlap` are multiples of 64; a short axis is one piece.
+    """Cut an axis into pieces of at most `size` pixels that overlap by at least `overlap`, both multiples of 64. Starts
+    are multiples of 64, as evenly spaced as that allows. Pieces fade in and out with a raised cosine over what they
+    share, but for its outer eighth, which gets no weight: there a network sees the rim of its piece and not the photo.
 
     >>> [(piece.start, piece.stop) for piece in spans(1000, 512, 64)]
     [(0, 512), (256, 768), (512, 1000)]
@@ -127,10 +125,8 @@ def has_pools(network: nn.Module) -> bool:
 def pooling(
     network: nn.Module, given: Pooled | None = None, gathered: list[list[Tensor]] | None = None
 ) -> Iterator[None]:
-    """While in the context, a network's pools put out the means that are given, if any.
-
-    `gathered` gets the means that they find: one list a pool with float32 `[B, C, 1, 1]` for each call.
-    """
+    """While in the context, a network's pools put out the means that are given, if any. `gathered` gets the means that
+    they find: one list a pool with float32 `[B, C, 1, 1]` for each call."""
     pools = [module for module in network.modules() if isinstance(module, GlobalPool)]
     if gathered is not None:
         gathered.extend([] for _ in pools)
@@ -154,18 +150,11 @@ def pooling(
 class ScoutDenoiser(Denoiser):
     """A denoiser that finds the means over a photo that a network needs, from some windows of the photo.
 
-    A network that was trained on means over its whole input sees other means in every tile, and two tiles of one
-    hazy photo come out differently bright. Windows spread over the photo are therefore sampled first, as one
-    batch with common means, and the means of each call are recorded for the tiles. A pool's mean depends on the
-    pools before it, so the first pass takes each window's own means and the next the averages found: a fixed
-    point iteration that starts close. `record` holds the means of each call.
-
-    Args:
-        denoiser: The denoiser of a window; shared, not copied.
-        batch_size: Windows in one call of the network.
-        weights: Share of the photo that each window stands for, up to a factor.
-        on_call: Called after each call of the network.
-    """
+    A network that was trained on means over its whole input sees other means in every tile, and two tiles of one hazy
+    photo come out differently bright. So windows are sampled first, as one batch with common means; `record` holds the
+    means of each call, for the tiles. A pool's mean depends on the pools before it: the first pass takes each window's
+    own means, the next the averages found (a fixed point iteration). `weights` are the windows' shares of the photo, up
+    to a factor; `batch_size` windows go into one call of the network, and `on_call` follows each."""
 
     passes = 2
 
@@ -241,18 +230,11 @@ def _line(length: int, side: int, count: int) -> list[tuple[int, int, float]]:
 class TiledDenoiser(Denoiser):
     """A denoiser that looks at an image tile by tile and blends the estimates x̂_0.
 
-    Blending happens at each step of the sampler, which goes on with one state for the whole image, so neighbours
-    cannot drift apart and there are no seams. (Tiles that are sampled to the end by themselves may settle on
-    different detail, and their blend is a double exposure.) The conditioning is that of the whole photo.
-
-    Args:
-        denoiser: The denoiser of a tile; shared, not copied.
-        tile: Largest side of a tile, a multiple of 64.
-        overlap: Pixels that neighbours share at least, a multiple of 64.
-        batch_size: Tiles in one call of the network.
-        pooled: Means over the photo for the network's pools, call by call; None leaves each tile its own.
-        on_call: Called after each call of the network.
-    """
+    Blending at each step of the sampler, whose one state covers the whole image, leaves no seams. (Tiles sampled to the
+    end by themselves may settle on different detail, and their blend is a double exposure.) `tile` is the largest side,
+    `overlap` what neighbours share at least, in pixels, multiples of 64; `batch_size` tiles go into one call of the
+    network, and `on_call` follows each. `pooled` holds means over the photo for the network's pools, call by call; None
+    leaves each tile its own."""
 
     def __init__(
         self,

@@ -34,10 +34,7 @@ def sample_grid(lq: Tensor, restored: Tensor, hq: Tensor) -> Tensor:
 
 
 class SampleGrid(Callback):
-    """A picture LQ | restored | HQ of the first validation batch's first `rows` samples, to disk and to wandb.
-
-    `folder` gets `step_NNNNNN.png` after each validation pass.
-    """
+    """Saves LQ | restored | HQ of the first `rows` validation samples to `step_NNNNNN.png` in `folder` and to wandb."""
 
     def __init__(self, folder: str, rows: int):
         self.folder = Path(folder)
@@ -76,12 +73,8 @@ def peak_memory() -> float:
 
 
 class SystemMonitor(Callback):
-    """Throughput and memory of training, logged as `system/…`.
-
-    `system/images_per_second` counts all devices; `system/step_seconds` is the time from one step's end to the next,
-    loading included; both are means over the last `steps` steps. `system/memory_gib` is the peak so far, of the
-    device's memory on a GPU, else of the process's.
-    """
+    """Logs `system/images_per_second` (all devices), `system/step_seconds` (loading included) and `system/memory_gib`.
+    The first two are means over `steps` steps; memory is the peak so far, on a GPU the GPU's, else the process's."""
 
     def __init__(self, steps: int):
         self._seconds: deque[float] = deque(maxlen=steps)
@@ -114,12 +107,9 @@ class SystemMonitor(Callback):
 
 
 class NonFiniteSteps(Callback):
-    """Counts the optimiser steps that `StageModule` skipped and names the batches behind them.
-
-    All ranks skip the same steps: a loss that is not finite makes every gradient NaN, and gradients are averaged over
-    ranks. `most_in_a_row` skipped steps in a row end the run; gradient scaling (float16) skips up to 17 at the
-    beginning.
-    """
+    """Counts the optimiser steps that `StageModule` skipped and names the batches behind them. All ranks skip alike: a
+    loss that is not finite makes every averaged gradient NaN. `most_in_a_row` skipped steps in a row end the run;
+    gradient scaling (float16) skips up to 17 at the beginning."""
 
     def __init__(self, most_in_a_row: int):
         if most_in_a_row < 1:
@@ -197,14 +187,8 @@ def warmed_up_decay(call: int, decay: float, start: int, power: float) -> float:
 
 
 class WarmedUpEMA(WeightAveraging):
-    """Exponential moving average of the weights whose decay rises, as `ema_pytorch` computes it.
-
-    Args:
-        decay: Largest decay.
-        every: Training steps from one update to the next; the decay counts updates, not steps.
-        start: Up to this step an update is a copy.
-        power: Speed at which the decay rises.
-    """
+    """Exponential moving average of the weights whose decay rises up to `decay`, as `ema_pytorch` computes it. It is
+    updated every `every` steps (a copy up to step `start`) and rises with `power` by updates, not steps."""
 
     def __init__(self, decay: float, every: int, start: int, power: float) -> None:
         super().__init__(use_buffers=False, avg_fn=self._average)

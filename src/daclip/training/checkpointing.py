@@ -35,11 +35,8 @@ PARTS = ("state_dict", "loops", "optimizer_states", "pytorch-lightning_version")
 
 
 def damage(path: str | Path) -> str | None:
-    """Reason why a checkpoint cannot be used; None if it is complete. Reads the whole file.
-
-    A checkpoint is a zip archive: its directory stands at its end and holds a CRC-32 of every part, so neither a cut
-    nor a wrong byte goes unseen.
-    """
+    """Reason why a checkpoint cannot be used; None if it is complete. Reads the whole file. A zip archive has its
+    directory at its end and a CRC-32 of every part, so neither a cut nor a wrong byte goes unseen."""
     try:
         with zipfile.ZipFile(path) as archive:
             if not any(name.endswith("/data.pkl") for name in archive.namelist()):
@@ -125,14 +122,8 @@ class SafeCheckpointIO(TorchCheckpointIO):
 
 
 def checkpoint_to_resume(resume: str | None, output: str | Path, run_folder: str | Path) -> Path | None:
-    """The training state to go on from; None begins anew.
-
-    Args:
-        resume: A checkpoint file; `last`, the newest complete state of all runs below `output`; or `auto`, that of
-            this very run folder where there is one, which a job that is queued again needs.
-        output: Folder of the stage's runs.
-        run_folder: Folder of this run.
-    """
+    """The training state to go on from; None begins anew. `resume` is a checkpoint file; `last`, the newest complete
+    state of all runs below `output`; or `auto`, that of this run folder where there is one (for requeued jobs)."""
     if resume is None:
         return None
     if resume == "auto":
@@ -183,10 +174,7 @@ def set_generator_states(states: dict[str, Any]) -> None:
 
 
 class GlobalGenerators(Callback):
-    """Saves the global generators of every rank and puts them back when training goes on.
-
-    The framework's own generators depend on seed and step alone; this is for parts such as dropout.
-    """
+    """Saves every rank's global generators, which parts such as dropout draw from, and puts them back on resuming."""
 
     def __init__(self) -> None:
         self._resumed: dict[str, Any] | None = None
@@ -213,11 +201,9 @@ class GlobalGenerators(Callback):
 
 
 class StopSignals:
-    """Remembers the first signal that asked to stop, to be obeyed at the next safe moment.
-
-    SIGTERM comes from batch systems, container managers and `kill`; SIGUSR1 from `#SBATCH --signal=USR1@120`; SIGINT
-    from Ctrl+C, whose second press interrupts at once.
-    """
+    """Remembers the first signal that asked to stop, to be obeyed at the next safe moment. SIGTERM comes from batch
+    systems, container managers and `kill`; SIGUSR1 from `#SBATCH --signal=USR1@120`; SIGINT from Ctrl+C, whose second
+    press interrupts at once."""
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
@@ -244,17 +230,10 @@ class StopSignals:
 
 
 class RollingCheckpoint(Checkpoint):
-    """Saves every so many steps, around each validation pass and on a signal; keeps the newest few.
-
-    States are taken between optimiser steps only, so that a resumed run goes on as if nothing had happened. A signal
-    is obeyed behind the current step or validation batch: the state is saved, all ranks stop together, and the process
-    ends with `StoppedError`. SIGUSR1 puts a SLURM job back into the queue, since its time is nearly over.
-
-    Args:
-        folder: Gets `step_NNNNNNNN.ckpt`.
-        every_n_steps: Optimiser steps between two saves.
-        keep: Saved states that stay; at least 1. Older ones go after a newer one is complete.
-    """
+    """Saves every so many optimiser steps, around each validation pass and on a signal; keeps the newest `keep`. States
+    are taken between optimiser steps only, so that a resumed run goes on as if nothing had happened. On a signal the
+    state is saved behind the current step or validation batch, all ranks stop together, and the process ends with
+    `StoppedError`; SIGUSR1 also requeues a SLURM job, since its time is nearly over."""
 
     def __init__(self, folder: str, every_n_steps: int, keep: int):
         if every_n_steps < 1 or keep < 1:

@@ -44,12 +44,7 @@ def warmup_cosine(step: int, warmup: int, total: int, final: float) -> float:
 
 class StageModule(L.LightningModule):
     """Base class of both stages; `step_skipped` tells whether the last optimiser step was left out as not finite.
-
-    Args:
-        optimizer: Makes the optimiser from parameter groups.
-        warmup_steps: Linear warm-up of the learning rate.
-        final_lr: Factor of the learning rate at the end of its cosine.
-    """
+    `optimizer` takes parameter groups; `warmup_steps` and `final_lr` (a factor) are for `warmup_cosine`."""
 
     def __init__(self, optimizer: OptimizerFactory, warmup_steps: int, final_lr: float):
         super().__init__()
@@ -70,10 +65,7 @@ class StageModule(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def validation_numbers(self, batch_index: int, count: int) -> list[int]:
-        """Numbers in the validation set of a batch's `count` photos, on this rank; ranks take turns.
-
-        Numbers at and above the length of the set are repeats that give all ranks equally many.
-        """
+        """Numbers of a batch's photos in the validation set; ranks take turns, and those ≥ its length are repeats."""
         loader: Any = self.trainer.val_dataloaders
         first = batch_index * loader.batch_size
         return [(first + i) * self.trainer.world_size + self.global_rank for i in range(count)]
@@ -102,12 +94,9 @@ class StageModule(L.LightningModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the gradient norm and log it as `train/grad_norm`; without a finite norm, skip the step.
-
-        A parameter without gradient is left alone by every optimiser, so weights and moments stay as they are. The norm
-        is that of the averaged gradients: all ranks decide alike. Fused optimisers, for which Lightning refuses to
-        clip, unscale float16 gradients inside; here they are unscaled before.
-        """
+        """Clip the gradient norm and log it as `train/grad_norm`; without a finite norm, skip the step. Every optimiser
+        leaves a parameter without gradient alone, so weights and moments stay. All ranks decide alike, as gradients are
+        averaged. Fused optimisers, which Lightning refuses to clip, would unscale float16 gradients after it."""
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
             scaler.unscale_(optimizer)

@@ -57,11 +57,8 @@ def progress_bar(seconds: float, refresh_rate: int) -> ProgressBar:
 
 
 class ProgressLines(ProgressBar):
-    """Plain progress lines of rank 0, also in the run's log file, every so many seconds.
-
-    A line holds the step, the mean loss since the line before, the learning rate, the images per second of
-    `SystemMonitor` and the time left; in a validation pass it holds the batch.
-    """
+    """Plain progress lines of rank 0, also in the run's log file, every so many seconds. Step, mean loss since the line
+    before, learning rate, images per second, time left; in validation the batch."""
 
     def __init__(self, seconds: float):
         super().__init__()

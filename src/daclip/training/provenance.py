@@ -112,14 +112,9 @@ def provenance(
     data: Mapping[str, Any] | None = None,
     run_folder: Path | None = None,
 ) -> dict[str, Any]:
-    """Versions, commit, hardware, seed and timings of a run, without secrets.
-
-    Args:
-        seconds: Named durations.
-        config: The resolved configuration, where no file beside the record holds it.
-        data: Fingerprint of the photos.
-        run_folder: Beginning of the configuration's paths into the run's own folder.
-    """
+    """Versions, commit, hardware, seed and timings (named `seconds`) of a run, without secrets. `config` is the
+    resolved configuration where no file beside the record holds it, `data` the fingerprint of the photos; `run_folder`
+    how the configuration's paths into the run's folder begin."""
     status = _git("status", "--porcelain")
     facts = {"run_folder": None if run_folder is None else str(run_folder), "data": data, "config": config}
     record: dict[str, Any] = redacted(

@@ -17,11 +17,8 @@ from daclip.types import RestorationBatch
 
 
 def wandb_logger(project: str, save_dir: str, **options: Any) -> WandbLogger:
-    """A wandb logger that works without account and network.
-
-    Offline unless `WANDB_MODE` says otherwise or the user is logged in; `wandb sync` uploads later. Runs of one
-    sweep form a group named after the sweep's folder. `options` are more arguments of `WandbLogger`.
-    """
+    """A wandb logger that works without account and network. Offline unless `WANDB_MODE` says otherwise or the user is
+    logged in (`wandb sync` uploads later); a sweep's runs form a group named after its folder."""
     import wandb
 
     mode = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "offline")
@@ -48,10 +45,7 @@ def log_artifact(
     loggers: Iterable[Logger], kind: str, folder: Path, parts: Mapping[str, Path], metrics: Mapping[str, Any]
 ) -> None:
     """Log a finished artifact of a kind (`daclip` or `restorer`) with its scores, and the artifacts it was made from.
-
-    wandb knows equal content by its hash: a stage-1 artifact that one run logs and another uses is one node of the
-    lineage graph, without asking a server.
-    """
+    wandb knows equal content by its hash: what one run logs and another uses is one node of the lineage graph."""
     import wandb
 
     for logger in _wandb(loggers):
