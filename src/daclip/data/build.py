@@ -200,11 +200,8 @@ class BuiltDataset:
 def build_dataset(
     recipe: DatasetRecipe, output: str | Path | None, overwrite: bool = False, progress: Progress | None = None
 ) -> BuiltDataset:
-    """Build a dataset with the splits `train` and `test`; its folder appears complete or not at all.
-
-    Without `output` the dataset goes into the recipe's cache under the hash of its content, where later calls find it.
-    `overwrite` replaces a dataset in `output` that was built from something else.
-    """
+    """Build a dataset with splits `train` and `test`, complete or not at all. Without `output` it lies in the recipe's
+    cache under the hash of its content; `overwrite` replaces a dataset of other content in `output`."""
     if output is not None and Path(output).resolve().is_relative_to(recipe.root.resolve()):
         raise DaclipError(f"--output {output} lies in the folder of photos; choose one outside of {recipe.root}")
     with without_bars():
@@ -273,10 +270,7 @@ def _write(plan: Plan, folder: Path, title: str, progress: Progress | None) -> N
 
 
 def push_dataset(folder: str | Path, name: str, private: bool) -> str:
-    """Upload a built dataset with its card and sample sheet, and return its address; `data=hub` reads it back.
-
-    `private` has no effect on a dataset that exists already.
-    """
+    """Upload a built dataset and return its address; `private` has no effect on a dataset that exists already."""
     try:
         hub = HfApi()
         url = hub.create_repo(name, repo_type="dataset", private=private, exist_ok=True)

@@ -24,10 +24,8 @@ def embedded_captions() -> dict[str, str]:
 
 
 def read_table(path: str | Path, columns: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Texts by photo name from a csv with a header or a jsonl of the same keys, both UTF-8.
-
-    Each row has `name`, a photo's path relative to its folder, and `columns`, where a missing value is an empty text.
-    """
+    """Texts by photo name from a csv with a header or a jsonl, both UTF-8. Rows have `name`, a path relative to the
+    photos' folder, and `columns`, where a missing value is an empty text."""
     path = Path(path)
     if not path.is_file():
         raise DaclipError(f"{path}: no such file; check the path")
@@ -54,11 +52,8 @@ def read_table(path: str | Path, columns: Sequence[str]) -> dict[str, dict[str, 
 
 
 def official_captions(path: Path) -> dict[str, str]:
-    """Captions of a table with the columns `filepath` and `title`, where the title is `caption: type`.
-
-    The table is separated by tabs or commas. A caption may hold colons itself: the type stands behind the last one.
-    The result maps `TYPE/stem` to captions; of an LQ and a GT file with the same stem the first one counts.
-    """
+    """Captions by `TYPE/stem` from a table (tabs or commas) with `filepath` and `title`, which is `caption: type` (the
+    last colon counts). Of an LQ and a GT file with the same stem the first one counts."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             delimiter = "\t" if "\t" in file.readline() else ","
@@ -80,11 +75,8 @@ def official_captions(path: Path) -> dict[str, str]:
 
 
 class Captioner(ABC):
-    """Base class of captioners, which say what photos show.
-
-    `identity` names everything that decides the texts, for the cache of captions. It is None for a captioner that only
-    looks texts up: they cost nothing, and the user may edit them.
-    """
+    """Base class of captioners, which say what photos show. `identity` names all that decides the texts, for the cache;
+    None where texts are only looked up, which costs nothing, and the user may edit them."""
 
     identity: str | None = None
     batch_size: int = 64  # photos handed over together
@@ -101,11 +93,8 @@ def cached_captions(
     cache: str | Path,
     progress: Progress | None = None,
 ) -> list[str]:
-    """Describe photos, each content once per captioner; an interruption costs one batch at most.
-
-    `hashes` are those of the photos' contents: a photo that moves or is copied keeps its caption. Several folders of
-    photos may share the folder `cache`. A captioner without `identity` is asked anew each time.
-    """
+    """Describe photos, each content (by `hashes`) once per captioner; an interruption costs one batch at most. Several
+    folders may share `cache`. A captioner without `identity` is asked anew each time."""
     if captioner.identity is None:
         return captioner.describe(photos)
     folder = Path(cache) / "captions" / digest_of(captioner.identity)[:16]
@@ -159,11 +148,8 @@ class CaptionFile(Captioner):
 
 
 class BlipCaptioner(Captioner):
-    """Describes photos with BLIP, as the original's captions were made.
-
-    The model is loaded at the first photo that is not in the cache of captions. Decoding is greedy or by beams, never
-    sampled, so that a photo's caption does not depend on when it is made.
-    """
+    """Describes photos with BLIP, as the original's captions were made; loads it at the first photo that is not cached.
+    Decoding is greedy or by beams, never sampled: a photo's caption does not depend on when it is made."""
 
     def __init__(
         self,

@@ -123,11 +123,8 @@ class CheckOptions:
 
 
 def check_dataset(source: str | Path, options: CheckOptions, progress: Progress | None = None) -> Report:
-    """Read every photo of a data set and judge it.
-
-    `source` is a folder of photos; a folder of pairs (`TYPE/LQ` and `TYPE/GT`, or those below `train` and `val`); or a
-    dataset built by `daclip dataset build`, saved by `datasets`, or in parquet files.
-    """
+    """Read every photo of a data set and judge it: a folder of photos; a folder of pairs (`TYPE/LQ` and `TYPE/GT`, or
+    those below `train` and `val`); or a dataset from `daclip dataset build`, from `datasets`, or in parquet files."""
     root = Path(source)
     if not root.is_dir():
         raise DaclipError(f"{root}: no such folder; check the path")

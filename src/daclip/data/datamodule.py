@@ -34,11 +34,8 @@ log = logging.getLogger(__name__)
 
 
 class MixedDegradationData(L.LightningDataModule):
-    """Mixed-degradation pairs from clean photos, real pairs, or both.
-
-    `classes` are the single classes of synthesis and of real pairs: those of stage 1. Without `mix` all classes take
-    equal turns, with no synthesis for classes that have real pairs.
-    """
+    """Mixed-degradation pairs from clean photos, real pairs, or both; `classes` are the single classes: those of stage
+    1. Without `mix` all classes take equal turns, with no synthesis for classes that have real pairs."""
 
     def __init__(
         self,
@@ -183,11 +180,8 @@ def _digest(photos: Iterable[CleanPhoto]) -> dict[str, Any]:
 
 
 def fingerprint(data: MixedDegradationData) -> dict[str, Any]:
-    """Number and hash of the photos of both sides; `train` is None where they are streamed and never listed.
-
-    Hashed are names, captions, classes and the sizes of files in bytes, in their order; not the pixels, which would
-    mean reading everything twice.
-    """
+    """Number and hash of the photos of both sides; `train` is None where they are streamed. Hashed are names, captions,
+    classes and file sizes, in order; not the pixels, which would mean reading everything twice."""
     source = data.photos
     train = None if source.streaming else _digest(source.train())
     return {"train": train, "validation": _digest(source.validation())}

@@ -26,11 +26,8 @@ FILE_KINDS = {".parquet": "parquet", ".arrow": "arrow", ".csv": "csv", ".tsv": "
 def open_split(
     root: str, config: str | None, revision: str | None, split: str, streaming: bool
 ) -> datasets.Dataset | datasets.IterableDataset:
-    """Open one split of a dataset, whatever form it has.
-
-    `root` is a folder written by `save_to_disk`, a folder of parquet, arrow, csv, json or image files, one such file,
-    or a name on the hub. With `streaming` rows are read in passing instead of downloaded and indexed.
-    """
+    """Open one split of a dataset: a `save_to_disk` folder, a folder of parquet, arrow, csv, json or image files, one
+    such file, or a name on the hub. With `streaming` rows are read in passing, not downloaded and indexed."""
     path = Path(root)
     try:
         if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
@@ -41,8 +38,7 @@ def open_split(
                 saved = saved[split]
             return saved.to_iterable_dataset(num_shards=min(PIECES, len(saved))) if streaming else saved
         if path.is_file():
-            # Other loaders of the library exist, one of which unpickles.
-            if path.suffix not in FILE_KINDS:
+            if path.suffix not in FILE_KINDS:  # other loaders of the library exist, one of which unpickles
                 raise DaclipError(f"{root}: not a file of rows ({', '.join(FILE_KINDS)}); check data.root")
             kind = FILE_KINDS[path.suffix]
             return datasets.load_dataset(kind, data_files={split: root}, split=split, streaming=streaming)
@@ -152,11 +148,8 @@ def _decoded(row: HubRow, column: str) -> Tensor:
 
 
 class HubPhotos(PhotoSource):
-    """Photos of a dataset of the Hugging Face `datasets` library.
-
-    Rows whose degradation column is not empty are real pairs (with `lq_column`); from the others degradations are
-    synthesised. Validation rows are those of a split, or chosen by the hash of the name, however they are read.
-    """
+    """Photos of a Hugging Face dataset. Rows that name a degradation are real pairs (with `lq_column`); from the others
+    it is synthesised. Validation rows are those of a split, or chosen by the hash of the name."""
 
     def __init__(
         self,

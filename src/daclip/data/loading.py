@@ -26,11 +26,8 @@ log = logging.getLogger(__name__)
 
 
 class StreamSampler(Sampler[int]):
-    """Indices of an endless stream of samples, shared among ranks.
-
-    The global batch of step k is `k·world·batch … (k+1)·world·batch − 1` and rank r takes its r-th part,
-    so that the union over ranks is what one process with the large batch would see.
-    """
+    """Indices of an endless stream of samples, shared among ranks. Global batch k is
+    `k·world·batch … (k+1)·world·batch − 1`; rank r takes its r-th part, as if one process had the large batch."""
 
     def __init__(self, batch_size: int, rank: int, world_size: int, first_step: int):
         self.batch_size, self.rank, self.world_size, self.first_step = batch_size, rank, world_size, first_step
@@ -43,12 +40,8 @@ class StreamSampler(Sampler[int]):
 
 
 class EpochLoader:
-    """Batches of an endless loader, cut into epochs of equal length.
-
-    One iterator, with its loader processes, serves all epochs: nothing is fetched in vain at an epoch's end, and what
-    comes next depends on the number of batches handed out (`done`) alone. `loader_from` makes the loader that begins
-    with a given step.
-    """
+    """Batches of an endless loader in epochs of `steps`. One iterator serves all epochs, so what comes next depends on
+    the batches handed out (`done`) alone. `loader_from` makes the loader that begins with a given step."""
 
     def __init__(self, loader_from: Callable[[int], Iterable[RestorationBatch]], steps: int, done: int):
         self.loader_from, self.steps, self.done = loader_from, steps, done
@@ -83,11 +76,8 @@ def _obey_parent() -> None:
 
 
 def ignore_job_signals(worker: int) -> None:
-    """Leave it to the training process to stop: `worker_init_fn` of all loaders.
-
-    SLURM, `timeout` and Ctrl+C signal every process of a job at once. A loader process that obeyed would be missed by
-    the training process just while that finishes its step and saves its state.
-    """
+    """Leave stopping to the training process: `worker_init_fn` of all loaders. SLURM, `timeout` and Ctrl+C signal all
+    processes of a job, but training needs its loaders until it has finished the step and saved its state."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if not hasattr(signal, "sigwaitinfo"):  # macOS and Windows cannot tell who signals
         return
@@ -112,10 +102,7 @@ def data_loader(
 
 
 class DamagedPhotos:
-    """The list of damaged photos that all loader processes of a rank share.
-
-    So many as `limit` may be damaged; one more ends the run.
-    """
+    """The list of damaged photos that all loader processes of a rank share; more than `limit` of them end the run."""
 
     def __init__(self, limit: int):
         if limit < 0:
@@ -156,11 +143,8 @@ def _remove(path: Path, process: int) -> None:
 
 
 class WithoutDamaged(Dataset[Sample]):
-    """Samples of a numbered stream; one whose photo is damaged is replaced by another of the same class.
-
-    What replaces it depends on the sample's number alone, so that a resumed run sees the same samples. Classes repeat
-    after `period` samples; with `data.mix.weights` the other one's class is drawn anew.
-    """
+    """Samples of a numbered stream; for a damaged photo comes another of the same class, chosen by the sample's number
+    alone. Classes repeat after `period` samples; with `data.mix.weights` the other one's class is drawn anew."""
 
     def __init__(self, pairs: Dataset[Sample], period: int, damaged: DamagedPhotos):
         self.pairs, self.period, self.damaged = pairs, period, damaged

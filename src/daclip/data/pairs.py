@@ -26,12 +26,8 @@ MOST_LEAVES = 4  # pieces laid over one crop
 
 
 def lay(piece: Tensor, ground: Tensor, generator: torch.Generator) -> Tensor:
-    """Lay a random part of one image over another, both float32 `[3, H, W]` in [0, 1], with an edge one pixel soft.
-
-    A few photos are soon known by heart; objects that hide each other at random give their textures endless
-    edges and neighbours (the dead leaves model of natural images, Lee et al. 2001; as training data: Achddou
-    et al. 2021). The part is a half-plane, an ellipse or a rectangle, turned and placed at random.
-    """
+    """Lay a random half-plane, ellipse or rectangle of one image over another, both float32 `[3, H, W]` in [0, 1], edge
+    one pixel soft. New edges keep few photos fresh (dead leaves: Lee et al. 2001; Achddou et al. 2021)."""
     height, width = ground.shape[-2:]
     kind = int(torch.randint(3, (), generator=generator))
     angle, top, left, tall, wide = torch.rand(5, generator=generator).tolist()
@@ -72,11 +68,8 @@ def _resized(pixels: Tensor, size: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Random changes of the clean photo before it is degraded.
-
-    `zoom` is the range of the factor by which a crop is shrunk, drawn log-uniformly: 1 keeps the photo's resolution,
-    0.5 shows twice as much of the scene.
-    """
+    """Random changes of the clean photo before it is degraded. `zoom` is the range of the factor by which a crop is
+    shrunk, drawn log-uniformly: 1 keeps the photo's resolution, 0.5 shows twice as much of the scene."""
 
     zoom: tuple[float, float]
     colour: float  # strength of the random gain per channel and of the random gamma; 0 leaves colours alone
@@ -106,11 +99,8 @@ class Augmentation:
         return image
 
     def crop_pair(self, pixels: Tensor, size: int, generator: torch.Generator) -> Tensor:
-        """Cut and turn one crop of a photo and its own degraded version: uint8 `[6, H, W]` → float32 `[6, size, size]`.
-
-        Neither zoom nor colour: shrinking would remove real grain and change the scale of real rain or blur. A photo
-        smaller than the crop is enlarged.
-        """
+        """Cut and turn a crop of a photo and its degraded version, uint8 `[6, H, W]` → float32 `[6, size, size]`,
+        enlarging smaller photos. No colour, no zoom, which would remove real grain and rescale real rain."""
         side = min(size, *pixels.shape[-2:])
         return self._turned(_resized(random_crop(pixels, side, generator), size), generator).contiguous()
 
@@ -162,12 +152,8 @@ def _both(photo: CleanPhoto) -> Tensor:
 
 
 class PhotoLottery:
-    """Draws photos by the square root of their area: large photos have more to show, small ones still count.
-
-    Sizes come from the headers alone. One without a readable header weighs as much as the average, so that training
-    meets it and reports it. A draw takes log N comparisons, and there may be any number of photos (`multinomial`
-    takes N of them and ends at 2²⁴).
-    """
+    """Draws photos by the square root of their area, which their headers tell: large ones have more to show. One
+    without a readable header weighs as the average, so training reports it. `multinomial` would end at 2²⁴ photos."""
 
     def __init__(self, photos: Sequence[CleanPhoto]):
         areas = []
@@ -189,11 +175,8 @@ class PhotoLottery:
 
 @dataclass(frozen=True)
 class PairMaker:
-    """Makes one training sample from one photo.
-
-    The piece that is degraded, of side `context_size`, is larger than the crop that is cut from it: it shows what a
-    part of a photo shows, such as the inside of a shadow or glass without drops.
-    """
+    """Makes one training sample from one photo. The crop is cut from a larger degraded piece of side `context_size`, so
+    it shows what a part of a photo shows, such as the inside of a shadow or glass without drops."""
 
     degradations: Mapping[str, Degradation]
     crop_size: int
@@ -205,8 +188,7 @@ class PairMaker:
         hq = self.augmentation.crop(photo.pixels(), self.context_size, generator)
         lq, label = _degrade(hq, self.degradations[class_name], class_name, generator)
         piece = torch.stack([lq, hq])
-        # Beside a hole or between two drops a crop looks clean, and the label would be false.
-        for _ in range(TRIES):
+        for _ in range(TRIES):  # beside a hole or between two drops a crop looks clean, and the label would be false
             crop = random_crop(piece, self.crop_size, generator)
             if (crop[0] - crop[1]).abs().max() > VISIBLE:
                 break
@@ -231,12 +213,8 @@ class Mix:
 
 
 class ClassSchedule:
-    """The class of each sample of an endless stream, a function of its number alone.
-
-    Without weights the classes take turns. With weights sample i takes the class into whose part of [0, 1) the
-    number frac(i·φ) falls, φ the golden ratio: the best-spread sequence there is, so that every batch keeps the
-    proportions and not only their average.
-
+    """The class of each sample of an endless stream, a function of its number alone: in turns; or, with weights, that
+    in whose part of [0, 1) frac(i·φ) lies, φ the golden ratio, so that every batch keeps the proportions.
     >>> ClassSchedule(["rainy", "snowy"], None).class_name(7)
     'snowy'
     >>> schedule = ClassSchedule(["rainy", "snowy"], {"rainy": 3, "snowy": 1})
@@ -262,16 +240,12 @@ class ClassSchedule:
         if self.bounds is None:
             return self.classes[index % len(self.classes)]
         place = bisect_right(self.bounds, index * GOLDEN % 1)
-        # The last bound may fall short of 1 by rounding.
-        return self.classes[min(place, len(self.classes) - 1)]
+        return self.classes[min(place, len(self.classes) - 1)]  # the last bound may fall short of 1 by rounding
 
 
 class TrainingPairs(Dataset[Sample]):
-    """Random crops of clean photos in one endless stream, each degraded or with its own degraded version.
-
-    Sample `index` depends on `(seed, index)` alone, whatever worker or rank makes it. A photo that comes with a
-    degraded version is shown with it; from the others any class is synthesised. `length` is that of an epoch.
-    """
+    """Random crops of clean photos in one endless stream, with the photo's own degraded version or else one of any
+    class. Sample `index` depends on `(seed, index)` alone, whatever worker or rank makes it."""
 
     def __init__(self, photos: Sequence[CleanPhoto], maker: PairMaker, mix: Mix, length: int, seed: int):
         self.maker, self.real_share, self.length, self.seed = maker, mix.real_share, length, seed
@@ -309,10 +283,8 @@ class TrainingPairs(Dataset[Sample]):
 
 
 class ValidationPairs(Dataset[Sample]):
-    """A fixed set: the same crops of every validation photo, under every class or in its own degraded version.
-
-    The side of all crops is `size`, or the shorter side of the smallest photo if that is less.
-    """
+    """A fixed set: the same crops of every validation photo, under every class or in its own degraded version. Their
+    side is `size`, or the shorter side of the smallest photo if that is less."""
 
     def __init__(
         self, photos: Sequence[CleanPhoto], degradations: Mapping[str, Degradation], size: int, crops: int, seed: int
@@ -326,8 +298,7 @@ class ValidationPairs(Dataset[Sample]):
         self.classes = [*synthetic, *sorted(own - {"", *synthetic})]
         self.size = min(size, *(min(photo.size()) for photo in self.photos))
         self.crops, self.seed = crops, seed
-        # (crop, number of the class); -1 is the photo's own degraded version.
-        self._entries = [
+        self._entries = [  # (crop, number of the class); -1 is the photo's own degraded version
             (number * crops + k, which)
             for number, photo in enumerate(self.photos)
             for k in range(crops)

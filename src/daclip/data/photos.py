@@ -21,11 +21,8 @@ Progress = Callable[[str, int, int], None]
 
 
 class CleanPhoto(Protocol):
-    """One clean photo, which may come with its own degraded version.
-
-    `name` is unique within its source and stays the same across runs, `caption` is empty if unknown, and `class_name`
-    is the degradation of its own degraded version, empty where there is none.
-    """
+    """One clean photo, perhaps with its degraded version, whose degradation is `class_name` (else empty). `name` is
+    unique within the source and stable across runs; `caption` is empty if unknown."""
 
     @property
     def name(self) -> str: ...  # noqa: D102
@@ -96,11 +93,8 @@ def name_fraction(name: str) -> float:
 
 
 def validation_names(names: Iterable[str], share: float) -> set[str]:
-    """The names whose hash falls below the share in (0, 1): the photos that training never sees.
-
-    Both sides get at least one photo; beyond that, adding photos moves none from one side to the other. Of fewer than
-    two different names none is chosen.
-
+    """The names whose hash falls below the share in (0, 1): the photos that training never sees. Each side gets one at
+    least; beyond that, new photos move none across. Of fewer than two different names none is chosen.
     >>> sorted(validation_names(["a", "b", "c", "d", "e"], 0.2))
     ['c', 'd']
     """
@@ -189,11 +183,8 @@ def without_bars() -> Iterator[None]:
 def read_photos(
     paths: Sequence[Path], cache: str | Path, num_workers: int, progress: Progress | None = None
 ) -> dict[Path, PhotoFacts]:
-    """Hash and decode image files through the cached `map` of `datasets`, so that an unchanged file is read once.
-
-    Several folders of photos may share the folder `cache`. `num_workers` are threads: hashing and decoding run outside
-    Python's lock. `progress` is told of each piece as stage `reading`.
-    """
+    """Hash and decode image files in threads through the cached `map` of `datasets`: an unchanged file is read once.
+    Several folders of photos may share `cache`. `progress` is told of each piece as stage `reading`."""
     import datasets  # takes a second, which training need not wait for
 
     if num_workers < 1:

@@ -38,11 +38,8 @@ class ListedPhotos(PhotoSource):
 
 
 class EmbeddedPhotos(ListedPhotos):
-    """The colour photographs inside scikit-image's wheel: no download needed.
-
-    `validation` are the file names of the photos that training never sees. Two views of one motorcycle are one scene,
-    so they are on the same side of the split.
-    """
+    """The colour photographs inside scikit-image's wheel: no download needed. `validation` are the file names of those
+    that training never sees; two views of one motorcycle, as one scene, are on the same side."""
 
     def __init__(self, validation: Sequence[str]):
         import skimage
@@ -58,10 +55,7 @@ class EmbeddedPhotos(ListedPhotos):
 
 
 class PhotoFolder(ListedPhotos):
-    """Every image file below a folder of the user's, split by the hash of the relative path.
-
-    `captions` is a csv or jsonl file; without one, the `.txt` file beside a photo is read where present.
-    """
+    """Image files below a folder, split by the hash of the path; captions from a csv or jsonl, else `.txt` files."""
 
     def __init__(self, root: str | Path | None, validation: float, captions: str | Path | None = None):
         if root is None:
@@ -82,11 +76,8 @@ def _keys(paths: Sequence[Path]) -> dict[str, Path]:
 
 
 def match_pairs(degraded: Sequence[Path], clean: Sequence[Path]) -> list[tuple[Path, Path]]:
-    """Match the files of an LQ folder with those of the GT folder beside it: sorted pairs (LQ, GT).
-
-    Equal stems match (`1.jpg`, `1.png`). Where not all do, names that differ in a common beginning or end match:
-    `0_rain.png` with `0_clean.png`, `rain-7.png` with `norain-7.png`.
-    """
+    """Match the files of an LQ folder with those of the GT folder: sorted pairs (LQ, GT) of equal stems; where not all
+    match, of names that differ in a common beginning or end (`0_rain.png` and `0_clean.png`)."""
     lq, gt = ({path.stem: path for path in paths} for paths in (degraded, clean))
     for paths, stems in ((degraded, lq), (clean, gt)):
         double = [path for path in paths if stems[path.stem] != path]
@@ -116,12 +107,9 @@ def _types(root: Path) -> list[Path]:
 
 
 class PairedFolder(ListedPhotos):
-    """Real pairs: `ROOT/TYPE/LQ/*` and `ROOT/TYPE/GT/*`, or the same below `ROOT/train` and `ROOT/val`.
-
-    The name of the folder TYPE is the class. Without `val`, validation pairs are chosen by the hash of the GT file's
-    stem, so that a photo which several types show under one name stays on one side of the split. `captions` is a table
-    as `official_captions` reads; None takes `daclip_train.csv` and `daclip_val.csv` of ROOT where present.
-    """
+    """Real pairs: `ROOT/TYPE/LQ/*` and `ROOT/TYPE/GT/*`, or the same below `ROOT/train` and `ROOT/val`; TYPE is the
+    class. Without `val` the hash of the GT file's stem splits, so that a photo under several types stays on one side.
+    `captions` is for `official_captions`; None takes `daclip_train.csv` and `daclip_val.csv` of ROOT where present."""
 
     has_plain = False
 
@@ -202,12 +190,8 @@ def _log_tenths() -> Progress:
 
 
 class CaptionedFolder(PhotoSource):
-    """The photos of a folder, de-duplicated and captioned through a dataset that is built at the first use.
-
-    The dataset lies in the cache under the hash of its content: later runs find it there. Pixels are read from the
-    folder, so that a photo costs one decode; the dataset is there to be shared and streamed. `options` are the other
-    attributes of `DatasetRecipe`.
-    """
+    """The photos of a folder, de-duplicated and captioned through a dataset that is built in the cache at the first
+    use. Pixels are read from the folder, decoded once. `options` are other attributes of `DatasetRecipe`."""
 
     def __init__(self, root: str | Path | None, cache: str | Path, attribution: str | Path | None, **options: Any):
         if root is None:

@@ -34,12 +34,9 @@ class Position:
 
 
 class RowStream:
-    """One process's share of a dataset's rows, in an order that looks random, with a position to resume from.
-
-    Shards change their order in every round; within a share, rows are shuffled in windows. `datasets` has a shuffle
-    buffer of its own, but loses what it holds when resumed. A window is read again instead, so that resuming loses
-    and repeats nothing. While one window is handed out the next one is read, a row for a row.
-    """
+    """One process's share of a dataset's rows, in an order that looks random, with a position to resume from. Shards
+    change order every round; rows are shuffled in windows. A resumed window is read again, where the shuffle buffer of
+    `datasets` loses rows. While one window is handed out the next one is read, a row for a row."""
 
     def __init__(
         self,
@@ -85,8 +82,7 @@ class RowStream:
         source = iter(rows)
         window = self._fill(source, [], self.window)
         while window:
-            # The source now stands exactly behind this window.
-            behind = rows.state_dict()
+            behind = rows.state_dict()  # the source now stands exactly behind this window
             order = torch.randperm(len(window), generator=generator_for(self.seed, position.round, position.window))
             upcoming: list[Row] = []
             for number in order[position.taken :].tolist():
@@ -114,11 +110,8 @@ class Delivered:
 
 
 class StreamedPairs(IterableDataset[Delivered | None]):
-    """Batches of pairs from a stream of rows.
-
-    A row with a degradation of its own is shown with its degraded version; from the others the classes are synthesised
-    in turns. What is drawn for a row depends on the seed, the row's key, the round and the row's number in its process.
-    """
+    """Batches of pairs from a stream of rows, with the row's own degraded version or else synthesised, classes in
+    turns. What is drawn depends on the seed, the row's key, the round and the row's number in its process."""
 
     def __init__(
         self,
@@ -183,12 +176,8 @@ class StreamedPairs(IterableDataset[Delivered | None]):
 
 
 class StreamLoader:
-    """Batches of a stream, cut into epochs, with a position that a checkpoint can hold.
-
-    The loader processes live as long as the loader and read on from epoch to epoch. Each hands out whole batches, and
-    they take turns. The position counts what was handed out here, not what waits in the processes. Without `steps` an
-    epoch goes to the end of a stream that has one.
-    """
+    """Batches of a stream in epochs of `steps`, or up to the stream's end, with a position that a checkpoint can hold.
+    Loader processes read on from epoch to epoch and take turns; only what was handed out here is counted."""
 
     def __init__(self, pairs: StreamedPairs, steps: int | None):
         self.pairs, self.steps = pairs, steps

@@ -26,42 +26,27 @@ SEPARATOR = ", "  # between the classes of a photo that is degraded in several w
 
 @dataclass
 class Degraded:
-    """Degraded photos and how they came about, one entry a sample.
+    """Degraded photos and how they came about, one entry a sample."""
 
-    Attributes:
-        images: Degraded photos, float32 `[B, 3, H, W]`, RGB in [0, 1].
-        severities: Strengths in [0, 1], given or drawn.
-        drawn: All other random decisions; `Degradation.replay` repeats the corruption from them.
-        classes: Label by `Degradation.describe`; None means the class that the degradation is configured under.
-    """
-
-    images: Tensor
-    severities: list[float]
-    drawn: list[Drawn]
-    classes: list[str | None]
+    images: Tensor  # float32 `[B, 3, H, W]`, RGB in [0, 1]
+    severities: list[float]  # in [0, 1], given or drawn
+    drawn: list[Drawn]  # all other random decisions; `Degradation.replay` repeats the corruption from them
+    classes: list[str | None]  # by `Degradation.describe`; None: the class that it is configured under
 
 
 class Degradation(ABC):
-    """One family of image corruption, with a severity from 0 (mild) to 1 (strong).
-
-    `draw` takes every random decision on the CPU from an explicit generator, one a sample; `apply` is plain tensor code
-    over a batch. So neither the device nor the grouping into batches changes the result.
-    """
+    """One family of image corruption, severity 0 (mild) to 1 (strong). `draw` decides on the CPU, one generator a
+    sample; `apply` is plain tensor code over a batch. So neither the device nor the batches change the result."""
 
     @abstractmethod
     def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
-        """Decide everything random about one sample of at least 32 by 32 pixels.
-
-        The severity moves each parameter from the first to the last end of its range. Returns CPU tensors with a
-        leading dimension of 1, whose shapes depend on height and width only.
-        """
+        """Decide everything random about one sample of 32 × 32 pixels or more; severity moves parameters along their
+        ranges. Returns CPU tensors with a leading dimension of 1, whose shapes depend on height and width only."""
 
     @abstractmethod
     def apply(self, images: Tensor, drawn: Drawn) -> Tensor:
-        """Corrupt photos, float32 `[B, 3, H, W]`, RGB in [0, 1], as decided; without randomness, and into new memory.
-
-        `drawn` holds the samples' draws, concatenated to a leading dimension of B, on the photos' device.
-        """
+        """Corrupt photos, float32 `[B, 3, H, W]`, RGB in [0, 1], without randomness and into new memory, by the
+        samples' draws, concatenated to a leading dimension of B on the photos' device."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -78,13 +63,8 @@ class Degradation(ABC):
         return self.apply(images, drawn)
 
     def degrade(self, images: Tensor, generators: Sequence[torch.Generator], severity: float | None = None) -> Degraded:
-        """Draw for each sample, apply to the batch, and tell what was drawn.
-
-        Args:
-            images: Clean photos, float32 `[B, 3, H, W]`, RGB in [0, 1], on any device.
-            generators: One CPU generator a sample.
-            severity: Strength of all samples in [0, 1]; None draws each sample's own uniformly.
-        """
+        """Draw with a CPU generator a sample, apply to photos, float32 `[B, 3, H, W]`, RGB in [0, 1], and tell what was
+        drawn. `severity` in [0, 1] is for all samples; None draws each sample's own uniformly."""
         _check(images, generators, severity)
         height, width = images.shape[-2:]
         severities, draws = [], []
@@ -101,7 +81,6 @@ class Degradation(ABC):
 
 def join_classes(classes: Iterable[str]) -> str:
     """One label from several classes; each counts once, in its first place.
-
     >>> join_classes(["hazy", "rainy", "hazy"])
     'hazy, rainy'
     """
@@ -110,7 +89,6 @@ def join_classes(classes: Iterable[str]) -> str:
 
 def split_classes(label: str) -> list[str]:
     """The single classes of a label.
-
     >>> split_classes("hazy, rainy"), split_classes("noisy")
     (['hazy', 'rainy'], ['noisy'])
     """
@@ -125,7 +103,6 @@ def vocabulary(degradations: Mapping[str, Degradation]) -> list[str]:
 
 def span(value: Span, name: str, least: float = 0.0, most: float = math.inf) -> tuple[float, float]:
     """The two ends of a configured range, both within [least, most]; `name` is for the error message.
-
     >>> span([10, 50], "sigma"), span(25, "sigma")
     ((10.0, 50.0), (25.0, 25.0))
     """
@@ -209,11 +186,8 @@ def pixels(height: int, width: int) -> tuple[Tensor, Tensor]:
 
 
 def smooth_noise(height: int, width: int, cell: float, generator: torch.Generator) -> Tensor:
-    """Smooth noise with structures of about `cell` pixels, `[H, W]`, mean 0 and standard deviation 1.
-
-    A sum of plane waves of random direction and phase, which has no preferred directions; evaluated at a few points a
-    wave and scaled up, far cheaper than at full size.
-    """
+    """Smooth noise `[H, W]`, structures of about `cell` pixels, mean 0, standard deviation 1: plane waves of random
+    direction and phase, so without preferred directions; computed at a few points a wave and scaled up."""
     waves = torch.rand(3, WAVES, 1, 1, generator=generator)
     direction, phase = 2 * math.pi * waves[0], 2 * math.pi * waves[1]
     frequency = math.pi / cell * (0.5 + 0.7 * waves[2])  # half a wave is one structure

@@ -1,7 +1,4 @@
-"""Blur by a random kernel: a shaking camera, or one of the kinds of blind super-resolution.
-
-Kernels are `[K, K]` of unit sum with K = 2·reach + 1; radii, lengths and widths are in pixels, angles in radians.
-"""
+"""Blur by a random kernel `[K, K]` of unit sum, K = 2·reach + 1; lengths are in pixels, angles in radians."""
 
 import math
 from collections.abc import Callable, Mapping
@@ -32,15 +29,8 @@ class Blur(Degradation):
 
 
 class MotionBlur(Blur):
-    """Blur by a shaking camera: the picture averaged along a random smooth trajectory.
-
-    The camera's heading turns with a smoothly varying rate, as in random-trajectory models (Boracchi & Foi,
-    "Modeling the performance of image restoration from motion blur", 2012).
-
-    Args:
-        extent: Largest distance between the ends of the kernel, in pixels.
-        turn: Largest change of heading along the path, in degrees; 0 gives straight lines.
-    """
+    """Blur by a shaking camera, along a random smooth path (Boracchi & Foi, "Modeling the performance of image
+    restoration from motion blur", 2012), up to `extent` pixels end to end, turning by `turn` degrees."""
 
     def __init__(self, extent: Span, turn: float) -> None:
         self.extent = span(extent, "extent", least=1)
@@ -77,20 +67,10 @@ class MotionBlur(Blur):
 
 
 class KernelBlur(Blur):
-    """Blur by a kernel of a random kind, as in blind super-resolution.
-
-    Isotropic, anisotropic, generalised and plateau-shaped Gaussians and the sinc filter follow Wang et al.,
-    "Real-ESRGAN", 2021, section 3; a disc is a lens out of focus, a line a straight motion, a box what area
-    averaging leaves. One scale makes the kinds comparable: the spread (standard deviation) of the kernel.
-
-    Args:
-        kinds: Relative frequency of each kind in `names`; absent ones are never drawn.
-        sigma: Spread of the kernel in pixels; of a line along its direction.
-        ratio: Range of the shorter over the longer axis of all elliptic kinds but `isotropic`.
-        generalised: Range of the exponent of the generalised Gaussian.
-        plateau: Range of the exponent of the plateau.
-        cutoff: Highest frequency that the sinc filter lets through, in radians a pixel.
-    """
+    """Blur by a kernel of a random kind: Gaussians and sinc filter of Wang et al., "Real-ESRGAN", 2021, section 3; a
+    disc (out of focus), line (motion) or box (area averaging). `kinds` are relative frequencies; `sigma` is the
+    standard deviation of the kernel in pixels, of a line along it; `ratio` is the shorter over the longer axis;
+    `generalised` and `plateau` are exponents; `cutoff` is the sinc filter's highest frequency in radians a pixel."""
 
     names = ("isotropic", "anisotropic", "generalised", "plateau", "sinc", "defocus", "line", "box")
 
@@ -139,10 +119,8 @@ def elliptic(reach: int, along: float, across: float, angle: float) -> Tensor:
 
 
 def gaussian(squared: Tensor, shape: float) -> Tensor:
-    """Generalised Gaussian exp(−(r²)^β / 2) of `elliptic` distances; β = 1 is the Gaussian, below it tails are heavier.
-
-    Liu et al., "Estimating generalized Gaussian blur kernels for out-of-focus image deblurring", 2020.
-    """
+    """Generalised Gaussian exp(−(r²)^β / 2) of `elliptic` distances; β = 1 is the Gaussian, below it tails are heavier
+    (Liu et al., "Estimating generalized Gaussian blur kernels for out-of-focus image deblurring", 2020)."""
     return _unit(torch.exp(-0.5 * squared.pow(shape)))
 
 

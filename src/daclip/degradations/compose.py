@@ -24,10 +24,8 @@ MARK = "/"  # between the name of a part and the names of its draws
 
 
 class OneByOne(Degradation):
-    """A degradation that applies its draws one by one, since samples differ in their parts and so in their draws.
-
-    Also, a codec after another part would turn a last bit that depends on the size of the batch into a visible step.
-    """
+    """A degradation that applies its draws one by one, since samples differ in their parts; and since a codec would
+    turn a last bit that depends on the size of the batch into a visible step."""
 
     def replay(self, images: Tensor, draws: Sequence[Drawn]) -> Tensor:
         """Corrupt photos `[B, 3, H, W]` by given draws, one a sample."""
@@ -35,11 +33,8 @@ class OneByOne(Degradation):
 
 
 class Composition(OneByOne):
-    """Parts by name, some of which are applied one after another to each sample.
-
-    A sample's draw holds those of its parts in the order of application, as `{"hazy/transmission": …, "rainy/streaks":
-    …}`. The names are the classes of its label, unless a part labels its samples itself.
-    """
+    """Parts by name, some applied one after another to each sample. A draw holds those of its parts in order, as
+    `{"hazy/transmission": …}`. The names are the classes of the label, unless a part labels its samples itself."""
 
     def __init__(self, parts: Mapping[str, Degradation]) -> None:
         if not parts or any(MARK in name for name in parts):
@@ -64,10 +59,7 @@ class Composition(OneByOne):
 
 
 class Chain(Composition):
-    """All parts, one after another in the order of the configuration.
-
-    Each takes a share of the severity, drawn from the range `share`: several full strengths would leave nothing to see.
-    """
+    """All parts in the order of the configuration, each at a share of the severity drawn from the range `share`."""
 
     def __init__(self, parts: Mapping[str, Degradation], share: Span) -> None:
         super().__init__(parts)
@@ -108,10 +100,7 @@ class OneOf(Composition):
 
 
 class Combinations(OneOf):
-    """One of several chains of the same parts, such as haze and rain, or low light and noise.
-
-    Each of `combinations` lists the classes of a chain in the order of application; `share` is that of `Chain`.
-    """
+    """One of several chains, such as haze and rain; `combinations` lists the classes of each; `share` as in `Chain`."""
 
     def __init__(self, parts: Mapping[str, Degradation], combinations: Sequence[Sequence[str]], share: Span) -> None:
         unknown = {name for names in combinations for name in names} - set(parts)

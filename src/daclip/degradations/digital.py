@@ -17,16 +17,9 @@ BLOCK = 8  # side of JPEG's blocks
 
 
 class JpegCompression(Degradation):
-    """Through a real JPEG codec (libjpeg by way of Pillow) and back.
-
-    kornia's differentiable codec is an approximation and slower; torchvision's does not expose the chroma subsampling.
-
-    Args:
-        quality: libjpeg's quality setting, 1 to 95.
-        subsampling: Chroma subsamplings to draw from, such as `"4:4:4"`.
-        grid_shift: Largest offset of the 8×8 block grid in pixels, 0 to 7, drawn for each axis: a photo that was
-            cropped after compression has its grid anywhere.
-    """
+    """Through a real JPEG codec (libjpeg by Pillow); kornia's is approximate, torchvision's hides the chroma
+    subsampling. `quality` is libjpeg's, 1 to 95; `subsampling` lists those to draw from, such as `"4:4:4"`;
+    `grid_shift`, 0 to 7, is the largest offset of the 8×8 block grid in pixels, as after cropping."""
 
     modes = ("4:4:4", "4:2:2", "4:2:0")
 
@@ -42,8 +35,7 @@ class JpegCompression(Degradation):
 
     def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
         """The codec's settings (quality, index of the subsampling, grid offsets y and x), int64 `[1, 4]`."""
-        # In equal ratios: from 50 to 40 hardly shows, from 18 to 8 destroys.
-        low, high = logarithms(self.quality)
+        low, high = logarithms(self.quality)  # in equal ratios: from 50 to 40 hardly shows, from 18 to 8 destroys
         quality = round(math.exp(low + (high - low) * severity))
         choice = int(torch.randint(len(self.subsampling), (), generator=generator))
         mode = self.modes.index(self.subsampling[choice])
@@ -67,16 +59,9 @@ SMALLEST_RESULT = 16  # pixels a side: what later parts of a pipeline can still 
 
 
 class Resize:
-    """A change of size, down or up, as a step of a pipeline that undoes it in the end; hence no `Degradation`.
-
-    Interpolation is without antialiasing on purpose, as in "Real-ESRGAN" (Wang et al. 2021, section 3).
-
-    Args:
-        directions: Relative frequency of `down` and `up`.
-        down: Factor of both sides when the photo shrinks.
-        up: Factor of both sides when it grows.
-        modes: Interpolations to draw from: `area`, `bilinear`, `bicubic`.
-    """
+    """A change of size, as a step of a pipeline that undoes it in the end; hence no `Degradation`. No antialiasing, as
+    in "Real-ESRGAN" (Wang et al. 2021, section 3). `directions` are frequencies of `down` and `up`, the factors of both
+    sides; `modes` to draw from: `area`, `bilinear`, `bicubic`."""
 
     known = ("area", "bilinear", "bicubic")
 

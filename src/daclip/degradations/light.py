@@ -21,17 +21,8 @@ from daclip.degradations.base import (
 
 
 class LowLight(Degradation):
-    """An underexposed photo: light scaled down where it is linear, with the sensor noise that then shows.
-
-    Linear light L becomes gain·L^gamma plus Poisson-Gaussian noise of variance shot·L + read², in its Gaussian
-    approximation (Foi et al., "Practical Poissonian-Gaussian noise modeling", 2008).
-
-    Args:
-        gain: Share of the light that remains.
-        gamma: Exponent of the tone curve in linear light; above 1 darkens the shadows more.
-        shot: Variance of the photon noise per unit of linear light.
-        read: Standard deviation of the read noise, in linear light.
-    """
+    """An underexposed photo: linear light L becomes gain·L^gamma plus Poisson-Gaussian noise of variance shot·L +
+    read², in its Gaussian approximation (Foi et al., "Practical Poissonian-Gaussian noise modeling", 2008)."""
 
     def __init__(self, gain: Span, gamma: Span, shot: Span, read: Span) -> None:
         self.gain = span(gain, "gain", least=1e-4, most=1)
@@ -56,17 +47,9 @@ class LowLight(Degradation):
 
 
 class Shadow(Degradation):
-    """A cast shadow with a soft edge: a blob or a polygon that covers part of the picture.
-
-    The sun is missing and the blue sky remains: I = J·(light of each channel), in linear light, as behind ISTD (Wang et
-    al., "Stacked Conditional GANs for Shadow Detection and Removal", 2018).
-
-    Args:
-        light: Share of linear light that remains in the shadow.
-        coverage: Range of the share of the picture in shadow; independent of severity.
-        softness: Range of the width of the edge in pixels; independent of severity.
-        blue: Relative gain of blue and loss of red in the shadow.
-    """
+    """A soft cast shadow, a blob or polygon: I = J·(light of each channel), in linear light, as behind ISTD (Wang et
+    al., "Stacked Conditional GANs for Shadow Detection and Removal", 2018). `light` is the share that remains, `blue`
+    the gain of blue and loss of red; `coverage` and `softness` (edge in pixels) do not follow severity."""
 
     def __init__(self, light: Span, coverage: Span, softness: Span, blue: float) -> None:
         self.light = span(light, "light", most=1)

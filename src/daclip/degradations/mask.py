@@ -11,18 +11,9 @@ from daclip.degradations.base import Degradation, Drawn, Span, fraction, ramp, s
 
 
 class Inpainting(Degradation):
-    """Free-form holes: brush strokes and blocks painted over with one value, or half of the picture missing.
-
-    Strokes follow Yu et al., "Free-Form Image Inpainting with Gated Convolution", 2019; halves follow the masks of
-    Lugmayr et al., "RePaint", 2022.
-
-    Args:
-        coverage: Share of the picture that is missing.
-        brush: Range of the brush's width in pixels, independent of severity; at most an eighth of the shorter side.
-        blocks: Chance that a hole is a block instead of a stroke, in [0, 1].
-        fill: Value of the missing pixels in [0, 1]; 1 is white.
-        halves: Chance that one side of the picture is missing instead, in [0, 1]; at severity 1 half of the picture.
-    """
+    """Free-form holes of the value `fill`: strokes (Yu et al., "Free-Form Image Inpainting with Gated Convolution",
+    2019), blocks with chance `blocks`, or with chance `halves` a missing side, half the picture at severity 1
+    (Lugmayr et al., "RePaint", 2022). `brush` is in pixels, up to an eighth of the shorter side, at any severity."""
 
     def __init__(self, coverage: Span, brush: Span, blocks: float, fill: float, halves: float = 0.0) -> None:
         self.coverage = span(coverage, "coverage", most=0.9)

@@ -12,12 +12,8 @@ LUMA = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
 
 
 class GaussianNoise(Degradation):
-    """Additive white Gaussian noise, y = x + n, n ~ N(0, (σ/255)²) (Zhang et al., "Beyond a Gaussian Denoiser", 2017).
-
-    Args:
-        sigma: Standard deviation, in 8-bit units.
-        gray: Chance that a sample's noise is the same in all channels, in [0, 1].
-    """
+    """White Gaussian noise, y = x + n, n ~ N(0, (σ/255)²) (Zhang et al., "Beyond a Gaussian Denoiser", 2017). `gray` in
+    [0, 1] is the chance that a sample's noise is the same in all channels."""
 
     def __init__(self, sigma: Span, gray: float = 0.0) -> None:
         self.sigma = span(sigma, "sigma")
@@ -36,15 +32,8 @@ class GaussianNoise(Degradation):
 
 
 class PoissonNoise(Degradation):
-    """Photon noise, y = Poisson(peak·x) / peak, in its Gaussian approximation of variance x / peak.
-
-    The signal-dependent half of Real-ESRGAN's noise (Wang et al., 2021; their scale s is peak = 256 / s²). The
-    approximation separates the draw from the photo.
-
-    Args:
-        peak: Photons that a white pixel counts.
-        gray: Chance that a sample's noise is the same in all channels, as of its luma; in [0, 1].
-    """
+    """Photon noise, y = Poisson(peak·x) / peak, as a Gaussian of variance x / peak (Real-ESRGAN, Wang et al., 2021: its
+    scale s is peak = 256 / s²). `gray` in [0, 1] is the chance that all channels share the noise of the luma."""
 
     def __init__(self, peak: Span, gray: float = 0.0) -> None:
         self.peak = span(peak, "peak", least=1)

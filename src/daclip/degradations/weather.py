@@ -11,17 +11,9 @@ from daclip.degradations.base import Degradation, Drawn, Span, pixels, ramp, sca
 
 
 class Haze(Degradation):
-    """Atmospheric scattering, I = J·t + A·(1 - t) with transmission t = exp(-β·d).
-
-    Koschmieder's law as in RESIDE (Li et al., "Benchmarking Single-Image Dehazing and Beyond", 2019). The depth of a
-    crop is drawn: a slope that rises towards the top of the picture plus smooth variation.
-
-    Args:
-        beta: Scattering coefficient over the farthest distance; exp(-beta) is the least transmission.
-        nearest: Distance of the nearest point, as a share of the farthest, in [0, 1].
-        airlight: Range of the airlight's brightness, independent of severity.
-        tint: Largest deviation of a colour channel from that brightness.
-    """
+    """Atmospheric scattering, I = J·t + A·(1 - t), t = exp(-β·d): Koschmieder's law as in RESIDE (Li et al.,
+    "Benchmarking Single-Image Dehazing and Beyond", 2019). Depth d is drawn, from `nearest` to 1 (a slope rising to the
+    top, smooth variation). Airlight A does not follow severity; `tint` is the largest deviation of its channels."""
 
     def __init__(self, beta: Span, nearest: float, airlight: Span, tint: float) -> None:
         self.beta = span(beta, "beta")
@@ -48,19 +40,9 @@ class Haze(Degradation):
 
 
 class Rain(Degradation):
-    """Streaks of falling rain in several depths, under the veil of rain too far to be seen as drops.
-
-    Follows Yang et al., "Deep Joint Rain Detection and Removal", 2017. Near layers have long, wide, rare and bright
-    streaks.
-
-    Args:
-        coverage: Share of the picture under streaks.
-        length: Length of the nearest streaks in pixels; at most half of the picture's shorter side.
-        opacity: How much of the scene the nearest streaks hide, in [0, 1].
-        veil: Share of uniform grey light over the picture, in [0, 1].
-        tilt: Largest angle from the vertical, in degrees.
-        layers: Number of depths.
-    """
+    """Streaks of rain in `layers` depths, under a grey `veil` of farther rain (Yang et al., "Deep Joint Rain Detection
+    and Removal", 2017). `length` (pixels, at most half of the shorter side) and `opacity` are those of the nearest
+    streaks; `opacity` and `veil` are in [0, 1], `tilt` in degrees from the vertical."""
 
     def __init__(self, coverage: Span, length: Span, opacity: Span, veil: Span, tilt: float, layers: int) -> None:
         self.coverage = span(coverage, "coverage", most=0.9)
@@ -93,17 +75,8 @@ class Rain(Degradation):
 
 
 class Snow(Degradation):
-    """Soft bright flakes of several sizes, slightly drawn out by their motion, under a faint veil.
-
-    Follows Liu et al., "DesnowNet", 2018 (Snow100K).
-
-    Args:
-        coverage: Share of the picture under flakes.
-        radii: Flake radii in pixels, one `[smallest, largest]` a layer, from far to near.
-        opacity: How much of the scene a flake hides, in [0, 1].
-        veil: Share of uniform white light over the picture, in [0, 1].
-        stretch: Largest length of a flake over its width.
-    """
+    """Soft bright flakes of an `opacity` in [0, 1], drawn out up to `stretch` times, under a white `veil` in [0, 1]
+    (Liu et al., "DesnowNet", 2018, Snow100K). `radii` in pixels, one `[smallest, largest]` a layer, far to near."""
 
     def __init__(
         self, coverage: Span, radii: Sequence[Sequence[float]], opacity: Span, veil: Span, stretch: float
@@ -170,19 +143,10 @@ def _streaks(
 
 
 class Raindrops(Degradation):
-    """Drops that refract the scene: each shows it upside down, wider and out of focus, with soft edges.
-
-    As in Qian et al., "Attentive Generative Adversarial Network for Raindrop Removal", 2018. A drop is a bump on a
-    height map h; light bends by its gradient, so a pixel p sees p + (1 + k)·∇h. For h = (r² - |p - c|²)/2 that is c -
-    k·(p - c): the scene around the drop's centre, flipped and k times as wide.
-
-    Args:
-        coverage: Share of the picture under drops.
-        radius: Drop radii `[smallest, largest]` in pixels; at most a fifth of the picture's shorter side.
-        bend: Range of k, how much wider than the drop the scene in it is; independent of severity.
-        opacity: How much of the scene the middle of a drop hides, in [0, 1].
-        shine: Largest change of brightness across a drop.
-    """
+    """Drops that show the scene upside down, wider and out of focus, with soft edges (Qian et al., "Attentive
+    Generative Adversarial Network for Raindrop Removal", 2018). On a height map h a pixel p sees p + (1 + k)·∇h; for
+    the bump h = (r² - |p - c|²)/2 that is c - k·(p - c). `bend` is the range of k, whatever the severity; `radius` is
+    in pixels, at most a fifth of the shorter side; `shine` is the largest change of brightness."""
 
     def __init__(self, coverage: Span, radius: Span, bend: Span, opacity: Span, shine: float) -> None:
         self.coverage = span(coverage, "coverage", most=0.9)
@@ -230,8 +194,7 @@ class Raindrops(Degradation):
         radius[0] = (smallest + largest) / 2  # one drop of fair size is always well inside
         centres[0] = torch.tensor([height, width]) * (0.2 + 0.6 * numbers[:2, 0])
         places, down, right = patches(centres, math.ceil(largest / (1 - 0.14)))  # 0.14: both lobes below
-        # Water on glass is not quite round: an outline with two and three lobes.
-        angle = torch.atan2(down, right)
+        angle = torch.atan2(down, right)  # water on glass is not quite round: an outline with two and three lobes
         lobes = 0.08 * torch.cos(2 * angle + 6.3 * numbers[3][:, None, None])
         lobes = lobes + 0.06 * torch.cos(3 * angle + 6.3 * numbers[4][:, None, None])
         squared = (down**2 + right**2) * (1 + lobes) ** 2
@@ -249,11 +212,8 @@ def smoothstep(values: Tensor) -> Tensor:
 
 
 def patches(centres: Tensor, reach: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Squares of `2·reach + 1` = P pixels a side around points (row, column) `[N, 2]`, to draw a shape at each.
-
-    Returns the pixels' (row, column), `[N, P, 2]`, and their distance from the point along rows `[N, P, 1]` and along
-    columns `[N, 1, P]`.
-    """
+    """Squares of `2·reach + 1` = P pixels a side around points (row, column) `[N, 2]`: the pixels' (row, column)
+    `[N, P, 2]`, and their distance from the point along rows `[N, P, 1]` and along columns `[N, 1, P]`."""
     steps = torch.arange(-reach, reach + 1, dtype=torch.float32)
     places = centres.round()[:, None, :] + steps[None, :, None]
     offsets = places - centres[:, None, :]

@@ -16,24 +16,13 @@ GRAY = "gray"
 
 
 class WildPipeline(OneByOne):
-    """Rounds of random parts: a photo loses something each time it is taken, edited, scaled and saved.
-
-    The high-order degradation of Wang et al., "Real-ESRGAN", 2021, section 3, in random order as in Zhang et al.
-    (BSRGAN, 2021), and used for DA-CLIP by Luo et al., "Photo-Realistic Image Restoration in the Wild with Controlled
-    Vision-Language Models", 2024. Unlike there, parts are often left out, so that a label says something; the photo
-    keeps its size in the end; and severity moves all parameters.
-
-    A sample's label names all that was done to it, in the order of the configuration, such as
-    `"blurry, jpeg-compressed"`. Scaling counts if it made the photo smaller, or if nothing else happened.
-
-    Args:
-        parts: Class to degradation or change of size.
-        chances: For each round, the chance in [0, 1] that a part takes place in it. Where all parts of all
-            rounds are left out, the last part of the configuration takes place.
-        shares: For each round, the share of the severity that its parts have.
-        shuffle: Chance that a round's parts come in random order instead of that of the configuration.
-        gray: Chance that the photo loses its colours first.
-    """
+    """Rounds of random parts: a photo loses something each time it is taken, edited, scaled and saved. The high-order
+    degradation of Wang et al., "Real-ESRGAN", 2021, section 3, in random order as in Zhang et al. (BSRGAN, 2021), used
+    for DA-CLIP by Luo et al., "Photo-Realistic Image Restoration in the Wild with Controlled Vision-Language Models",
+    2024; but parts are often left out, the photo keeps its size, and severity moves all parameters. A label names all
+    that was done; scaling counts if it made the photo smaller, or if nothing else happened. `chances` in [0, 1] (of
+    each part; if all are left out, the last takes place) and `shares` of the severity are one a round; `shuffle` is the
+    chance of random order, `gray` that the photo loses its colours first."""
 
     def __init__(
         self,
