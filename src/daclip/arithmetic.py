@@ -60,10 +60,8 @@ def layer_norm_on_cpu(
     eps: float = 1e-5,
     cudnn_enable: bool = True,
 ) -> Tensor:
-    """LayerNorm under autocast on a CPU, in the precision of `x`, with exact gradients of `weight` and `bias`.
-
-    PyTorch's kernel sums those gradients over the rows in bfloat16, and the sums stall: of the gain's 3 % are lost at
-    4096 rows and 72 % at 65536. This replaces it for every network of the process and leaves prediction as it is.
+    """LayerNorm under autocast on a CPU, in the precision of `x`, with exact gradients of `weight` and `bias`. PyTorch
+    sums those in bfloat16 and loses, of the gain's, 3 % at 4096 rows and 72 % at 65536. Prediction stays as it is.
     """
     learns = torch.is_grad_enabled() and any(p is not None and p.requires_grad for p in (weight, bias))
     with torch.autocast("cpu", enabled=False):
@@ -85,10 +83,7 @@ def trains_on_cpu(device: torch.device) -> bool:
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """softmax(q kᵀ / √D) v `[B, heads, N, D]` without the N×M matrix in memory, unless it is small and that is faster.
-
-    Queries are `[B, heads, N, D]`, keys and values `[B, heads, M, D]`.
-    """
+    """softmax(q kᵀ / √D) v for q `[B, heads, N, D]` and k, v `[B, heads, M, D]`; forms the N×M matrix only if small."""
     if trains_on_cpu(q.device) and q.shape[-2] * k.shape[-2] <= SMALL:
         return (q * q.shape[-1] ** -0.5 @ k.transpose(-2, -1)).softmax(-1) @ v
     return F.scaled_dot_product_attention(q, k, v)

@@ -1,7 +1,5 @@
-"""Layers of the restoration networks: conditioning, norms, resampling, convolution and attention blocks.
-
-Images `[B, C, H, W]` are best kept in the channels_last memory format: then the tokens `[B, H·W, C]` of a feature map,
-and the axis of a channel norm, are views of it and cost no copy.
+"""Layers of the restoration networks. Images `[B, C, H, W]` are best kept in the channels_last memory format: then the
+tokens `[B, H·W, C]` of a feature map and the axis of a channel norm are views of it and cost no copy.
 """
 
 import math
@@ -65,10 +63,8 @@ class SinusoidalEmbedding(nn.Module):
 
 
 class ChannelNorm(nn.Module):
-    """LayerNorm over the channels of `[B, C, H, W]` with a gain and no bias, statistics in float32 with eps 1e-5.
-
-    Behind linear attention the values are of the order 1/(H·W), so eps decides the size of the output and must not
-    change under autocast.
+    """LayerNorm over the channels of `[B, C, H, W]` with a gain and no bias, in float32 with eps 1e-5. Behind linear
+    attention values are of the order 1/(H·W), so eps decides the output's size and must not change under autocast.
     """
 
     def __init__(self, channels: int) -> None:
@@ -93,12 +89,8 @@ class GlobalPool(nn.Module):
 
 
 class ConditionEmbedding(nn.Module):
-    """Time embedding of `4 * width` plus a learned prompt that the degradation embedding gates (DA-CLIP, section 3.2).
-
-    Args:
-        context_dim: D, width of the degradation embedding.
-        width: Width of the sinusoidal embedding.
-        degradation_context: Build the prompt.
+    """Sinusoidal time embedding (`width` to `4 * width`) plus a learned prompt that the degradation embedding
+    (`context_dim`) gates (DA-CLIP, section 3.2), if `degradation_context`.
     """
 
     def __init__(self, context_dim: int, width: int, degradation_context: bool) -> None:
@@ -121,10 +113,8 @@ class ConditionEmbedding(nn.Module):
 
 
 class UpsamplingConv(nn.Sequential):
-    """Doubling of `[B, C, H, W]` by repeating pixels, then a 3×3 convolution.
-
-    Computed as the equal transposed 4×4 convolution of stride 2: taps that meet the same pixel are added before the
-    product and not after it. That is 4/9 of the arithmetic.
+    """Doubling of `[B, C, H, W]` by repeating pixels, then a 3×3 convolution, computed with 4/9 of the arithmetic as
+    the equal transposed 4×4 convolution of stride 2: taps that meet the same pixel are added before the product.
     """
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
@@ -156,10 +146,7 @@ def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
 
 
 class ResidualBlock(nn.Module):
-    """Two 3×3 convolutions, the first modulated by an embedding, plus the input; no normalisation.
-
-    h = SiLU(conv1(x)·(1 + scale) + shift), out = SiLU(conv2(h)) + shortcut(x).
-    """
+    """Two 3×3 convolutions: h = SiLU(conv1(x)·(1 + scale) + shift), out = SiLU(conv2(h)) + shortcut(x)."""
 
     def __init__(self, in_channels: int, out_channels: int, embedding_width: int) -> None:
         super().__init__()
@@ -178,13 +165,9 @@ class ResidualBlock(nn.Module):
 
 
 class LinearAttention(nn.Module):
-    """Attention whose cost is linear in the number N = H·W of positions, 4 heads of 32 channels at any width.
-
-    Efficient attention (Shen et al. 2021): q = softmax over a head's channels / √32, k = softmax over the positions,
-    out = norm(W_out (q (kᵀ v / N)) + b).
-
-    Memory traffic dominates its cost, so v is never formed (kᵀ v = (kᵀ x) W_vᵀ), W_out is applied to the small matrix
-    kᵀ v, and q and k lie channel first, `[B, 128, N]`, where both softmaxes are fast.
+    """Efficient attention (Shen et al. 2021), linear in the number N = H·W of positions, with 4 heads of 32 channels:
+    out = norm(W_out (q (kᵀ v / N)) + b), q = softmax over a head's channels / √32, k = softmax over the positions. To
+    save memory traffic v is never formed (kᵀ v = (kᵀ x) W_vᵀ), W_out acts on the small kᵀ v; q, k are `[B, 128, N]`.
     """
 
     heads = 4
@@ -217,10 +200,8 @@ class LinearAttention(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Attention from tokens `[B, N, C]` to context tokens `[B, K, D]`, with C a multiple of 32.
-
-    A softmax over a single key is 1, so with `single` (K is always 1) the result is `to_out(to_v(context))`, the same
-    at every position. `to_q` and `to_k` then have no effect; they exist, frozen, so that official weights load.
+    """Attention from tokens `[B, N, C]`, C a multiple of 32, to context tokens `[B, K, D]`. With `single`, K is 1 and
+    the result `to_out(to_v(context))`; `to_q` and `to_k` are frozen and without effect, so that official weights load.
     """
 
     def __init__(self, channels: int, context_width: int, single: bool) -> None:
@@ -257,13 +238,8 @@ class FeedForward(nn.Module):
 
 
 class SpatialTransformer(nn.Module):
-    """One pre-norm transformer block on the positions of a feature map, plus the input.
-
-    Args:
-        channels: C, a multiple of 32.
-        context_width: D of the content embedding.
-        context: Keys of the cross-attention; `none` builds no cross-attention.
-        self_attend_without_content: See `ConditionalUNet`; only where D = C.
+    """One pre-norm transformer block on the positions of a feature map of `channels`, a multiple of 32, plus the input.
+    `context` is as in `ConditionalUNet`, of width `context_width`, and so is `self_attend_without_content`.
     """
 
     def __init__(

@@ -27,26 +27,16 @@ from daclip.types import Conditioning
 class ConditionalNAFNet(nn.Module):
     """NAFNet (Chen et al., ECCV 2022) `(x_t, lq, t, conditioning) → output`, as DA-CLIP's section 4.4 uses it.
 
-    Its blocks need a third of the arithmetic of the U-Net's, and their norms allow a larger learning rate. Squares of
-    pixels are first folded into channels as DCT coefficients (`BlockDct`), which makes few, wide products.
+    Takes a third of the U-Net's arithmetic and allows a larger learning rate. Squares of `patch` pixels a side (1:
+    none) become channels as DCT coefficients (`BlockDct`), which makes few, wide products; `detail_gain` multiplies all
+    but the mean, about the ratio of both in photos. The sum of the time embedding and projections of both embeddings,
+    `context_dim` wide, scales and shifts every block; the paper's prompt starts too small and takes long to have an
+    effect.
 
-    The sum of the time embedding and projections of both embeddings scales and shifts every block; the paper's prompt
-    starts some hundred times smaller than the time embedding and takes long to have an effect. A single content token
-    would make cross-attention a constant vector, so only patch tokens are attended to, at the lowest resolution.
-
-    Args:
-        context_dim: D, width of both embeddings.
-        in_channels: Channels C of an image.
-        width: Channels of the first level; they double with each further one.
-        encoder_blocks: Blocks of each level on the way down.
-        middle_blocks: Blocks at the lowest resolution.
-        decoder_blocks: Blocks of each level on the way up, lowest resolution first.
-        patch: Side of the pixel squares that are folded into channels; 1 folds nothing.
-        detail_gain: Factor of all coefficients but the mean on the way in, about the ratio of both in photos.
-        degradation_context: Use the degradation embedding.
-        context: Use the content embedding (`token`), the patch tokens as well (`patches`), or nothing (`none`). A call
-            that brings no embedding skips its part.
-        checkpoint: Recompute activations in the backward pass: less memory, about a third more time.
+    `width` channels double with each level; `decoder_blocks` lists the lowest resolution first. `degradation_context`
+    uses the degradation embedding; `context` the content embedding (`token`), patch tokens as well by attention at the
+    lowest resolution (`patches`), or nothing (`none`); an embedding that is None is skipped. `checkpoint` recomputes
+    activations in the backward pass: less memory, about a third more time.
     """
 
     def __init__(
@@ -146,10 +136,8 @@ class ConditionalNAFNet(nn.Module):
 
 
 class BlockDct(nn.Module):
-    """Orthonormal DCT-II of disjoint p×p squares of pixels, the coefficients as channels.
-
-    Pixels of a square are nearly equal, a badly conditioned problem: the large errors of brightness dominate the
-    gradient of every weight. As coefficients, mean and detail have weights, and so step sizes, of their own.
+    """Orthonormal DCT-II of disjoint p×p squares of pixels, the coefficients as channels. On pixels, nearly equal,
+    errors of brightness dominate every gradient; here mean and detail have weights, and so step sizes, of their own.
     """
 
     def __init__(self, patch: int) -> None:
@@ -175,10 +163,10 @@ class BlockDct(nn.Module):
 
 
 class NAFBlock(nn.Module):
-    """Gated depthwise mixing, then a gated pointwise one; each normed, modulated and added with a gain.
+    """Gated depthwise mixing, then a gated pointwise one; gate(a, b) = a·b, SCA scales channels by their mean, m
+    modulates:
 
-    h = W₂(SCA(gate(dw(W₁ m₁(norm x))))), x ← x + β h;  h = W₄(gate(W₃ m₂(norm x))), x ← x + γ h, where
-    gate(a, b) = a·b, SCA scales channels by their mean over the image, and m modulates by the embedding.
+        h = W₂(SCA(gate(dw(W₁ m₁(norm x))))), x ← x + β h;    h = W₄(gate(W₃ m₂(norm x))), x ← x + γ h.
     """
 
     def __init__(self, channels: int, embedding_width: int) -> None:

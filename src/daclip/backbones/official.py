@@ -64,10 +64,7 @@ _BACK = [
 
 
 def from_official(state_dict: Mapping[str, T]) -> dict[str, T]:
-    """Rename the keys of an official restoration checkpoint (`daclip-sde` or `wild-ir`) to those of `ConditionalUNet`.
-
-    A pure renaming: tensors are untouched, and no two keys become one.
-    """
+    """Rename the keys of an official restoration checkpoint (`daclip-sde`, `wild-ir`) to those of `ConditionalUNet`."""
     return {_rename(key, _RULES): value for key, value in state_dict.items()}
 
 
@@ -77,10 +74,8 @@ def to_official(state_dict: Mapping[str, T]) -> dict[str, T]:
 
 
 def network_state(content: Any, path: str | Path) -> dict[str, Tensor]:
-    """The tensors of a restoration checkpoint, the content of `path`, by the network's own names.
-
-    Understands a bare state dict (what the original saves, plain and EMA alike), the same with the `module.` of
-    distributed training, and a whole `ema_pytorch` object, of which the average is taken. Else a `DaclipError`.
+    """Tensors of a restoration checkpoint, the `content` of `path`, by the network's names: of a bare state dict, with
+    or without the `module.` of distributed training, or the average of an `ema_pytorch` object. Else a `DaclipError`.
     """
     if not isinstance(content, Mapping) or not content:
         raise DaclipError(f"{path}: holds no state dict")

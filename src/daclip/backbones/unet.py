@@ -27,25 +27,16 @@ from daclip.types import Conditioning
 class ConditionalUNet(nn.Module):
     """U-Net `(x_t, lq, t, conditioning) → output` of DA-CLIP (Luo et al., ICLR 2024, section 3).
 
-    The degradation embedding gates a learned prompt that joins the time embedding; the content embedding enters by
-    cross-attention in the transformer levels. With the same weights the output equals that of the official network
-    (`daclip.backbones.official` renames its keys). Fastest with weights in the channels_last memory format.
+    The degradation embedding gates a learned prompt in the time embedding (with `degradation_context`); content enters
+    by cross-attention to `context`: the content embedding (`token`, official), patch tokens as well (`patches`) or
+    nothing (`none`). Both are `context_dim` wide; one that is None is skipped, but `self_attend_without_content` then
+    attends to the features, as the reference does (only where `context_dim` equals the widths). Official weights give
+    the official output (`daclip.backbones.official`). Fastest with weights in the channels_last memory format.
 
-    Args:
-        context_dim: D, width of both embeddings.
-        in_channels: Channels C of an image.
-        width: Channels of the first level, a multiple of 32.
-        multipliers: One level an entry; below level i there are `width * multipliers[i]` channels.
-        degradation_context: Use the degradation embedding.
-        context: Keys of the cross-attention: the content embedding (`token`, official), the patch tokens as well
-            (`patches`), or nothing (`none`). A call that brings no embedding skips its part.
-        transformer_levels: Levels with transformer blocks in place of linear attention; negative ones count from the
-            last. None is every level from index 3 (official `daclip-sde`), `[-1]` the official `wild-ir`; the middle
-            always has one.
-        scale: 1.0, or 0.5 to run all levels at half the resolution (the official `wild-ir`).
-        checkpoint: Recompute activations in the backward pass: less memory, about a third more time.
-        self_attend_without_content: Without a content embedding let the cross-attention attend to the features instead
-            of skipping it, as the reference does; only where `context_dim` equals the widths.
+    Level 0 has `width` channels, a multiple of 32; below level i there are `width * multipliers[i]`.
+    `transformer_levels` have transformers in place of linear attention; negative ones count from the last, None is from
+    index 3 on (official `daclip-sde`), `[-1]` the official `wild-ir`; the middle always has one. `scale` 0.5 halves the
+    resolution of all levels (`wild-ir`). `checkpoint` recomputes activations: less memory, a third more time.
     """
 
     def __init__(
@@ -105,8 +96,7 @@ class ConditionalUNet(nn.Module):
         self.final_conv = nn.Conv2d(width, in_channels, 3, padding=1)
 
     def forward(self, x_t: Tensor, lq: Tensor, t: Tensor, conditioning: Conditioning) -> Tensor:
-        """Output for a state and the LQ image in [0, 1], all `[B, C, H, W]` with any H and W; `t` is float32 `[B]`.
-
+        """Output for a state and the LQ image in [0, 1], all `[B, C, H, W]`, any H and W; t is float32 `[B]`.
         Embeddings are `[B, D]`, patch tokens `[B, N, D]`; each may be None.
         """
         height, width = x_t.shape[-2:]

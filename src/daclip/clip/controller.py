@@ -43,15 +43,9 @@ class Controller(nn.Module):
 
 
 class DaClip(nn.Module):
-    """Frozen CLIP with its controller: degraded photos to content and degradation embeddings.
-
-    With its links at zero the content embedding equals the frozen CLIP's bit for bit. `logit_scale` is the logarithm of
-    the scale that both losses share, trained from CLIP's own value.
-
-    Args:
-        clip: The frozen model.
-        injection: Order of the hidden states. `reversed` adds that of controller block L−1−i to frozen block i, as the
-            published weights need; `aligned` that of block i.
+    """Frozen CLIP with its controller: degraded photos to content and degradation embeddings; with zero links the
+    content embedding is the frozen CLIP's, bit for bit. `reversed` injection adds the hidden state of controller block
+    L−1−i to frozen block i (the published weights), `aligned` that of block i. `logit_scale` is a logarithm.
     """
 
     def __init__(self, clip: FrozenClip, injection: Injection):
@@ -69,13 +63,9 @@ class DaClip(nn.Module):
         return self.clip.embed_dim
 
     def forward(self, images: Tensor, steered: int | None = None, recompute: bool = False) -> Conditioning:
-        """Embeddings of degraded photos `[B, 3, H, W]`, RGB in [0, 1], averaged over their views, not normalised.
-
-        Args:
-            images: Photos of any size.
-            steered: Number of photos, from the first, that get content embeddings `[steered, D]`. By default all do,
-                and the patch tokens of all views, `[B, N, D]`, are there too.
-            recompute: Keep no activations inside blocks for the backward pass.
+        """Embeddings of photos `[B, 3, H, W]`, RGB in [0, 1], averaged over their views, not normalised. With
+        `steered`, only the first photos get content embeddings, `[steered, D]`; else all do, along with the patch
+        tokens of all views `[B, N, D]`. `recompute` keeps no activations inside blocks for the backward pass.
         """
         views = self.clip.views(images)
         count = None if steered is None else steered * views.shape[1]
@@ -133,14 +123,9 @@ class DaClip(nn.Module):
             return (self.scale() * F.normalize(degradation.float(), dim=-1) @ texts.T).softmax(-1)
 
     def moved(self, degradation: Tensor, wanted: Tensor, classes: Sequence[str]) -> Tensor:
-        """Degradation embeddings `[B, D]` as if other texts, with embeddings `[B, D]` or `[D]`, had been recognised.
-
-        An embedding moves from the texts that were recognised among the classes to those that are wanted,
-
-            u' = u + T_wanted − Σ_k p_k T_k,    rescaled to the length that it had,
-
-        with u and the text embeddings T of unit length and p the recognised probabilities. The offset of image
-        embeddings from text embeddings stays in place, and a class recognised for sure stays as it is.
+        """Degradation embeddings `[B, D]` as if the texts `wanted` (`[B, D]` or `[D]`) had been recognised among the
+        classes: u' = u + T_wanted − Σ_k p_k T_k, rescaled to the length of u, for unit vectors u, T and recognised
+        probabilities p. The offset between image and text embeddings stays; a class recognised for sure does not move.
         """
         with torch.autocast(degradation.device.type, enabled=False):
             unit = F.normalize(degradation.float(), dim=-1)
@@ -149,10 +134,7 @@ class DaClip(nn.Module):
             return (F.normalize(unit + wanted - recognised, dim=-1) * length).to(degradation.dtype)
 
     def decided(self, degradation: Tensor, classes: Sequence[str], temperature: float) -> Tensor:
-        """Degradation embeddings `[B, D]` as if recognition had been surer of the class that it found.
-
-        They move to the probabilities p_k^(1/T) / Σ_j p_j^(1/T) with the temperature T in (0, 1]; 1 changes nothing.
-        """
+        """Degradation embeddings `[B, D]` as if recognition were surer: probabilities ∝ p_k^(1/T), T in (0, 1]."""
         sharpened = (self.classify(degradation, classes).log() / temperature).softmax(-1)
         return self.moved(degradation, sharpened @ self.clip.encode_text(classes), classes)
 

@@ -18,10 +18,7 @@ WAYS = ("clean", "degraded", "steered")  # of embedding a photo
 
 
 class Stage1Scores:
-    """Collects the output of DA-CLIP on validation pairs and sums it up.
-
-    The prompt templates are those of `DaClip.word_embeddings`, the bins those of the calibration error.
-    """
+    """Collects DA-CLIP's output on validation pairs and sums it up, with the templates of `DaClip.word_embeddings`."""
 
     def __init__(self, daclip: DaClip, classes: Sequence[str], templates: Sequence[str], bins: int):
         self.daclip = daclip

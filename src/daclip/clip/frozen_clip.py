@@ -48,10 +48,7 @@ def crop(images: Tensor, size: int) -> Tensor:
 
 
 def multi_crop(images: Tensor, size: int) -> Tensor:
-    """An even grid of at most 3×3 crops at full resolution: `[B, 3, H, W]` to `[B, V, 3, s, s]`.
-
-    They cover photos of up to three times CLIP's size and sample larger ones.
-    """
+    """An even grid of at most 3×3 full-resolution crops, `[B, 3, H, W]` to `[B, V, 3, s, s]`; gaps in large photos."""
     if min(images.shape[-2:]) < size:
         images = _shrink(images, size)
 
@@ -68,16 +65,10 @@ VIEWS: dict[str, View] = {"resize": resize, "crop": crop, "multi_crop": multi_cr
 
 
 class FrozenClip(nn.Module):
-    """An open_clip model that never learns.
-
-    Args:
-        architecture: Name of an open_clip model whose image tower is a plain ViT (`ViT-B-32`, `hf-hub:…`,
-            `local-dir:…`) or the arguments of `open_clip.CLIP` as a mapping, which gives random weights.
-        pretrained: Weight tag or file for a named model; None leaves the weights random.
-        view: From photos to CLIP inputs: `resize`, `crop` or `multi_crop`.
-        seed: Seed of random weights.
-        load_weights: False downloads nothing and keeps of `pretrained` only the normalisation of inputs; for weights
-            that come from an artifact.
+    """An open_clip model that never learns. `architecture` names one whose image tower is a plain ViT (`ViT-B-32`,
+    `hf-hub:…`, `local-dir:…`), with `pretrained` a weight tag, a file or None (random weights from `seed`), or holds
+    the arguments of `open_clip.CLIP` (random as well). `view` makes CLIP inputs: `resize`, `crop` or `multi_crop`.
+    Without `load_weights`, for weights from an artifact, only the input normalisation of `pretrained` is used.
     """
 
     model: Any  # open_clip has no type hints
@@ -131,10 +122,7 @@ class FrozenClip(nn.Module):
         return pool_tokens(self.tower, tokens).unflatten(0, views.shape[:2]).mean(1)
 
     def encode_tokens(self, tokens: Tensor) -> Tensor:
-        """Embedding of token ids `[N, L]`, not normalised, `[N, D]`.
-
-        Texts are cut after the last end-of-text token (the largest id), since attention is causal.
-        """
+        """Embeddings `[N, D]` of token ids `[N, L]`, not normalised; what follows the last end-of-text token is cut."""
         model = self.model
         if not isinstance(model, open_clip.CLIP) or model.text_pool_type != "argmax":
             embedded: Tensor = model.encode_text(tokens)
@@ -247,10 +235,8 @@ def _statistics(architecture: str | Mapping[str, Any], pretrained: str | None, t
 
 @torch.no_grad()
 def _balance_frequencies(weight: Tensor, generator: torch.Generator) -> None:
-    """Draw a patch embedding `[width, 3, p, p]` anew, with gains that grow with frequency, as photos' amplitudes fall.
-
-    White random weights see little but the brightness of a patch, while most corruptions change fine detail. Whitening
-    the first layer speeds up training from scratch (Coates and Ng 2012); here for the 1/f spectrum of all photos.
+    """Draw a patch embedding `[width, 3, p, p]` anew, with gains that grow with frequency as photos' amplitudes fall
+    (1/f). White random weights see little but brightness; whitening speeds up training (Coates and Ng 2012).
     """
     patch = weight.shape[-1]
     n = torch.arange(patch, dtype=torch.float32)

@@ -16,11 +16,7 @@ from daclip.errors import DaclipError
 
 
 class _GatherRows(torch.autograd.Function):
-    """Rows of all ranks, in the order of ranks; the gradient of a rank's rows is summed over all ranks.
-
-    Every rank computes the loss of the whole batch, so DistributedDataParallel's mean over ranks turns the sum into the
-    gradient of a single process.
-    """
+    """Rows of all ranks in order; gradients are summed over ranks, as DistributedDataParallel averages them later."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
@@ -50,8 +46,7 @@ def encode_texts(
     texts: Sequence[Sequence[str]], encode: Callable[[Sequence[str]], Tensor], like: Tensor
 ) -> tuple[list[str], Tensor]:
     """The K unique texts of all ranks in alphabetical order with their embeddings `[K, D]`; each rank encodes its own.
-
-    `texts` are those of each rank, as `gather_objects` gives them; `like` `[…, D]` lies on the embeddings' device.
+    `texts` comes from `gather_objects`; `like` `[…, D]` lies on the embeddings' device.
     """
     lists = [sorted(set(part)) for part in texts]
     if len(lists) == 1:
@@ -74,12 +69,7 @@ def encode_texts(
 
 @dataclass(frozen=True)
 class Targets:
-    """The texts of a batch and their assignment to its images.
-
-    Attributes:
-        text: Unit vectors of the K unique texts, `[K, D]`.
-        rows: For each of the B images the rows of `text` that belong to it, at least one.
-    """
+    """The K unique texts of a batch, unit vectors `[K, D]`, and for each image the `rows` of its texts, one or more."""
 
     text: Tensor
     rows: Sequence[Sequence[int]]
@@ -99,10 +89,8 @@ class Targets:
 
 
 def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
-    """Symmetric one-to-one InfoNCE (CLIP, Radford et al. 2021), the official loss of DA-CLIP.
-
-    Rows i of the unit vectors `image` and `text`, both `[B, D]`, belong together. Samples with the same text are
-    negatives of each other: with K texts in a batch of B the loss cannot fall below about ln(B/K).
+    """Symmetric InfoNCE (CLIP, Radford et al. 2021), DA-CLIP's official loss, of unit vectors `[B, D]` paired by row.
+    Equal texts are negatives of each other: with K texts the loss cannot fall below about ln(B/K).
     """
     logits = scale * image @ text.T
     target = torch.arange(len(image), device=image.device)
@@ -110,11 +98,8 @@ def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
 
 
 def multi_positive_loss(image: Tensor, text: Tensor, label: Tensor, scale: Tensor) -> Tensor:
-    """Contrastive loss in which every sample of equal text is a positive (SupCon, Khosla et al. 2020); the floor is 0.
-
-    Image to text it is the cross-entropy over the K unique texts `[K, D]`, where `label` `[B]` is the row of each
-    image; text to image each text is matched to the uniform distribution over its images, less that distribution's
-    entropy.
+    """Contrastive loss with all samples of equal text as positives (SupCon, Khosla et al. 2020); the floor is 0.
+    `label` `[B]` is an image's row of `text` `[K, D]`; a text's target is uniform over its images, less its entropy.
     """
     logits = scale * image @ text.T
     to_text = F.cross_entropy(logits, label)
@@ -124,10 +109,8 @@ def multi_positive_loss(image: Tensor, text: Tensor, label: Tensor, scale: Tenso
 
 
 def multi_label_loss(image: Tensor, text: Tensor, member: Tensor, scale: Tensor) -> Tensor:
-    """Contrastive loss with several texts to an image and several images to a text; the floor is 0.
-
-    Each image is matched to the uniform distribution over its texts, each text to that over its images, both less the
-    distribution's entropy. `member` `[B, K]` is 1 where a text belongs to an image, else 0, with no row all 0.
+    """Contrastive loss with several texts to an image and several images to a text; the floor is 0. Targets are uniform
+    distributions, less their entropy; `member` `[B, K]` is 1 where a text belongs to an image, no row all 0.
     """
     logits = scale * image @ text.T
     present = member.sum(0) > 0
@@ -147,10 +130,7 @@ def sigmoid_loss(image: Tensor, text: Tensor, member: Tensor, scale: Tensor, bia
 
 
 class Matching(nn.Module, ABC):
-    """A loss that pulls images to their texts and pushes them from the others.
-
-    With `splits_labels` a label of several classes counts as several texts; otherwise it is one of its own.
-    """
+    """A loss between images and texts; with `splits_labels` a label of several classes counts as several texts."""
 
     splits_labels = False
 
@@ -186,10 +166,8 @@ class MultiLabel(Matching):
 
 
 class Sigmoid(Matching):
-    """`sigmoid_loss` with a learned bias; a label of several classes counts for each of them.
-
-    The first `bias` should undo the scale times the usual cosine of a photo and any text: else every pair begins as a
-    right one.
+    """`sigmoid_loss` with a learned bias; a label of several classes counts for each of them. The first `bias` should
+    cancel the scale times the usual cosine of a photo and any text, or every pair begins as a match.
     """
 
     splits_labels = True
@@ -238,15 +216,9 @@ class LossTerms:
 
 
 class DaClipLoss(nn.Module):
-    """Weighted sum of the degradation loss and the content losses; a weight of 0 leaves a loss out.
-
-    In a distributed run the samples of all ranks form one batch: every rank returns the loss of the whole, and after
-    DistributedDataParallel's mean the gradients are those of a single process with that batch.
-
-    Args:
-        matching: The loss between embeddings and texts, of degradations and of captions alike.
-        distillation: The distance to the clean photos' embeddings, which needs no captions.
-        caption_weight: Of the loss between content embedding and caption; samples without a caption are passed over.
+    """Weighted sum of the degradation and the content losses; a weight of 0 leaves a loss out. `matching` compares
+    embeddings with class names and captions, `distillation` with the clean photos' embeddings. The samples of all ranks
+    form one batch: every rank returns the whole loss, and the gradients' mean over ranks is that of a single process.
     """
 
     def __init__(
@@ -298,15 +270,8 @@ class DaClipLoss(nn.Module):
         classes: Sequence[str],
         clean: Tensor | None,
     ) -> LossTerms:
-        """All terms of a batch.
-
-        Args:
-            content: Content embeddings `[N, D]` of the batch's first N samples; None where none are made.
-            degradation: Degradation embeddings `[B, D]`.
-            scale: Factor of the cosine similarities.
-            captions: One text for each of the N samples; empty where unknown.
-            classes: One degradation label for each of the B samples.
-            clean: Frozen CLIP embeddings of the clean photos `[N, D]`; needed for distillation only.
+        """All terms of a batch: degradation embeddings `[B, D]` with B labels `classes`; content embeddings `[N, D]` or
+        None of the first N samples, with N captions, empty where unknown; for distillation also `clean` `[N, D]`.
         """
         # Float32: a scale of up to 100 would blow bfloat16's rounding of cosines up to noise in the loss.
         with torch.autocast(degradation.device.type, enabled=False):

@@ -20,16 +20,11 @@ from daclip.types import Conditioning, RestorationBatch
 class ControllerPretraining(StageModule):
     """Teach the controller to name degradations and to steer CLIP towards the clean photo.
 
-    Logged on validation photos: `degradation_accuracy`, `degradation_accuracy/CLASS`, `content_cosine` (steered
-    embedding to the clean photo's) and `content_cosine_plain` (plain CLIP on the degraded photo).
-
-    Args:
-        optimizer, warmup_steps, final_lr: See `StageModule`.
-        content_share: Share of each batch that the content losses see; the frozen tower is half of a step's cost.
-        chunk_size: Photos that are encoded at once; None takes the whole batch, as the loss does in any case. A chunk's
-            activations are computed again for its gradients (GradCache, Gao et al. 2021).
-        checkpoint_blocks: Recompute the activations inside each transformer block in the same way.
-        compile_blocks: `torch.compile` the transformer blocks.
+    Logs `degradation_accuracy`, also by `/CLASS`, `content_cosine` (steered embedding to the clean photo's) and
+    `content_cosine_plain` (plain CLIP) on validation photos. `content_share` is the share of each batch that the
+    content losses see. Photos are encoded `chunk_size` at once (None: all) with activations computed again for the
+    gradients (GradCache, Gao et al. 2021); the loss sees the whole batch. `checkpoint_blocks` recomputes activations
+    inside transformer blocks, `compile_blocks` compiles them. For other options see `StageModule`.
     """
 
     def __init__(

@@ -59,9 +59,8 @@ def _renamed(name: str, prefixes: tuple[tuple[str, str], ...]) -> str:
 
 
 def read_weights(path: str | Path) -> Any:
-    """Content of a checkpoint file, safetensors or a pickle restricted to tensors and plain values.
-
-    The `state_dict` of a training run's checkpoint stands for the whole. Any other file is a `DaclipError`.
+    """Content (or its `state_dict`) of a safetensors file or a pickle of tensors and plain values; else a
+    `DaclipError`.
     """
     path = Path(path)
     if not path.is_file():

@@ -13,12 +13,7 @@ from daclip.types import Conditioning
 
 @dataclass(frozen=True)
 class Prediction:
-    """Two views of one estimate; each follows from the other and the state.
-
-    Attributes:
-        x0: Estimate of the clean image, float32 `[B, C, H, W]`, not clamped.
-        epsilon: The noise that leads from `x0` to the state, same shape, of unit order.
-    """
+    """An estimate of the clean image `x0`, float32 `[B, C, H, W]`, not clamped, and the noise from it to the state."""
 
     x0: Tensor
     epsilon: Tensor
@@ -28,16 +23,12 @@ class Prediction:
 class EdmPreconditioning:
     """The parameterisation of Karras et al. (2022, table 1): unit variance into and out of the network.
 
-    In y = (x − μ)/λ, and with z = y/α = y_0 + σ ε for σ = s/α, their D(z) = c_skip z + c_out F(c_in z) with
+    With z = y/α = y_0 + σ ε, y = (x − μ)/λ and σ = s/α, their D(z) = c_skip z + c_out F(c_in z), where
 
-        c_skip = σ_d²/(σ² + σ_d²),    c_out = σ σ_d/√(σ² + σ_d²),    c_in = 1/√(σ² + σ_d²)
+        c_skip = σ_d²/(σ² + σ_d²),    c_out = σ σ_d/√(σ² + σ_d²),    c_in = 1/√(σ² + σ_d²),
 
-    becomes, with r = √(s² + α² σ_d²),
-
-        ŷ_0 = (α σ_d²/r²) y + (s σ_d/r) F(y/r).
-
-    For σ_d = 1 this is the `v` parameterisation with the sign of F turned. `data_std` is σ_d, the standard deviation of
-    y_0 = (x_0 − μ)/λ; 1 where LQ and HQ differ by λ.
+    becomes ŷ_0 = (α σ_d²/r²) y + (s σ_d/r) F(y/r) for r = √(s² + α² σ_d²). `data_std` is σ_d, the standard deviation of
+    y_0; 1 is `v` with the sign of F turned.
     """
 
     data_std: float
@@ -61,21 +52,16 @@ Parameterization = Literal["data", "image", "epsilon", "v"] | EdmPreconditioning
 
 
 class Denoiser(nn.Module):
-    """A backbone with output F as an estimate of the clean image: the one object that losses and samplers see.
+    """A backbone with output F as an estimate of the clean image, for losses and samplers; μ is the LQ image.
 
-    * `data`: x̂_0 = μ + F, a residual on the LQ image. An error of F is an error of x̂_0, at every t.
-    * `image`: x̂_0 = F, the clean image itself.
-    * `epsilon`: ε̂ = F, as in the official weights. An error of F is multiplied by λ s_t/α_t (up to 200 λ at T) on its
-      way to x̂_0.
-    * `v`: F = α_t ε − s_t y_0 in y = (x − μ)/λ (Salimans and Ho 2022, appendix D), hence ŷ_0 = α_t y − s_t F and
-      ε̂ = s_t y + α_t F.
+    * `data`: x̂_0 = μ + F. An error of F is an error of x̂_0, at every t.
+    * `image`: x̂_0 = F.
+    * `epsilon`: ε̂ = F, as in the official weights. x̂_0 errs by λ s_t/α_t (up to 200 λ at T) times the error of F.
+    * `v`: F = α_t ε − s_t y_0 in y = (x − μ)/λ (Salimans and Ho 2022, app. D): ŷ_0 = α_t y − s_t F, ε̂ = s_t y + α_t F.
     * an `EdmPreconditioning`: the output and the state that the backbone sees are scaled to unit variance.
 
-    Args:
-        backbone: Called as `backbone(x_t, lq, t, conditioning)` with `t` float32 `[B]`; gives `[B, C, H, W]`.
-        process: The diffusion whose state the backbone sees; μ is the LQ image.
-        correct_epsilon_shift: Undo the shift of `epsilon` networks trained by `PosteriorMatching` (the official weights
-            included), see `MeanRevertingSDE.shift_epsilon`.
+    The backbone `(x_t, lq, t, conditioning) → [B, C, H, W]` gets `t` as float32 `[B]`. `correct_epsilon_shift` undoes
+    the shift of `epsilon` networks trained by `PosteriorMatching`, the official ones included (`shift_epsilon`).
     """
 
     def __init__(

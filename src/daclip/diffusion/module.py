@@ -27,12 +27,8 @@ Row = dict[str, Tensor]
 
 
 class FrozenGuide:
-    """Frozen DA-CLIP outside the module tree, which a weight average would copy and a checkpoint store; it is large.
-
-    Args:
-        daclip: Stage 1.
-        cache_size: Number of photos whose embeddings are kept, the latest used ones. The key is the pixels, so this
-            only helps where the very same degraded photos come again: stored pairs without random crops, validation.
+    """Frozen DA-CLIP outside the module tree, so that weight averages and checkpoints leave it out. The `cache_size`
+    last used embeddings are kept by the photos' pixels, for photos that come again unchanged, as in validation.
     """
 
     def __init__(self, daclip: DaClip, cache_size: int = 0):
@@ -65,10 +61,8 @@ class FrozenGuide:
     def with_true_classes(
         self, conditioning: Conditioning, truth: Sequence[str], classes: Sequence[str], chosen: Tensor
     ) -> Conditioning:
-        """Degradation embeddings, where the mask `chosen` `[B]` is true, as if the true classes had been recognised.
-
-        See `DaClip.moved`. A label of several classes in `truth`, such as `hazy, rainy`, counts as their mean, as the
-        user's classes do when restoring.
+        """Conditioning with the true classes' degradation embeddings (`DaClip.moved`) where the mask `chosen` `[B]` is
+        true. A label of several classes, such as `hazy, rainy`, counts as their mean, as when restoring.
         """
         degradation = conditioning.degradation
         assert degradation is not None
@@ -93,23 +87,14 @@ class FrozenGuide:
 
 
 class RestorationDiffusion(StageModule):
-    """Train a network to reverse the mean-reverting SDE, guided by DA-CLIP.
+    """Train a network to reverse the mean-reverting SDE, guided by DA-CLIP; for other options see `StageModule`.
 
-    Logged on validation photos: `val/psnr` and `val/gain` (dB above the degraded input), overall and per class.
-
-    Args:
-        backbone: Network `(x_t, lq, t, conditioning) → [B, 3, H, W]`.
-        sampler: Restores validation photos.
-        parameterization: Meaning of the network's output.
-        correct_epsilon_shift: See `Denoiser`.
-        optimizer, warmup_steps, final_lr: See `StageModule`.
-        seed: Seed of times and noise; a sample's draws do not depend on the number of ranks.
-        conditioning_dropout: Share of samples that learn without conditioning, for guidance (Ho and Salimans 2022).
-        true_class_share: Share of samples whose degradation embedding is moved to their true class: from the unsure
-            embeddings of crops the network would learn to try every repair a little.
-        temperature: See `DaClip.decided`; for restoring, after a training with `true_class_share`.
-        embedding_cache_size: See `FrozenGuide`.
-        compiled: Let `torch.compile` fuse the network: minutes at the start, faster steps after them.
+    `backbone`, `parameterization` and `correct_epsilon_shift` are those of `Denoiser`; `sampler` restores validation
+    photos, with `val/psnr` and `val/gain` (dB above the input) logged overall and per class. A sample's times and noise
+    depend on `seed`, not on the number of ranks. A share `conditioning_dropout` of the samples learns without
+    conditioning, for guidance (Ho and Salimans 2022). A share `true_class_share` has its embedding moved to the true
+    class: from the unsure embeddings of crops the network would learn to try every repair a little; `temperature`
+    (`DaClip.decided`) is for restoring after that. `compiled` applies `torch.compile`: a slow start, faster steps.
     """
 
     def __init__(

@@ -28,10 +28,7 @@ def draw_training_state(
 
 @dataclass(frozen=True)
 class TrainingState:
-    """The state x_t at which an objective compares, with the images in [0, 1] and the draws that made it.
-
-    Images and noise are `[B, C, H, W]`, `t` holds grid indices in 1..T, long `[B]`.
-    """
+    """The state x_t of a training step, its images in [0, 1] and noise, `[B, C, H, W]`; `t` is long `[B]` in 1..T."""
 
     x_t: Tensor
     lq: Tensor
@@ -45,15 +42,10 @@ class Objective(ABC):
     """Mean over the batch of one loss a sample, ℓ = mean |e| + w mean |F(e)| of an error e, or of log(ℓ + 0.01).
 
     F is the orthonormal Fourier transform (Cho et al., "Rethinking coarse-to-fine approach in single image deblurring",
-    2021, who use w = 26 for crops of 256 px in this normalisation). An unknown exposure errs in every pixel, but in a
-    single coefficient: with F, errors that cannot be removed do not drown those that can, such as noise.
-
-    Args:
-        weighting: Weight of a sample by its t; None weighs all alike.
-        frequency_weight: w.
-        relative: Take the logarithm, so that a change counts by its share of the sample's own error, as in decibels.
-            Otherwise dark and hazy photos with their large errors outweigh compressed ones, which then suffer.
-        perceptual: A further term, `[B]`, of x̂_0 and the clean images, such as `PerceptualDistance`.
+    2021, with w = 26 for crops of 256 px). It puts an unknown exposure into one coefficient, where it does not drown
+    errors that can be removed, such as noise. w is `frequency_weight`; `weighting` weighs a sample by its t (None: all
+    alike). `relative` takes the logarithm, as decibels do, lest dark and hazy photos with large errors outweigh the
+    others. `perceptual` adds a term `[B]` of x̂_0 and the clean images, such as `PerceptualDistance`.
     """
 
     def __init__(
@@ -114,11 +106,9 @@ class NoiseMatching(Objective):
 
 
 class PosteriorMatching(Objective):
-    """|Euler mean of the reverse SDE from ε̂ − posterior mean from x_0|, over the one grid step t → t − 1.
-
-    The maximum likelihood objective of IR-SDE (section 3.3) and of the official weights. Only for `epsilon` denoisers:
-    its optimum is a *shifted* ε (see `MeanRevertingSDE.shift_epsilon`), which an output that must also be a clean image
-    cannot be. A denoiser that undoes the shift is trained on its output before the correction.
+    """|Euler mean of the reverse SDE from ε̂ − posterior mean from x_0| over the grid step t → t − 1. The maximum
+    likelihood objective of IR-SDE (section 3.3) and the official weights, only for `epsilon`: its optimum is a
+    *shifted* ε (`MeanRevertingSDE.shift_epsilon`). A denoiser that undoes the shift is compared before that.
     """
 
     def error(self, denoiser: Denoiser, prediction: Prediction, state: TrainingState) -> Tensor:
@@ -134,10 +124,7 @@ class PosteriorMatching(Objective):
 
 
 class VelocityMatching(Objective):
-    """|v̂ − v| with v = α_t ε − s_t y_0 in y = (x − μ)/λ (Salimans and Ho 2022, appendix D).
-
-    In terms of the estimate it is (x̂_0 − x_0)/(λ s_t), so every parameterisation can be trained with it.
-    """
+    """|v̂ − v| = |x̂_0 − x_0|/(λ s_t) with v = α_t ε − s_t y_0 in y = (x − μ)/λ (Salimans and Ho 2022, appendix D)."""
 
     def error(self, denoiser: Denoiser, prediction: Prediction, state: TrainingState) -> Tensor:
         """v̂ − v."""
@@ -149,10 +136,7 @@ class VelocityMatching(Objective):
 
 
 class PerceptualDistance:
-    """`factor` times the distance of images in the features of a recognition network (Johnson et al. 2016).
-
-    The network is frozen and belongs to no module: it is neither averaged nor saved.
-    """
+    """`factor` times the distance in features of a frozen recognition network (Johnson et al. 2016), never saved."""
 
     def __init__(self, network: Recognizer, factor: float) -> None:
         self.network = network

@@ -12,25 +12,12 @@ ScheduleKind = Literal["cosine", "linear", "constant"]
 
 
 class ThetaSchedule(nn.Module):
-    """Tables of the mean-reversion speed θ_t and of its integral θ̄_t = ∫ θ dt, scaled so that e^{−θ̄_T} = δ.
+    """Tables of the mean-reversion speed θ_t, constant over a grid step, and of its integral θ̄_t = dt Σ_{i=1..t} θ_i.
 
-    Grid index 0 is the clean image, index T the start of sampling. θ is constant over a grid step:
-
-        θ̄_t = dt Σ_{i=1..t} θ_i,    dt = −ln δ / Σ_{i=1..T} θ_i.
-
-    The shapes of θ follow IR-SDE (Luo et al., ICML 2023, appendix): `cosine` is one minus the cosine ᾱ of Nichol and
-    Dhariwal (2021, eq. 17), `linear` grows from 1e-4 to 2e-2 times 1000/(T+1).
-
-    Args:
-        kind: `cosine`, `linear` or `constant`.
-        horizon: T, the number of grid steps, at least 1.
-        delta: δ, the share of x_0 − μ left at t = T; in (0, 1).
-
-    Attributes:
-        thetas: θ_t, float32 `[T + 1]`; entry 0 is never a step.
-        thetas_cumsum: Σ_{i=1..t} θ_i, float32 `[T + 1]`; entry 0 is 0.
-        dt: Length of a grid step, float32 scalar.
-        integral: θ̄_t, float32 `[T + 1]`, from 0 to −ln δ.
+    Grid index 0 is the clean image, T = `horizon` the start of sampling; dt = −ln δ / Σ_{i=1..T} θ_i, so that a share
+    e^{−θ̄_T} = δ = `delta` in (0, 1) of x_0 − μ is left at T. Shapes as in IR-SDE (Luo et al., ICML 2023, appendix):
+    `cosine` is one minus the cosine ᾱ of Nichol and Dhariwal (2021, eq. 17), `linear` grows from 1e-4 to 2e-2 times
+    1000/(T+1). Tables, float32 `[T + 1]`: `thetas` (entry 0 is never a step), `thetas_cumsum` Σ θ_i, `integral` θ̄_t.
     """
 
     thetas: Tensor
@@ -72,16 +59,14 @@ def _thetas(kind: str, horizon: int) -> Tensor:
 class MeanRevertingSDE(nn.Module):
     """dx = θ_t (μ − x) dt + σ_t dw with σ_t² = 2 λ² θ_t: from the clean image x_0 to the noisy LQ image μ.
 
-    Luo et al., "Image Restoration with Mean-Reverting Stochastic Differential Equations" (IR-SDE, 2023), section 3.1.
-    With θ̄_t = ∫_0^t θ the law of x_t given x_0 is Gaussian (proposition 3.1):
+    Luo et al., "Image Restoration with Mean-Reverting Stochastic Differential Equations" (IR-SDE, 2023), section 3.1;
+    x_t given x_0 is Gaussian (proposition 3.1):
 
         x_t = μ + (x_0 − μ) α_t + λ s_t ε,    α_t = e^{−θ̄_t},    s_t = √(1 − α_t²).
 
-    In y = (x − μ)/λ this is the variance preserving diffusion with signal α_t and noise s_t.
-
-    Everything here is a pure function in float32: μ is an argument, `t` and `s` are long tensors `[B]` of grid indices
-    0..T (0 = clean), images are `[B, C, H, W]`, coefficients `[B, 1, 1, 1]`. λ, the stationary standard deviation, is
-    `max_sigma`, in units of 1/255 if that is at least 1.
+    In y = (x − μ)/λ this is the variance preserving diffusion. All methods are pure functions in float32: `t` and `s`
+    are long grid indices `[B]` in 0..T (0 = clean), images `[B, C, H, W]`, coefficients `[B, 1, 1, 1]`. λ, the
+    stationary standard deviation, is `max_sigma`, in units of 1/255 if that is at least 1.
     """
 
     def __init__(self, schedule: ThetaSchedule, max_sigma: float = 50.0) -> None:
@@ -95,8 +80,6 @@ class MeanRevertingSDE(nn.Module):
     def horizon(self) -> int:
         """T, the last grid index."""
         return self.schedule.horizon
-
-    # Coefficients
 
     def alpha(self, t: Tensor) -> Tensor:
         """α_t = e^{−θ̄_t} in [δ, 1]: the share of x_0 − μ left at t."""
@@ -113,8 +96,6 @@ class MeanRevertingSDE(nn.Module):
     def marginal_mean(self, x0: Tensor, mu: Tensor, t: Tensor) -> Tensor:
         """Mean μ + (x_0 − μ) α_t of x_t given x_0."""
         return mu + (x0 - mu) * self.alpha(t)
-
-    # Between clean image, state and noise
 
     def perturb(self, x0: Tensor, mu: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """x_t = μ + (x_0 − μ) α_t + λ s_t ε for unit normal `noise` ε."""
@@ -136,8 +117,6 @@ class MeanRevertingSDE(nn.Module):
         """∇ log p_t(x_t | x_0) = −ε / (λ s_t); t in 1..T."""
         return -epsilon / self.marginal_std(t)
 
-    # One step of the equations, by Euler
-
     def drift(self, x: Tensor, mu: Tensor, t: Tensor) -> Tensor:
         """θ_t (μ − x)."""
         return self._at(self.schedule.thetas, t) * (mu - x)
@@ -155,10 +134,7 @@ class MeanRevertingSDE(nn.Module):
         return self.diffusion(t) * self.schedule.dt.sqrt()
 
     def reverse_sde_mean(self, x_t: Tensor, mu: Tensor, score: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        """Euler mean of the reverse SDE from t to an earlier s (IR-SDE, section 3.2):
-
-        x_t − [(μ − x_t) − 2 λ² score] Δ,    Δ = θ̄_t − θ̄_s, which is θ_t dt for s = t − 1.
-        """
+        """Euler mean of the reverse SDE to s < t (IR-SDE, sec. 3.2): x_t − [(μ − x_t) − 2 λ² score] (θ̄_t − θ̄_s)."""
         delta = self.stride(t, s)
         return x_t - ((mu - x_t) - 2 * self.lambda_**2 * score) * delta
 
@@ -171,16 +147,10 @@ class MeanRevertingSDE(nn.Module):
         delta = self.stride(t, s)
         return x_t - ((mu - x_t) - self.lambda_**2 * score) * delta
 
-    # The exact posterior
-
     def posterior_mean(self, x_t: Tensor, mu: Tensor, x0: Tensor, t: Tensor, s: Tensor) -> Tensor:
-        """Mean of x_s given x_t and x_0 for any s < t (IR-SDE, proposition 3.2, for a stride).
+        """Mean of x_s given x_t and x_0 for any s < t (IR-SDE, proposition 3.2, for a stride); jumps compose:
 
-        With A = e^{−(θ̄_t − θ̄_s)}:
-
-            μ + A s_s²/s_t² (x_t − μ) + α_s (1 − A²)/s_t² (x_0 − μ).
-
-        Jumps compose: t → r → s has the law of t → s. For s = 0 this is x_0.
+        μ + A s_s²/s_t² (x_t − μ) + α_s (1 − A²)/s_t² (x_0 − μ),    A = e^{−(θ̄_t − θ̄_s)};    x_0 for s = 0.
         """
         delta = self.stride(t, s)
         variance_t = _one_minus_square(self._integral(t))
@@ -195,26 +165,16 @@ class MeanRevertingSDE(nn.Module):
         variance_s = _one_minus_square(self._integral(s))
         return self.lambda_ * (_one_minus_square(self.stride(t, s)) * variance_s / variance_t).sqrt()
 
-    # The shift of the official objective
-
     def shift_epsilon(self, epsilon: Tensor, x_t: Tensor, mu: Tensor, t: Tensor) -> Tensor:
         """The output ε_net of a network trained by `PosteriorMatching` where the noise is ε.
 
-        That objective asks the *Euler* mean built from the output to equal the *exact* posterior mean. In
-        y = (x_t − μ)/λ and with u = θ_t dt the Euler mean of the step to t − 1 is
+        That objective sets the *Euler* mean from ε_net equal to the *exact* posterior mean from y_0 = (y − s_t ε)/α_t.
+        In y = (x_t − μ)/λ and with u = θ_t dt those of the step to t − 1, where α_{t−1} = α_t e^u, are
 
-            (1 + u) y − 2 u ε_net / s_t.
+            (1 + u) y − 2 u ε_net / s_t = e^u y − 2 sinh(u) ε / s_t,    hence
+            ε_net = (sinh u / u) ε + s_t (1 + u − e^u) / (2u) y,
 
-        The posterior mean takes y_0 = (y − s_t ε)/α_t. With A = e^{−u} and α_{t−1} = α_t e^u its factor of y is
-        [e^{−u} (1 − α_t² e^{2u}) + e^u (1 − e^{−2u})] / s_t² = e^u, that of ε −e^u (1 − e^{−2u}) / s_t:
-
-            e^u y − 2 sinh(u) ε / s_t.
-
-        Both agree for
-
-            ε_net = (sinh u / u) ε + s_t (1 + u − e^u) / (2u) y.
-
-        Both sides are affine in ε, so the relation holds for conditional expectations too.
+        which is affine in ε and so holds for conditional expectations too.
         """
         u, gain, offset = self._shift_terms(x_t, mu, t)
         return gain / u * epsilon + offset / (2 * u)
@@ -230,8 +190,6 @@ class MeanRevertingSDE(nn.Module):
         y = (x_t - mu) / self.lambda_
         # u − expm1(u) instead of 1 + u − e^u: at small t u is about 1e-4 and the terms nearly cancel.
         return u, torch.sinh(u), self.relative_std(t) * (u - torch.expm1(u)) * y
-
-    # Tables
 
     def stride(self, t: Tensor, s: Tensor) -> Tensor:
         """Δ = θ̄_t − θ̄_s: positive for s < t."""
@@ -251,11 +209,9 @@ def _one_minus_square(exponent: Tensor) -> Tensor:
 
 
 class DirectRegression(MeanRevertingSDE):
-    """The process of one step that is no diffusion: the state is the LQ image itself, and the step ends clean.
-
-    With it the modules of stage 2 train and run a plain restoration network, such as DA-CLIP's "NAFNet + DA-CLIP"
-    (section 4.4): x_1 = μ, T = 1, no noise, the estimate x̂_0 is the result. The exact formulas keep their meaning
-    (λ = 0, α_1 = 0); those of the equations' Euler steps have none.
+    """A process of one step that is no diffusion: x_1 = μ, T = 1, no noise, and the estimate x̂_0 is the result. With
+    it stage 2 trains and runs a plain restoration network (DA-CLIP's "NAFNet + DA-CLIP", section 4.4). The exact
+    formulas hold with λ = 0 and α_1 = 0; the Euler steps have no meaning.
     """
 
     def __init__(self) -> None:

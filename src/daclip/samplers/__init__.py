@@ -1,8 +1,6 @@
-"""Samplers: from a denoiser to restored images.
-
-Symbols, as in the papers: μ is the LQ image, x_t the state at grid index t, s < t the next index, x̂_0 and ε̂ the
-denoiser's estimates, α_t = e^{−θ̄_t} and s_t = √(1 − α_t²) signal and noise, λ the stationary deviation, ξ fresh unit
-normal noise (see `daclip.diffusion.sde`).
+"""Samplers: from a denoiser to restored images. Symbols: μ is the LQ image, x_t the state at grid index t, s < t the
+next index, x̂_0 and ε̂ the denoiser's estimates, α_t = e^{−θ̄_t} and s_t = √(1 − α_t²) signal and noise, λ the
+stationary deviation, ξ fresh unit normal noise (see `daclip.diffusion.sde`).
 """
 
 from daclip.samplers.base import Sampler as Sampler

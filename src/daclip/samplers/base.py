@@ -19,19 +19,12 @@ from daclip.types import Conditioning
 
 @dataclass(frozen=True)
 class Step:
-    """Input of one step from grid index t to an earlier s.
+    """Input of one step from grid index t in 1..T to s in 0..t − 1, both long `[B]`.
 
-    Attributes:
-        process: The diffusion that is reversed.
-        lq: Degraded image μ, `[B, C, H, W]`.
-        x_t: State at t, same shape; after the correction, where a sampler corrects.
-        t: Long `[B]`, in 1..T.
-        s: Long `[B]`, in 0..t − 1.
-        remaining: Steps from t to 0, this one included; 1 means s = 0.
-        prediction: The denoiser's estimate at t, clamped if the sampler clamps.
-        noise: Unit normal, shape of the state; None for deterministic samplers.
-        estimate: Maps another state and its long `[B]` times to a prediction; costs one more estimate.
-        history: Earlier steps, the latest last, at most `lookback` of them (for multistep solvers).
+    `x_t` is the state at t, after a correction if any, like `lq` `[B, C, H, W]`; `prediction` the estimate there,
+    clamped if the sampler clamps; `noise` unit normal or, for deterministic samplers, None. `remaining` counts the
+    steps to 0 with this one. `estimate` maps another state and its times to a prediction, at the cost of one more
+    estimate. `history` holds up to `lookback` earlier steps, the latest last.
     """
 
     process: MeanRevertingSDE
@@ -79,21 +72,14 @@ class SamplerOptions(TypedDict, total=False):
 
 
 class Sampler(ABC):
-    """Walk from noise around the LQ image at T, x_T = μ + λ ε, to a clean image at 0.
+    """Walk in at most T `steps` from noise around the LQ image at T, x_T = μ + λ ε, to a clean image at 0.
 
     A variant holds its formula (`step`) and states whether it needs noise (`stochastic`) and how many earlier steps it
-    uses (`lookback`).
-
-    Args:
-        steps: Number of steps, at most that of grid steps. Each costs one estimate unless the sampler states otherwise.
-        clamp: Clamp the clean estimate to [0, 1] at each step, let ε follow from it, and clamp the result.
-        grid: The grid indices that are visited.
-        start: Share of T at which sampling starts, in (0, 1]. Below 1 the LQ image with the noise of that time stands
-            for x_t (SDEdit, Meng et al. 2022): more faithful to the LQ image, less repaired.
-        guidance: Weight w of the conditioning (classifier-free guidance, Ho and Salimans 2022):
-            x̂_0 = x̂_0(∅) + w [x̂_0(c) − x̂_0(∅)] before clamping, the same in ε. 1 is the plain network and 0 leaves the
-            conditioning out; other values cost two network evaluations an estimate, and need a network that was
-            trained with conditioning drop-out.
+    uses (`lookback`). `clamp` limits x̂_0 at each step, and so the result, to [0, 1]; ε follows. `start` in (0, 1] is
+    the share of T at which sampling starts: below 1 from the LQ image with the noise of that time (SDEdit, Meng et al.
+    2022), more faithful, less repaired. `guidance` is w in x̂_0 = x̂_0(∅) + w [x̂_0(c) − x̂_0(∅)], before clamping
+    (classifier-free guidance, Ho and Salimans 2022): 1 is the plain network, 0 leaves the conditioning out, other
+    values take two network calls an estimate and a network trained with conditioning drop-out.
     """
 
     stochastic: bool = True
@@ -133,10 +119,8 @@ class Sampler(ABC):
         generators: Sequence[torch.Generator | NoiseSource],
         on_step: StepHook | None = None,
     ) -> Tensor:
-        """Restore degraded images, float32 `[B, C, H, W]` in [0, 1]; so is the result if the sampler clamps.
-
-        Each image has its own CPU generator for its start and its steps, so its result depends neither on its batch nor
-        on the device. `on_step` is called after each step.
+        """Restore degraded images, float32 `[B, C, H, W]` in [0, 1]; so is the result if the sampler clamps. Each image
+        has its own CPU generator, so that neither batch nor device changes its result; `on_step` follows each step.
         """
         if len(generators) != len(lq):
             raise ValueError(f"expected one generator an image, got {len(generators)} for {len(lq)} images")

@@ -27,30 +27,18 @@ def exponential_step(
 ) -> Tensor:
     """State x_s at an earlier s, given estimates of the clean image at several times.
 
-    In z = x − μ and ℓ = log(α/s) the reverse equation with noise strength τ (SA-Solver, Xue et al. 2023, section 4;
+    In z = x − μ and ℓ = log(α/s) the reverse equation with noise strength τ ≥ 0 (SA-Solver, Xue et al. 2023, section 4;
     τ = 0 is the probability flow ODE, τ = 1 the reverse SDE) has, with h = ℓ_s − ℓ_t and κ = (1 + τ²) h, the solution
 
         z_s = (s_s/s_t) e^{−τ²h} z_t + α_s κ ∫_0^1 e^{−κ(1−u)} D(u) du + λ s_s √(1 − e^{−2τ²h}) ξ,
 
-    where D(u) = x̂_0 − μ at ℓ_t + u h. D is replaced by the polynomial P through the nodes, and P is integrated
-    exactly: the moments are M_0 = 1 − e^{−κ} and M_k = 1 − (k/κ) M_{k−1}, and the weights w_i of the nodes solve
-    Σ_i w_i u_i^k = M_k. With nodes at and before t this is DPM-Solver++ (Lu et al. 2022b), with a node at s as well
-    the corrector of UniPC (Zhao et al. 2023, where B(h) cancels once all conditions are met).
-
-    With two nodes those papers take the slope of P with another weight of the same order, M_1 = B/2:
-    `bh2` is B = 1 − e^{−κ} (the midpoint rule of DPM-Solver++ 2M), `bh1` is B = κ, `exact` keeps M_1. Three or more
-    nodes are always integrated exactly.
-
-    Args:
-        process: The diffusion.
-        x_t: State at t, `[B, C, H, W]`.
-        mu: LQ image, same shape.
-        t: Long `[B]`, in 1..T.
-        s: Long `[B]`, in 0..t − 1. For s = 0, where ℓ is infinite, there must be one node: x_s is its estimate.
-        nodes: Pairs of time, long `[B]`, and x̂_0 there, `[B, C, H, W]`; the first at t.
-        slope: Rule for two nodes.
-        tau: τ ≥ 0.
-        noise: ξ, unit normal, needed for τ > 0.
+    where D(u) = x̂_0 − μ at ℓ_t + u h. The polynomial P through the nodes stands for D and is integrated exactly: with
+    moments M_0 = 1 − e^{−κ} and M_k = 1 − (k/κ) M_{k−1}, the weights w_i of the nodes solve Σ_i w_i u_i^k = M_k. Nodes
+    at and before t give DPM-Solver++ (Lu et al. 2022b), with one at s as well the corrector of UniPC (Zhao et al. 2023,
+    where B(h) cancels once all conditions are met). For two nodes those papers weigh the slope of P by M_1 = B/2, of
+    the same order: `bh2` is B = 1 − e^{−κ} (midpoint rule of DPM-Solver++ 2M), `bh1` is B = κ, `exact` keeps M_1.
+    `nodes` are pairs of time, long `[B]`, and x̂_0, `[B, C, H, W]`, the first at t; for s = 0, where ℓ is infinite,
+    only one, and x_s is its estimate. `noise` ξ, unit normal, is needed for τ > 0.
     """
     # Differences of logarithms cancel, so coefficients are made in float64; they are a few numbers an image.
     alpha_t, alpha_s = process.alpha(t).double(), process.alpha(s).double()
@@ -98,11 +86,11 @@ def _weights(
 
 
 class DdimSampler(Sampler):
-    """DDIM (Song, Meng and Ermon 2021, eq. 12) on y = (x − μ)/λ, with the ratios of the stride:
+    """DDIM (Song, Meng and Ermon 2021, eq. 12) on y = (x − μ)/λ, first order, with the ratios of the stride:
 
         x_s = μ + α_s (x̂_0 − μ) + λ √(s_s² − ς²) ε̂ + λ ς ξ,    ς = η × the posterior's deviation.
 
-    First order. η = `eta` in [0, 1]: 1 is `PosteriorSampler`, 0 is first-order DPM-Solver++. The last step gives x̂_0.
+    η = `eta` in [0, 1]: 1 is `PosteriorSampler`, 0 is first-order DPM-Solver++. The last step gives x̂_0.
     """
 
     def __init__(self, eta: float, **options: Unpack[SamplerOptions]) -> None:
@@ -126,16 +114,10 @@ class DpmSolverSampler(Sampler):
 
         x_s = μ + (s_s/s_t) e^{−τ²h} (x_t − μ) + α_s Σ_i w_i (x̂_0^{(i)} − μ) + λ s_s √(1 − e^{−2τ²h}) ξ,
 
-    with the estimates x̂_0^{(i)} of this step and up to `order − 1` earlier ones, extrapolated in log-SNR by the
-    weights w_i of `exponential_step`. Order 1 is DDIM (τ = 0) or `PosteriorSampler` (τ = 1). The order rises over the
-    first steps and falls over the last, since log-SNR is infinite at t = 0: the last step gives x̂_0. The third order
-    integrates its parabola exactly; the published 3M gives the second difference half that weight.
-
-    Args:
-        order: 1, 2 or 3.
-        tau: Noise strength τ in [0, 1]: 0 for the ODE, 1 for the SDE (`sde-dpmsolver++`).
-        slope: Weight of the slope at order 2: `bh2` as published (midpoint rule), `bh1` or `exact`.
-        options: See `Sampler`.
+    with the weights w_i of `exponential_step` for the x̂_0^{(i)} of this step and up to `order − 1` (0 to 2) earlier
+    ones. τ = `tau` in [0, 1] is 0 for the ODE, 1 for the SDE (`sde-dpmsolver++`); order 1 is DDIM (τ = 0) or
+    `PosteriorSampler` (τ = 1). The order rises over the first steps and falls over the last, which gives x̂_0. `slope`
+    at order 2 is `bh2` as published, `bh1` or `exact`. Order 3 is exact; the published 3M halves the second difference.
     """
 
     def __init__(self, order: int, tau: float, slope: SlopeRule, **options: Unpack[SamplerOptions]) -> None:
@@ -159,10 +141,9 @@ class UniPcSampler(Sampler):
 
         x_s = μ + (s_s/s_t) (x_t − μ) + α_s Σ_i w_i (x̂_0^{(i)} − μ).
 
-    The predictor is multistep DPM-Solver++ of order p = `order`, 1 to 3. Once the estimate at the predicted state is
-    there, the step that led to it is done again with that estimate as one more node, which lifts the order to p + 1;
-    the estimate itself is not renewed. `slope` is the weight where two estimates meet, the paper's B(h): `bh1`, `bh2`,
-    or `exact`. The order rises over the first steps and falls over the last, the last step gives x̂_0.
+    Predicts by multistep DPM-Solver++ of order p = `order`, 1 to 3, then repeats the step with the estimate at the
+    predicted state as one more node, for order p + 1, but makes no new estimate. `slope`, the paper's B(h), is for two
+    estimates: `bh1`, `bh2` or `exact`. The order rises over the first steps and falls to the last, which gives x̂_0.
     """
 
     stochastic = False

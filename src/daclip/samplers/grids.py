@@ -1,8 +1,5 @@
-"""Time grids: the grid indices that a sampler visits.
-
-Each maps (process, start, steps) to `steps + 1` strictly falling indices from `start` to 0. The network sees all
-but the last. Levels that fall between two indices go to the nearer one; where a grid asks for more levels in a
-range than there are indices, the surplus moves to the free indices beside it.
+"""Time grids: `steps + 1` strictly falling grid indices from `start` to 0; the network sees all but the last. Levels go
+to the nearest index; where there are too few indices, the surplus moves to free ones beside them.
 """
 
 from collections.abc import Callable
@@ -21,9 +18,7 @@ def half_log_snr(process: MeanRevertingSDE, t: Tensor) -> Tensor:
 
 
 def trailing(process: MeanRevertingSDE, start: int, steps: int) -> list[int]:
-    """Equal strides in t down to 0, as even as integers can be.
-
-    Called `trailing` by Lin et al. (2024, "Common Diffusion Noise Schedules and Sample Steps are Flawed").
+    """Equal strides in t down to 0 (Lin et al. 2024, "Common Diffusion Noise Schedules and Sample Steps are Flawed").
 
     >>> from daclip.diffusion import ThetaSchedule
     >>> trailing(MeanRevertingSDE(ThetaSchedule("cosine"), max_sigma=50), 100, 4)

@@ -6,12 +6,8 @@ from daclip.samplers.base import Sampler, Step
 
 
 class FlowOdeSampler(Sampler):
-    """Euler on the probability flow ODE (Song et al. 2021, eq. 13), θ integrated over the stride:
-
-        x_s = x_t − [(μ − x_t) + λ ε̂/s_t] Δ,    Δ = θ̄_t − θ̄_s.
-
-    First order in the stride: it needs many steps (the reference takes all T). `DdimSampler` with η = 0 and
-    `HeunSampler` solve the same equation in few.
+    """Euler on the probability flow ODE (Song et al. 2021, eq. 13): x_s = x_t − [(μ − x_t) + λ ε̂/s_t] (θ̄_t − θ̄_s).
+    First order in the stride, it needs many steps; `DdimSampler` with η = 0 and `HeunSampler` solve the same in few.
     """
 
     stochastic = False
@@ -28,8 +24,7 @@ class HeunSampler(Sampler):
 
         d[(x − μ)/α] / dr = λ ε̂,    x_s = μ + α_s/α_t (x_t − μ) + λ α_s (r_s − r_t) (ε̂_t + ε̂_s)/2.
 
-    In r the equation has no linear part, and a straight line is a noised x̂_0; Euler would be DDIM. ε̂_s is the
-    estimate at the end of an Euler step. The last step is Euler and gives x̂_0, so N steps cost 2N − 1 estimates.
+    ε̂_s is the estimate after an Euler step (DDIM). The last step is Euler and gives x̂_0: 2N − 1 estimates in N steps.
     """
 
     stochastic = False

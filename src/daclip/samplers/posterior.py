@@ -8,12 +8,11 @@ from daclip.samplers.base import Sampler, SamplerOptions, Step
 
 
 class PosteriorSampler(Sampler):
-    """Ancestral sampling from the exact posterior p(x_s | x_t, x̂_0), with the ratios of the stride:
+    """Ancestral sampling from the exact posterior p(x_s | x_t, x̂_0) (IR-SDE, proposition 3.2), for any stride:
 
         x_s = μ + A s_s²/s_t² (x_t − μ) + α_s (1 − A²)/s_t² (x̂_0 − μ) + λ √((1 − A²) s_s²/s_t²) ξ,    A = α_t/α_s.
 
-    For steps of one grid index this is the sampling of the reference (IR-SDE, proposition 3.2); longer strides take
-    their own coefficients, so few steps leave no noise behind. The last step gives x̂_0.
+    The reference samples in this way, one grid index a step. The last step gives x̂_0.
     """
 
     def step(self, step: Step) -> Tensor:
@@ -25,12 +24,9 @@ class PosteriorSampler(Sampler):
 
 
 class ReverseSdeSampler(Sampler):
-    """Euler–Maruyama on the reverse SDE (IR-SDE, section 3.2), θ integrated over the stride:
-
-        x_s = x_t − [(μ − x_t) + 2 λ ε̂/s_t] Δ − λ √(2Δ) ξ,    Δ = θ̄_t − θ̄_s.
-
-    First order in the stride: it needs many steps (the reference takes all T). `final_noise` adds noise in the last
-    step too, as the reference does; over a long stride it stays visible.
+    """Euler–Maruyama on the reverse SDE (IR-SDE, section 3.2): x_s = x_t − [(μ − x_t) + 2 λ ε̂/s_t] Δ − λ √(2Δ) ξ with
+    Δ = θ̄_t − θ̄_s. First order in the stride, so many steps are needed (the reference takes all T). `final_noise` adds
+    noise in the last step too, as the reference does; over a long stride it stays visible.
     """
 
     def __init__(self, final_noise: bool, **options: Unpack[SamplerOptions]) -> None:
