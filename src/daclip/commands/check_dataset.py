@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 from daclip.commands.dataset import add_captioner, captioner_of, reading_bar
-from daclip.commands.options import Parser, entry_point, make, part
+from daclip.commands.options import Parser, entry_point, make
 from daclip.errors import DaclipError
 from daclip.files import choices, write_json
 
@@ -37,13 +37,12 @@ def parser() -> Parser:
 
 def check(options: Namespace) -> "Report":
     """Check the data set, show what was found, and write the report."""
+    from daclip.config import composed
     from daclip.data.check import CheckOptions, check_dataset
     from daclip.degradations import vocabulary
 
     # Not the files' names: those of `wild` and `composite` label no photo, and `wild` has classes of its own.
-    degradations: dict[str, object] = {}
-    for name in choices("degradation"):
-        degradations |= part("degradation", name)
+    degradations = composed(None, [f"+degradation=[{','.join(choices('degradation'))}]"])["degradation"]
     how = CheckOptions(
         smallest_side=options.smallest_side,
         validation=options.validation,
