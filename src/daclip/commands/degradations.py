@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from omegaconf import MISSING, DictConfig
 from PIL import Image, ImageDraw, ImageFont
-from rich.console import Console
 from torch import Tensor
 
-from daclip.commands.options import make
+from daclip.commands.options import make, say
 from daclip.config import run_entry, validated
 from daclip.degradations.base import Degradation
 from daclip.errors import DaclipError
@@ -82,7 +81,7 @@ def draw(cfg: DictConfig) -> Path:
         photos.append(pixels[:, top : top + cfg.size, left : left + cfg.size])
     path = Path(cfg.output)
     save_image(contact_sheet(photos, degradations, list(cfg.severities), cfg.seed), path)
-    Console().print(f"written: {path}", soft_wrap=True)
+    say(f"written: {path}")
     return path
 
 
