@@ -6,21 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from running import TEN
+
 from daclip.artifacts import Artifact
 from daclip.degradations import vocabulary
-
-TEN = {
-    "motion-blurry",
-    "hazy",
-    "jpeg-compressed",
-    "low-light",
-    "noisy",
-    "raindrop",
-    "rainy",
-    "shadowed",
-    "snowy",
-    "uncompleted",
-}
 
 
 def test_stage_1_learns_the_single_classes_of_combined_labels(tmp_path: Path) -> None:

@@ -9,21 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from running import assert_one_line, invoke, read
+from running import TEN, assert_one_line, invoke, read
 from skimage import data
-
-WORDS = {
-    "motion-blurry",
-    "hazy",
-    "jpeg-compressed",
-    "low-light",
-    "noisy",
-    "raindrop",
-    "rainy",
-    "shadowed",
-    "snowy",
-    "uncompleted",
-}
 
 
 def run(*command: str, cwd: Path, ok: bool = True) -> subprocess.CompletedProcess[str]:
@@ -54,7 +41,7 @@ def test_stage_1_leaves_an_artifact(place: Path) -> None:
     assert artifact.is_symlink()
     metrics = read(artifact / "metrics.json")
     assert 0 <= metrics["degradation_accuracy"] <= 1
-    assert set(metrics["per_degradation_accuracy"]) == WORDS
+    assert set(metrics["per_degradation_accuracy"]) == TEN
     record = read(artifact / "record.json")
     assert record["seed"] == 0
     assert record["versions"]["torch"]
@@ -72,7 +59,7 @@ def test_stage_1_leaves_an_artifact(place: Path) -> None:
 def test_stage_2_leaves_an_artifact_with_both_stages_and_pictures(place: Path) -> None:
     artifact = place / "outputs" / "restorer" / "latest"
     metrics = read(artifact / "metrics.json")
-    assert set(metrics["per_degradation"]) == WORDS
+    assert set(metrics["per_degradation"]) == TEN
     assert metrics["steps"] == 2
     assert (artifact / "daclip" / "weights.safetensors").is_file()
     grids = list((artifact.resolve().parent / "samples").glob("*.png"))
@@ -83,7 +70,7 @@ def test_stage_2_leaves_an_artifact_with_both_stages_and_pictures(place: Path) -
 def test_evaluate_writes_scores_of_every_word(place: Path) -> None:
     done = run("daclip.commands.evaluate", cwd=place)
     metrics = read(place / "outputs" / "evaluation" / "metrics.json")
-    assert set(metrics["per_degradation"]) == WORDS
+    assert set(metrics["per_degradation"]) == TEN
     for row in [*metrics["per_degradation"].values(), metrics["mean"]]:
         assert {"psnr_lq", "psnr", "ssim_lq", "ssim", "count"} == set(row)
     assert metrics["mean"]["psnr"] == pytest.approx(
@@ -91,7 +78,7 @@ def test_evaluate_writes_scores_of_every_word(place: Path) -> None:
     )
     assert 0 <= metrics["degradation_accuracy"] <= 1
     assert (place / "outputs" / "evaluation" / "grid.png").is_file()
-    for class_name in WORDS:
+    for class_name in TEN:
         assert class_name in done.stdout
 
 
@@ -118,7 +105,7 @@ def test_restore_keeps_names_and_sizes_and_names_the_degradation(place: Path) ->
     assert Image.open(place / "clean" / "trip" / "cat.jpg").size == (50, 33)
     lines = [line for line in done.stdout.splitlines() if "→" in line]
     assert len(lines) == 2
-    assert all(any(class_name in line for class_name in WORDS) for line in lines)
+    assert all(any(class_name in line for class_name in TEN) for line in lines)
     first = (place / "clean" / "a b.png").read_bytes()
     run("daclip.commands.restore", str(photos / "a b.png"), "--output", "clean2", cwd=place)
     assert (place / "clean2" / "a b.png").read_bytes() == first
@@ -132,7 +119,7 @@ def test_the_python_of_the_readme_runs(
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"^```python\n(.*?)^```", readme, re.MULTILINE | re.DOTALL)
     exec(compile(block, "README.md", "exec"), {})
-    assert any(class_name in capsys.readouterr().out for class_name in WORDS)
+    assert any(class_name in capsys.readouterr().out for class_name in TEN)
     assert Image.open("clean.png").size == (64, 48)
 
 
@@ -212,7 +199,7 @@ def test_benchmark_writes_rows(place: Path, monkeypatch: pytest.MonkeyPatch) -> 
         "restorer_loss_curve",
         "restore_256",
         "evaluation_memory_32",
-        *(f"degrade_{class_name}" for class_name in (*WORDS, "composite", "wild")),
+        *(f"degrade_{class_name}" for class_name in (*TEN, "composite", "wild")),
     }
     for row in rows:
         assert set(row) == {"name", "unit", "baseline", "ours", "ratio", "note"}

@@ -8,6 +8,20 @@ import sys
 from pathlib import Path
 from typing import Any
 
+# The classes of `conf/degradation/all.yaml`.
+TEN = {
+    "motion-blurry",
+    "hazy",
+    "jpeg-compressed",
+    "low-light",
+    "noisy",
+    "raindrop",
+    "rainy",
+    "shadowed",
+    "snowy",
+    "uncompleted",
+}
+
 # What makes a training run of either stage a matter of a second.
 TINY = ["data.samples_per_epoch=10", "trainer.max_steps=1", "degradation=[noisy,rainy,hazy]", "data.validation_size=32"]
 
