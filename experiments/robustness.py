@@ -8,6 +8,7 @@ class of ours that describes it. Prints a table and writes it with the confusion
 import argparse
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,16 @@ def crops(paths: list[Path], size: int, count: int, seed: int) -> list[np.ndarra
     return found
 
 
+def corruption_function() -> Callable[..., np.ndarray]:
+    """The package's `corrupt`; it draws from numpy's global generator, to be seeded before."""
+    try:
+        from imagecorruptions import corrupt
+    except ImportError:
+        sys.exit("error: the package imagecorruptions-imaug is missing; pip install 'daclip[robustness]'")
+    function: Callable[..., np.ndarray] = corrupt
+    return function
+
+
 def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -65,10 +76,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--output", default="outputs/robustness/metrics.json")
     options = parser.parse_args()
-    try:
-        from imagecorruptions import corrupt
-    except ImportError:
-        sys.exit("error: the package imagecorruptions-imaug is missing; pip install 'daclip[robustness]'")
+    corrupt = corruption_function()
     artifact = Artifact(find_artifact(options.artifact, "outputs/daclip", "make train-daclip"))
     device = device_by_name(options.device)
     daclip = load_daclip(artifact.folder).to(device)

@@ -21,9 +21,11 @@ import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from robustness import SEVERITIES, corruption_function
 from torch import Tensor
 
 from daclip import Restorer
+from daclip.commands.options import markdown_table
 from daclip.data.photos import validation_names
 from daclip.degradations.base import split_classes
 from daclip.files import write_json, write_text
@@ -46,7 +48,6 @@ CORRUPTIONS = {
     "snow": "snowy",
     "spatter": "raindrop",
 }
-SEVERITIES = (1, 2, 3, 4, 5)
 
 
 @dataclass
@@ -86,10 +87,21 @@ class Ruler:
         done = self.restorer.restore(image)
         return (done.image.clamp(0, 1) * 255).round() / 255, done.degradation
 
+    def compare(self, lq: Tensor, hq: Tensor) -> tuple[dict[str, float], str, Tensor]:
+        """Scores of the degraded (`_in`) and of the restored photo, the recognised class, and the restored photo."""
+        restored, recognised = self.restore(lq)
+        before, after = self.fidelity(lq, hq), self.fidelity(restored, hq)
+        return {f"{name}_in": value for name, value in before.items()} | after, recognised, restored
+
     def fidelity(self, image: Tensor, reference: Tensor) -> dict[str, float]:
         """PSNR, SSIM and `lite` to the reference."""
         a, b = image[None], reference[None]
         return {"psnr": min(float(psnr(a, b)), BEST), "ssim": float(ssim(a, b)), "lite": float(self.lite.score(a, b))}
+
+
+def share_named(said: Counter[str], class_name: str) -> float:
+    """Share of photos of which the class was named, alone or among others."""
+    return sum(count for name, count in said.items() if class_name in split_classes(name)) / said.total()
 
 
 def shifted_psnr(image: Tensor, reference: Tensor) -> float:
@@ -125,13 +137,11 @@ def paired(ruler: Ruler, root: Path, limit: int | None) -> Iterator[Row]:
         for path in find_images(folder / "lq")[:limit]:
             reference = next(iter(sorted((folder / "gt").glob(f"{path.stem}.*"))))
             lq, gt = ruler.load(path), ruler.load(reference)
-            restored, recognised = ruler.restore(lq)
+            score, recognised, restored = ruler.compare(lq, gt)
             said[recognised] += 1
-            before, after = ruler.fidelity(lq, gt), ruler.fidelity(restored, gt)
             if folder.name in SHIFTED:
-                before["psnr"], after["psnr"] = shifted_psnr(lq, gt), shifted_psnr(restored, gt)
-            score = {f"{name}_in": value for name, value in before.items()} | after
-            score["gain"] = after["psnr"] - before["psnr"]
+                score["psnr_in"], score["psnr"] = shifted_psnr(lq, gt), shifted_psnr(restored, gt)
+            score["gain"] = score["psnr"] - score["psnr_in"]
             for mask in (folder / "mask").glob(f"{path.stem}.*"):
                 area = ruler.load(mask)
                 if area.max() > 0.5:
@@ -139,7 +149,7 @@ def paired(ruler: Ruler, root: Path, limit: int | None) -> Iterator[Row]:
             for other in folder.glob(f"out_*/{path.stem}.*"):
                 score[other.parent.name] = float(psnr(ruler.load(other)[None], gt[None]))
             scores.append(score)
-        named = sum(count for name, count in said.items() if class_name in split_classes(name)) / said.total()
+        named = share_named(said, class_name)
         worst = min(score["gain"] for score in scores)
         yield Row("paired", class_name, folder.name, len(scores), named, dict(said), means(scores) | {"worst": worst})
 
@@ -154,7 +164,7 @@ def unpaired(ruler: Ruler, root: Path, output: Path, limit: int | None) -> Itera
             said[recognised] += 1
             shown.append((path.stem, recognised, lq, restored))
         sheet(shown, output / f"{class_name}_{folder.name}.jpg")
-        yield Row("unpaired", class_name, folder.name, said.total(), said[class_name] / said.total(), dict(said))
+        yield Row("unpaired", class_name, folder.name, said.total(), share_named(said, class_name), dict(said))
 
 
 def clean(ruler: Ruler, root: Path, limit: int | None) -> Iterator[Row]:
@@ -171,15 +181,12 @@ def clean(ruler: Ruler, root: Path, limit: int | None) -> Iterator[Row]:
             "worst": min(distances),
             "touched": sum(distance < UNTOUCHED for distance in distances) / len(distances),
         }
-        yield Row("clean", CLEAN, folder.name, said.total(), said[CLEAN] / said.total(), dict(said), scores)
+        yield Row("clean", CLEAN, folder.name, said.total(), share_named(said, CLEAN), dict(said), scores)
 
 
 def generator(ruler: Ruler, photos: Path, share: float, limit: int | None, seed: int) -> Iterator[Row]:
     """Another generator's corruptions on photos that training leaves out."""
-    try:
-        from imagecorruptions import corrupt
-    except ImportError:
-        sys.exit("error: the package imagecorruptions-imaug is missing; pip install 'daclip[robustness]'")
+    corrupt = corruption_function()
     paths = find_images(photos)
     kept = validation_names([str(path.relative_to(photos)) for path in paths], share)
     paths = [path for path in paths if str(path.relative_to(photos)) in kept][:limit]
@@ -192,12 +199,10 @@ def generator(ruler: Ruler, photos: Path, share: float, limit: int | None, seed:
             pixels = (hq * 255).round().byte().permute(1, 2, 0).numpy()
             corrupted = corrupt(np.ascontiguousarray(pixels), corruption_name=corruption, severity=severity)
             lq = torch.from_numpy(np.ascontiguousarray(corrupted)).permute(2, 0, 1).float() / 255
-            restored, recognised = ruler.restore(lq)
+            score, recognised, _ = ruler.compare(lq, hq)
             said[recognised] += 1
-            before, after = ruler.fidelity(lq, hq), ruler.fidelity(restored, hq)
-            gain = after["psnr"] - before["psnr"]
-            scores.append({f"{name}_in": value for name, value in before.items()} | after | {"gain": gain})
-        named = sum(count for name, count in said.items() if class_name in split_classes(name)) / said.total()
+            scores.append(score | {"gain": score["psnr"] - score["psnr_in"]})
+        named = share_named(said, class_name)
         yield Row("generator", class_name, corruption, len(paths), named, dict(said), means(scores))
 
 
@@ -220,14 +225,13 @@ def markdown(rows: Sequence[Row]) -> str:
     for part in dict.fromkeys(row.part for row in rows):
         of_part = [row for row in rows if row.part == part]
         names = list(dict.fromkeys(name for row in of_part for name in row.scores))
-        lines += ["", f"## {part}", ""]
-        lines += ["| class | set | photos | named | " + " | ".join([*names, "mostly named"]) + " |"]
-        lines += ["|---|---|" + "---|" * (len(names) + 3)]
+        table = []
         for row in of_part:
             values = [f"{row.scores[name]:.2f}" if name in row.scores else "" for name in names]
             most = ", ".join(f"{name} {count}" for name, count in Counter(row.said).most_common(2))
-            start = [row.degradation, row.name, str(row.photos), f"{row.named:.2f}"]
-            lines.append("| " + " | ".join([*start, *values, most]) + " |")
+            table.append([row.degradation, row.name, str(row.photos), f"{row.named:.2f}", *values, most])
+        heading = ["class", "set", "photos", "named", *names, "mostly named"]
+        lines += ["", f"## {part}", "", *markdown_table(heading, table)]
     return "\n".join(lines)
 
 
