@@ -18,28 +18,34 @@ from daclip.degradations import Degradation, split_classes, vocabulary
 from daclip.degradations.compose import OneByOne
 from daclip.errors import DaclipError
 
+OTHERS = {"all", "world", "world_clean"}  # lists of degradations, and the one that changes nothing
 FILES = sorted(
-    path for path in (Path(__file__).parents[2] / "conf" / "degradation").glob("*.yaml") if path.stem != "all"
+    path for path in (Path(__file__).parents[2] / "conf" / "degradation").glob("*.yaml") if path.stem not in OTHERS
 )
 PHOTOS = [torch.from_numpy(photo).permute(2, 0, 1).float() / 255 for photo in (data.astronaut(), data.coffee())]
 SIZES = [(32, 32), (33, 47), (97, 64), (128, 96)]
 
 
 @functools.cache
-def composed(class_name: str) -> DictConfig:
-    """The group as `degradation=WORD` composes it."""
+def composed(name: str) -> DictConfig:
+    """The group as `degradation=NAME` composes it."""
     with hydra.initialize_config_dir(config_dir(), version_base="1.3"):
-        return hydra.compose("degradations", overrides=[f"degradation={class_name}"]).degradation
+        return hydra.compose("degradations", overrides=[f"degradation={name}"]).degradation
 
 
 @pytest.fixture(params=FILES, ids=lambda file: file.stem)
-def class_name(request: pytest.FixtureRequest) -> str:
-    return request.param.stem
+def file(request: pytest.FixtureRequest) -> Path:
+    return request.param
 
 
 @pytest.fixture
-def degradation(class_name: str) -> Degradation:
-    return make(composed(class_name)[class_name])
+def class_name(file: Path) -> str:
+    return file.stem.removeprefix("world_")
+
+
+@pytest.fixture
+def degradation(file: Path, class_name: str) -> Degradation:
+    return make(composed(file.stem)[class_name])
 
 
 def crops(height: int, width: int, count: int = 3) -> Tensor:
@@ -61,8 +67,8 @@ def test_the_group_is_found() -> None:
     assert FILES, "no yaml files in conf/degradation"
 
 
-def test_each_file_holds_one_node_keyed_by_its_own_word(class_name: str) -> None:
-    assert list(composed(class_name)) == [class_name]
+def test_each_file_holds_one_node_keyed_by_its_own_word(file: Path, class_name: str) -> None:
+    assert list(composed(file.stem)) == [class_name]
 
 
 @pytest.mark.parametrize("severity", [0.0, 0.5, 1.0, None])
