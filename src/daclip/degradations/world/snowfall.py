@@ -1,0 +1,146 @@
+"""Snow of all depths: round and irregular flakes, streaks of a blizzard, discs out of focus, in a veil."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from daclip.degradations.base import (
+    Degradation,
+    Drawn,
+    Span,
+    fraction,
+    logarithms,
+    ramp,
+    scalar,
+    smooth_noise,
+    span,
+    uniform,
+)
+from daclip.degradations.weather import patches, smoothstep, stamp
+from daclip.degradations.world.fields import streak, strewn, torus
+
+FAR_KERNELS = 3  # sizes and directions of the farthest flakes
+
+
+class Snowfall(Degradation):
+    """Translucent flakes Z of light L before a veiled scene J, I = J·(1 - Z) + L·Z (Liu et al., "DesnowNet", 2018,
+    Snow100K), the veil as in Chen et al., "ALL Snow Removed", 2021 (CSD). A flake that moves or is out of focus spreads
+    its light over more pixels. Severity moves `coverage`, `opacity` and `veil`, all in [0, 1]. `radii` in pixels, one
+    `[smallest, largest]` a layer, far to near, are all scaled by a factor within `zoom`; the flakes of the first layer
+    are too small to have a shape. `motion` is the longest path during the exposure in pixels, `wind` the largest angle
+    from the vertical in degrees. `light` in [0, 1] is the brightness of the flakes; its channels deviate by up to
+    `tint`, and it takes on up to `ambience` of the scene's own colour."""
+
+    def __init__(
+        self,
+        coverage: Span,
+        opacity: Span,
+        veil: Span,
+        radii: Sequence[Sequence[float]],
+        zoom: Span,
+        motion: float,
+        wind: float,
+        light: Span,
+        tint: float,
+        ambience: float,
+    ) -> None:
+        self.coverage = span(coverage, "coverage", least=0.001, most=0.9)
+        self.opacity = span(opacity, "opacity", most=1)
+        self.veil = span(veil, "veil", most=1)
+        self.radii = tuple(span(layer, "radii", least=0.3) for layer in radii)
+        self.zoom = span(zoom, "zoom", least=0.1)
+        self.motion = float(motion)
+        self.wind = math.radians(wind)
+        self.light = span(light, "light", most=1)
+        self.tint = float(tint)
+        self.ambience = fraction(ambience, "ambience")
+
+    def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
+        """Opacity of the flakes and of the veil, both `[1, 1, H, W]`, their light `[1, 3, 1, 1]`, the veil's share of
+        it, and the share of the scene's own colour."""
+        coverage = math.exp(ramp(logarithms(self.coverage), severity, generator))
+        opacity = ramp(self.opacity, severity, generator)
+        veil = ramp(self.veil, severity, generator) * uniform(0, 1, generator) ** 2
+        flakes = opacity * self._flakes(coverage, height, width, generator)
+        banks = torch.sigmoid(smooth_noise(height, width, max(height, width) / 2, generator))
+        tint = self.tint * (2 * torch.rand(1, 3, 1, 1, generator=generator) - 1)
+        return {
+            "flakes": flakes[None, None],
+            "veil": (veil * (0.5 + banks))[None, None].clamp(max=1),
+            "light": (uniform(*self.light, generator) + tint).clamp(0, 1),
+            "grey": scalar(uniform(0.75, 1, generator)),
+            "ambience": scalar(uniform(0, self.ambience, generator)),
+        }
+
+    def apply(self, images: Tensor, drawn: Drawn) -> Tensor:
+        """Veil `[B, 3, H, W]`, then cover it with flakes."""
+        scene = images.mean(dim=(2, 3), keepdim=True).clamp(min=0.01)
+        colour = torch.lerp(torch.ones_like(scene), scene / scene.amax(dim=1, keepdim=True), drawn["ambience"])
+        light = drawn["light"] * colour
+        veiled = torch.lerp(images, drawn["grey"] * light, drawn["veil"])
+        return torch.lerp(veiled, light, drawn["flakes"]).clamp(0, 1)
+
+    def _flakes(self, coverage: float, height: int, width: int, generator: torch.Generator) -> Tensor:
+        """All layers `[H, W]` in [0, 1]."""
+        zoom = math.exp(uniform(*logarithms(self.zoom), generator))
+        wind = uniform(-self.wind, self.wind, generator)
+        motion = self.motion * uniform(0, 1, generator) ** 1.5
+        flutter = uniform(0.1, 0.8, generator)
+        share = torch.rand(len(self.radii), generator=generator) ** 2 + 0.05
+        share = share / torch.arange(1, len(share) + 1)  # near flakes are few
+        cover = (coverage * share / share.sum()).tolist()
+        numbers = torch.rand(3, FAR_KERNELS, 1, 1, generator=generator)
+        small, large = self.radii[0]
+        breadth = 2 * zoom * (small + (large - small) * numbers[0])
+        length = breadth + 0.4 * motion * numbers[1]
+        kernels = streak(torus(height, width), length, breadth, wind + flutter * (numbers[2] - 0.5), 0.5)
+        light = 0.8 * (breadth / length).sqrt()
+        snow = strewn(kernels, torch.full_like(light, cover[0] / FAR_KERNELS), light, generator)[:height, :width]
+        for near, ((small, large), part) in enumerate(zip(self.radii[1:], cover[1:], strict=True), start=1):
+            path = motion * (0.4 + 0.6 * near / len(self.radii))
+            radii = (zoom * small, zoom * large)
+            layer = _single(radii, path, wind, flutter, part, height, width, generator)
+            snow = 1 - (1 - snow) * (1 - layer)
+        return snow
+
+
+def _single(
+    radii: tuple[float, float],
+    path: float,
+    wind: float,
+    flutter: float,
+    coverage: float,
+    height: int,
+    width: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """Flakes that each have a size, a shape and a path of their own, `[H, W]` in [0, 1]."""
+    small, large = radii
+    soft = math.exp(uniform(math.log(0.15), math.log(1.2), generator))  # width of the edge, in radii
+    ragged = uniform(0, 0.35, generator)
+    middle = math.sqrt(small * large)
+    area = math.pi * middle**2 + 1.4 * middle * path
+    count = max(round(-math.log(1 - coverage) * height * width / area), 1)
+    numbers = torch.rand(count, 8, generator=generator).T  # the first flakes do not depend on the count
+    centres = numbers[:2].T * torch.tensor([height, width])
+    numbers = numbers[2:, :, None, None]
+    radius = small * (large / small) ** numbers[0]
+    length = path * (0.4 + 0.6 * numbers[1])
+    places, down, right = patches(centres, math.ceil(large * (1 + ragged + soft / 2) + path / 2 + 0.5))
+    angle = wind + flutter * (2 * numbers[2] - 1)
+    along = down * angle.cos() + right * angle.sin()
+    across = right * angle.cos() - down * angle.sin()
+    # A disc swept along its path: the distance to a line of that length.
+    beyond = (along.abs() - length / 2).clamp(min=0)
+    distance = (beyond.square() + across.square()).sqrt()
+    # Two and three lobes make the outline irregular; cos 2φ and sin 3φ by their polynomials.
+    sine = across / (along.square() + across.square() + 0.01).sqrt()
+    square = sine.square()
+    lobes = (numbers[3] - 0.5) * (1 - 2 * square) + (numbers[4] - 0.5) * sine * (3 - 4 * square)
+    outline = radius * (1 + ragged * lobes)
+    spread = math.pi * radius / (math.pi * radius * (1 + soft / 2) ** 2 + 2 * length)
+    light = (0.5 + 0.5 * numbers[5]) * spread.sqrt()
+    body = light * smoothstep((outline - distance) / (1 + soft * radius) + 0.5)
+    return stamp(body, places, height, width)
