@@ -1,0 +1,192 @@
+"""Water on the glass before the lens: drops in and out of focus, trails, wet film, spatter of water and mud."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from daclip.degradations.base import (
+    Degradation,
+    Drawn,
+    Span,
+    choose,
+    fraction,
+    logarithms,
+    pixels,
+    ramp,
+    scalar,
+    smooth_noise,
+    span,
+    uniform,
+    weights_of,
+)
+from daclip.degradations.weather import patches, smoothstep, stamp
+
+WATER, MUD = (0.72, 0.78, 0.84), (0.32, 0.24, 0.15)  # colours of spatter
+CHAIN = 24  # drops that make up a trail
+
+
+class WaterOnGlass(Degradation):
+    """The scene J through glass with water of opacity Z, I = J·(1 - Z) + R·Z. A drop is a lens of wide angle: R is the
+    scene upside down and out of focus, dark above and lit by the sky below (Qian et al., "Attentive Generative
+    Adversarial Network for Raindrop Removal", 2018; Roser & Geiger, "Video-Based Raindrop Detection", 2009). `kinds`
+    are relative frequencies of drops with soft edges, `discs` far out of focus, a `film` of waves, and `spatter`, whose
+    share of `mud` is brown. Severity moves `coverage` and `opacity`, both in [0, 1]. Each sample draws its typical
+    `radius` in pixels (at most an eighth of the shorter side), the `view` of a drop (share of the shorter side), the
+    `edge` over which it fades (share of its radius), the brightness of the `sky`, up to `trails` running drops and up
+    to `glass`, the share of a blurred scene that dirty glass adds everywhere."""
+
+    names = ("drops", "discs", "film", "spatter")
+
+    def __init__(
+        self,
+        kinds: Mapping[str, float],
+        coverage: Span,
+        opacity: Span,
+        radius: Span,
+        view: Span,
+        edge: Span,
+        sky: Span,
+        trails: int,
+        mud: float,
+        glass: float,
+    ) -> None:
+        self.kinds = weights_of(self.names, kinds)
+        self.coverage = span(coverage, "coverage", least=0.001, most=0.9)
+        self.opacity = span(opacity, "opacity", most=1)
+        self.radius = span(radius, "radius", least=1)
+        self.view = span(view, "view", most=2)
+        self.edge = span(edge, "edge", least=0.01)
+        self.sky = span(sky, "sky", most=1)
+        self.trails = int(trails)
+        self.mud = fraction(mud, "mud")
+        self.glass = fraction(glass, "glass")
+
+    def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
+        """Opacity, darkness and glow of the water `[1, 1, H, W]`, where each pixel looks `[1, H, W, 2]` in [-1, 1], the
+        colours of glow and stain `[1, 3, 1, 1]`, and the shares of stain, blur and glass."""
+        coverage = math.exp(ramp(logarithms(self.coverage), severity, generator))
+        opacity = ramp(self.opacity, severity, generator)
+        kind = choose(self.kinds, generator)
+        side = min(height, width)
+        view = side * uniform(*self.view, generator)
+        sky = uniform(*self.sky, generator) + 0.04 * (2 * torch.rand(1, 3, 1, 1, generator=generator) - 1)
+        lean = uniform(-0.5, 0.5, generator)  # of the light, in radians from the vertical
+        stain, colour = 0.0, WATER
+        if kind in ("drops", "discs"):
+            body, down, right = self._drops(kind, coverage, view, height, width, generator)
+        else:
+            finest = side / 40 if kind == "spatter" else side / 8
+            body, down, right = _patches(kind, coverage, finest, height, width, generator)
+            if kind == "spatter":
+                muddy = uniform(0, 1, generator) < self.mud
+                colour = MUD if muddy else WATER
+                stain = uniform(0.5, 1, generator) if muddy else uniform(0, 0.6, generator)
+            view = 3 * float((down.square() + right.square()).mean().sqrt())  # a few slopes are steeper
+        # Slopes of -1 to 1 from one edge of a drop to the other; upside down, the sky shines from below.
+        slope = -(down * math.cos(lean) + right * math.sin(lean)) / view
+        contrast = uniform(0.2, 1, generator)
+        glow = contrast * (uniform(0, 0.4, generator) + 0.6 * smoothstep((slope - uniform(-0.2, 0.4, generator)) / 0.5))
+        dark = uniform(0.2, 0.7, generator) * smoothstep(-slope / 0.8)
+        if kind == "discs":
+            glow, dark = torch.full_like(slope, 0.7 * contrast), torch.zeros_like(slope)
+        rows, columns = pixels(height, width)
+        look = torch.stack(((columns + right) * (2 / width), (rows + down) * (2 / height)), dim=-1)
+        tint = uniform(0.7, 1.1, generator) * torch.tensor(colour).view(1, 3, 1, 1)
+        return {
+            "opacity": (opacity * body)[None, None],
+            "dark": dark[None, None],
+            "glow": glow[None, None],
+            "look": look[None],
+            "sky": sky.clamp(0, 1),
+            "colour": tint.clamp(0, 1),
+            "stain": scalar(stain),
+            "blur": scalar(uniform(0, 1, generator) if kind != "discs" else 1.0),
+            "glass": scalar(ramp((0, self.glass), severity, generator) * uniform(0, 1, generator) ** 2),
+        }
+
+    def apply(self, images: Tensor, drawn: Drawn) -> Tensor:
+        """Blur `[B, 3, H, W]` a little by the glass, then cover it with water."""
+        fine, coarse = _blurred(images, 3), _blurred(images, 8)
+        seen = F.grid_sample(
+            torch.lerp(fine, coarse, drawn["blur"]), drawn["look"], padding_mode="reflection", align_corners=False
+        )
+        seen = torch.lerp(seen * (1 - drawn["dark"]), drawn["sky"], drawn["glow"])
+        seen = torch.lerp(seen, drawn["colour"] * (1 - drawn["dark"]), drawn["stain"])
+        return torch.lerp(torch.lerp(images, fine, drawn["glass"]), seen, drawn["opacity"]).clamp(0, 1)
+
+    def _drops(
+        self, kind: str, coverage: float, view: float, height: int, width: int, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Outline in [0, 1], and by how many pixels the water moves the view down and right; each `[H, W]`."""
+        most = min(height, width) / 8
+        typical = math.exp(uniform(*logarithms((min(self.radius[0], most), min(self.radius[1], most))), generator))
+        edge = math.exp(uniform(*logarithms(self.edge), generator)) if kind == "drops" else uniform(0.1, 0.5, generator)
+        ragged = uniform(0, 0.3, generator)
+        stretch = uniform(1, 1.5, generator)
+        # Half of the cover by large drops, half by droplets; N random discs of total area a·H·W cover 1 - exp(-a).
+        cover = -math.log(1 - coverage) * height * width
+        share = uniform(0.3, 1, generator) if kind == "drops" else 1.0
+        body, lump = torch.zeros(height, width), torch.zeros(height, width)
+        for radius, part in ((typical, share), (max(typical / 3, 1.2), 1 - share)):
+            count = max(round(cover * part / (1.4 * math.pi * radius**2)), 1)
+            numbers = torch.rand(count, 6, generator=generator).T  # the first drops do not depend on the count
+            centres = numbers[:2].T * torch.tensor([height, width])
+            sizes = radius * (0.5 + 1.3 * numbers[2] ** 2)
+            lens = torch.ones(count)
+            if radius == typical:
+                centres[0] = torch.tensor([height, width]) * (0.2 + 0.6 * numbers[:2, 0])  # one drop is well inside
+                chains = self._trails(radius, height, width, generator)
+                centres, sizes = torch.cat((centres, chains[:, :2])), torch.cat((sizes, chains[:, 2]))
+                lens = torch.cat((lens, torch.zeros(len(chains))))  # a trail is a film, its drops are not apart
+                numbers = torch.cat((numbers, torch.full((6, len(chains)), 0.5)), dim=1)
+            places, down, right = patches(centres, math.ceil(1.8 * radius * (1 + ragged / 2 + edge / 2)))
+            sizes = sizes[:, None, None]
+            far = (down.square() + right.square() + 0.01).sqrt()
+            sine = right / far
+            first, second = (numbers[row, :, None, None] - 0.5 for row in (3, 4))
+            # An outline of two and three lobes, and a drop that hangs: longer than wide.
+            lobes = ragged * (first * (2 * sine.square() - 1) + second * sine * (3 - 4 * sine.square()))
+            distance = far * (1 + lobes) * (1 + (stretch - 1) * sine.square()) / sizes
+            outline = smoothstep((1 - distance) / edge + 0.5)
+            light = 1.0 if kind == "drops" else 0.4 + 0.6 * numbers[5, :, None, None]
+            body = torch.maximum(body, stamp(light * outline, places, height, width))
+            hill = view * lens[:, None, None] * sizes * (1 - distance.square()).clamp(min=0) / 2
+            lump = torch.maximum(lump, stamp(hill, places, height, width))
+        down, right = torch.gradient(lump)
+        return body, down.clamp(-view, view), right.clamp(-view, view)
+
+    def _trails(self, radius: float, height: int, width: int, generator: torch.Generator) -> Tensor:
+        """Running drops, each a chain that becomes thinner upwards: row, column and radius `[N, 3]`."""
+        count = int((self.trails + 1) * uniform(0, 1, generator) ** 4)  # none in most samples
+        numbers = torch.rand(4, count, 1, generator=generator)
+        place = torch.linspace(0, 1, CHAIN)
+        rows = height * numbers[0] - place * CHAIN * 0.4 * radius
+        columns = width * numbers[1] + radius * torch.sin(6 * numbers[2] + (2 + 4 * numbers[3]) * place)
+        sizes = (radius * (1 - 0.7 * place)).expand_as(rows)
+        return torch.stack((rows, columns, sizes), dim=-1).view(-1, 3)
+
+
+def _patches(
+    kind: str, coverage: float, finest: float, height: int, width: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A film of water over `coverage` of the picture, as `_drops` has it: irregular patches of several scales."""
+    field = torch.zeros(height, width)
+    for octave in range(3):
+        cell = max(finest * 2**octave, 3)
+        field = field + (0.5 + uniform(0, 1, generator)) * smooth_noise(height, width, cell, generator)
+    field = field - torch.quantile(field.flatten()[::7], 1 - coverage)
+    thick = uniform(0.1, 0.6, generator) if kind == "spatter" else uniform(0.6, 1.5, generator)
+    body = smoothstep(field / thick + 0.5) * (0.7 + 0.3 * smoothstep(field))
+    down, right = torch.gradient(field)
+    scale = finest * uniform(0.3, 1.5, generator)
+    return body, scale * down, scale * right
+
+
+def _blurred(images: Tensor, factor: int) -> Tensor:
+    """Photos `[B, 3, H, W]` averaged over squares of `factor` pixels, smooth between them."""
+    size = [max(side // factor, 4) for side in images.shape[-2:]]
+    small = F.interpolate(images, size, mode="area")
+    return F.interpolate(small, images.shape[-2:], mode="bilinear", align_corners=False)
