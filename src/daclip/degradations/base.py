@@ -197,3 +197,33 @@ def smooth_noise(height: int, width: int, cell: float, generator: torch.Generato
     field = torch.cos(frequency * (direction.sin() * rows + direction.cos() * columns) + phase).sum(dim=0)
     field = F.interpolate(field[None, None], (height, width), mode="bicubic", align_corners=False)[0, 0]
     return (field - field.mean()) / field.std().clamp(min=1e-6)
+
+
+def fractal(height: int, width: int, cell: float, roughness: float, generator: torch.Generator) -> Tensor:
+    """Cloudy noise `[H, W]`, mean 0, standard deviation 1: midpoint displacement (Fournier et al. 1982) from structures
+    of `cell` pixels down to two; each octave has `roughness` times the amplitude of the one before."""
+    field, amplitude = torch.zeros(1, 1, 2, 2), 1.0
+    while True:
+        shape = [max(round(side / cell), 2) for side in (height, width)]
+        field = F.interpolate(field, shape, mode="bicubic", align_corners=False)
+        field = field + amplitude * torch.randn(1, 1, *shape, generator=generator)
+        if cell <= 4:
+            break
+        cell, amplitude = cell / 2, amplitude * roughness
+    field = F.interpolate(field, (height, width), mode="bicubic", align_corners=False)[0, 0]
+    return (field - field.mean()) / field.std().clamp(min=1e-6)
+
+
+def softened(images: Tensor, reach: int) -> Tensor:
+    """Mean `[B, C, H, W]` of the square of `2·reach + 1` pixels a side; by sums of slices, several times faster on a
+    CPU than `avg_pool2d`."""
+    height, width = images.shape[-2:]
+    padded = F.pad(images, (reach,) * 4, mode="reflect")
+    rows = sum((padded[..., i : i + height, :] for i in range(1, 2 * reach + 1)), padded[..., :height, :])
+    total = sum((rows[..., i : i + width] for i in range(1, 2 * reach + 1)), rows[..., :width])
+    return total / (2 * reach + 1) ** 2
+
+
+def eight_bit(images: Tensor) -> Tensor:
+    """Values as a file stores them: clipped to [0, 1], in steps of 1/255."""
+    return (images.clamp(0, 1) * 255).round() / 255

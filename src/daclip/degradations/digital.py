@@ -18,13 +18,13 @@ BLOCK = 8  # side of JPEG's blocks
 
 class JpegCompression(Degradation):
     """Through a real JPEG codec (libjpeg by Pillow); kornia's is approximate, torchvision's hides the chroma
-    subsampling. `quality` is libjpeg's, 1 to 95; `subsampling` lists those to draw from, such as `"4:4:4"`;
+    subsampling. `quality` is libjpeg's, 1 to 100; `subsampling` lists those to draw from, such as `"4:4:4"`;
     `grid_shift`, 0 to 7, is the largest offset of the 8×8 block grid in pixels, as after cropping."""
 
     modes = ("4:4:4", "4:2:2", "4:2:0")
 
     def __init__(self, quality: Span, subsampling: Sequence[str], grid_shift: int) -> None:
-        self.quality = span(quality, "quality", least=1, most=95)
+        self.quality = span(quality, "quality", least=1, most=100)
         unknown = set(subsampling) - set(self.modes)
         if unknown or not subsampling:
             raise DaclipError(f"subsampling: expected some of {list(self.modes)}, got {list(subsampling)}")

@@ -66,7 +66,7 @@ class Shadow(Degradation):
             # Scaled to a typical slope of 1 a pixel, so that levels are distances.
             field = smooth_noise(height, width, cell, generator) * (cell / 3)
         else:
-            field = _polygon(height, width, generator)
+            field = polygon(height, width, generator)
         # The level that leaves the wanted share below it: every crop has shadow, light and an edge.
         level = torch.quantile(field, uniform(*self.coverage, generator))
         mask = torch.sigmoid((level - field) * (4 / uniform(*self.softness, generator)))
@@ -79,7 +79,7 @@ class Shadow(Degradation):
         return (images * (1 - drawn["mask"] * (1 - drawn["factor"]))).clamp(0, 1)
 
 
-def _polygon(height: int, width: int, generator: torch.Generator) -> Tensor:
+def polygon(height: int, width: int, generator: torch.Generator) -> Tensor:
     """Distance in pixels `[H, W]` from the inside of a convex polygon of three to five sides."""
     rows, columns = pixels(height, width)
     sides = int(torch.randint(3, 6, (), generator=generator))
