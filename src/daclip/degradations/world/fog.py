@@ -1,0 +1,125 @@
+"""Haze, fog, smoke and dust of any density and colour, over depths like those of real scenes."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from daclip.degradations.base import (
+    Drawn,
+    Span,
+    choose,
+    eight_bit,
+    fractal,
+    fraction,
+    logarithms,
+    pixels,
+    ramp,
+    scalar,
+    smooth_noise,
+    softened,
+    span,
+    uniform,
+    weights_of,
+)
+from daclip.degradations.compose import OneByOne
+from daclip.degradations.light import polygon
+from daclip.degradations.weather import smoothstep
+
+HORIZON_SHARPNESS = 6.0  # of the sky's edge, in heights of the picture
+
+
+class Fog(OneByOne):
+    """Koschmieder's law, I = J·t + A·(1 - t), t = exp(-τ) (Narasimhan and Nayar, "Vision and the Atmosphere", 2002).
+    The optical depth τ follows a drawn depth: a plane, a ground with sky, objects one behind another, smooth, or clouds
+    of smoke (NH-HAZE: Ancuti et al., 2020). Far parts lose detail, as light is scattered several times."""
+
+    fields = ("plane", "ground", "objects", "smooth", "smoke")
+
+    def __init__(
+        self,
+        thickness: Span,
+        fields: Mapping[str, float],
+        nearest: Span,
+        guided: float,
+        airlight: Span,
+        tints: Mapping[str, Sequence[float]],
+        gradient: float,
+        scatter: float,
+        noise: float,
+    ) -> None:
+        self.thickness = span(thickness, "thickness", least=1e-3)
+        self.weights = weights_of(self.fields, fields)
+        self.nearest = span(nearest, "nearest", most=1)
+        self.guided = fraction(guided, "guided")
+        self.airlight = span(airlight, "airlight", most=1)
+        self.tints = {name: torch.tensor([float(v) for v in tint]).view(1, 3, 1, 1) for name, tint in tints.items()}
+        self.gradient = float(gradient)
+        self.scatter = fraction(scatter, "scatter")
+        self.noise = float(noise)
+
+    def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
+        """Depth `[1, 1, H, W]` in [0, 1], how the photo's own colours move it `[1, 3, 1, 1]`, optical depth of the
+        farthest point and share of the nearest, airlight `[1, 3, H, W]`, blur of the farthest, noise `[1, 3, H, W]`."""
+        thickness = math.exp(ramp(logarithms(self.thickness), severity, generator))
+        depth = self._depth(choose(self.weights, generator), height, width, generator)
+        guide = torch.randn(1, 3, 1, 1, generator=generator)
+        if uniform(0, 1, generator) >= self.guided:
+            guide = torch.zeros_like(guide)
+        rows, columns = pixels(height, width)
+        tint = self.tints[choose(dict.fromkeys(self.tints, 1.0), generator)]
+        dim, bright = self.airlight
+        brightness = bright - (bright - dim) * uniform(0, 1, generator) ** 2  # mostly as bright as the sky
+        colour = brightness * torch.lerp(torch.ones(()), tint, uniform(0, 1, generator))
+        angle = uniform(0, 2 * math.pi, generator)
+        slope = uniform(0, self.gradient, generator)
+        light = 1 + slope * (math.sin(angle) * rows / height + math.cos(angle) * columns / width)
+        sigma = max(uniform(-self.noise, self.noise, generator), 0.0) / 255  # half of the photos have none
+        return {
+            "depth": depth[None, None],
+            "guide": guide,
+            "thickness": scalar(thickness),
+            "nearest": scalar(uniform(*self.nearest, generator)),
+            "airlight": (colour * light).clamp(0, 1),
+            "scatter": scalar(uniform(0, self.scatter, generator)),
+            "noise": sigma * torch.randn(1, 3, height, width, generator=generator),
+        }
+
+    def apply(self, images: Tensor, drawn: Drawn) -> Tensor:
+        """Veil `[B, 3, H, W]`, add the noise and round to 8 bit."""
+        soft = softened(images, 2)
+        # Objects differ in colour and in depth: where the depth follows colours, the veil ends at true edges.
+        pushed = torch.sigmoid(8 * (drawn["guide"] * (soft - 0.5)).sum(dim=1, keepdim=True))
+        share = 0.5 * (drawn["guide"].abs().sum(dim=1, keepdim=True) > 0)
+        depth = torch.lerp(drawn["depth"], pushed, share)
+        transmission = torch.exp(-drawn["thickness"] * torch.lerp(depth, torch.ones_like(depth), drawn["nearest"]))
+        scene = torch.lerp(images, soft, drawn["scatter"] * (1 - transmission))
+        return eight_bit(torch.lerp(drawn["airlight"], scene, transmission) + drawn["noise"])
+
+    def _depth(self, kind: str, height: int, width: int, generator: torch.Generator) -> Tensor:
+        """A field `[H, W]` from 0 to 1."""
+        rows, columns = pixels(height, width)
+        side = max(height, width)
+        smooth = smooth_noise(height, width, side / uniform(1, 4, generator), generator)
+        if kind == "plane":
+            angle = uniform(0, 2 * math.pi, generator)
+            field = math.sin(angle) * rows / height + math.cos(angle) * columns / width + 0.1 * smooth
+        elif kind == "ground":
+            # A ground plane's distance grows like 1/(rows below the horizon); above it is sky, as far as can be.
+            horizon = uniform(-0.9, 0.3, generator) + uniform(-0.5, 0.5, generator) * columns / width + 0.05 * smooth
+            below = (rows / height - horizon).clamp(min=0)
+            field = torch.exp(-uniform(0.5, 1, generator) * HORIZON_SHARPNESS * below)
+        elif kind == "objects":
+            field = 0.5 * (1 - rows / height) + 0.2 * smooth
+            for nearer in torch.rand(6, generator=generator).sort(descending=True).values.tolist():
+                shape = polygon(height, width, generator)
+                shift = uniform(0, 0.25, generator) * min(height, width)
+                edge = uniform(0.5, 3, generator)
+                field = torch.lerp(field, torch.full_like(field, nearer), torch.sigmoid((shift - shape) / edge))
+        elif kind == "smooth":
+            field = smooth
+        else:
+            cell, roughness = side / uniform(1, 4, generator), uniform(0.35, 0.6, generator)
+            field = smoothstep(0.4 + 0.35 * fractal(height, width, cell, roughness, generator))
+        return (field - field.min()) / (field.max() - field.min()).clamp(min=1e-6)
