@@ -2,19 +2,23 @@
 
 import itertools
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+import daclip.data.pairs
 from daclip.data.datamodule import MixedDegradationData
 from daclip.data.loading import EpochLoader, StreamSampler
 from daclip.data.pairs import Augmentation, Mix, PairMaker, TrainingPairs, ValidationPairs, collate, lay
 from daclip.data.sources import EmbeddedPhotos
 from daclip.degradations import Degradation
+from daclip.degradations.base import Drawn
 from daclip.degradations.mask import Inpainting
 from daclip.degradations.noise import GaussianNoise
+from daclip.degradations.world.clean import Clean
 from daclip.errors import DaclipError
 
 SOURCE = EmbeddedPhotos(["chelsea.png", "coffee.png"])
@@ -27,7 +31,7 @@ def degradations() -> dict[str, Degradation]:
     }
 
 
-def pairs(seed: int = 0, **changes: float | tuple[float, float] | bool) -> TrainingPairs:
+def pairs(seed: int = 0, **changes: float | tuple[float, float] | bool | None) -> TrainingPairs:
     settings: dict[str, Any] = {"zoom": (0.5, 1.0), "colour": 0.2, "flip": True, "permute": 0.5, "collage": 0.5}
     augmentation = Augmentation(**{**settings, **changes})
     return TrainingPairs(SOURCE.train(), PairMaker(degradations(), 48, 64, augmentation), Mix(None, 0.5), 100, seed)
@@ -81,6 +85,39 @@ def test_a_crop_shows_what_its_label_says() -> None:
     samples = TrainingPairs(SOURCE.train(), PairMaker(holes, 24, 96, still), Mix(None, 0.5), 60, 0)
     marked = sum(not torch.equal(samples[i].lq, samples[i].hq) for i in range(60))
     assert marked > 50  # a crop of a sixteenth of the area, holes on a tenth of it: mostly none with one try
+
+
+class Lift(GaussianNoise):
+    """A trace that can be told from others: brighter by 2 each time, beyond what a photo can be."""
+
+    def apply(self, images: torch.Tensor, drawn: Drawn) -> torch.Tensor:
+        return images + 2
+
+
+def traced(degradation: Degradation, share: float) -> TrainingPairs:
+    augmentation = Augmentation((1.0, 1.0), 0.0, False, traces=Lift(0), trace_share=share)
+    return TrainingPairs(SOURCE.train(), PairMaker({"x": degradation}, 48, 64, augmentation), Mix(None, 0.5), 100, 0)
+
+
+def test_traces_lie_on_both_sides_and_some_more_on_the_degraded_one() -> None:
+    source = traced(Inpainting(coverage=0.1, brush=[3, 6], blocks=1.0, fill=1.0), 0.5)
+    seen = {(int(sample.hq.mean() / 2), int(sample.lq.mean() / 2)) for sample in (source[i] for i in range(24))}
+    assert seen >= {(0, 0), (0, 1)}
+    assert all(lq - hq in (0, 1) or hq for hq, lq in seen)
+    assert {hq for hq, _ in seen} == {0, 1}
+
+
+def test_without_traces_nothing_more_is_drawn() -> None:
+    assert torch.equal(pairs(traces=None, trace_share=1.0)[3].lq, pairs()[3].lq)
+
+
+def test_a_clean_photo_is_its_own_degraded_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    cut = Mock(side_effect=daclip.data.pairs.random_crop)
+    monkeypatch.setattr(daclip.data.pairs, "random_crop", cut)
+    samples = [traced(Clean(), 0.5)[i] for i in range(12)]
+    assert all(torch.equal(sample.lq, sample.hq) and sample.lq.shape == (3, 48, 48) for sample in samples)
+    assert {int(sample.hq.mean() / 2) for sample in samples} == {0, 1}
+    assert cut.call_count == 2 * 12  # the piece and the crop; a clean crop is no failure to be tried again
 
 
 @given(seed=st.integers(0, 10_000), size=st.integers(16, 65))

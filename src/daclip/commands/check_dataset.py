@@ -42,13 +42,15 @@ def check(options: Namespace) -> "Report":
     from daclip.degradations import vocabulary
 
     # Not the files' names: those of `wild` and `composite` label no photo, and `wild` has classes of its own.
-    degradations = composed(None, [f"+degradation=[{','.join(choices('degradation'))}]"])["degradation"]
+    # `world` is composed apart: its classes are those of `all` again.
+    groups = ",".join(name for name in choices("degradation") if not name.startswith("world")), "world"
+    parts = [make(composed(None, [f"+degradation=[{group}]"])["degradation"]) for group in groups]
     how = CheckOptions(
         smallest_side=options.smallest_side,
         validation=options.validation,
         captions=options.expect_captions,
         captioner=captioner_of(options),
-        classes=[*vocabulary(make(degradations)), *options.classes],
+        classes=[*dict.fromkeys(name for part in parts for name in vocabulary(part)), *options.classes],
         cache=Path(options.cache),
         num_workers=options.num_workers,
     )

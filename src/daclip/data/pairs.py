@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from daclip.data.photos import CleanPhoto
 from daclip.degradations import Degradation
 from daclip.degradations.base import split_classes, vocabulary
+from daclip.degradations.world.clean import Clean
 from daclip.errors import DaclipError, DamagedPhotoError
 from daclip.rng import generator_for
 from daclip.types import RestorationBatch
@@ -76,6 +77,8 @@ class Augmentation:
     flip: bool  # mirror and turn by multiples of 90°
     permute: float = 0.0  # share of crops whose colour channels change places
     collage: float = 0.0  # share of crops over which further pieces of the photo are laid, see `lay`
+    traces: Degradation | None = None  # what is left on a photo without harm, such as faint JPEG
+    trace_share: float = 0.0  # of crops with traces, and of degraded photos with more of them
 
     def crop(self, pixels: Tensor, size: int, generator: torch.Generator) -> Tensor:
         """Cut and change one crop: uint8 `[3, H, W]` → float32 `[3, size, size]` in [0, 1]."""
@@ -83,7 +86,13 @@ class Augmentation:
         if self.collage and _uniform(0, 1, generator) < self.collage:
             for _ in range(int(torch.randint(1, MOST_LEAVES + 1, (), generator=generator))):
                 image = lay(self._piece(pixels, size, generator), image, generator)
-        return image.contiguous()
+        return self.traced(image.contiguous(), generator)
+
+    def traced(self, image: Tensor, generator: torch.Generator) -> Tensor:
+        """The image `[3, H, W]`, for a share of them with traces."""
+        if self.traces is None or _uniform(0, 1, generator) >= self.trace_share:
+            return image
+        return self.traces(image[None], [generator])[0]
 
     def _piece(self, pixels: Tensor, size: int, generator: torch.Generator) -> Tensor:
         shorter = min(pixels.shape[-2:])
@@ -186,13 +195,17 @@ class PairMaker:
     def synthesise(self, photo: CleanPhoto, class_name: str, generator: torch.Generator) -> Sample:
         """A crop of the photo under a synthetic degradation."""
         hq = self.augmentation.crop(photo.pixels(), self.context_size, generator)
-        lq, label = _degrade(hq, self.degradations[class_name], class_name, generator)
+        degradation = self.degradations[class_name]
+        if isinstance(degradation, Clean):
+            crop = random_crop(hq, self.crop_size, generator)
+            return Sample(crop, crop.clone(), photo.caption, class_name, photo.name)
+        lq, label = _degrade(hq, degradation, class_name, generator)
         piece = torch.stack([lq, hq])
         for _ in range(TRIES):  # beside a hole or between two drops a crop looks clean, and the label would be false
             crop = random_crop(piece, self.crop_size, generator)
             if (crop[0] - crop[1]).abs().max() > VISIBLE:
                 break
-        return Sample(crop[0], crop[1], photo.caption, label, photo.name)
+        return Sample(self.augmentation.traced(crop[0], generator), crop[1], photo.caption, label, photo.name)
 
     def cut(self, photo: CleanPhoto, generator: torch.Generator) -> Sample:
         """A crop of the photo and of its own degraded version."""
