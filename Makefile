@@ -41,52 +41,52 @@ setup: .venv/ready ## make .venv from requirements.lock
 	@touch $@
 
 train-daclip: .venv/ready ## stage 1: the controller learns to name degradations
-	$(BIN)/python -m daclip.commands.train_daclip $(call recipe,embedded_daclip) $(ARGS)
+	$(BIN)/python -m daclip train-daclip $(call recipe,embedded_daclip) $(ARGS)
 
 train-restorer: .venv/ready ## stage 2: the restorer (an embedded run trains stage 1 first if there is none)
-	$(BIN)/python -m daclip.commands.train_restorer $(call recipe,embedded_restorer) $(ARGS)
+	$(BIN)/python -m daclip train-restorer $(call recipe,embedded_restorer) $(ARGS)
 
 evaluate: .venv/ready ## ARTIFACT=folder of either stage on validation photos: tables, JSON, pictures
-	$(BIN)/python -m daclip.commands.evaluate $${ARTIFACT:+"artifact=\"$$ARTIFACT\""} $(ARGS)
+	$(BIN)/python -m daclip evaluate $${ARTIFACT:+"artifact=\"$$ARTIFACT\""} $(ARGS)
 
 restore: .venv/ready ## restore INPUT=file-or-folder into OUTPUT=folder
-	@$(BIN)/python -m daclip.commands.restore $(TO) $(BY) $(ARGS) $${INPUT:+-- "$$INPUT"}
+	@$(BIN)/python -m daclip restore $(TO) $(BY) $(ARGS) $${INPUT:+-- "$$INPUT"}
 
 classify: .venv/ready ## name the degradations of INPUT=file-or-folder
-	@$(BIN)/python -m daclip.commands.classify $(BY) $(ARGS) $${INPUT:+-- "$$INPUT"}
+	@$(BIN)/python -m daclip classify $(BY) $(ARGS) $${INPUT:+-- "$$INPUT"}
 
 app: .venv/ready ## web page for restoring photos
-	@$(BIN)/python -m daclip.commands.app $(BY) $(ARGS)
+	@$(BIN)/python -m daclip app $(BY) $(ARGS)
 
 dataset: .venv/ready ## captioned dataset from the photos in SOURCE=folder into OUTPUT=folder
-	@$(BIN)/python -m daclip.commands.dataset $(TO) $(ARGS) $${SOURCE:+-- "$$SOURCE"}
+	@$(BIN)/python -m daclip dataset $(TO) $(ARGS) $${SOURCE:+-- "$$SOURCE"}
 
 check-dataset: .venv/ready ## what is wrong with SOURCE=folder: photos, pairs or a built dataset
-	@$(BIN)/python -m daclip.commands.check_dataset $(ARGS) $${SOURCE:+-- "$$SOURCE"}
+	@$(BIN)/python -m daclip check-dataset $(ARGS) $${SOURCE:+-- "$$SOURCE"}
 
 convert: .venv/ready ## official weights SOURCE=file to an artifact, or SOURCE=artifact to OUTPUT=file; DACLIP=, VARIANT=
-	@$(BIN)/python -m daclip.commands.convert $(TO) $${DACLIP:+--daclip="$$DACLIP"} $${VARIANT:+--variant="$$VARIANT"} $(ARGS) $${SOURCE:+-- "$$SOURCE"}
+	@$(BIN)/python -m daclip convert $(TO) $${DACLIP:+--daclip="$$DACLIP"} $${VARIANT:+--variant="$$VARIANT"} $(ARGS) $${SOURCE:+-- "$$SOURCE"}
 
 export: .venv/ready ## the networks of ARTIFACT=folder for other runtimes into OUTPUT=folder
-	@$(BIN)/python -m daclip.commands.export $(TO) $(ARGS) $${ARTIFACT:+-- "$$ARTIFACT"}
+	@$(BIN)/python -m daclip export $(TO) $(ARGS) $${ARTIFACT:+-- "$$ARTIFACT"}
 
 report: .venv/ready ## one page from RUNS="folder folder …" into OUTPUT=folder
-	@$(BIN)/python -m daclip.commands.report $(TO) $(ARGS) $${RUNS:+-- $$RUNS}
+	@$(BIN)/python -m daclip report $(TO) $(ARGS) $${RUNS:+-- $$RUNS}
 
 dashboard: .venv/ready ## wandb workspace of both stages
-	@$(BIN)/python -m daclip.commands.dashboard $(ARGS)
+	@$(BIN)/python -m daclip dashboard $(ARGS)
 
 info: .venv/ready ## what ARTIFACT=folder holds
-	@$(BIN)/python -m daclip.commands.info $(ARGS) $${ARTIFACT:+-- "$$ARTIFACT"}
+	@$(BIN)/python -m daclip info $(ARGS) $${ARTIFACT:+-- "$$ARTIFACT"}
 
 degradations: .venv/ready ## contact sheet of the corruptions
-	$(BIN)/python -m daclip.commands.degradations $(ARGS)
+	$(BIN)/python -m daclip degradations $(ARGS)
 
 benchmark: .venv/ready ## speed ratios against a plain baseline
 	$(BIN)/python -m benchmarks.benchmark $(ARGS)
 
 sampler-report: .venv/ready ## quality and seconds of every sampler at 1 to 100 network evaluations
-	$(BIN)/python -m daclip.commands.sampler_report $(ARGS)
+	$(BIN)/python -m daclip sampler-report $(ARGS)
 
 soak: .venv/ready ## train both stages for MINUTES=60 and watch memory, files, processes, throughput
 	$(BIN)/python experiments/soak.py $(or $(MINUTES),60) $(ARGS)

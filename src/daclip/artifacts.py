@@ -45,11 +45,15 @@ MOVED = {
     "daclip.diffusion.preconditioning": "daclip.diffusion.denoiser",
     "daclip.diffusion.process": "daclip.diffusion.sde",
     "daclip.diffusion.schedules": "daclip.diffusion.sde",
+    "daclip.diffusion.weightings": "daclip.diffusion.objectives",
     "daclip.samplers.ddim": "daclip.samplers.exponential",
     "daclip.samplers.dpm_solver": "daclip.samplers.exponential",
-    "daclip.samplers.flow_ode": "daclip.samplers.ode",
-    "daclip.samplers.heun": "daclip.samplers.ode",
-    "daclip.samplers.reverse_sde": "daclip.samplers.posterior",
+    "daclip.samplers.flow_ode": "daclip.samplers.single_step",
+    "daclip.samplers.grids": "daclip.samplers.base",
+    "daclip.samplers.heun": "daclip.samplers.single_step",
+    "daclip.samplers.ode": "daclip.samplers.single_step",
+    "daclip.samplers.posterior": "daclip.samplers.single_step",
+    "daclip.samplers.reverse_sde": "daclip.samplers.single_step",
     "daclip.samplers.unipc": "daclip.samplers.exponential",
 }
 RENAMED = {
@@ -71,7 +75,7 @@ PACKAGES = tuple(
     f"daclip.{room}." for room in ("backbones", "clip", "data", "degradations", "diffusion", "metrics", "samplers")
 )
 # Functions are named one by one: others of the same modules write files or reach the network.
-FUNCTION_MODULES = ("daclip.samplers.grids", "daclip.diffusion.weightings")
+FUNCTION_MODULES = ("daclip.samplers.base", "daclip.diffusion.objectives")
 FUNCTIONS = (
     "daclip.clip.controller.create_daclip",
     "daclip.metrics.perceptual.efficientnet_lite",

@@ -19,7 +19,7 @@ from daclip.errors import DaclipError
 pytest.importorskip("gradio")
 gradio_client = pytest.importorskip("gradio_client")
 
-from daclip.app.server import launch, page_of  # noqa: E402
+from daclip.app.page import launch, page_of  # noqa: E402
 from daclip.app.service import Limits  # noqa: E402
 
 LIMITS = Limits(megapixels=0.01, files=50, samples=8, steps=100, classes=200, samplers=("ddim", "posterior"))

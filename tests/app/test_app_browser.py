@@ -21,7 +21,7 @@ playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 
-from daclip.app.server import launch, page_of  # noqa: E402
+from daclip.app.page import launch, page_of  # noqa: E402
 from daclip.app.service import Limits  # noqa: E402
 
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}

@@ -13,7 +13,7 @@ from skimage import data
 
 from daclip import Restorer
 from daclip.app.handlers import Watched
-from daclip.app.server import NoOtherServers
+from daclip.app.page import NoOtherServers
 from daclip.app.service import AS_TRAINED, Limits, Service, Settings, preview
 from daclip.errors import DaclipError
 from daclip.images import read_photo

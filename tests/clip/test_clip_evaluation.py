@@ -10,7 +10,7 @@ from PIL import Image
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from daclip.clip.controller import create_daclip
-from daclip.clip.evaluation import score_daclip
+from daclip.clip.module import score_daclip
 from daclip.commands import evaluate, train_daclip
 from daclip.errors import DaclipError
 from daclip.metrics.classification import CalibrationError, caption_ranks, recall_at

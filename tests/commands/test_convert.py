@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from daclip.artifacts import Artifact, load_daclip, load_denoiser, save_artifact
-from daclip.backbones.official import to_official
+from daclip.backbones.unet import to_official
 from daclip.clip.controller import DaClip, create_daclip
 from daclip.commands.convert import convert, parser
 from daclip.errors import DaclipError

@@ -45,7 +45,7 @@ def test_build_then_check_then_build_again(place: Path, capsys: pytest.CaptureFi
 def test_check_reports_and_fails(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (place / "my photos" / "torn.png").write_bytes(b"no picture")
     (place / "my photos" / "coffee-0.txt").unlink()
-    error = invoke("daclip.commands.check_dataset", "my photos", "--report", "found.json")
+    error = invoke("daclip.commands.main", "check-dataset", "my photos", "--report", "found.json")
     assert error is not None
     assert error.startswith("error: 2 problems")
     assert "found.json" in error
@@ -63,7 +63,7 @@ def test_check_knows_the_classes_that_degradations_label_photos_with(place: Path
     columns = {"image": datasets.Image(), "lq": datasets.Image(), "degradation": datasets.Value("string")}
     pairs = datasets.Dataset.from_list(rows, features=datasets.Features(columns))
     datasets.DatasetDict({"train": pairs}).save_to_disk("pairs")
-    assert invoke("daclip.commands.check_dataset", "pairs", "--report", "found.json") is not None
+    assert invoke("daclip.commands.main", "check-dataset", "pairs", "--report", "found.json") is not None
     report = json.loads((place / "found.json").read_text())
     # The name of a file in conf/degradation/, and no label.
     assert [problem["detail"] for problem in report["problems"]] == ["wild"]
@@ -80,9 +80,9 @@ def test_check_knows_the_classes_that_degradations_label_photos_with(place: Path
         (["daclip.commands.dataset", "my photos", "--validation", "2"], ["validation"]),
         (["daclip.commands.dataset", "my photos", "--licence", "MIT"], ["'--licence'", "'--license'"]),
         (["daclip.commands.dataset", "my photos", "output=set"], ["'output=set'", "'--output'"]),
-        (["daclip.commands.check_dataset"], ["required: SOURCE"]),
-        (["daclip.commands.check_dataset", "nowhere"], ["nowhere"]),
-        (["daclip.commands.check_dataset", "my photos", "--expect-captions", "maybe"], ["maybe"]),
+        (["daclip.commands.main", "check-dataset"], ["required: SOURCE"]),
+        (["daclip.commands.main", "check-dataset", "nowhere"], ["nowhere"]),
+        (["daclip.commands.main", "check-dataset", "my photos", "--expect-captions", "maybe"], ["maybe"]),
     ],
     ids=lambda value: "_".join(value)[7:60] if isinstance(value, list) else None,
 )

@@ -1,6 +1,5 @@
 """One name for each command, and command lines that reach it exactly as they were typed."""
 
-import importlib
 import os
 import re
 import subprocess
@@ -8,23 +7,22 @@ import sys
 from pathlib import Path
 
 import pytest
-from running import invoke
+from running import TOOLS, invoke, parser_of
 
-from daclip.commands.main import COMMANDS
+from daclip.commands.main import COMMANDS, MODULES
 
 ROOT = Path(__file__).parents[2]
-TOOLS = set(COMMANDS) - {"train-daclip", "train-restorer", "evaluate", "degradations", "sampler-report"}
 
 
 def test_table_modules_and_makefile_agree() -> None:
     modules = {path.stem.replace("_", "-") for path in (ROOT / "src" / "daclip" / "commands").glob("*.py")}
-    assert set(COMMANDS) <= modules
+    assert {MODULES.get(name, name) for name in COMMANDS} <= modules
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     recipes = dict(re.findall(r"^([a-z-]+):.*\n((?:\t.*\n)+)", makefile, re.MULTILINE))
     for name in COMMANDS:
-        assert f"-m daclip.commands.{name.replace('-', '_')} " in recipes[name] + " ", name
+        assert f"-m daclip {name} " in recipes[name] + " ", name
     for name in TOOLS:
-        assert importlib.import_module(f"daclip.commands.{name.replace('-', '_')}").parser().prog == f"daclip {name}"
+        assert parser_of(name).prog == f"daclip {name}"
 
 
 @pytest.mark.parametrize("arguments", [["--help"], *([name, "-h"] for name in sorted(TOOLS))], ids=" ".join)
@@ -45,7 +43,7 @@ def test_help_is_instant_and_complete(arguments: list[str]) -> None:
     else:
         # Every option has a sentence, and all of them fit a screen or two.
         assert len(done.stdout.splitlines()) <= 70
-        parser = importlib.import_module(f"daclip.commands.{arguments[0].replace('-', '_')}").parser()
+        parser = parser_of(arguments[0])
         assert all(action.help for action in parser._actions)
 
 
@@ -106,7 +104,8 @@ def test_make_passes_names_as_they_are(tmp_path: Path, name: str) -> None:
     given = made(folder, "restore", f"INPUT={name}", f"OUTPUT={name}", f"ARTIFACT={name}", "ARGS=--steps 2")
     assert given == [
         "-m",
-        "daclip.commands.restore",
+        "daclip",
+        "restore",
         f"--output={name}",
         f"--artifact={name}",
         "--steps",
@@ -115,11 +114,11 @@ def test_make_passes_names_as_they_are(tmp_path: Path, name: str) -> None:
         name,
     ]
     given = made(folder, "convert", f"SOURCE={name}", f"DACLIP={name}", "VARIANT=mix")
-    assert given == ["-m", "daclip.commands.convert", f"--daclip={name}", "--variant=mix", "--", name]
+    assert given == ["-m", "daclip", "convert", f"--daclip={name}", "--variant=mix", "--", name]
     assert [path.name for path in folder.iterdir()] == ["python"]
 
 
 def test_make_takes_several_runs(tmp_path: Path) -> None:
     given = made(tmp_path, "report", "RUNS=outputs/a outputs/b", "OUTPUT=page")
-    assert given == ["-m", "daclip.commands.report", "--output=page", "--", "outputs/a", "outputs/b"]
-    assert made(tmp_path, "report") == ["-m", "daclip.commands.report"]
+    assert given == ["-m", "daclip", "report", "--output=page", "--", "outputs/a", "outputs/b"]
+    assert made(tmp_path, "report") == ["-m", "daclip", "report"]

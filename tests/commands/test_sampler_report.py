@@ -18,7 +18,7 @@ from daclip.commands.options import make
 from daclip.commands.sampler_report import Score, main, verdict
 from daclip.config import config_dir
 from daclip.metrics import image as ms_ssim
-from daclip.metrics.base import PairMetric
+from daclip.metrics.image import PairMetric
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,7 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 
 from daclip.commands.options import make
 from daclip.config import config_dir
-from daclip.metrics.base import MetricUnavailableError, PairMetric
-from daclip.metrics.image import Protocol
+from daclip.metrics.image import MetricUnavailableError, PairMetric, Protocol
 from daclip.metrics.perceptual import Fid, Kid
 from daclip.metrics.scorer import Scorer
 

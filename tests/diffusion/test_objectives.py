@@ -17,9 +17,8 @@ from daclip.diffusion import (
     MeanRevertingSDE,
     ThetaSchedule,
     VelocityMatching,
+    objectives,
 )
-from daclip.diffusion import weightings as time_laws
-from daclip.diffusion import weightings as weightings
 from daclip.diffusion.objectives import PerceptualDistance
 from daclip.errors import DaclipError
 from daclip.metrics.perceptual import efficientnet_lite
@@ -104,18 +103,18 @@ def test_edm_keeps_input_and_target_at_unit_variance(process: MeanRevertingSDE, 
 
 def test_weightings(process: MeanRevertingSDE) -> None:
     t = torch.arange(1, 101)
-    ratio = weightings.snr(process, t)
+    ratio = objectives.snr(process, t)
     torch.testing.assert_close(ratio, (process.alpha(t) / process.relative_std(t)).flatten() ** 2)
     assert ratio[0] > 1000
     assert (ratio.diff() < 0).all()
-    torch.testing.assert_close(weightings.min_snr(process, t, 5.0, 1.0), ratio.clamp_max(5))
-    torch.testing.assert_close(weightings.min_snr(process, t, 5.0, 0.5), ratio.clamp_max(5).sqrt())
-    torch.testing.assert_close(weightings.truncated_snr(process, t, 1.0, 1.0), ratio.clamp_min(1))
-    torch.testing.assert_close(weightings.velocity(process, t, 1.0), 1 / process.relative_std(t).flatten() ** 2)
-    torch.testing.assert_close(weightings.p2(process, t, 1.0, 1.0, 1.0), process.alpha(t).flatten() ** 2)
+    torch.testing.assert_close(objectives.min_snr(process, t, 5.0, 1.0), ratio.clamp_max(5))
+    torch.testing.assert_close(objectives.min_snr(process, t, 5.0, 0.5), ratio.clamp_max(5).sqrt())
+    torch.testing.assert_close(objectives.truncated_snr(process, t, 1.0, 1.0), ratio.clamp_min(1))
+    torch.testing.assert_close(objectives.velocity(process, t, 1.0), 1 / process.relative_std(t).flatten() ** 2)
+    torch.testing.assert_close(objectives.p2(process, t, 1.0, 1.0, 1.0), process.alpha(t).flatten() ** 2)
     sigma = (process.relative_std(t) / process.alpha(t)).flatten()
     published = (sigma**2 + 0.25) / (sigma * 0.5) ** 2
-    torch.testing.assert_close(weightings.edm(process, t, 0.5, 1.0), published, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(objectives.edm(process, t, 0.5, 1.0), published, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", [path.stem for path in sorted((CONF / "weighting").glob("*.yaml"))])
@@ -147,9 +146,9 @@ def test_every_law_of_times_stays_on_the_grid(name: str, process: MeanRevertingS
 
 
 def test_log_snr_times_are_even_in_log_snr(process: MeanRevertingSDE) -> None:
-    t = time_laws.log_snr(process, 40_000, torch.Generator().manual_seed(0))
-    level = weightings.snr(process, t).log()
-    low, high = weightings.snr(process, torch.tensor([100, 1])).log().tolist()
+    t = objectives.log_snr(process, 40_000, torch.Generator().manual_seed(0))
+    level = objectives.snr(process, t).log()
+    low, high = objectives.snr(process, torch.tensor([100, 1])).log().tolist()
     shares = torch.histc(level, bins=4, min=low, max=high) / len(t)
     # Neighbouring indices lie up to 2 apart in log-SNR near t = 1, of a span of about 19.
     torch.testing.assert_close(shares, torch.full((4,), 0.25), rtol=0, atol=0.05)

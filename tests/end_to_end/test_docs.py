@@ -4,7 +4,6 @@ Composing is what most commands can do wrong: a misspelt option, a value that mo
 themselves run from end to end in the other tests of this folder.
 """
 
-import importlib
 import os
 import re
 import shlex
@@ -18,7 +17,7 @@ import torch
 import yaml
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from running import invoke
+from running import TOOLS, invoke, parser_of
 from skimage import data
 
 from daclip.commands.main import COMMANDS
@@ -53,7 +52,7 @@ def test_there_are_commands_on_every_guide() -> None:
 
 
 def from_make(classes: list[str]) -> list[str]:
-    """Module and arguments of what a make command runs."""
+    """What a make command runs, as `from_console`."""
     printed = subprocess.run(
         ["make", "-n", "--no-print-directory", "-o", ".venv/ready", *classes],
         cwd=ROOT,
@@ -63,7 +62,7 @@ def from_make(classes: list[str]) -> list[str]:
     ).stdout
     if classes[0] in PLAIN:
         return []
-    (line,) = [line for line in printed.splitlines() if "-m daclip." in line]
+    (line,) = [line for line in printed.splitlines() if "-m daclip " in line]
     # The shell puts names of files in.
     given = {"INPUT": "", "OUTPUT": "", "SOURCE": "", "ARTIFACT": "", "RUNS": "", "DACLIP": "", "VARIANT": ""}
     given |= dict(word.split("=", 1) for word in classes[1:] if "=" in word)
@@ -74,16 +73,16 @@ def from_make(classes: list[str]) -> list[str]:
         text=True,
         check=True,
     ).stdout
-    return shown.split("\0")[2:-1]
+    return from_console(shown.split("\0")[3:-1])
 
 
 def from_console(classes: list[str]) -> list[str]:
-    """Module and arguments of what the console script runs."""
+    """Arguments of what the console script runs, behind the name of a tool or the module of another command."""
     if classes[0] in PLAIN:
         return []
     name, *rest = classes
     assert name in COMMANDS
-    return [f"daclip.commands.{name.replace('-', '_')}", *rest]
+    return classes if name in TOOLS else [f"daclip.commands.{name.replace('-', '_')}", *rest]
 
 
 def check_script(classes: list[str]) -> None:
@@ -125,8 +124,8 @@ def test_a_command_composes(
         if "hydra/launcher=ray" in overrides:  # has an environment of its own
             overrides = [override for override in overrides if "launcher" not in override]
     monkeypatch.chdir(tmp_path)
-    if hasattr(importlib.import_module(module), "parser"):  # a tool with options of its own
-        importlib.import_module(module).parser().read(overrides)
+    if module in TOOLS:
+        parser_of(module).read(overrides)
         return
     assert invoke(module, "--cfg", "job", *overrides) is None, command
     composed = yaml.safe_load(capsys.readouterr().out)

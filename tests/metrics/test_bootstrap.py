@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from daclip.metrics.bootstrap import bootstrap, interval, paired_difference
+from daclip.metrics.scorer import bootstrap, interval, paired_difference
 from daclip.reporting.runs import holm
 from daclip.rng import generator_for
 

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torchvision.models.vgg import cfgs, make_layers
 
 from daclip.errors import DaclipError
-from daclip.metrics.base import MetricUnavailableError
+from daclip.metrics.image import MetricUnavailableError
 from daclip.metrics.perceptual import LiteDistance, Recognizer, efficientnet_lite, lite_classifier, vgg16
 
 CATS = {281, 282, 285}  # ImageNet's tabby, tiger cat, Egyptian cat

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from daclip.diffusion import DataMatching, Denoiser, MeanRevertingSDE, NoiseMatching, PosteriorMatching, ThetaSchedule
 from daclip.diffusion.denoiser import Parameterization
+from daclip.diffusion.objectives import min_snr
 from daclip.diffusion.sde import ScheduleKind
-from daclip.diffusion.weightings import min_snr
 from daclip.errors import DaclipError
 from daclip.types import Conditioning
 

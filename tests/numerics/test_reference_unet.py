@@ -6,8 +6,7 @@ import pytest
 import torch
 from reference import assert_near, facts, formula_unet, golden, recorded_unet, recording, unet_settings
 
-from daclip.backbones.official import from_official
-from daclip.backbones.unet import ConditionalUNet
+from daclip.backbones.unet import ConditionalUNet, from_official
 from daclip.diffusion import Denoiser, MeanRevertingSDE, PosteriorMatching, ThetaSchedule
 from daclip.types import Conditioning
 

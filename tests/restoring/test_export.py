@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from daclip import Restorer
-from daclip.commands.export import export, parser
+from daclip.commands.convert import export, export_parser
 from daclip.errors import DaclipError
 from daclip.rng import generator_for
 
 
 def written(*arguments: object) -> dict[str, float]:
-    return export(parser().read([str(argument) for argument in arguments]))
+    return export(export_parser().read([str(argument) for argument in arguments]))
 
 
 @pytest.mark.parametrize("kind", ["torch", "onnx"])

@@ -21,9 +21,19 @@ from daclip.diffusion import Denoiser, MeanRevertingSDE, ThetaSchedule
 from daclip.errors import DaclipError
 from daclip.files import config_folder
 from daclip.pixels import Pixels
-from daclip.restoring.memory import GIB, RUNTIME, Cost, PeakMemory, Pieces, choose_pieces, linear_cost
 from daclip.restoring.restorer import Stopped
-from daclip.restoring.sampling import Progress, sample_photos, sampler_options
+from daclip.restoring.sampling import (
+    GIB,
+    RUNTIME,
+    Cost,
+    PeakMemory,
+    Pieces,
+    Progress,
+    choose_pieces,
+    linear_cost,
+    sample_photos,
+    sampler_options,
+)
 from daclip.restoring.tiling import GRID, TiledDenoiser, scouts, spans
 from daclip.rng import NoiseField
 from daclip.samplers import PosteriorSampler

@@ -13,8 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from daclip.backbones.official import from_official, to_official
-from daclip.backbones.unet import ConditionalUNet
+from daclip.backbones.unet import ConditionalUNet, from_official, to_official
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from daclip.commands.main import COMMANDS, MODULES
+from daclip.commands.options import Parser
+
 # The classes of `conf/degradation/all.yaml`.
 TEN = {
     "motion-blurry",
@@ -21,6 +24,9 @@ TEN = {
     "snowy",
     "uncompleted",
 }
+
+# Commands with options of their own; the others take Hydra's overrides.
+TOOLS = set(COMMANDS) - {"train-daclip", "train-restorer", "evaluate", "degradations", "sampler-report"}
 
 # What makes a training run of either stage a matter of a second.
 TINY = ["data.samples_per_epoch=10", "trainer.max_steps=1", "degradation=[noisy,rainy,hazy]", "data.validation_size=32"]
@@ -44,6 +50,12 @@ def invoke(*command: str) -> str | None:
         sys.argv = before
         sys.stderr.write(written.getvalue())
     return None
+
+
+def parser_of(tool: str) -> Parser:
+    module = importlib.import_module(f"daclip.commands.{MODULES.get(tool, tool)}")
+    made: Parser = getattr(module, f"{tool.replace('-', '_')}_parser" if tool in MODULES else "parser")()
+    return made
 
 
 def read(path: Path) -> Any:

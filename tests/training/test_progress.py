@@ -11,12 +11,12 @@ from lightning.pytorch.callbacks import RichProgressBar
 from runs import fit
 
 from daclip.errors import DaclipError
-from daclip.training.progress import ProgressLines, progress_bar, quiet_libraries
+from daclip.training.callbacks import ProgressLines, progress_bar, quiet_libraries
 
 
 def lines_every(seconds: float) -> list[str]:
     return [
-        "+callbacks.progress._target_=daclip.training.progress.ProgressLines",
+        "+callbacks.progress._target_=daclip.training.callbacks.ProgressLines",
         f"+callbacks.progress.seconds={seconds}",
     ]
 
@@ -50,7 +50,7 @@ def test_lines_keep_their_distance(tmp_path: Path, caplog: pytest.LogCaptureFixt
 def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     for terminal, kind in ((True, RichProgressBar), (False, ProgressLines)):
         monkeypatch.setattr(
-            "daclip.training.progress.sys", SimpleNamespace(stdout=SimpleNamespace(isatty=lambda t=terminal: t))
+            "daclip.training.callbacks.sys", SimpleNamespace(stdout=SimpleNamespace(isatty=lambda t=terminal: t))
         )
         assert type(progress_bar(30, 10)) is kind
 

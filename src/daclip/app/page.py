@@ -1,4 +1,4 @@
-"""The page as Gradio components."""
+"""The page as Gradio components, and its server: no telemetry, no network, no file but what the page gives out."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,10 @@ import gradio as gr
 from gradio_client import utils as client_utils
 
 from daclip.app.handlers import Handlers, Parts
-from daclip.app.service import AS_TRAINED, Service
+from daclip.app.service import AS_TRAINED, Limits, Service
+from daclip.artifacts import find_artifact
+from daclip.errors import DaclipError
+from daclip.restoring.restorer import Restorer
 
 FILE_TYPES = ["image", ".heic", ".heif", ".tif", ".tiff", ".webp", ".bmp"]
 
@@ -164,3 +167,50 @@ def _stay_local(page: gr.Blocks) -> None:
         if hasattr(block, FETCH):
             # An instance's own: Gradio has no setting for it, and a subclass would be no part that its page knows.
             setattr(block, FETCH, guarded(getattr(block, FETCH)))
+
+
+class NoOtherServers:
+    """ASGI middleware that refuses Gradio's routes for fetching files from other servers."""
+
+    def __init__(self, app: Any):
+        self.app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer one request."""
+        path = str(scope.get("path", "")).lower()
+        if scope["type"] == "http" and ("/proxy=" in path or "file=http" in path):
+            await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain")]})
+            await send({"type": "http.response.body", "body": b"this server fetches nothing from elsewhere\n"})
+            return
+        await self.app(scope, receive, send)
+
+
+def page_of(artifact: str | None, limits: Limits, queue: int = 32, seed: int = 0, **options: Any) -> Any:
+    """Gradio page of a restorer (folder or hub name, default `outputs/restorer/latest`); `options` as `Restorer`'s."""
+    folder = find_artifact(artifact, "outputs/restorer", "make train-restorer")
+    restorer = Restorer.from_pretrained(folder, seed=seed, **options)
+    return build_page(Service(restorer, limits), seed).queue(max_size=queue, default_concurrency_limit=1)
+
+
+def launch(page: Any, host: str, port: int, max_upload_mb: int) -> str:
+    """Serve the page in the background; returns its address."""
+    from starlette.middleware import Middleware
+
+    try:
+        _, address, _ = page.launch(
+            server_name=host,
+            server_port=port,
+            max_file_size=f"{max_upload_mb}mb",
+            app_kwargs={"middleware": [Middleware(NoOtherServers)]},
+            prevent_thread_lock=True,
+            share=False,
+            ssr_mode=False,
+            run_history=False,
+            enable_monitoring=False,
+            footer_links=["api"],
+            show_error=True,
+            quiet=True,
+        )
+    except OSError as error:
+        raise DaclipError(f"{host}:{port} cannot be served ({error}); choose another --port") from None
+    return str(address)

@@ -11,8 +11,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from daclip.clip.frozen_clip import FrozenClip
-from daclip.clip.vit import RunBlock, blocks, embed_patches, pool_tokens, project_patches, run_block, token_width
+from daclip.clip.frozen_clip import (
+    FrozenClip,
+    RunBlock,
+    blocks,
+    embed_patches,
+    pool_tokens,
+    project_patches,
+    run_block,
+    token_width,
+)
 from daclip.errors import DaclipError
 from daclip.types import Conditioning
 

@@ -3,6 +3,7 @@
 import argparse
 
 from daclip.commands.options import Parser, add_artifact, add_machine, entry_point, say
+from daclip.errors import DaclipError
 from daclip.files import choices
 
 
@@ -32,7 +33,12 @@ def parser() -> Parser:
 
 def app(options: argparse.Namespace) -> None:
     """Serve until interrupted."""
-    from daclip.app.server import launch, page_of
+    try:
+        from daclip.app.page import launch, page_of
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("gradio", "gradio_client"):
+            raise
+        raise DaclipError("the web app needs Gradio; install it with pip install 'daclip[app]'") from None
     from daclip.app.service import Limits
 
     limits = Limits(
@@ -50,7 +56,7 @@ def app(options: argparse.Namespace) -> None:
     page.block_thread()
 
 
-main = entry_point(parser(), app)
+main = entry_point((parser(), app))
 
 if __name__ == "__main__":
     main()

@@ -1,4 +1,6 @@
-"""Official weights to artifacts and back, for both stages: the source decides the direction and the stage."""
+"""Artifacts after training. `convert` makes them from official weights and back, for both stages: the source decides
+direction and stage. `export` writes graphs for other runtimes; `info` shows what an artifact holds.
+"""
 
 import sys
 import tempfile
@@ -6,6 +8,9 @@ from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, cast
+
+from rich.console import Console
+from rich.table import Table
 
 from daclip.commands.options import Parser, add_set, entry_point, known, make, say
 from daclip.errors import DaclipError
@@ -59,7 +64,7 @@ def convert(options: Namespace) -> Path:
 
     source = Path(options.source)
     if source.is_dir():
-        return export(options)
+        return export_official(options)
     content = read_weights(source)
     folder = import_daclip(options, content) if is_daclip(content) else import_restorer(options, content)
     root = folder.parents[1]
@@ -126,7 +131,7 @@ def import_restorer(options: Namespace, content: Any) -> Path:
     import torch
 
     from daclip.artifacts import Artifact, load_daclip
-    from daclip.backbones.official import network_state
+    from daclip.backbones.unet import network_state
     from daclip.clip.official import read_weights
 
     if options.daclip is None:
@@ -153,7 +158,7 @@ def fit_weights(path: Path, official: Mapping[str, "Tensor"], network: "nn.Modul
     """The weights under our names, after comparing them with the network's, by the file's own names."""
     import torch
 
-    from daclip.backbones.official import from_official, to_official
+    from daclip.backbones.unet import from_official, to_official
 
     expected = {name: value.shape for name, value in to_official(network.state_dict()).items()}
     unknown, missing = sorted(official.keys() - expected.keys()), sorted(expected.keys() - official.keys())
@@ -178,7 +183,7 @@ def fit_weights(path: Path, official: Mapping[str, "Tensor"], network: "nn.Modul
     return from_official(official)
 
 
-def export(options: Namespace) -> Path:
+def export_official(options: Namespace) -> Path:
     """Write an artifact's own stage as the state dict that the original's loader reads."""
     from daclip.artifacts import Artifact
 
@@ -213,7 +218,7 @@ def _export_unet(artifact: "Artifact", target: Path) -> list[str]:
     import torch
     from safetensors.torch import load_file
 
-    from daclip.backbones.official import to_official
+    from daclip.backbones.unet import to_official
 
     # Nothing is made of these sections, which may name parts of PyTorch.
     network, meaning = artifact.config["backbone"], artifact.config["stage"]["parameterization"]
@@ -226,7 +231,71 @@ def _export_unet(artifact: "Artifact", target: Path) -> list[str]:
     return []
 
 
-main = entry_point(parser(), convert)
+def export_parser() -> Parser:
+    """Options of `export`."""
+    made = Parser(
+        "export",
+        "[ARTIFACT] [options]",
+        ["daclip export outputs/restorer/latest --format onnx -o exported   # needs pip install 'daclip[export]'"],
+    )
+    add = made.add_argument
+    add("artifact", nargs="?", metavar="ARTIFACT", help="restorer's folder (default: outputs/restorer/latest)")
+    add("--format", default="torch", choices=("torch", "onnx"), help="torch.export (.pt2) or ONNX (default: torch)")
+    add("-o", "--output", default="outputs/export", metavar="FOLDER", help="new folder (default: %(default)s)")
+    add("--overwrite", action="store_true", help="replace the folder if it is there")
+    text = "largest difference to the networks themselves, of images in [0, 1] (default: %(default)g)"
+    add("--tolerance", type=float, default=1e-3, metavar="X", help=text)
+    return made
+
+
+def export(options: Namespace) -> dict[str, float]:
+    """Write the graphs, each compared with its network; returns the largest difference of each one's outputs."""
+    from daclip.artifacts import find_artifact
+    from daclip.restoring.export import exported, write_export
+    from daclip.restoring.restorer import Restorer
+
+    folder = Path(options.output)
+    if folder.exists() and not options.overwrite:
+        raise DaclipError(f"{folder} is there already; --overwrite replaces it")
+    artifact = find_artifact(options.artifact, "outputs/restorer", "make train-restorer")
+    # Float32 on the CPU: a runtime chooses its own arithmetic later.
+    restorer = Restorer.from_pretrained(artifact, device="cpu", precision="fp32")
+    differences = write_export(exported(restorer), restorer, options.format, folder, options.tolerance)
+    for name, difference in differences.items():
+        say(f"{folder / name}  differs by at most {difference:.1e}")
+    return differences
+
+
+def info_parser() -> Parser:
+    """Options of `info`."""
+    made = Parser("info", "ARTIFACT", ["daclip info outputs/restorer/latest"])
+    made.add_argument("artifact", metavar="ARTIFACT", help="artifact folder of either stage")
+    return made
+
+
+def info(options: Namespace) -> None:
+    """Print kind, scores and provenance."""
+    from daclip.artifacts import Artifact, read_metrics, read_record
+
+    artifact = Artifact(options.artifact)
+    table = Table(title=options.artifact, show_header=False)
+
+    def add(name: str, value: Any) -> None:
+        if isinstance(value, Mapping):
+            for key, item in value.items():
+                add(f"{name}.{key}" if name else str(key), item)
+        elif value is not None:
+            table.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value))
+
+    add("kind", artifact.config["kind"])
+    metrics = read_metrics(options.artifact)
+    metrics.pop("confusion", None)
+    add("metrics", metrics)
+    add("", read_record(options.artifact))
+    Console().print(table)
+
+
+main = entry_point((parser(), convert), (export_parser(), export), (info_parser(), info))
 
 if __name__ == "__main__":
     main()

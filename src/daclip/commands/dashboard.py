@@ -118,7 +118,7 @@ def _known(path: Path) -> dict[str, str]:
     return found
 
 
-main = entry_point(parser(), dashboard)
+main = entry_point((parser(), dashboard))
 
 if __name__ == "__main__":
     main()

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from daclip.arithmetic import device_by_name
 from daclip.artifacts import Artifact, find_artifact, load_daclip
-from daclip.clip.evaluation import score_daclip
+from daclip.clip.module import score_daclip
 from daclip.commands.assembly import build_data, resolved
 from daclip.commands.options import make, say, text_table
 from daclip.config import run_entry, validated

@@ -1,16 +1,17 @@
 """The console script `daclip COMMAND`: finds the command and runs its module as `python -m` would.
 
-`daclip COMMAND`, `python -m daclip COMMAND`, `make COMMAND` and `python -m daclip.commands.COMMAND` (with an underscore
-for a hyphen) are the same. Nothing here imports the networks, so the help is instant.
+`daclip COMMAND`, `python -m daclip COMMAND` and `make COMMAND` are the same. Nothing here imports the networks, so the
+help is instant.
 """
 
 import difflib
+import importlib
 import runpy
 import sys
 
 from daclip import __version__
 
-# Every command with what it does; its module has the same name.
+# Every command with what it does.
 COMMANDS = {
     "train-daclip": "Train stage 1, the controller that recognises degradations",
     "train-restorer": "Train stage 2, the restorer, on top of stage 1",
@@ -28,6 +29,8 @@ COMMANDS = {
     "dashboard": "Create or update the wandb workspace of both stages",
     "info": "Show what an artifact holds: scores, versions, seed",
 }
+# The modules of commands that share one with another; the others have modules of their own names.
+MODULES = {"check-dataset": "dataset", "classify": "restore", "export": "convert", "info": "convert"}
 
 
 def usage() -> str:
@@ -48,9 +51,12 @@ def main() -> None:
     elif name == "--version":
         sys.stdout.write(f"daclip {__version__}\n")
     elif name in COMMANDS:
-        # The form that Lightning starts the other ranks of a distributed run in.
         sys.argv = [f"daclip {name}", *rest]
-        runpy.run_module(f"daclip.commands.{name.replace('-', '_')}", run_name="__main__", alter_sys=True)
+        if name in MODULES:
+            importlib.import_module(f"daclip.commands.{MODULES[name]}").main(name)
+        else:
+            # The form that Lightning starts the other ranks of a distributed run in.
+            runpy.run_module(f"daclip.commands.{name.replace('-', '_')}", run_name="__main__", alter_sys=True)
     else:
         close = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"did you mean '{close[0]}'?" if close else "`daclip --help` lists them"

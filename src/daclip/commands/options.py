@@ -113,10 +113,12 @@ def markdown_table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> lis
     return ["| " + " | ".join(row) + " |" for row in (heading, rule, *rows)]
 
 
-def entry_point(parser: Parser, command: Callable[[argparse.Namespace], object]) -> Callable[[], None]:
-    """The `main` of a command; a user's mistake ends in one line, exit status 1 and no traceback."""
+def entry_point(*commands: tuple[Parser, Callable[[argparse.Namespace], object]]) -> Callable[..., None]:
+    """The `main` of a module: runs the command of a name, by default its first. A user's mistake ends in one line, exit
+    status 1 and no traceback."""
 
-    def main() -> None:
+    def main(name: str | None = None) -> None:
+        parser, command = next((pair for pair in commands if pair[0].prog == f"daclip {name}"), commands[0])
         options = parser.read()
         try:
             command(options)

@@ -105,7 +105,7 @@ def report(options: Namespace) -> Path:
     return output / "report.html"
 
 
-main = entry_point(parser(), report)
+main = entry_point((parser(), report))
 
 if __name__ == "__main__":
     main()

@@ -24,8 +24,7 @@ from daclip.diffusion.denoiser import Denoiser
 from daclip.diffusion.sde import MeanRevertingSDE
 from daclip.errors import DaclipError
 from daclip.files import choices, one_line, write_json, write_text
-from daclip.metrics.base import PairMetric
-from daclip.metrics.image import psnr, quantise, ssim
+from daclip.metrics.image import PairMetric, psnr, quantise, ssim
 from daclip.reporting.charts import Panel, line_charts, svg
 from daclip.restoring.restorer import Restorer
 from daclip.rng import generator_for

@@ -26,9 +26,8 @@ from daclip.config import run_entry, validated
 from daclip.data.datamodule import MixedDegradationData, fingerprint
 from daclip.data.photos import PhotoSource
 from daclip.errors import DaclipError
-from daclip.training.callbacks import skipped_steps
+from daclip.training.callbacks import quiet_libraries, skipped_steps
 from daclip.training.checkpointing import checkpoint_to_resume, keep_logs
-from daclip.training.progress import quiet_libraries
 from daclip.training.provenance import hide_secrets, provenance
 from daclip.training.wandb import describe_run, finish_run, log_artifact
 

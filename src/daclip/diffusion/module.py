@@ -12,9 +12,8 @@ from torch import Tensor
 from daclip.clip.controller import DaClip
 from daclip.degradations import split_classes
 from daclip.diffusion.denoiser import Denoiser, Parameterization
-from daclip.diffusion.objectives import Objective, draw_training_state
+from daclip.diffusion.objectives import Objective, TimeDraw, draw_training_state, uniform
 from daclip.diffusion.sde import MeanRevertingSDE
-from daclip.diffusion.weightings import TimeDraw, uniform
 from daclip.errors import DaclipError
 from daclip.metrics.classification import MeansByLabel
 from daclip.metrics.image import psnr, quantise

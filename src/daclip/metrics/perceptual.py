@@ -18,7 +18,7 @@ from torchvision.models.vgg import cfgs, make_layers
 
 from daclip.errors import DaclipError
 from daclip.files import one_line
-from daclip.metrics.base import LazyNetwork, MetricUnavailableError, PairMetric, SetMetric, refuse_small
+from daclip.metrics.image import LazyNetwork, MetricUnavailableError, PairMetric, SetMetric, refuse_small
 
 # Last activation before each of the first four poolings: relu1_2, relu2_2, relu3_3, relu4_3.
 VGG_STAGES = (4, 9, 16, 23)

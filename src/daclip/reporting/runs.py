@@ -12,8 +12,7 @@ import torch
 
 from daclip.artifacts import read_metrics, read_record
 from daclip.errors import DaclipError
-from daclip.metrics.bootstrap import Difference, paired_difference
-from daclip.metrics.scorer import PhotoScore
+from daclip.metrics.scorer import Difference, PhotoScore, paired_difference
 from daclip.rng import generator_for
 
 FACTS = ("name", "crop", "degradation", "recognised")  # columns of photos.csv that are no scores

@@ -18,9 +18,8 @@ from daclip.errors import DaclipError
 from daclip.files import cannot_be_written, one_line
 from daclip.images import PhotoFile, find_images, read_photo, result_suffix, write_photo
 from daclip.pixels import Pixels
-from daclip.restoring.classifier import Classifier
 from daclip.restoring.control import check_strength, parse_classes
-from daclip.restoring.restorer import Restorer, Stopped
+from daclip.restoring.restorer import Classifier, Restorer, Stopped
 from daclip.restoring.sampling import Progress
 
 

@@ -1,4 +1,4 @@
-"""The restorer: photos in, restored photos out."""
+"""The restorer: photos in, restored photos out; and the classifier, which is stage 1 alone."""
 
 import copy
 import time
@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from daclip.artifacts import Artifact, from_hub, load_denoiser
+from daclip.arithmetic import autocast, device_by_name
+from daclip.artifacts import Artifact, from_hub, load_daclip, load_denoiser
+from daclip.degradations import vocabulary
 from daclip.errors import DaclipError
+from daclip.images import read_photo
 from daclip.pixels import Pixels, unpack
-from daclip.restoring.classifier import Classifier, read_paths
 from daclip.restoring.control import (
     Uncertainty,
     blend_,
@@ -24,11 +26,68 @@ from daclip.restoring.control import (
     steer,
     unknown_classes,
 )
-from daclip.restoring.memory import Cost, Pieces, choose_pieces, memory_errors, tensor_bytes
-from daclip.restoring.sampling import Progress, measured_costs, sample_photos, sampler_options
+from daclip.restoring.sampling import (
+    Cost,
+    Pieces,
+    Progress,
+    choose_pieces,
+    measured_costs,
+    memory_errors,
+    sample_photos,
+    sampler_options,
+    tensor_bytes,
+)
 from daclip.rng import NoiseField
 from daclip.samplers.base import Sampler
 from daclip.types import Conditioning
+
+
+class Classifier:
+    """Names what is wrong with photos, by an artifact of either stage; `device` and `precision` are those of
+    `Restorer`."""
+
+    def __init__(self, artifact: str | Path, device: str = "auto", precision: str = "auto"):
+        stage_1 = Artifact(artifact)
+        if stage_1.config["kind"] == "restorer":
+            stage_1 = Artifact(stage_1.folder / "daclip")
+        self.device = device_by_name(device)
+        self.precision = precision
+        self.daclip = load_daclip(stage_1.folder).to(self.device)
+        self.vocabulary: list[str] = vocabulary(stage_1.build("degradation"))
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, **options: Any) -> "Classifier":
+        """A classifier from an artifact folder or a model of the Hugging Face hub."""
+        return cls(source if Path(source).is_dir() else from_hub(str(source)), **options)
+
+    def classify(self, photos: Any) -> list[dict[str, float]]:
+        """Probabilities of the classes of each photo, most likely first; see `Restorer.restore` for kinds of photos."""
+        return [self.recognise(photo)[1] for photo in unpack(read_paths(photos))[0]]
+
+    def recognise(self, photo: Pixels) -> tuple[Conditioning, dict[str, float]]:
+        """Embeddings of one photo, by itself so that they do not depend on others, and its classes."""
+        # The whole photo, unless it is a thread that CLIP's resize would blow up.
+        longest = 32 * max(min(photo.height, photo.width), 64)
+        top, left = max(photo.height - longest, 0) // 2, max(photo.width - longest, 0) // 2
+        view = photo.crop(top, top + longest, left, left + longest)
+        with torch.inference_mode(), autocast(self.device, self.precision):
+            conditioning: Conditioning = self.daclip(view[None].to(self.device))
+            assert conditioning.degradation is not None
+            row = self.daclip.classify(conditioning.degradation, self.vocabulary)[0].cpu()
+        order = row.argsort(descending=True).tolist()
+        return conditioning, {self.vocabulary[i]: float(row[i]) for i in order}
+
+
+def read_paths(photos: Any) -> Any:
+    """Photos with Pillow images in place of paths."""
+    if isinstance(photos, (list, tuple)):
+        return [read_paths(photo) for photo in photos]
+    if not isinstance(photos, (str, Path)):
+        return photos
+    file = read_photo(photos)
+    image = file.pixels.to_pil()
+    image.info.update({key: value for key, value in (("exif", file.exif), ("icc_profile", file.icc)) if value})
+    return image
 
 
 class Stopped(Exception):  # noqa: N818  it is no error

@@ -7,11 +7,11 @@ from daclip.samplers.base import Sampler as Sampler
 from daclip.samplers.base import SamplerOptions as SamplerOptions
 from daclip.samplers.base import Step as Step
 from daclip.samplers.base import StepHook as StepHook
+from daclip.samplers.base import TimeGrid as TimeGrid
 from daclip.samplers.exponential import DdimSampler as DdimSampler
 from daclip.samplers.exponential import DpmSolverSampler as DpmSolverSampler
 from daclip.samplers.exponential import UniPcSampler as UniPcSampler
-from daclip.samplers.grids import TimeGrid as TimeGrid
-from daclip.samplers.ode import FlowOdeSampler as FlowOdeSampler
-from daclip.samplers.ode import HeunSampler as HeunSampler
-from daclip.samplers.posterior import PosteriorSampler as PosteriorSampler
-from daclip.samplers.posterior import ReverseSdeSampler as ReverseSdeSampler
+from daclip.samplers.single_step import FlowOdeSampler as FlowOdeSampler
+from daclip.samplers.single_step import HeunSampler as HeunSampler
+from daclip.samplers.single_step import PosteriorSampler as PosteriorSampler
+from daclip.samplers.single_step import ReverseSdeSampler as ReverseSdeSampler

@@ -8,8 +8,7 @@ from torch import Tensor
 
 from daclip.diffusion.sde import MeanRevertingSDE
 from daclip.errors import DaclipError
-from daclip.samplers.base import Sampler, SamplerOptions, Step
-from daclip.samplers.grids import half_log_snr
+from daclip.samplers.base import Sampler, SamplerOptions, Step, half_log_snr
 
 SlopeRule = Literal["exact", "bh1", "bh2"]
 
