@@ -4,8 +4,8 @@ import pytest
 import torch
 from skimage import data
 
-from daclip.degradations.digital import JpegCompression
-from daclip.degradations.world.codec import MODES, AnyCodec, pictures, quantisation, resaved, tensors
+from daclip.degradations.digital import JpegCompression, pictures, tensors
+from daclip.degradations.world.codec import MODES, AnyCodec, quantisation, resaved
 
 PHOTO = (torch.from_numpy(data.astronaut()).permute(2, 0, 1).float() / 255)[None, :, 20:116, 180:308]
 

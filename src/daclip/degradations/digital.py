@@ -3,6 +3,7 @@
 import io
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,15 +45,33 @@ class JpegCompression(Degradation):
 
     def apply(self, images: Tensor, drawn: Drawn) -> Tensor:
         """Encode and decode each photo of `[B, 3, H, W]`; on the CPU, whatever the device."""
-        pixels = (images.detach() * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-        decoded = []
-        for photo, (quality, mode, top, left) in zip(pixels, drawn["settings"].tolist(), strict=True):
-            padded = np.pad(photo, ((top, 0), (left, 0), (0, 0)), mode="reflect")
-            with io.BytesIO() as file:
-                Image.fromarray(padded).save(file, "JPEG", quality=quality, subsampling=self.modes[mode])
-                decoded.append(np.asarray(Image.open(file))[top:, left:])
-        result = torch.from_numpy(np.stack(decoded)).to(images.device)
-        return result.permute(0, 3, 1, 2).contiguous().float() / 255
+        done = [
+            coded(photo, offsets, "JPEG", quality=quality, subsampling=self.modes[mode])
+            for photo, (quality, mode, *offsets) in zip(pictures(images), drawn["settings"].tolist(), strict=True)
+        ]
+        return tensors(done, images)
+
+
+def pictures(images: Tensor) -> list[Image.Image]:
+    """Photos `[B, 3, H, W]` in [0, 1] at 8 bit."""
+    pixels = (images.detach() * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+    return [Image.fromarray(photo) for photo in pixels]
+
+
+def tensors(photos: Sequence[Image.Image], images: Tensor) -> Tensor:
+    """The way back, float32 `[B, 3, H, W]` on the device of `images`."""
+    result = torch.from_numpy(np.stack([np.asarray(photo) for photo in photos])).to(images.device)
+    return result.permute(0, 3, 1, 2).contiguous().float() / 255
+
+
+def coded(photo: Image.Image, offsets: Sequence[int], encoder: str, **options: Any) -> Image.Image:
+    """A photo encoded and decoded by Pillow, the codec's blocks beginning `offsets` (y and x) before its corner."""
+    top, left = offsets
+    padded = np.pad(np.asarray(photo), ((top, 0), (left, 0), (0, 0)), mode="reflect")
+    with io.BytesIO() as file:
+        Image.fromarray(padded).save(file, encoder, **options)
+        decoded = Image.open(file).convert("RGB")
+    return decoded.crop((left, top, *decoded.size))
 
 
 SMALLEST_RESULT = 16  # pixels a side: what later parts of a pipeline can still work on

@@ -1,17 +1,16 @@
 """Compression by many encoders: JPEG with standard and other tables, once or twice, at several sizes, and WebP."""
 
-import io
 import math
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from daclip.degradations.base import Degradation, Drawn, Span, choose, logarithms, ramp, span, uniform, weights_of
+from daclip.degradations.digital import JpegCompression, coded, pictures, tensors
 
-MODES = ("4:4:4", "4:2:2", "4:2:0")
+MODES = JpegCompression.modes
 JPEG, WEBP = 1, 2  # codes of the encoders in a draw; 0 is none
 LUMA_STEP, CHROMA_STEP = 20.0, 35.0  # means of the standard's tables (ITU-T T.81, annex K), as `quantisation` weighs
 FILTERS = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC, Image.Resampling.LANCZOS, Image.Resampling.BOX)
@@ -108,18 +107,6 @@ def quantisation(quality: float, slope: float) -> Tensor:
     return (level[:, None] + shape - weights @ shape / weights.sum()).exp().round().clamp(1, 255).long()
 
 
-def pictures(images: Tensor) -> list[Image.Image]:
-    """Photos `[B, 3, H, W]` in [0, 1] at 8 bit."""
-    values = (images.detach() * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-    return [Image.fromarray(photo) for photo in values]
-
-
-def tensors(photos: Sequence[Image.Image], images: Tensor) -> Tensor:
-    """The way back, float32 `[B, 3, H, W]` on the device of `images`."""
-    stacked = torch.from_numpy(np.stack([np.asarray(photo) for photo in photos])).to(images.device)
-    return stacked.permute(0, 3, 1, 2).contiguous().float() / 255
-
-
 def resaved(images: Tensor, qualities: Tensor) -> Tensor:
     """Photos `[B, 3, H, W]` at 8 bit, through JPEG (4:2:0) at a quality a sample, int64 `[B, 1]`; 0 leaves it out."""
     photos = [
@@ -131,17 +118,10 @@ def resaved(images: Tensor, qualities: Tensor) -> Tensor:
 
 def _coded(photo: Image.Image, settings: Sequence[int], tables: Sequence[Sequence[int]]) -> Image.Image:
     """One photo encoded and decoded, with its block grid offset."""
-    codec, quality, mode, top, left = settings
-    if not codec:
-        return photo
-    if top or left:
-        photo = Image.fromarray(np.pad(np.asarray(photo), ((top, 0), (left, 0), (0, 0)), mode="reflect"))
-    with io.BytesIO() as file:
-        if codec == WEBP:
-            photo.save(file, "WEBP", quality=quality, method=0)
-        elif any(tables[0]):
-            photo.save(file, "JPEG", qtables=tables, subsampling=MODES[mode])
-        else:
-            photo.save(file, "JPEG", quality=quality, subsampling=MODES[mode])
-        decoded = Image.open(file).convert("RGB")
-    return decoded.crop((left, top, *decoded.size))
+    codec, quality, mode, *offsets = settings
+    if codec == WEBP:
+        return coded(photo, offsets, "WEBP", quality=quality, method=0)
+    if codec == JPEG:
+        strength = {"qtables": tables} if any(tables[0]) else {"quality": quality}
+        return coded(photo, offsets, "JPEG", subsampling=MODES[mode], **strength)
+    return photo
