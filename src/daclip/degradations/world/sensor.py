@@ -131,7 +131,7 @@ class AnyNoise(Degradation):
         mix.fill_diagonal_(0)
         mix = mix + torch.diag(1 - mix.sum(dim=1))
         noise = (mix @ noise.flatten(1)).view_as(noise)
-        if numbers[0] < 0.5:
+        if numbers[0] < 0.75:
             noise = blotchy(noise, generator)
         if numbers[1] < 0.15:  # rows are read out together
             noise = noise + 0.5 * torch.randn(1, noise.shape[1], 1, generator=generator)
@@ -140,11 +140,11 @@ class AnyNoise(Degradation):
 
 
 def blotchy(noise: Tensor, generator: torch.Generator) -> Tensor:
-    """Noise `[3, H, W]` smoothed by up to 1.2 pixels in its luma and up to 4 in its colours, of unit deviation: what
+    """Noise `[3, H, W]` smoothed by up to 1.2 pixels in its luma and up to 3.5 in its colours, of unit deviation: what
     processing that thinks little of colours leaves."""
     numbers = torch.rand(4, generator=generator).tolist()
     luma = noise.mean(dim=0, keepdim=True)
-    colours = _smooth(noise - luma, 0.3 + 3.7 * numbers[0] ** 2)
+    colours = _smooth(noise - luma, 0.5 + 3 * numbers[0])
     luma = _smooth(luma, 0.2 + numbers[1])
     balance = 0.2 + 1.3 * numbers[2]
     return _unit(luma / luma.std() + balance * colours / colours.std())
