@@ -35,7 +35,7 @@ BODY = torch.tensor(  # of a standing person, in heights: ends (across, up) of e
         [0.11, 0.78, 0.17, 0.45, 0.035],
     ]
 )
-BRANCHES = 10
+BRANCHES = 7  # a stem that divides twice
 
 
 class CastShadows(Degradation):
