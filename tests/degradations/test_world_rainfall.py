@@ -1,11 +1,11 @@
-"""Facts about wide rain and the scattered streaks that rain and far snow are made of."""
+"""Facts about wide rain and about the random fields that the wide weather is made of."""
 
 from typing import Any
 
 import pytest
 import torch
 
-from daclip.degradations.world.fields import streak, strewn, torus
+from daclip.degradations.world.fields import clouds, streak, strewn, torus
 from daclip.degradations.world.rainfall import Rainfall
 
 CLEAR: dict[str, Any] = {
@@ -54,6 +54,19 @@ def test_light_scales_the_copies() -> None:
     dim, bright = (strewn(kernels, ones(0.05), ones(light), seeded(0)) for light in (0.2, 0.4))
     assert float(dim.max()) > 0.1
     torch.testing.assert_close(2 * dim, bright, rtol=0, atol=1e-5)
+
+
+def test_clouds_are_normalised_and_as_coarse_as_their_size() -> None:
+    slopes = []
+    for size in (6.0, 24.0):
+        field = clouds(96, 70, torch.tensor([size]), torch.ones(1), seeded(0))
+        assert field.shape == (96, 70)
+        assert float(field.mean()) == pytest.approx(0, abs=1e-5)
+        assert float(field.std()) == pytest.approx(1, abs=1e-5)
+        slopes.append(float(field.diff(dim=0).std()))
+    # White noise blurred by a Gaussian σ has the slope 1 / (σ·√2), a difference of neighbours slightly less.
+    assert slopes[0] == pytest.approx(3 / (6 * 2**0.5), rel=0.15)
+    assert slopes[1] == pytest.approx(3 / (24 * 2**0.5), rel=0.35)
 
 
 @pytest.mark.parametrize(("opaque", "expected"), [(1.0, 0.6), (0.0, 0.9)])

@@ -17,15 +17,15 @@ from daclip.degradations.base import (
     pixels,
     ramp,
     scalar,
-    smooth_noise,
     span,
     uniform,
     weights_of,
 )
 from daclip.degradations.weather import patches, smoothstep, stamp
+from daclip.degradations.world.fields import clouds
 
 WATER, MUD = (0.72, 0.78, 0.84), (0.32, 0.24, 0.15)  # colours of spatter
-CHAIN = 24  # drops that make up a trail
+CHAIN = 40  # drops that make up a trail
 
 
 class WaterOnGlass(Degradation):
@@ -78,7 +78,7 @@ class WaterOnGlass(Degradation):
         if kind in ("drops", "discs"):
             body, down, right = self._drops(kind, coverage, view, height, width, generator)
         else:
-            finest = side / 40 if kind == "spatter" else side / 8
+            finest = side / 30 if kind == "spatter" else side / 6
             body, down, right = _patches(kind, coverage, finest, height, width, generator)
             if kind == "spatter":
                 muddy = uniform(0, 1, generator) < self.mud
@@ -123,14 +123,16 @@ class WaterOnGlass(Degradation):
         """Outline in [0, 1], and by how many pixels the water moves the view down and right; each `[H, W]`."""
         most = min(height, width) / 8
         typical = math.exp(uniform(*logarithms((min(self.radius[0], most), min(self.radius[1], most))), generator))
-        edge = math.exp(uniform(*logarithms(self.edge), generator)) if kind == "drops" else uniform(0.1, 0.5, generator)
+        edge = (
+            math.exp(uniform(*logarithms(self.edge), generator)) if kind == "drops" else uniform(0.15, 0.9, generator)
+        )
         ragged = uniform(0, 0.3, generator)
         stretch = uniform(1, 1.5, generator)
         # Half of the cover by large drops, half by droplets; N random discs of total area a·H·W cover 1 - exp(-a).
         cover = -math.log(1 - coverage) * height * width
         share = uniform(0.3, 1, generator) if kind == "drops" else 1.0
         body, lump = torch.zeros(height, width), torch.zeros(height, width)
-        for radius, part in ((typical, share), (max(typical / 3, 1.2), 1 - share)):
+        for radius, part in ((typical, share), (max(typical / 3, 1.5), 1 - share)):
             count = max(round(cover * part / (1.4 * math.pi * radius**2)), 1)
             numbers = torch.rand(count, 6, generator=generator).T  # the first drops do not depend on the count
             centres = numbers[:2].T * torch.tensor([height, width])
@@ -138,6 +140,7 @@ class WaterOnGlass(Degradation):
             lens = torch.ones(count)
             if radius == typical:
                 centres[0] = torch.tensor([height, width]) * (0.2 + 0.6 * numbers[:2, 0])  # one drop is well inside
+            elif kind == "drops":
                 chains = self._trails(radius, height, width, generator)
                 centres, sizes = torch.cat((centres, chains[:, :2])), torch.cat((sizes, chains[:, 2]))
                 lens = torch.cat((lens, torch.zeros(len(chains))))  # a trail is a film, its drops are not apart
@@ -151,7 +154,7 @@ class WaterOnGlass(Degradation):
             lobes = ragged * (first * (2 * sine.square() - 1) + second * sine * (3 - 4 * sine.square()))
             distance = far * (1 + lobes) * (1 + (stretch - 1) * sine.square()) / sizes
             outline = smoothstep((1 - distance) / edge + 0.5)
-            light = 1.0 if kind == "drops" else 0.4 + 0.6 * numbers[5, :, None, None]
+            light = 1.0 if kind == "drops" else 0.3 + 0.6 * numbers[5, :, None, None]
             body = torch.maximum(body, stamp(light * outline, places, height, width))
             hill = view * lens[:, None, None] * sizes * (1 - distance.square()).clamp(min=0) / 2
             lump = torch.maximum(lump, stamp(hill, places, height, width))
@@ -163,7 +166,7 @@ class WaterOnGlass(Degradation):
         count = int((self.trails + 1) * uniform(0, 1, generator) ** 4)  # none in most samples
         numbers = torch.rand(4, count, 1, generator=generator)
         place = torch.linspace(0, 1, CHAIN)
-        rows = height * numbers[0] - place * CHAIN * 0.4 * radius
+        rows = height * numbers[0] - place * CHAIN * 0.6 * radius
         columns = width * numbers[1] + radius * torch.sin(6 * numbers[2] + (2 + 4 * numbers[3]) * place)
         sizes = (radius * (1 - 0.7 * place)).expand_as(rows)
         return torch.stack((rows, columns, sizes), dim=-1).view(-1, 3)
@@ -173,12 +176,10 @@ def _patches(
     kind: str, coverage: float, finest: float, height: int, width: int, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A film of water over `coverage` of the picture, as `_drops` has it: irregular patches of several scales."""
-    field = torch.zeros(height, width)
-    for octave in range(3):
-        cell = max(finest * 2**octave, 3)
-        field = field + (0.5 + uniform(0, 1, generator)) * smooth_noise(height, width, cell, generator)
+    sizes = finest * torch.tensor([1.0, 2.0, 4.0])
+    field = clouds(height, width, sizes, 0.5 + torch.rand(3, generator=generator), generator)
     field = field - torch.quantile(field.flatten()[::7], 1 - coverage)
-    thick = uniform(0.1, 0.6, generator) if kind == "spatter" else uniform(0.6, 1.5, generator)
+    thick = uniform(0.1, 0.6, generator) if kind == "spatter" else uniform(0.6, 1.5, generator)  # of the edge
     body = smoothstep(field / thick + 0.5) * (0.7 + 0.3 * smoothstep(field))
     down, right = torch.gradient(field)
     scale = finest * uniform(0.3, 1.5, generator)

@@ -1,4 +1,6 @@
-"""Random fields on a torus (no border): streaks at scattered points, by a convolution in the Fourier domain."""
+"""Random fields on a torus (no border), made in the Fourier domain: streaks at scattered points, and clouds."""
+
+import math
 
 import torch
 from torch import Tensor
@@ -29,3 +31,16 @@ def strewn(kernels: Tensor, coverage: Tensor, light: Tensor, generator: torch.Ge
     points = (numbers < density) * (0.3 + 0.7 * numbers / density)  # below the density, a number is still uniform
     spectrum = torch.fft.rfft2(points) * torch.fft.rfft2(light * kernels)
     return torch.fft.irfft2(spectrum.sum(dim=0), s=kernels.shape[-2:]).clamp(0, 1)
+
+
+def clouds(height: int, width: int, sizes: Tensor, weights: Tensor, generator: torch.Generator) -> Tensor:
+    """White noise blurred to structures of several sizes in pixels and of given weights (both `[N]`), without steps in
+    its slope; `[H, W]` of mean 0 and standard deviation 1."""
+    noise = torch.randn(torus(height, width), generator=generator)
+    rows, columns = torch.fft.fftfreq(noise.shape[0]), torch.fft.rfftfreq(noise.shape[1])
+    squared = rows[:, None] ** 2 + columns**2
+    # A Gaussian of a third of the structure's size σ as its spectrum, times σ, so that all sizes vary as much.
+    sigma = sizes[:, None, None] / 3
+    pass_band = (weights[:, None, None] * sigma * torch.exp(-2 * (math.pi * sigma) ** 2 * squared)).sum(dim=0)
+    field = torch.fft.irfft2(torch.fft.rfft2(noise) * pass_band, s=noise.shape)[:height, :width]
+    return (field - field.mean()) / field.std().clamp(min=1e-6)

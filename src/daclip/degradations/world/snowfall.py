@@ -94,7 +94,7 @@ class Snowfall(Degradation):
         numbers = torch.rand(3, FAR_KERNELS, 1, 1, generator=generator)
         small, large = self.radii[0]
         breadth = 2 * zoom * (small + (large - small) * numbers[0])
-        length = breadth + 0.4 * motion * numbers[1]
+        length = breadth + 0.7 * motion * numbers[1]
         kernels = streak(torus(height, width), length, breadth, wind + flutter * (numbers[2] - 0.5), 0.5)
         light = 0.8 * (breadth / length).sqrt()
         snow = strewn(kernels, torch.full_like(light, cover[0] / FAR_KERNELS), light, generator)[:height, :width]
