@@ -39,8 +39,10 @@ def clouds(height: int, width: int, sizes: Tensor, weights: Tensor, generator: t
     noise = torch.randn(torus(height, width), generator=generator)
     rows, columns = torch.fft.fftfreq(noise.shape[0]), torch.fft.rfftfreq(noise.shape[1])
     squared = rows[:, None] ** 2 + columns**2
-    # A Gaussian of a third of the structure's size σ as its spectrum, times σ, so that all sizes vary as much.
+    # A Gaussian of a third of the size as its spectrum, times σ so that all sizes vary as much; without denormals.
     sigma = sizes[:, None, None] / 3
-    pass_band = (weights[:, None, None] * sigma * torch.exp(-2 * (math.pi * sigma) ** 2 * squared)).sum(dim=0)
+    pass_band = (
+        weights[:, None, None] * sigma * torch.exp((-2 * (math.pi * sigma) ** 2 * squared).clamp(min=-60))
+    ).sum(dim=0)
     field = torch.fft.irfft2(torch.fft.rfft2(noise) * pass_band, s=noise.shape)[:height, :width]
     return (field - field.mean()) / field.std().clamp(min=1e-6)

@@ -133,14 +133,15 @@ def _single(
     along = down * angle.cos() + right * angle.sin()
     across = right * angle.cos() - down * angle.sin()
     # A disc swept along its path: the distance to a line of that length.
-    beyond = (along.abs() - length / 2).clamp(min=0)
-    distance = (beyond.square() + across.square()).sqrt()
+    crosswise = across.square()
+    distance = ((along.abs() - length / 2).clamp_(min=0).square_() + crosswise).sqrt_()
     # Two and three lobes make the outline irregular; cos 2φ and sin 3φ by their polynomials.
-    sine = across / (along.square() + across.square() + 0.01).sqrt()
+    sine = across * (along.square_() + crosswise + 0.01).rsqrt_()
     square = sine.square()
-    lobes = (numbers[3] - 0.5) * (1 - 2 * square) + (numbers[4] - 0.5) * sine * (3 - 4 * square)
-    outline = radius * (1 + ragged * lobes)
+    edge = 1 + soft * radius
+    two, three = (ragged * radius / edge * (numbers[row] - 0.5) for row in (3, 4))
+    lobes = two * (1 - 2 * square) + three * sine * (3 - 4 * square)
     spread = math.pi * radius / (math.pi * radius * (1 + soft / 2) ** 2 + 2 * length)
     light = (0.5 + 0.5 * numbers[5]) * spread.sqrt()
-    body = light * smoothstep((outline - distance) / (1 + soft * radius) + 0.5)
+    body = light * smoothstep(lobes.sub_(distance / edge).add_(radius / edge + 0.5))
     return stamp(body, places, height, width)
