@@ -1,5 +1,5 @@
-"""Artifacts after training. `convert` makes them from official weights and back, for both stages: the source decides
-direction and stage. `export` writes graphs for other runtimes; `info` shows what an artifact holds.
+"""Artifacts after training. `convert` makes them from official weights and back, and from checkpoints of runs, for both
+stages: the source decides direction and stage. `export` writes graphs for other runtimes; `info` shows what one holds.
 """
 
 import sys
@@ -29,6 +29,9 @@ SECTIONS = {
     "restorer": ("seed", "stage", "backbone", "process", "sampler", "data", "degradation"),
 }
 
+# How the names of an artifact's weights begin in a checkpoint of a run.
+PREFIXES = {"daclip": "daclip.", "restorer": "denoiser.backbone."}
+
 
 def parser() -> Parser:
     """The command's options."""
@@ -41,11 +44,15 @@ def parser() -> Parser:
             "daclip convert wild-ir.pth --variant wild --daclip wild-daclip_ViT-L-14.pt",
             "daclip convert outputs/restorer/latest -o mine.pth                   # an artifact's own stage",
             "daclip convert outputs/restorer/latest/daclip -o mine.pt",
+            "daclip convert RUN/checkpoints/best_00008000.ckpt                    # a run's best, or one in progress",
         ],
     )
     add = parser.add_argument
-    add("source", metavar="SOURCE", help="official weight file to import, or artifact folder to export")
-    text = "import: folder of artifacts (default: outputs/daclip or outputs/restorer); export: the new file"
+    add("source", metavar="SOURCE", help="official weights or a run's checkpoint to import; artifact folder to export")
+    text = (
+        "import: folder of artifacts (default: outputs/daclip or outputs/restorer); checkpoint: the new artifact "
+        "(default: in the run's folder); export: the new file"
+    )
     add("-o", "--output", metavar="PATH", help=text)
     add("--daclip", metavar="PATH", help="stage 1 of a restorer's weights: an artifact, or its official file")
     add("--variant", metavar="NAME", help="universal, mix or wild (default: universal)")
@@ -66,6 +73,11 @@ def convert(options: Namespace) -> Path:
     if source.is_dir():
         return export_official(options)
     content = read_weights(source)
+    if isinstance(content, dict) and any(str(name).startswith(tuple(PREFIXES.values())) for name in content):
+        del content
+        folder = import_checkpoint(options)
+        say(f"artifact: {folder}")
+        return folder
     folder = import_daclip(options, content) if is_daclip(content) else import_restorer(options, content)
     root = folder.parents[1]
     point_latest(folder, root)
@@ -152,6 +164,47 @@ def import_restorer(options: Namespace, content: Any) -> Path:
         weights = fit_weights(source, official, network)
         metrics = {"imported": {"file": source.name, "variant": variant}}
         return save(target, "restorer", config, weights, metrics=metrics, parts={"daclip": stage_1})
+
+
+def import_checkpoint(options: Namespace) -> Path:
+    """The artifact of a checkpoint of a run: the averaged weights where the run averages them, as it scores them."""
+    from daclip.artifacts import Artifact, save_artifact
+    from daclip.commands.assembly import recorded_config
+    from daclip.training.checkpointing import read_checkpoint
+    from daclip.training.provenance import provenance
+
+    given = {"variant": options.variant, "clip": options.clip, "name": options.name, "set": options.overrides}
+    if unused := [f"--{name}" for name, value in given.items() if value]:
+        raise DaclipError(f"{options.source} is a checkpoint and has its own configuration: leave out {unused[0]}")
+    source = Path(options.source).absolute()
+    run_folder = source.parents[1]
+    folder = Path(options.output or run_folder / f"artifact_{source.stem}")
+    if folder.exists() and not options.overwrite:
+        raise DaclipError(f"{folder} exists; --overwrite replaces it")
+    checkpoint = read_checkpoint(source)
+    config = recorded_config(source, checkpoint)
+    if config is None:
+        raise DaclipError(f"{source}: its run's configuration is unknown; convert it in its run's folder checkpoints/")
+    kind = "daclip" if config.get("clip") else "restorer"
+    prefix, parts = PREFIXES[kind], {}
+    if kind == "restorer":
+        stage_1 = options.daclip or config.get("daclip")
+        if stage_1 is None:
+            raise DaclipError(f"{source}: its run did not note its stage 1; name it with --daclip ARTIFACT")
+        Artifact(stage_1).require("daclip")
+        parts["daclip"] = Path(stage_1)
+    elif options.daclip is not None:
+        raise DaclipError(f"{source} holds stage 1 itself; --daclip goes with a restorer's weights")
+    weights = {
+        name.removeprefix(prefix): value for name, value in checkpoint["state_dict"].items() if name.startswith(prefix)
+    }
+    if broken := [name for name, value in weights.items() if not value.isfinite().all()]:
+        raise DaclipError(f"{source}: not finite at {broken[0]}; convert an earlier checkpoint")
+    record = provenance(
+        config["seed"], ["python", "-m", "daclip.commands.convert", *sys.argv[1:]], {}, run_folder=run_folder
+    )
+    metrics = {"steps": checkpoint["global_step"], "checkpoint": source.name}
+    return save_artifact(folder, kind, config, weights, metrics, record, parts)
 
 
 def fit_weights(path: Path, official: Mapping[str, "Tensor"], network: "nn.Module") -> "dict[str, Tensor]":

@@ -27,7 +27,7 @@ from daclip.data.datamodule import MixedDegradationData, fingerprint
 from daclip.data.photos import PhotoSource
 from daclip.errors import DaclipError
 from daclip.training.callbacks import quiet_libraries, skipped_steps
-from daclip.training.checkpointing import checkpoint_to_resume, keep_logs
+from daclip.training.checkpointing import RecordedConfig, checkpoint_to_resume, keep_logs
 from daclip.training.provenance import hide_secrets, provenance
 from daclip.training.wandb import describe_run, finish_run, log_artifact
 
@@ -164,8 +164,11 @@ def train(cfg: DictConfig, run_folder: Path) -> tuple[dict[str, Any], dict[str, 
         parts["daclip"] = guide or _trained_guide(cfg)
         daclip = load_daclip(parts["daclip"])
         module = build_restoration(cfg, daclip)
+    stage_1 = parts.get("daclip", guide)
+    config = resolved(cfg) | {"daclip": stage_1 and str(stage_1.resolve())}  # `latest` may have moved when it is read
     trainer = build_trainer(cfg)
-    describe_run(trainer.loggers, resolved(cfg))
+    trainer.callbacks.append(RecordedConfig(config))  # type: ignore[attr-defined]
+    describe_run(trainer.loggers, config)
     trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     if trainer.interrupted:
         raise DaclipError(f"interrupted at step {trainer.global_step}; go on with resume=last")
@@ -186,7 +189,7 @@ def train(cfg: DictConfig, run_folder: Path) -> tuple[dict[str, Any], dict[str, 
             data=fingerprint(data),
             run_folder=run_folder,
         )
-        folder = save_artifact(run_folder / "artifact", kind, resolved(cfg), weights, metrics, record, parts)
+        folder = save_artifact(run_folder / "artifact", kind, config, weights, metrics, record, parts)
         point_latest(folder, cfg.output)
         log_artifact(trainer.loggers, kind, folder, parts, metrics)
         log.info("artifact: %s (also %s/latest)", folder, cfg.output)

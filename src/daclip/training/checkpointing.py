@@ -9,7 +9,7 @@ import subprocess
 import threading
 import zipfile
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any, cast
@@ -17,6 +17,7 @@ from typing import IO, Any, cast
 import lightning as L
 import numpy as np
 import torch
+import yaml
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, Checkpoint
 
@@ -195,6 +196,23 @@ class GlobalGenerators(Callback):
         if self._resumed is not None:
             set_generator_states(self._resumed)
             self._resumed = None
+
+
+class RecordedConfig(Callback):
+    """Puts a run's resolved configuration into its checkpoints, for resuming and for artifacts made of them."""
+
+    def __init__(self, config: Mapping[str, Any]):
+        self.text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The configuration as text: checkpoints are read without unpickling arbitrary objects."""
+        return {"config": self.text}
+
+    @classmethod
+    def of(cls, checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The configuration in a checkpoint's content; None for a run of an earlier version."""
+        state = checkpoint.get("callbacks", {}).get(cls.__qualname__)
+        return None if state is None else dict(yaml.safe_load(state["config"]))
 
 
 # Saving, and stopping on a signal.
