@@ -82,6 +82,23 @@ def test_latest_moves_to_the_newest(artifact: Path, tmp_path: Path) -> None:
     assert find_artifact(None, tmp_path, "make train-daclip") == newer.resolve()
 
 
+def test_the_words_come_from_the_artifact_and_else_from_its_degradations(artifact: Path) -> None:
+    path = artifact / "config.yaml"
+    config = yaml.safe_load(path.read_text(encoding="utf-8"))
+
+    def classes(**changes: Any) -> list[str]:
+        path.write_text(yaml.safe_dump({**config, **changes}), encoding="utf-8")
+        return Artifact(artifact).classes
+
+    noisy = {"noisy": {"_target_": "daclip.degradations.noise.GaussianNoise", "sigma": 25.0}}
+    assert classes(degradation=noisy) == ["noisy"]
+    assert classes(degradation=noisy, classes=["underwater", "noisy"]) == ["underwater", "noisy"]
+    assert classes(classes=["underwater"]) == ["underwater"]
+    for wrong in ([], "noisy", [1], {}):
+        with pytest.raises(DaclipError, match=r"config\.yaml: classes must be"):
+            classes(degradation=noisy, classes=wrong)
+
+
 def test_a_foreign_target_is_refused(artifact: Path) -> None:
     path = artifact / "config.yaml"
     config = yaml.safe_load(path.read_text(encoding="utf-8"))

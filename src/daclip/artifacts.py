@@ -21,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from daclip.clip.controller import DaClip
+from daclip.degradations import vocabulary
 from daclip.diffusion.denoiser import Denoiser
 from daclip.errors import DaclipError
 from daclip.files import atomic_folder, cannot_be_written, one_line, write_json, write_text
@@ -188,6 +189,16 @@ class Artifact:
             raise DaclipError(
                 f"{self.folder / CONFIG}: nothing can be made of the section {section} ({one_line(error)})"
             ) from error
+
+    @property
+    def classes(self) -> list[str]:
+        """The single classes, synthetic and real, that the artifact was trained on, in their order."""
+        found = self.config.get("classes")
+        if found is None:  # an artifact of an earlier commit, which knew synthetic ones only
+            found = vocabulary(self.build("degradation"))
+        if not isinstance(found, list) or not found or not all(isinstance(name, str) and name for name in found):
+            raise DaclipError(f"{self.folder / CONFIG}: classes must be a list of words; copy the artifact again")
+        return found
 
     def load_into(self, module: nn.Module) -> None:
         """Read the weights into a module of the same layout."""

@@ -1,15 +1,20 @@
 """The training commands: how a command line is read, what a run takes and says before it trains."""
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
-from running import assert_one_line, invoke
+from running import assert_one_line, invoke, read
 from skimage import data
 
+from daclip.artifacts import Artifact
 from daclip.commands.assembly import build_trainer
+from daclip.commands.main import main
 from daclip.commands.train import TrainConfig
 from daclip.config import _arranged, run_config
+from daclip.restoring.restorer import Restorer
 
 
 @pytest.mark.parametrize(
@@ -61,6 +66,34 @@ def test_stage_2_trains_stage_1_on_the_same_photos(photos: str, capsys: pytest.C
     config = Path("outputs/debug/daclip/latest/config.yaml").read_text(encoding="utf-8")
     assert "root: my photos" in config
     assert not Path("outputs/daclip").exists()
+
+
+def test_words_of_ones_own_are_the_artifact_s_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, tint in {"underwater": (0.3, 0.9, 1.0), "sepia": (1.0, 0.7, 0.4)}.items():
+        for part, factors in {"LQ": tint, "GT": (1.0, 1.0, 1.0)}.items():
+            Path("pairs", name, part).mkdir(parents=True)
+            for i in range(6):
+                pixels = data.astronaut()[60 * i : 60 * i + 64, 150:230] * np.array(factors)
+                Image.fromarray(pixels.astype(np.uint8)).save(f"pairs/{name}/{part}/{name}{i}.png")
+    small = ["data=paired", "data.root=pairs", "data.photos.validation=0.3", "data.validation_size=32", "debug=default"]
+    assert invoke("daclip.commands.train_daclip", "experiment=smoke_daclip", *small) is None
+    assert invoke("daclip.commands.train_restorer", "experiment=smoke_restorer", *small) is None
+    folder = "outputs/debug/restorer/latest"
+    learned = Artifact(folder).classes
+    assert sorted(learned) == ["sepia", "underwater"] == sorted(Artifact(f"{folder}/daclip").classes)
+    capsys.readouterr()
+    photo = "pairs/sepia/LQ/sepia0.png"
+    monkeypatch.setattr("sys.argv", ["daclip", "classify", photo, "--json", "--artifact", folder])
+    main()
+    assert sorted(json.loads(capsys.readouterr().out)["probabilities"]) == sorted(learned)
+    assert Restorer(folder).restore(photo, degradation="underwater").notes == ()
+    assert invoke("daclip.commands.evaluate", f"artifact={folder}", "output=scores") is None
+    confusion = read(Path("scores/metrics.json"))["confusion"]
+    assert sorted(confusion) == sorted(learned)
+    assert {named for row in confusion.values() for named in row} <= set(learned)
 
 
 def test_options_of_a_callback_that_is_not_chosen_are_left_out(

@@ -98,7 +98,7 @@ def _settings(service: Service, seed: int) -> list[gr.components.Component]:
     # Closed, since on a phone it stands between the button and the result.
     with gr.Accordion("Settings", open=False):
         classes = gr.Dropdown(
-            ["", *restorer.vocabulary],
+            ["", *restorer.classes],
             value="",
             label="Repair",
             info="Empty: what is recognised. Or a word, a mix such as rainy:0.7,hazy:0.3, or any text.",

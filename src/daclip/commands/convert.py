@@ -120,9 +120,10 @@ def new_folder(options: Namespace, root: str, name: str) -> Path:
 def save(folder: Path, kind: str, config: Mapping[str, Any], weights: Mapping[str, "Tensor"], **more: Any) -> Path:
     """Write an imported artifact; `more` are its `metrics` and `parts`."""
     from daclip.artifacts import save_artifact
+    from daclip.degradations import vocabulary
     from daclip.training.provenance import provenance
 
-    kept = {name: config[name] for name in SECTIONS[kind]}
+    kept = {"classes": vocabulary(make(config["degradation"]))} | {name: config[name] for name in SECTIONS[kind]}
     record = provenance(config["seed"], ["python", "-m", "daclip.commands.convert", *sys.argv[1:]], {})
     return save_artifact(folder, kind, kept, weights, more.get("metrics", {}), record, more.get("parts"))
 

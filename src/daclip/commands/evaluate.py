@@ -26,7 +26,7 @@ from daclip.commands.options import make, say, text_table
 from daclip.config import run_entry, validated
 from daclip.data.datamodule import MixedDegradationData, fingerprint
 from daclip.data.pairs import ValidationPairs, collate
-from daclip.degradations import split_classes, vocabulary
+from daclip.degradations import split_classes
 from daclip.errors import DaclipError
 from daclip.files import write_bytes, write_json, write_text
 from daclip.images import load_image, save_image
@@ -225,7 +225,7 @@ def _score_stage_1(cfg: DictConfig, artifact: Artifact) -> tuple[dict[str, Any],
     daclip = load_daclip(artifact.folder).to(device_by_name(cfg.device))
     data = validation_data(cfg, artifact)
     pairs = data.validation_pairs()
-    classes = list(dict.fromkeys([*vocabulary(artifact.build("degradation")), *pairs.classes]))
+    classes = list(dict.fromkeys([*artifact.classes, *pairs.classes]))
     loader = DataLoader(pairs, batch_size=cfg.batch_size or 20, collate_fn=collate)
     batches = track(loader, "evaluating", transient=True, console=Console(stderr=True))
     scores = score_daclip(daclip, batches, classes, list(cfg.templates), cfg.bins, cfg.precision)

@@ -163,6 +163,14 @@ def train(cfg: DictConfig, run_folder: Path) -> tuple[dict[str, Any], dict[str, 
     else:
         parts["daclip"] = guide or _trained_guide(cfg)
         daclip = load_daclip(parts["daclip"])
+        if foreign := set(data.classes).difference(Artifact(parts["daclip"]).classes):
+            words = ", ".join(sorted(foreign))
+            rank_zero_only(log.warning)(
+                "the stage 1 of %s was not trained on %s: it never recognises what was only shown to stage 2; "
+                "train it on these data too",
+                parts["daclip"],
+                words,
+            )
         module = build_restoration(cfg, daclip)
     stage_1 = parts.get("daclip", guide)
     config = resolved(cfg) | {"daclip": stage_1 and str(stage_1.resolve())}  # `latest` may have moved when it is read
@@ -182,6 +190,7 @@ def train(cfg: DictConfig, run_folder: Path) -> tuple[dict[str, Any], dict[str, 
         metrics["skipped_steps"] = skipped
     if trainer.is_global_zero:
         weights = (daclip if kind == "daclip" else module.denoiser.backbone).state_dict()
+        config = {**resolved(cfg), "classes": data.classes}
         record = provenance(
             cfg.seed,
             ["python", "-m", f"daclip.commands.train_{kind}", *sys.argv[1:]],

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from daclip.arithmetic import autocast, device_by_name
 from daclip.artifacts import Artifact, from_hub, load_daclip, load_denoiser
-from daclip.degradations import vocabulary
 from daclip.errors import DaclipError
 from daclip.images import read_photo
 from daclip.pixels import Pixels, unpack
@@ -53,7 +52,7 @@ class Classifier:
         self.device = device_by_name(device)
         self.precision = precision
         self.daclip = load_daclip(stage_1.folder).to(self.device)
-        self.vocabulary: list[str] = vocabulary(stage_1.build("degradation"))
+        self.vocabulary = stage_1.classes
 
     @classmethod
     def from_pretrained(cls, source: str | Path, **options: Any) -> "Classifier":
@@ -186,6 +185,8 @@ class Restorer(Classifier):
         self.seed, self.max_memory, self.tile, self.overlap = seed, max_memory, tile, overlap
         # On a CPU one piece keeps all cores busy, and several round differently, which bfloat16 makes visible.
         self.batch_size: int = 1 if self.device.type == "cpu" else wanted
+        # The words of recognition, and those that only the network of stage 2 was trained on.
+        self.classes = list(dict.fromkeys([*self.vocabulary, *self.artifact.classes]))
         self.denoiser = load_denoiser(self.artifact, self.daclip.embed_dim).to(self.device)
         self.sampler: Sampler = sampler or self.artifact.build("sampler")
         self.temperature: float = self.artifact.config["stage"].get("temperature", 1.0)
@@ -247,12 +248,13 @@ class Restorer(Classifier):
         holes = None if mask is None else holes_of(mask, unpacked)
         if holes is not None:
             # Missing pixels get the value that they had in training.
-            trained = Artifact(self.artifact.folder / "daclip").config["degradation"].get("uncompleted") or {}
-            unpacked = [photo.filled(holes, float(trained.get("fill", 1.0))) for photo in unpacked]
-            if degradation is None and "uncompleted" in self.vocabulary:
+            trained = Artifact(self.artifact.folder / "daclip").config.get("degradation") or {}
+            fill = (trained.get("uncompleted") or {}).get("fill", 1.0)
+            unpacked = [photo.filled(holes, float(fill)) for photo in unpacked]
+            if degradation is None and "uncompleted" in self.classes:
                 degradation = "uncompleted"
-        classes = None if degradation is None else parse_classes(degradation, self.vocabulary)
-        notes = () if classes is None else tuple(unknown_classes(classes, self.vocabulary))
+        classes = None if degradation is None else parse_classes(degradation, self.classes)
+        notes = () if classes is None else tuple(unknown_classes(classes, self.classes))
         done: list[Restoration] = []
         chunks = list(_chunks(unpacked, self.batch_size))
         for part, chunk in enumerate(chunks):
