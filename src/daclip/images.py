@@ -5,6 +5,7 @@ import struct
 import tempfile
 import warnings
 import zlib
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -148,10 +149,27 @@ def load_image(path: str | Path) -> Tensor:
     return _rgb(Path(path), path).float().div_(255)
 
 
-@lru_cache(maxsize=64)
-def cached_pixels(path: Path) -> Tensor:
-    """The decoded photo, uint8 `[3, H, W]`; the last 64 stay in memory because crops revisit photos."""
-    return _rgb(path, path).contiguous()
+class PixelCache:
+    """The last used decoded photos, up to `limit` bytes in all, for crops that revisit photos."""
+
+    def __init__(self, limit: int):
+        self.limit, self.size = limit, 0
+        self._photos: OrderedDict[Path, Tensor] = OrderedDict()
+
+    def __call__(self, path: Path) -> Tensor:
+        """The decoded photo, uint8 `[3, H, W]`."""
+        if path in self._photos:
+            self._photos.move_to_end(path)
+            return self._photos[path]
+        photo = _rgb(path, path).contiguous()
+        self._photos[path] = photo
+        self.size += photo.nbytes
+        while self.size > self.limit:
+            self.size -= self._photos.popitem(last=False)[1].nbytes
+        return photo
+
+
+cached_pixels = PixelCache(512 * 2**20)
 
 
 # Whole photo files

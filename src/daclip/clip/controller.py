@@ -11,15 +11,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from daclip.clip.frozen_clip import (
-    FrozenClip,
+from daclip.clip.frozen_clip import FrozenClip
+from daclip.clip.towers import (
+    ConvTower,
     RunBlock,
     blocks,
     embed_patches,
+    links,
     pool_tokens,
     project_patches,
     run_block,
-    token_width,
 )
 from daclip.errors import DaclipError
 from daclip.types import Conditioning
@@ -30,15 +31,12 @@ MAX_LOGIT_SCALE = math.log(100)
 
 
 class Controller(nn.Module):
-    """A trainable copy of a ViT image tower with one zero-initialised linear link after each block."""
+    """A trainable copy of an image tower with one zero-initialised linear link after each block."""
 
     def __init__(self, tower: nn.Module):
         super().__init__()
         self.tower = copy.deepcopy(tower).train().requires_grad_(True)
-        width = token_width(tower)
-        self.links = nn.ModuleList(nn.Linear(width, width) for _ in blocks(tower))
-        for parameter in self.links.parameters():
-            nn.init.zeros_(parameter)
+        self.links = links(tower)
 
     def forward(self, views: Tensor, run: RunBlock = run_block) -> tuple[Tensor, list[Tensor]]:
         """Degradation embedding `[B, D]` of CLIP inputs `[B, 3, s, s]`, one hidden state `[B, N, width]` a block."""
@@ -60,6 +58,10 @@ class DaClip(nn.Module):
         super().__init__()
         if injection not in ("reversed", "aligned"):
             raise DaclipError(f"injection={injection} is not known; choose reversed or aligned")
+        if injection == "reversed" and isinstance(clip.tower, ConvTower):
+            raise DaclipError(
+                "a convolutional tower has maps of several sizes; set clip.injection=aligned"
+            )
         self.clip = clip
         self.controller = Controller(clip.tower)
         self.injection = injection

@@ -5,127 +5,29 @@ parts of its ViT tower, of open_clip or timm: tokens in, equal blocks with fast 
 import contextlib
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import open_clip
 import torch
-from open_clip.timm_model import TimmModel
-from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
-from timm.layers.patch_embed import PatchEmbed
-from timm.models.vision_transformer import VisionTransformer as TimmTransformer
+from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from daclip.arithmetic import attend, trains_on_cpu
+from daclip.clip.towers import (
+    ConvTower,
+    RunBlock,
+    blocks,
+    check_tower,
+    embed_dim,
+    embed_patches,
+    image_size,
+    pool_tokens,
+    run_block,
+)
 from daclip.errors import DaclipError
 from daclip.files import one_line
-
-RunBlock = Callable[[nn.Module, Tensor], Tensor]
-"""A function that computes a block, such as `run_block`."""
-
-
-def check_tower(tower: nn.Module, name: str) -> None:
-    """Refuse a tower that is no plain ViT: one residual stream of equal blocks, all with the same tokens."""
-    reason = _why_not(tower)
-    if reason:
-        raise DaclipError(
-            f"the image tower of {name} {reason}, but the controller adds a hidden state after each block of one "
-            "residual stream; choose a plain ViT such as ViT-B-32, ViT-L-14 or ViT-B-16-SigLIP"
-        )
-
-
-def _why_not(tower: nn.Module) -> str | None:
-    if isinstance(tower, VisionTransformer):
-        return None if tower.attn_pool is None else "pools its tokens by CoCa's attention pooler"
-    if not isinstance(tower, TimmModel):
-        return f"is a {type(tower).__name__}, no ViT"
-    trunk = tower.trunk
-    if not isinstance(trunk, TimmTransformer):
-        return f"is timm's {type(trunk).__name__}, no plain ViT"
-    if not isinstance(trunk.patch_embed, PatchEmbed):
-        return f"is a hybrid: convolutions ({type(trunk.patch_embed).__name__}) come before its blocks"
-    if len({type(block) for block in trunk.blocks}) > 1:
-        return "has blocks of different kinds"
-    return None
-
-
-def embed_patches(tower: Any, pixels: Tensor) -> Tensor:
-    """Normalised pixels `[B, 3, s, s]` to the tokens that enter the first block, `[B, N, width]`."""
-    if isinstance(tower, TimmModel):
-        trunk = tower.trunk
-        tokens: Tensor = trunk.norm_pre(trunk.patch_drop(trunk._pos_embed(trunk.patch_embed(pixels))))
-    else:
-        tokens = tower._embeds(pixels)
-    return tokens
-
-
-def blocks(tower: Any) -> Iterable[nn.Module]:
-    """The residual blocks in their order."""
-    found: Iterable[nn.Module] = tower.trunk.blocks if isinstance(tower, TimmModel) else tower.transformer.resblocks
-    return found
-
-
-def pool_tokens(tower: Any, tokens: Tensor) -> Tensor:
-    """Tokens after the last block to the tower's embedding, `[B, D]`."""
-    if isinstance(tower, TimmModel):
-        embedded: Tensor = tower.head(tower.trunk.forward_head(tower.trunk.norm(tokens)))
-        return embedded
-    pooled, _ = tower._pool(tokens)
-    return pooled if tower.proj is None else pooled @ tower.proj
-
-
-def project_patches(tower: Any, tokens: Tensor) -> Tensor:
-    """Patch tokens after the last block in the space of the embedding, `[B, N, width]` to `[B, patches, D]`."""
-    if isinstance(tower, TimmModel):
-        projected: Tensor = tower.head(tower.trunk.norm(tokens)[:, tower.trunk.num_prefix_tokens :])
-        return projected
-    patches: Tensor = tower.ln_post(tokens[:, 1:])
-    return patches if tower.proj is None else patches @ tower.proj
-
-
-def token_width(tower: Any) -> int:
-    """Length of a token."""
-    width: int = tower.trunk.embed_dim if isinstance(tower, TimmModel) else tower.conv1.out_channels
-    return width
-
-
-@torch.no_grad()
-def embed_dim(tower: Any) -> int:
-    """Length of the tower's embedding."""
-    parameter = next(tower.parameters())
-    return pool_tokens(tower, parameter.new_zeros(1, 2, token_width(tower))).shape[-1]
-
-
-def image_size(tower: Any) -> int:
-    """Side of the tower's square input in pixels."""
-    side: int = tower.image_size[0]
-    return side
-
-
-def run_block(block: Any, tokens: Tensor) -> Tensor:
-    """Tokens `[B, N, width]` after a residual block, of the plain and the steered tower. Attention gets contiguous
-    tokens: PyTorch's own `[N, B, width]` costs N copies of the projection's weight, 60 % of a bfloat16 step on a CPU.
-    """
-    if type(block) is not ResidualAttentionBlock:
-        # The choice of `attend` for blocks of other libraries.
-        with sdpa_kernel(SDPBackend.MATH) if trains_on_cpu(tokens.device) else contextlib.nullcontext():
-            done: Tensor = block(tokens)
-            return done
-    tokens = tokens + block.ls_1(_self_attention(block.attn, block.ln_1(tokens)))
-    mixed: Tensor = block.mlp(block.ln_2(tokens))
-    return tokens + block.ls_2(mixed)
-
-
-def _self_attention(attention: nn.MultiheadAttention, x: Tensor) -> Tensor:
-    joint = F.linear(x, attention.in_proj_weight, attention.in_proj_bias)
-    q, k, v = joint.unflatten(-1, (3, attention.num_heads, -1)).permute(2, 0, 3, 1, 4)
-    mixed = attend(q, k, v)
-    projected: Tensor = attention.out_proj(mixed.transpose(1, 2).flatten(2))
-    return projected
-
 
 View = Callable[[Tensor, int], Tensor]
 
@@ -159,25 +61,30 @@ def crop(images: Tensor, size: int) -> Tensor:
 
 def multi_crop(images: Tensor, size: int) -> Tensor:
     """An even grid of at most 3×3 full-resolution crops, `[B, 3, H, W]` to `[B, V, 3, s, s]`; gaps in large photos."""
-    if min(images.shape[-2:]) < size:
-        images = _shrink(images, size)
+    return tiles(images if min(images.shape[-2:]) >= size else _shrink(images, size), size)
+
+
+def tiles(images: Tensor, size: int) -> Tensor:
+    """As `multi_crop`, but never resampled, `[B, 3, H, W]` to `[B, V, 3, h, w]`: a side shorter than `size` is taken
+    whole. For towers that see any size."""
 
     def starts(length: int) -> list[int]:
         count = min(math.ceil(length / size), MAX_CROPS_PER_SIDE)
-        return [round(i * (length - size) / max(count - 1, 1)) for i in range(count)]
+        return [round(i * max(length - size, 0) / max(count - 1, 1)) for i in range(count)]
 
     height, width = images.shape[-2:]
     corners = [(top, left) for top in starts(height) for left in starts(width)]
     return torch.stack([images[..., y : y + size, x : x + size] for y, x in corners], dim=1)
 
 
-VIEWS: dict[str, View] = {"resize": resize, "crop": crop, "multi_crop": multi_crop}
+VIEWS: dict[str, View] = {"resize": resize, "crop": crop, "multi_crop": multi_crop, "tiles": tiles}
 
 
 class FrozenClip(nn.Module):
     """An open_clip model that never learns. `architecture` names one whose image tower is a plain ViT (`ViT-B-32`,
     `hf-hub:…`, `local-dir:…`), with `pretrained` a weight tag, a file or None (random weights from `seed`), or holds
-    the arguments of `open_clip.CLIP` (random as well). `view` makes CLIP inputs: `resize`, `crop` or `multi_crop`.
+    the arguments of `open_clip.CLIP`, random as well unless `vision_cfg` is a `ConvTower`'s. `view` makes CLIP inputs,
+    see `VIEWS`.
     Without `load_weights`, for weights from an artifact, only the input normalisation of `pretrained` is used.
     """
 
@@ -201,6 +108,8 @@ class FrozenClip(nn.Module):
         check_tower(tower, architecture if isinstance(architecture, str) else "clip.architecture")
         if view not in VIEWS:
             raise DaclipError(f"clip.view={view} is not known; choose from {', '.join(VIEWS)}")
+        if view == "tiles" and not isinstance(tower, ConvTower):
+            raise DaclipError("clip.view=tiles needs a convolutional tower, which sees any size; take multi_crop")
         self.view = VIEWS[view]
         self.image_size = image_size(tower)
         self.embed_dim = embed_dim(tower)
@@ -280,7 +189,9 @@ def _create(architecture: str | Mapping[str, Any], pretrained: str | None, seed:
         # Random weights are part of the experiment: the same seed gives the same frozen model anywhere.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            fresh = open_clip.CLIP(**{key: _plain(value) for key, value in architecture.items()})
+            fresh = _random({key: _plain(value) for key, value in architecture.items()})
+            if pretrained and isinstance(fresh.visual, ConvTower):
+                fresh.visual.load(pretrained)
         if isinstance(fresh.visual, VisionTransformer):
             _balance_frequencies(fresh.visual.conv1.weight, torch.Generator().manual_seed(seed))
         return fresh
@@ -302,6 +213,17 @@ def _create(architecture: str | Mapping[str, Any], pretrained: str | None, seed:
             f"the CLIP weights {architecture}/{pretrained} could not be loaded ({one_line(error)}); check the "
             "name and the network, or set clip.pretrained to a weight file on disk"
         ) from error
+    return model
+
+
+def _random(settings: dict[str, Any]) -> open_clip.CLIP:
+    """`open_clip.CLIP` with random weights; a `vision_cfg` with a `model` makes its image tower a `ConvTower`."""
+    vision = settings["vision_cfg"]
+    if "model" not in vision:
+        return open_clip.CLIP(**settings)
+    smallest = {"image_size": 8, "patch_size": 8, "width": 64, "layers": 0}
+    model = open_clip.CLIP(**{**settings, "vision_cfg": smallest})
+    model.visual = ConvTower(**vision, embed_dim=settings["embed_dim"])
     return model
 
 

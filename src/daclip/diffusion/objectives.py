@@ -30,6 +30,13 @@ def uniform(process: MeanRevertingSDE, count: int, generator: torch.Generator) -
     return torch.randint(1, process.horizon + 1, (count,), generator=generator, device=generator.device)
 
 
+def terminal(process: MeanRevertingSDE, count: int, generator: torch.Generator, share: float) -> Tensor:
+    """T for a `share` of the samples in [0, 1], else uniform: for samplers of one or two steps, which start at T."""
+    found = uniform(process, count, generator)
+    last = torch.rand(count, generator=generator, device=generator.device) < share
+    return torch.where(last, process.horizon, found)
+
+
 def log_snr(process: MeanRevertingSDE, count: int, generator: torch.Generator) -> Tensor:
     """Evenly in log(α²/s²): a grid index as often as its half of the way to its neighbours is long."""
     t = torch.arange(1, process.horizon + 1, device=process.schedule.integral.device)
