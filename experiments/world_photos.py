@@ -1,4 +1,4 @@
-"""Collect the photos of `world_daclip` and `world_restorer`: `python experiments/world_photos.py --photos … --debian …`.
+"""Collect the photos of the world recipes: `python experiments/world_photos.py --photos FOLDER --debian FOLDER`.
 
 Needs:    --photos, a folder with `cid22` (the 200 training references of CID22-512, CC BY-SA 4.0) and `clic2025` (the
           CLIC 2025 photos, Unsplash licence), both in the public repository imazen/codec-corpus. --debian, where the

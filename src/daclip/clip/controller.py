@@ -59,9 +59,7 @@ class DaClip(nn.Module):
         if injection not in ("reversed", "aligned"):
             raise DaclipError(f"injection={injection} is not known; choose reversed or aligned")
         if injection == "reversed" and isinstance(clip.tower, ConvTower):
-            raise DaclipError(
-                "a convolutional tower has maps of several sizes; set clip.injection=aligned"
-            )
+            raise DaclipError("a convolutional tower has maps of several sizes; set clip.injection=aligned")
         self.clip = clip
         self.controller = Controller(clip.tower)
         self.injection = injection

@@ -1,11 +1,9 @@
-"""Frozen open_clip model: photos of any size to embeddings by way of square views, texts to cached embeddings; and the
-parts of its ViT tower, of open_clip or timm: tokens in, equal blocks with fast arithmetic, embedding out.
-"""
+"""Frozen open_clip model: photos of any size to embeddings by way of square views, texts to cached embeddings."""
 
 import contextlib
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 

@@ -21,6 +21,8 @@ SMALLEST_SIDE = 32  # below it neither a blur kernel nor a drop fits into the pi
 
 WAVES = 10  # of smooth noise
 
+CLEAN = "clean"  # class of photos with nothing wrong
+
 SEPARATOR = ", "  # between the classes of a photo that is degraded in several ways
 
 

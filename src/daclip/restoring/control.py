@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from daclip.clip.controller import DaClip
+from daclip.degradations.base import CLEAN
 from daclip.errors import DaclipError
 from daclip.pixels import BAND, Pixels
 from daclip.types import Conditioning
@@ -27,6 +28,8 @@ def steer(
     wanted = weights @ daclip.clip.encode_text(list(classes)).float()
     return replace(conditioning, degradation=daclip.moved(degradation, wanted, vocabulary))
 
+
+CLEAN_FOR_SURE, HARDLY_CLEAN = 0.7, 0.3  # probabilities of `clean`
 
 WEIGHTED = re.compile(r"\s*([^:,]+?)\s*:\s*([^:,]+?)\s*")
 
@@ -76,6 +79,13 @@ def unknown_classes(classes: Mapping[str, float], vocabulary: Sequence[str]) -> 
         hint = f"; did you mean '{close[0]}'?" if close else f" (it knows {', '.join(vocabulary)})"
         remarks.append(f"'{class_name}' is no class that the restorer learned and is taken as free text{hint}")
     return remarks
+
+
+def change_share(probabilities: Mapping[str, float]) -> float:
+    """Share of the change that is made, in [0, 1], by how sure recognition is that something is wrong: none where the
+    photo is clean for sure, so that restoring does it no harm; all where it is hardly clean."""
+    surely, hardly = CLEAN_FOR_SURE, HARDLY_CLEAN
+    return min(max((surely - probabilities.get(CLEAN, 0.0)) / (surely - hardly), 0.0), 1.0)
 
 
 def check_strength(strength: float) -> None:

@@ -19,6 +19,7 @@ from daclip.pixels import Pixels, unpack
 from daclip.restoring.control import (
     Uncertainty,
     blend_,
+    change_share,
     check_strength,
     holes_of,
     parse_classes,
@@ -266,12 +267,15 @@ class Restorer(Classifier):
                 conditioning = Conditioning.stacked([self.decided(found) for found, _ in recognised])
                 if classes is not None:
                     conditioning = steer(conditioning, self.daclip, classes, self.vocabulary)
-                found = self._samples(lq, conditioning, [numbers[i] for i in chunk], strength, samples, holes, told)
+                shares = [change_share(probabilities) if classes is None else 1.0 for _, probabilities in recognised]
+                strengths = [strength * share for share in shares]
+                found = self._samples(lq, conditioning, [numbers[i] for i in chunk], strengths, samples, holes, told)
             seconds = (time.perf_counter() - started) / len(chunk)
-            for i, (_, probabilities), (images, uncertainty) in zip(chunk, recognised, found, strict=True):
+            for i, (_, probabilities), share, (images, spread) in zip(chunk, recognised, shares, found, strict=True):
                 results = tuple(packs[i](image) for image in images)
                 several = results if samples > 1 else ()
-                done.append(Restoration(results[0], probabilities, self.seed, seconds, several, uncertainty, notes))
+                remarks = notes if share else (*notes, "nothing wrong was found, and the photo was left as it is")
+                done.append(Restoration(results[0], probabilities, self.seed, seconds, several, spread, remarks))
         return done[0] if single else Restored(done)
 
     def _samples(
@@ -279,20 +283,23 @@ class Restorer(Classifier):
         photos: Sequence[Pixels],
         conditioning: Conditioning,
         numbers: Sequence[int],
-        strength: float,
+        strengths: Sequence[float],
         samples: int,
         holes: np.ndarray | None,
         on_progress: Progress | None,
     ) -> list[tuple[list[Pixels], np.ndarray | None]]:
         """For each photo its restorations, and their standard deviation if there are several."""
         height, width = photos[0].height, photos[0].width
+        if not any(strengths) and samples == 1:
+            return [([photo], None) for photo in photos]
         pieces = self._pieces(photos, conditioning)
         if len(photos) > 1 and pieces.tile < max(height, width):
             # Large ones one by one, each in the pieces that it gets when it comes alone.
             found: list[tuple[list[Pixels], np.ndarray | None]] = []
             for i, photo in enumerate(photos):
                 told = on_progress and _part(on_progress, i, len(photos))
-                found += self._samples([photo], conditioning.rows([i]), [numbers[i]], strength, samples, holes, told)
+                row = [photo], conditioning.rows([i]), [numbers[i]], [strengths[i]]
+                found += self._samples(*row, samples, holes, told)
             return found
         images: list[list[Pixels]] = [[] for _ in photos]
         spreads = [Uncertainty() for _ in photos]
@@ -302,9 +309,9 @@ class Restorer(Classifier):
             share = on_progress and _part(on_progress, sample, samples)
             given = (photos, conditioning, fields, pieces)
             restored = sample_photos(self.sampler, self.denoiser, *given, self.overlap, self.precision, share)
-            for photo, image, row, spread in zip(photos, restored, images, spreads, strict=True):
+            for photo, image, strength, done, spread in zip(photos, restored, strengths, images, spreads, strict=True):
                 blend_(image, photo, strength, holes)
-                row.append(photo.recoloured(image))
+                done.append(photo.recoloured(image))
                 if samples > 1:
                     spread.add(image)
         return list(zip(images, [spread.map().numpy() if samples > 1 else None for spread in spreads], strict=True))
