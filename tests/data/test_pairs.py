@@ -79,6 +79,14 @@ def test_permuted_channels_are_those_of_the_photo() -> None:
     assert reordered > 0
 
 
+def test_gray_crops_have_no_colours() -> None:
+    photo = torch.randint(256, (3, 40, 40), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    augmentation = Augmentation(zoom=(1, 1), colour=0.2, flip=True, gray=0.5)
+    crops = [augmentation.crop(photo, 16, torch.Generator().manual_seed(i)) for i in range(20)]
+    spread = [float((crop.amax(0) - crop.amin(0)).max()) for crop in crops]
+    assert 3 < sum(value == 0 for value in spread) < 17
+
+
 def test_a_crop_shows_what_its_label_says() -> None:
     holes = {"uncompleted": Inpainting(coverage=[0.05, 0.1], brush=[3, 6], blocks=1.0, fill=1.0)}
     still = Augmentation(zoom=(1.0, 1.0), colour=0.0, flip=False, permute=0.0, collage=0.0)

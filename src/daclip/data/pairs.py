@@ -15,6 +15,7 @@ from torch.utils.data import Dataset
 from daclip.data.photos import CleanPhoto
 from daclip.degradations import Degradation
 from daclip.degradations.base import split_classes, vocabulary
+from daclip.degradations.noise import LUMA
 from daclip.degradations.world.clean import Clean
 from daclip.errors import DaclipError, DamagedPhotoError
 from daclip.rng import generator_for
@@ -76,6 +77,7 @@ class Augmentation:
     colour: float  # strength of the random gain per channel and of the random gamma; 0 leaves colours alone
     flip: bool  # mirror and turn by multiples of 90°
     permute: float = 0.0  # share of crops whose colour channels change places
+    gray: float = 0.0  # share of crops without colours
     collage: float = 0.0  # share of crops over which further pieces of the photo are laid, see `lay`
     traces: Degradation | None = None  # what is left on a photo without harm, such as faint JPEG
     trace_share: float = 0.0  # of crops with traces, and of degraded photos with more of them
@@ -86,6 +88,8 @@ class Augmentation:
         if self.collage and _uniform(0, 1, generator) < self.collage:
             for _ in range(int(torch.randint(1, MOST_LEAVES + 1, (), generator=generator))):
                 image = lay(self._piece(pixels, size, generator), image, generator)
+        if self.gray and _uniform(0, 1, generator) < self.gray:
+            image = (image * LUMA[0]).sum(0, keepdim=True).expand(3, -1, -1)
         return self.traced(image.contiguous(), generator)
 
     def traced(self, image: Tensor, generator: torch.Generator) -> Tensor:
