@@ -12,8 +12,8 @@ from torch.nn import functional as F
 from benchmarks.timing import in_new_process
 from daclip.arithmetic import autocast
 from daclip.clip.controller import DaClip
-from daclip.clip.frozen_clip import blocks, embed_patches, pool_tokens
 from daclip.clip.losses import contrastive_loss
+from daclip.clip.towers import blocks, embed_patches, pool_tokens
 from daclip.commands.options import make
 from daclip.training.callbacks import peak_memory
 from daclip.types import RestorationBatch

@@ -49,6 +49,7 @@ def test_every_link_steers_the_frozen_tower(daclip: DaClip) -> None:
     views = torch.rand(2, 3, 64, 64)
     plain, _ = daclip.encode_views(views)
     for link in daclip.controller.links:
+        assert isinstance(link.bias, torch.Tensor)
         torch.nn.init.constant_(link.bias, 0.3)
         steered, _ = daclip.encode_views(views)
         torch.nn.init.zeros_(link.bias)

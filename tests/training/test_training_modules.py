@@ -159,3 +159,17 @@ def test_a_compiled_network_can_be_averaged_and_saved(module: RestorationDiffusi
 def test_a_sampler_that_does_not_fit_the_process_is_found_at_the_start() -> None:
     with pytest.raises(DaclipError, match="2 is more than the 1"):
         build(process=DirectRegression())
+
+
+def test_photos_with_nothing_wrong_are_no_case_of_a_gain(module: RestorationDiffusion) -> None:
+    hq = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    lq = torch.stack([hq[0], 0.5 * hq[1], 0.5 * hq[2]])
+    loader = SimpleNamespace(batch_size=3, dataset=range(3))
+    stand_in = SimpleNamespace(val_dataloaders=loader, world_size=1, global_rank=0)
+    module._trainer = stand_in  # type: ignore[assignment]
+    batch = RestorationBatch(lq, hq, [""] * 3, ["clean", "low-light", "low-light"], [""] * 3)
+    module.validation_step(batch, 0)
+    results = module.results()
+    assert list(results["per_degradation"]) == ["low-light"]
+    assert torch.tensor(results["mean"]["psnr_lq"]).isfinite()
+    assert 0 < results["clean_psnr"] <= 100

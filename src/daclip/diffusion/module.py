@@ -1,6 +1,7 @@
 """Stage 2: the LightningModule that trains a denoiser, and the frozen DA-CLIP that guides it."""
 
 import hashlib
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
@@ -23,6 +24,8 @@ from daclip.training.optimizers import OptimizerFactory, StageModule
 from daclip.types import Conditioning, RestorationBatch
 
 Row = dict[str, Tensor]
+
+HIGHEST_PSNR = 100.0  # dB, for equal photos
 
 
 class FrozenGuide:
@@ -89,7 +92,8 @@ class RestorationDiffusion(StageModule):
     """Train a network to reverse the mean-reverting SDE, guided by DA-CLIP; for other options see `StageModule`.
 
     `backbone`, `parameterization` and `correct_epsilon_shift` are those of `Denoiser`; `sampler` restores validation
-    photos, with `val/psnr` and `val/gain` (dB above the input) logged overall and per class. A sample's times and noise
+    photos, with `val/psnr` and `val/gain` (dB above the input) logged overall and per class,
+    and `val/clean_psnr` of those with nothing wrong. A sample's times and noise
     depend on `seed`, not on the number of ranks. A share `conditioning_dropout` of the samples learns without
     conditioning, for guidance (Ho and Salimans 2022). A share `true_class_share` has its embedding moved to the true
     class: from the unsure embeddings of crops the network would learn to try every repair a little; `temperature`
@@ -139,6 +143,7 @@ class RestorationDiffusion(StageModule):
         if compiled:
             self.denoiser.backbone.compile()
         self.scores = MeansByLabel("psnr_lq", "psnr")
+        self.clean = MeansByLabel("psnr")
 
     def training_step(self, batch: RestorationBatch, batch_index: int) -> Tensor:
         """One step on a batch of pairs."""
@@ -178,6 +183,7 @@ class RestorationDiffusion(StageModule):
     def on_validation_epoch_start(self) -> None:
         """Forget the previous validation pass."""
         self.scores.reset()
+        self.clean.reset()
 
     def validation_step(self, batch: RestorationBatch, batch_index: int) -> Tensor:
         """Restore validation photos; returns the restored batch `[B, 3, H, W]` for the sample grid."""
@@ -185,8 +191,12 @@ class RestorationDiffusion(StageModule):
         restored = self.restore(batch.lq, numbers)
         reference = quantise(batch.hq)
         before, after = (psnr(quantise(images), reference) for images in (batch.lq, restored))
-        kept = self.counted(numbers)
-        self.scores.update(batch.degradation[:kept], psnr_lq=before[:kept], psnr=after[:kept])
+        kept = range(self.counted(numbers))
+        # A photo with nothing wrong has an infinite PSNR before, and is no case of a gain.
+        damaged = [i for i in kept if before[i].isfinite()]
+        clean = [i for i in kept if not before[i].isfinite()]
+        self.scores.update([batch.degradation[i] for i in damaged], psnr_lq=before[damaged], psnr=after[damaged])
+        self.clean.update([batch.degradation[i] for i in clean], psnr=after[clean].clamp_max(HIGHEST_PSNR))
         return restored
 
     def on_validation_epoch_end(self) -> None:
@@ -194,11 +204,17 @@ class RestorationDiffusion(StageModule):
         results = self.results()
         self.log("val/psnr", results["mean"]["psnr"], prog_bar=True, sync_dist=True)
         self.log("val/gain", results["mean"]["psnr"] - results["mean"]["psnr_lq"], prog_bar=True, sync_dist=True)
+        if "clean_psnr" in results:
+            self.log("val/clean_psnr", results["clean_psnr"], sync_dist=True)
         for label, row in results["per_degradation"].items():
             self.log(f"val/psnr/{label}", row["psnr"], sync_dist=True)
             self.log(f"val/gain/{label}", row["psnr"] - row["psnr_lq"], sync_dist=True)
 
     def results(self) -> dict[str, Any]:
-        """Scores of the last validation pass for the artifact's `metrics.json`."""
+        """Scores of the last validation pass for the artifact's `metrics.json`; `clean_psnr` is how near photos with
+        nothing wrong stay to themselves.
+        """
         means = self.scores.compute()
-        return {name: means[name] for name in ("per_degradation", "mean")}
+        found = {name: means[name] for name in ("per_degradation", "mean")}
+        clean = self.clean.compute()["overall"]["psnr"]
+        return found if math.isnan(clean) else {**found, "clean_psnr": clean}

@@ -1,5 +1,6 @@
 """Recognition of degradations: confusion, calibration, caption retrieval, and means of scores by class."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -89,7 +90,8 @@ class MeansByLabel(Metric):
         self.rows.append(rows)
 
     def compute(self) -> dict[str, Any]:
-        """Means: `per_degradation` by label with `count`, `mean` over the labels, `overall` over the photos."""
+        """Means: `per_degradation` by label with `count`, `mean` over the labels, `overall` over the photos;
+        NaN of none."""
         labels = [bytes(name).rstrip(b"\0").decode(errors="ignore") for name in dim_zero_cat(self.names).tolist()]
         values = dim_zero_cat(self.rows)
         found: dict[str, list[list[float]]] = {}
@@ -101,7 +103,10 @@ class MeansByLabel(Metric):
             per_label[label] = {**means, "count": len(rows)}
         return {
             "per_degradation": per_label,
-            "mean": {name: sum(row[name] for row in per_label.values()) / len(per_label) for name in self.columns},
+            "mean": {
+                name: sum(row[name] for row in per_label.values()) / len(per_label) if per_label else math.nan
+                for name in self.columns
+            },
             "overall": {name: values[:, i].contiguous().mean().item() for i, name in enumerate(self.columns)},
         }
 
