@@ -255,6 +255,19 @@ def test_validation_set_shows_real_pairs_once_and_photos_under_every_class(pairs
     assert torch.equal((samples[0].lq * 255).round(), (samples[0].hq * 255).round().div(2).floor())
 
 
+def test_real_pairs_are_scored_whole_and_those_of_one_size_together(pairs_root: Path) -> None:
+    photos = mixed(pairs_root).validation()
+    pairs = ValidationPairs(photos, DEGRADATIONS, 48, 2, 0, whole=True)
+    real = [photo for photo in photos if photo.class_name]
+    assert len(pairs) == len(real) + (len(photos) - len(real)) * 2 * len(DEGRADATIONS)
+    sizes = [tuple(sample.lq.shape[1:]) for sample in (pairs[i] for i in range(len(pairs)))]
+    assert sorted(size for size in sizes if size != (48, 48)) == sorted(photo.size() for photo in real)
+    batches = pairs.batches(3)
+    assert [i for batch in batches for i in batch] == list(range(len(pairs)))
+    assert all(len(batch) <= 3 and len({sizes[i] for i in batch}) == 1 for batch in batches)
+    assert len(batches) < len(pairs)
+
+
 # -- datasets of the hub's library ------------------------------------------------------------------------------------
 
 

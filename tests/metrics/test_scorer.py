@@ -5,10 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from PIL import Image
 
+from daclip.commands.options import make
+from daclip.config import config_dir
 from daclip.errors import DaclipError
-from daclip.metrics.image import Protocol, Psnr
+from daclip.metrics.image import PairMetric, Protocol, Psnr, quantise
 from daclip.metrics.scorer import Extremes, Scorer, match_folders, summarise
 from daclip.rng import generator_for
 
@@ -80,6 +83,32 @@ def test_equal_photos_have_an_infinite_score_and_no_interval() -> None:
     found = summarise(scorer.photos, 50, 0.9, generator_for(0))
     assert math.isinf(found["mean"]["psnr"])
     assert found["intervals"]["mean"]["psnr"] is None
+
+
+class Fails(PairMetric):
+    """As a library's metric that meets a photo it does not expect."""
+
+    higher_is_better = True
+
+    def score(self, images: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+        raise ValueError("kernel too large")
+
+
+def test_a_metric_that_fails_does_not_cost_the_others() -> None:
+    scorer = Scorer(Protocol("plain", eight_bit=True, border=0, colour="rgb"), {"fails": Fails(), "psnr": Psnr()})
+    for error in (0.1, 0.2):
+        scorer.add(["a"], ["all"], torch.full((1, 3, 8, 8), error), torch.zeros(1, 3, 8, 8))
+    assert [list(photo.scores) for photo in scorer.photos] == [["psnr"], ["psnr"]]
+    assert scorer.missing == {"fails": "it failed with ValueError: kernel too large"}
+
+
+def test_the_original_s_protocol_cuts_and_rounds_for_psnr_and_not_for_networks() -> None:
+    protocol = make(OmegaConf.load(Path(config_dir()) / "protocol" / "daclip.yaml"))
+    image = torch.rand(1, 3, 20, 30)
+    assert torch.equal(protocol.prepare(image), quantise(image[..., 4:-4, 4:-4]))
+    assert torch.equal(protocol.prepare(image, network=True), image)
+    plain = Protocol("rgb", eight_bit=True, border=0, colour="y")
+    assert torch.equal(plain.prepare(image, network=True), quantise(image))
 
 
 def test_a_border_wider_than_the_photo_is_refused() -> None:

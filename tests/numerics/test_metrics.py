@@ -9,7 +9,7 @@ from reference import golden
 from skimage import data
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from daclip.metrics.image import MsSsim, luma, psnr, quantise, ssim
+from daclip.metrics.image import MetricUnavailableError, MsSsim, luma, psnr, quantise, ssim
 
 
 def noisy_pair() -> tuple[torch.Tensor, torch.Tensor]:
@@ -56,6 +56,33 @@ def test_luma_is_that_of_video() -> None:
     ends = luma(torch.tensor([0.0, 1.0]).reshape(2, 1, 1, 1).expand(2, 3, 2, 5))
     torch.testing.assert_close(ends[:, :, 0, 0], torch.tensor([[16.0], [235.0]]) / 255)
     assert ends.shape == (2, 1, 2, 5)
+
+
+@pytest.mark.parametrize(("side", "enough"), [(175, False), (176, True)])
+def test_ms_ssim_refuses_photos_that_its_window_does_not_fit_into(side: int, enough: bool) -> None:
+    image = torch.rand(1, 3, side, 200, generator=torch.Generator().manual_seed(0))
+    if enough:
+        assert MsSsim().score(image, image).item() == pytest.approx(1)
+    else:
+        with pytest.raises(MetricUnavailableError, match="176"):
+            MsSsim().score(image, image)
+
+
+def test_ssim_of_nearly_equal_photos_is_not_lost_in_rounding() -> None:
+    """On a bright flat picture float32 loses the variance, a difference of squares near 1."""
+    image = torch.full((1, 1, 32, 32), 0.99)
+    image[..., ::2] += 1e-4
+    other = image.flip(-1)
+    expected = structural_similarity(
+        image[0, 0].double().numpy(),
+        other[0, 0].double().numpy(),
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+        data_range=1.0,
+        full=True,
+    )[1][5:-5, 5:-5].mean()
+    assert 1 - ssim(image, other).item() == pytest.approx(1 - expected, rel=1e-2)
 
 
 def test_ms_ssim_falls_with_noise() -> None:

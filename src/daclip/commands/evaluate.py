@@ -4,7 +4,7 @@ import csv
 import io
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,7 @@ from daclip.restoring.restorer import Restorer
 from daclip.rng import generator_for
 from daclip.training.callbacks import sample_grid
 from daclip.training.provenance import provenance
+from daclip.types import RestorationBatch
 
 
 @dataclass
@@ -62,6 +63,7 @@ class EvaluateConfig:
     batch_size: int | None = None
     precision: str = MISSING
     device: str = MISSING
+    max_memory: float = MISSING
     seed: int = MISSING
 
 
@@ -98,10 +100,9 @@ def score(
     confusion = ConfusionMatrix(sorted({*restorer.vocabulary, *pairs.classes}))
     recall = MeansByLabel("right")
     shown: dict[str, tuple[Tensor, ...]] = {}
-    loader = DataLoader(pairs, batch_size=batch_size, collate_fn=collate)
     seconds = 0.0
-    for number, batch in enumerate(track(loader, "evaluating", transient=True, console=Console(stderr=True))):
-        first = number * batch_size
+    for batch in _batches(pairs, batch_size):
+        first = len(scorer.photos)
         started = time.perf_counter()
         done = restorer.restore(batch.lq, range(first, first + len(batch)))
         seconds += time.perf_counter() - started
@@ -121,7 +122,20 @@ def score(
         "nfe": restorer.sampler.nfe,
         "seconds_per_photo": seconds / len(pairs),
     }
-    return facts, sample_grid(*(torch.stack(parts) for parts in zip(*shown.values(), strict=True)))
+    # Whole photos differ in size: the grid shows what fits into all of them.
+    height, width = (min(images[0].shape[side] for images in shown.values()) for side in (1, 2))
+    rows = [tuple(_middle(image, height, width) for image in images) for images in shown.values()]
+    return facts, sample_grid(*(torch.stack(parts) for parts in zip(*rows, strict=True)))
+
+
+def _batches(pairs: ValidationPairs, batch_size: int) -> Iterable[RestorationBatch]:
+    loader = DataLoader(pairs, batch_sampler=pairs.batches(batch_size), collate_fn=collate)
+    return track(loader, "evaluating", transient=True, console=Console(stderr=True))
+
+
+def _middle(image: Tensor, height: int, width: int) -> Tensor:
+    top, left = (image.shape[1] - height) // 2, (image.shape[2] - width) // 2
+    return image[:, top : top + height, left : left + width]
 
 
 def score_folders(pairs: Sequence[FilePair], scorer: Scorer, extremes: Extremes) -> None:
@@ -193,9 +207,10 @@ def _score_photos(cfg: DictConfig, artifact: Artifact | None) -> tuple[dict[str,
         score_folders(match_folders(cfg.pred, cfg.gt, cfg.lq), scorer, extremes)
         facts: dict[str, Any] = {"pred": cfg.pred, "gt": cfg.gt}
     else:
-        restorer = Restorer(artifact.folder, _sampler(cfg, artifact), cfg.device, cfg.precision, cfg.seed)
+        machine = (cfg.device, cfg.precision, cfg.seed, cfg.max_memory)
+        restorer = Restorer(artifact.folder, _sampler(cfg, artifact), *machine)
         data = validation_data(cfg, artifact)
-        facts, grid = score(restorer, data.validation_pairs(), cfg.batch_size or 10, scorer, extremes)
+        facts, grid = score(restorer, data.validation_pairs(whole=True), cfg.batch_size or 10, scorer, extremes)
         facts |= {"artifact": str(artifact.folder), "sampler": type(restorer.sampler).__name__}
         seen = {"validation": fingerprint(data)["validation"]}
     sets = scorer.sets(with_lq=cfg.pred is None or cfg.lq is not None)
@@ -224,10 +239,9 @@ def _score_stage_1(cfg: DictConfig, artifact: Artifact) -> tuple[dict[str, Any],
     """Scores of a stage-1 artifact, and what was seen; writes two pictures."""
     daclip = load_daclip(artifact.folder).to(device_by_name(cfg.device))
     data = validation_data(cfg, artifact)
-    pairs = data.validation_pairs()
+    pairs = data.validation_pairs(whole=True)
     classes = list(dict.fromkeys([*artifact.classes, *pairs.classes]))
-    loader = DataLoader(pairs, batch_size=cfg.batch_size or 20, collate_fn=collate)
-    batches = track(loader, "evaluating", transient=True, console=Console(stderr=True))
+    batches = _batches(pairs, cfg.batch_size or 20)
     scores = score_daclip(daclip, batches, classes, list(cfg.templates), cfg.bins, cfg.precision)
     metrics = {"artifact": str(artifact.folder), **scores.results()}
     output = Path(cfg.output)

@@ -91,10 +91,10 @@ class MixedDegradationData(L.LightningDataModule):
         """The endless stream of training samples; not for photos that are streamed."""
         return TrainingPairs(self.photos.train(), self.maker, self.mix, self.samples_per_epoch, self.seed)
 
-    def validation_pairs(self) -> ValidationPairs:
-        """The fixed set that scores are measured on."""
-        photos = self.photos.validation()
-        return ValidationPairs(photos, self.degradations, self.validation_size, self.validation_crops, self.seed)
+    def validation_pairs(self, whole: bool = False) -> ValidationPairs:
+        """The fixed set that scores are measured on; `whole` as in `ValidationPairs`."""
+        size, crops = self.validation_size, self.validation_crops
+        return ValidationPairs(self.photos.validation(), self.degradations, size, crops, self.seed, whole)
 
     def train_dataloader(self) -> "EpochLoader | StreamLoader":
         """Balanced training batches of this rank."""

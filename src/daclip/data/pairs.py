@@ -4,7 +4,7 @@ import math
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, groupby
 
 import numpy as np
 import torch
@@ -301,10 +301,17 @@ class TrainingPairs(Dataset[Sample]):
 
 class ValidationPairs(Dataset[Sample]):
     """A fixed set: the same crops of every validation photo, under every class or in its own degraded version. Their
-    side is `size`, or the shorter side of the smallest photo if that is less."""
+    side is `size`, or the shorter side of the smallest photo if that is less. With `whole`, photos with a degraded
+    version of their own are shown once each and uncut, as published scores are measured."""
 
     def __init__(
-        self, photos: Sequence[CleanPhoto], degradations: Mapping[str, Degradation], size: int, crops: int, seed: int
+        self,
+        photos: Sequence[CleanPhoto],
+        degradations: Mapping[str, Degradation],
+        size: int,
+        crops: int,
+        seed: int,
+        whole: bool = False,
     ):
         if not photos:
             raise DaclipError("there is no validation photo; set data.photos.validation")
@@ -313,18 +320,29 @@ class ValidationPairs(Dataset[Sample]):
         synthetic = vocabulary(self.degradations) if any(not photo.class_name for photo in self.photos) else []
         own = {class_name for photo in self.photos for class_name in split_classes(photo.class_name)}
         self.classes = [*synthetic, *sorted(own - {"", *synthetic})]
-        self.size = min(size, *(min(photo.size()) for photo in self.photos))
-        self.crops, self.seed = crops, seed
+        self.crops, self.seed, self.whole = crops, seed, whole
+        cut = [photo for photo in self.photos if not self._uncut(photo)]
+        self.size = min([size, *(min(photo.size()) for photo in cut)])
         self._entries = [  # (crop, number of the class); -1 is the photo's own degraded version
             (number * crops + k, which)
             for number, photo in enumerate(self.photos)
-            for k in range(crops)
+            for k in range(1 if self._uncut(photo) else crops)
             for which in ([-1] if photo.class_name else range(len(self.degradations)))
         ]
 
     def __len__(self) -> int:
         """Photos times crops times classes; a photo with its own degraded version counts for one class."""
         return len(self._entries)
+
+    def _uncut(self, photo: CleanPhoto) -> bool:
+        return self.whole and bool(photo.class_name)
+
+    def batches(self, most: int) -> list[list[int]]:
+        """The numbers of all pairs in order: neighbours of equal size together, at most `most` of them."""
+        photos = [self.photos[crop // self.crops] for crop, _ in self._entries]
+        sizes = [photo.size() if self._uncut(photo) else (self.size, self.size) for photo in photos]
+        runs = [list(run) for _, run in groupby(range(len(sizes)), sizes.__getitem__)]
+        return [run[first : first + most] for run in runs for first in range(0, len(run), most)]
 
     def __getitem__(self, index: int) -> Sample:
         """Pair number `index`; classes vary fastest, then crops, then photos."""
@@ -335,7 +353,9 @@ class ValidationPairs(Dataset[Sample]):
         # The crop's own key leaves the class out: every class is shown on the same crop.
         generator = generator_for(self.seed, crop)
         if which < 0:
-            lq, hq = random_crop(_both(photo), self.size, generator).float().div_(255).split(3)
+            both = _both(photo)
+            shown = both if self.whole else random_crop(both, self.size, generator)
+            lq, hq = shown.float().div_(255).split(3)
             return Sample(lq, hq, photo.caption, photo.class_name, photo.name)
         class_name = list(self.degradations)[which]
         hq = random_crop(photo.pixels(), self.size, generator).float().div_(255)

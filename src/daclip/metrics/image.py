@@ -30,7 +30,7 @@ class PairMetric(Metric):
     """Compares each photo with its own reference; `scores` holds one tensor a batch."""
 
     full_state_update = False
-    needs_rgb: ClassVar[bool] = False  # whatever the protocol's colour space
+    is_network: ClassVar[bool] = False  # and sees what the protocol shows to networks
     scores: list[Tensor]
 
     def __init__(self) -> None:
@@ -53,7 +53,7 @@ class PairMetric(Metric):
 class SetMetric(Metric):
     """Compares a set of photos with the set of their references; may raise `MetricUnavailableError`."""
 
-    needs_rgb: ClassVar[bool] = True
+    is_network: ClassVar[bool] = True
 
 
 class LazyNetwork:
@@ -99,7 +99,7 @@ def loading() -> Iterator[None]:
 
 
 WINDOW = 11  # side of SSIM's Gaussian window
-SMALLEST_SIDE = 161  # for MS-SSIM: that window at the fifth scale
+SMALLEST_SIDE = 176  # for MS-SSIM: that window fits into the picture at the fifth scale, a sixteenth of it
 
 
 def quantise(images: Tensor) -> Tensor:
@@ -124,11 +124,11 @@ def ssim(images: Tensor, reference: Tensor) -> Tensor:
     """Structural similarity `[B]` (Wang et al. 2004) of images `[B, C, H, W]` in [0, 1], sides of at least 11. Gaussian
     window 11×11, σ 1.5; averaged over channels and the region where the window fits."""
     _, per_pixel = structural_similarity_index_measure(
-        images.float(), reference.float(), data_range=1.0, sigma=1.5, reduction="none", return_full_image=True
+        images.double(), reference.double(), data_range=1.0, sigma=1.5, reduction="none", return_full_image=True
     )
     # torchmetrics reflects the border; the field's protocol counts only where the window fits.
     border = WINDOW // 2
-    return per_pixel[..., border:-border, border:-border].flatten(1).mean(1)
+    return per_pixel[..., border:-border, border:-border].flatten(1).mean(1).float()
 
 
 class Psnr(PairMetric):
@@ -161,19 +161,21 @@ class MsSsim(PairMetric):
         """Similarity of each photo, `[B]`, at most 1."""
         refuse_small(images, SMALLEST_SIDE)
         values: Tensor = multiscale_structural_similarity_index_measure(
-            images.float(), reference.float(), data_range=1.0, sigma=1.5, reduction="none"
+            images.double(), reference.double(), data_range=1.0, sigma=1.5, reduction="none"
         )
-        return values.reshape(-1)
+        return values.reshape(-1).float()
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """Rounding, border and colour space, the same for restored photo and reference."""
+    """Rounding, border and colour space, the same for restored photo and reference. Metrics that are networks always
+    see RGB, and with `whole_for_networks` the whole photo without rounding."""
 
     name: str  # for tables
     eight_bit: bool  # round to the 256 values that a saved picture holds
     border: int  # pixels cut from each side
     colour: Literal["rgb", "y"]  # `y`: luma of ITU-R BT.601 with its offset (MATLAB's `rgb2ycbcr`), not rounded
+    whole_for_networks: bool = False
 
     def __post_init__(self) -> None:
         """Refuse contradictory values."""
@@ -182,15 +184,17 @@ class Protocol:
                 f"protocol.border must be at least 0 and protocol.colour rgb or y, got {self.border}, {self.colour}"
             )
 
-    def prepare(self, images: Tensor, rgb: bool = False) -> Tensor:
-        """Photos `[B, 3, H, W]`, clipped, as compared: float32 `[B, 3 or 1, H − 2·border, W − 2·border]` in [0, 1].
-        With `rgb` they stay in RGB whatever the protocol's colour space."""
+    def prepare(self, images: Tensor, network: bool = False) -> Tensor:
+        """Photos `[B, 3, H, W]`, clipped, as compared: float32 `[B, 3 or 1, H − 2·border, W − 2·border]` in [0, 1];
+        `network` for a metric that is one."""
+        if network and self.whole_for_networks:
+            return images.float().clamp(0, 1)
         height, width = images.shape[-2:]
         if min(height, width) <= 2 * self.border:
             raise DaclipError(f"a photo of {width}×{height} pixels has nothing inside a border of {self.border}")
         inside = images[..., self.border : height - self.border, self.border : width - self.border]
         values = quantise(inside) if self.eight_bit else inside.float().clamp(0, 1)
-        return values if rgb or self.colour == "rgb" else luma(values)
+        return values if network or self.colour == "rgb" else luma(values)
 
     def describe(self) -> str:
         """One line for tables.
@@ -201,4 +205,6 @@ class Protocol:
         parts = ["RGB" if self.colour == "rgb" else "Y of YCbCr (BT.601)"]
         parts.append("rounded to 8 bits" if self.eight_bit else "not rounded")
         parts.append(f"{self.border} pixels cut from each side" if self.border else "no border cut")
+        if self.whole_for_networks:
+            parts.append("all of it and unrounded for LPIPS and other networks")
         return f"{self.name}: {', '.join(parts)}"

@@ -106,7 +106,7 @@ class NetworkDistance(PairMetric):
     """Base class of distances that a network computes; it is loaded at the first use."""
 
     higher_is_better = False
-    needs_rgb = True
+    is_network = True
 
     def __init__(self, load: Callable[[], nn.Module]):
         super().__init__()

@@ -12,6 +12,7 @@ from torch import Tensor
 from torchmetrics import MetricCollection
 
 from daclip.errors import DaclipError
+from daclip.files import one_line
 from daclip.images import find_images, save_image
 from daclip.metrics.image import MetricUnavailableError, PairMetric, Protocol, SetMetric
 
@@ -231,7 +232,7 @@ class Scorer:
         """Score a batch of restored photos, and of degraded ones if given, all RGB `[B, 3, H, W]` in [0, 1]."""
         columns: dict[str, list[float]] = {}
         for name, metric in self._present():
-            prepared = partial(self.protocol.prepare, rgb=metric.needs_rgb)
+            prepared = partial(self.protocol.prepare, network=metric.is_network)
             compared = [(name, metric, restored)]
             if lq is not None:
                 compared.insert(0, (f"{name}_lq", self.degraded[name], lq))
@@ -241,16 +242,20 @@ class Scorer:
                     one.update(prepared(images), reference)
                     if isinstance(one, PairMetric):
                         columns[key] = one.scores[-1].tolist()
-            except MetricUnavailableError as error:
-                self._drop(name, str(error))
+            except Exception as error:
+                self._drop(name, error)
         for i, (name, label) in enumerate(zip(names, degradations, strict=True)):
             named = recognised[i] if recognised is not None else None
             scores = {key: values[i] for key, values in columns.items() if key.removesuffix("_lq") not in self.missing}
             self.photos.append(PhotoScore(name, self._seen[name, label], label, named, scores))
             self._seen[name, label] += 1
 
-    def _drop(self, name: str, reason: str) -> None:
-        self.missing[name] = reason
+    def _drop(self, name: str, error: Exception) -> None:
+        """Leave a metric out, whatever its library raised; a mistake of the user's, such as a border, still ends all."""
+        if isinstance(error, DaclipError) and not isinstance(error, MetricUnavailableError):
+            raise error
+        known = isinstance(error, MetricUnavailableError)
+        self.missing[name] = str(error) if known else f"it failed with {type(error).__name__}: {one_line(error)}"
         for photo in self.photos:
             for key in (name, f"{name}_lq"):
                 photo.scores.pop(key, None)
@@ -265,8 +270,8 @@ class Scorer:
                 if with_lq:
                     found[f"{name}_lq"] = float(self.degraded[name].compute())
                 found[name] = float(metric.compute())
-            except MetricUnavailableError as error:
-                self._drop(name, str(error))
+            except Exception as error:
+                self._drop(name, error)
         return found
 
 
