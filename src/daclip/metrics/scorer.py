@@ -251,7 +251,7 @@ class Scorer:
             self._seen[name, label] += 1
 
     def _drop(self, name: str, error: Exception) -> None:
-        """Leave a metric out, whatever its library raised; a mistake of the user's, such as a border, still ends all."""
+        """Leave a metric out, whatever its library raised; the user's own mistakes still end all."""
         if isinstance(error, DaclipError) and not isinstance(error, MetricUnavailableError):
             raise error
         known = isinstance(error, MetricUnavailableError)
