@@ -91,6 +91,31 @@ def test_a_result_depends_on_the_photo_alone(place: Path) -> None:
     assert Path("alone/cat, old.jpg").read_bytes() == Path("together/trip/cat, old.jpg").read_bytes()
 
 
+def test_an_output_above_the_photos_is_no_reason_to_leave_them_out(
+    place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    # Their folder's parent, and the working folder, by name and by pattern.
+    photo, named = place / "photos" / "trip" / "cat, old.jpg", [str(place / "photos" / "trip"), "photos/trip/*.jpg"]
+    for source in named:
+        for output in ("photos", ".", str(place)):
+            (job,) = plan([source], Path(output))
+            assert job.photo.resolve() == photo.resolve()
+            assert job.result == Path(output) / photo.name
+    assert [job.photo.name for job in plan(["photos"], Path())] == ["a [1].png", "cat, old.jpg"]
+    # Inside the folder that is searched they are earlier results, which is said.
+    said: list[str] = []
+    assert [job.photo.name for job in plan(["photos"], Path("photos/trip"), tell=said.append)] == ["a [1].png"]
+    assert said == ["1 photos in photos/trip count as earlier results and are left out"]
+    for command, part in (
+        (["photos/trip/*", "photos", "-o", "photos"], "is the input folder"),
+        (["photos/*/*.jpg", "-o", "photos/trip"], "nothing to do: all photos lie in --output photos/trip"),
+    ):
+        assert part in str(run("restore", *command))
+    (place / "photos" / "a [1].png").unlink()
+    assert "nothing to do: no photo lies directly in photos" in str(run("restore", "photos", "--no-recursive"))
+    assert not list(place.glob("**/*.jsonl"))
+
+
 def test_patterns_formats_and_flat_folders(place: Path) -> None:
     assert run("restore", "photos/**/*.jpg", "--output", "one", "--format", "webp") is None
     assert [str(path.relative_to("one")) for path in Path("one").rglob("*.webp")] == ["trip/cat, old.webp"]

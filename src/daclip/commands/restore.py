@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from daclip.commands.options import Parser, add_artifact, add_machine, add_set, entry_point, make, part
+from daclip.commands.options import Parser, add_artifact, add_machine, add_set, entry_point, make, part, say
 from daclip.errors import DaclipError
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ def restore(options: Namespace) -> "list[Outcome]":
         wanted=options.format,
         masks=Path(options.mask) if options.mask else None,
         samples=0 if dry else options.samples,
+        tell=say,
     )
     restorer = restorer_of(options)
     record = Path(options.summary) if options.summary else None if dry else output / "summary.jsonl"

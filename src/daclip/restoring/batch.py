@@ -95,15 +95,23 @@ def plan(
     wanted: str | None = None,
     masks: Path | None = None,
     samples: int = 1,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> list[Job]:
     """Plan the file of each photo's result; names and subfolders are kept, a photo is never overwritten. `sources` are
     files, folders and patterns (`**` crosses folders), `recursive` searches folders below folders too. `wanted` is the
     format of the results; None keeps each photo's own where it can be written. `masks` is a mask for a single photo, or
-    a folder of masks with the names of the photos; `samples` is 0 if nothing will be written."""
+    a folder of masks with the names of the photos; `samples` is 0 if nothing will be written. Photos below an
+    output inside the folder that is searched are earlier results; `tell` gets a line about them."""
     found: dict[Path, Path] = {}
+    results: set[Path] = set()
     for source in sources:
-        for photo, relative in _photos(source, output if samples else None, recursive):
+        for photo, relative in _photos(source, output if samples else None, recursive, results):
             found.setdefault(photo, relative)
+    if results:
+        tell(f"{len(results)} photos in {output} count as earlier results and are left out")
+    if not found:
+        where = f"all photos lie in --output {output}" if results else f"no photo lies directly in {', '.join(sources)}"
+        raise DaclipError(f"nothing to do: {where}; choose another {'output' if results else 'folder'}")
     taken = Counter(relative.with_suffix(result_suffix(photo, wanted)) for photo, relative in found.items())
     jobs = []
     for photo, relative in found.items():
@@ -127,31 +135,35 @@ def plan(
     return jobs
 
 
-def _photos(source: str, output: Path | None, recursive: bool) -> Iterator[tuple[Path, Path]]:
-    """The photos of one argument, each with its path below the output."""
+def _photos(source: str, output: Path | None, recursive: bool, results: set[Path]) -> Iterator[tuple[Path, Path]]:
+    """The photos of one argument, each with its path below the output; those that are earlier results go to the set."""
     path = Path(source)
-    results = None if output is None else output.resolve()
+    # The folders before the first part with a wildcard.
+    root = Path(*takewhile(lambda part: not glob.has_magic(part), path.parts[:-1])) if not path.is_dir() else path
+    inside = output is not None and root.resolve() in output.resolve().parents
 
     def is_result(photo: Path) -> bool:
-        return results is not None and photo.resolve().is_relative_to(results)
+        if output is None or not inside or not photo.resolve().is_relative_to(output.resolve()):
+            return False
+        results.add(photo)
+        return True
 
     if path.is_dir():
-        if path.resolve() == results:
+        if output is not None and path.resolve() == output.resolve():
             raise DaclipError(f"--output {output} is the input folder; choose another, your photos would be lost")
         for photo in find_images(path):
-            if not is_result(photo) and (recursive or photo.parent == path):
+            if (recursive or photo.parent == path) and not is_result(photo):
                 yield photo, photo.relative_to(path)
     elif path.exists():
         yield path, Path(path.name)
     elif glob.has_magic(source):
-        # The folders before the first part with a wildcard.
-        root = Path(*takewhile(lambda part: not glob.has_magic(part), path.parts[:-1]))
         matches = sorted(Path(match) for match in glob.iglob(source, recursive=True))  # noqa: PTH207  it may be absolute
-        photos = [match for match in matches if match.is_file() and not is_result(match)]
+        photos = [match for match in matches if match.is_file()]
         if not photos:
             raise DaclipError(f"{source}: the pattern matches no file; check it")
         for photo in photos:
-            yield photo, photo.relative_to(root)
+            if not is_result(photo):
+                yield photo, photo.relative_to(root)
     else:
         raise DaclipError(f"{source}: no such file or folder; check the path")
 
