@@ -22,7 +22,8 @@ from daclip.artifacts import Artifact, find_artifact, load_daclip
 from daclip.data.sources import EmbeddedPhotos
 from daclip.degradations import vocabulary
 from daclip.files import write_json
-from daclip.images import find_images, load_image
+from daclip.finding import find_photos
+from daclip.images import load_image
 from daclip.training.provenance import provenance
 
 # Their name → our class. Only what one of our classes describes.
@@ -82,7 +83,7 @@ def main() -> None:
     daclip = load_daclip(artifact.folder).to(device)
     classes = vocabulary(artifact.build("degradation"))
     validation = EmbeddedPhotos(validation=["chelsea.png", "coffee.png"]).validation()
-    paths = find_images(options.photos) if options.photos else [Path(photo.path) for photo in validation]
+    paths = find_photos(options.photos).photos if options.photos else [Path(photo.path) for photo in validation]
     photos = crops(paths, options.size, options.crops, options.seed)
     if not photos:
         sys.exit(f"error: no photo has {options.size} pixels on both sides; choose a smaller --size")

@@ -29,7 +29,8 @@ from daclip.commands.options import markdown_table
 from daclip.data.photos import validation_names
 from daclip.degradations.base import split_classes
 from daclip.files import write_json, write_text
-from daclip.images import find_images, load_image
+from daclip.finding import find_photos
+from daclip.images import load_image
 from daclip.metrics.image import psnr, ssim
 from daclip.metrics.perceptual import LiteDistance
 from daclip.training.provenance import provenance
@@ -134,7 +135,7 @@ def paired(ruler: Ruler, root: Path, limit: int | None) -> Iterator[Row]:
     for folder in sorted(path.parent for path in root.glob("*/*/lq")):
         class_name = folder.parent.name
         scores, said = [], Counter[str]()
-        for path in find_images(folder / "lq")[:limit]:
+        for path in find_photos(folder / "lq").photos[:limit]:
             reference = next(iter(sorted((folder / "gt").glob(f"{path.stem}.*"))))
             lq, gt = ruler.load(path), ruler.load(reference)
             score, recognised, restored = ruler.compare(lq, gt)
@@ -158,7 +159,7 @@ def unpaired(ruler: Ruler, root: Path, output: Path, limit: int | None) -> Itera
     """Sets without a reference: recognition, and a sheet to look at."""
     for folder in sorted(path.parent for path in root.glob("*/*/lq")):
         class_name, said, shown = folder.parent.name, Counter[str](), []
-        for path in find_images(folder / "lq")[:limit]:
+        for path in find_photos(folder / "lq").photos[:limit]:
             lq = ruler.load(path)
             restored, recognised = ruler.restore(lq)
             said[recognised] += 1
@@ -171,7 +172,7 @@ def clean(ruler: Ruler, root: Path, limit: int | None) -> Iterator[Row]:
     """Photos with nothing wrong: how far they come back from themselves."""
     for folder in sorted(path for path in root.iterdir() if path.is_dir()):
         said, distances = Counter[str](), []
-        for path in find_images(folder)[:limit]:
+        for path in find_photos(folder).photos[:limit]:
             image = ruler.load(path)
             restored, recognised = ruler.restore(image)
             said[recognised] += 1
@@ -187,7 +188,7 @@ def clean(ruler: Ruler, root: Path, limit: int | None) -> Iterator[Row]:
 def generator(ruler: Ruler, photos: Path, share: float, limit: int | None, seed: int) -> Iterator[Row]:
     """Another generator's corruptions on photos that training leaves out."""
     corrupt = corruption_function()
-    paths = find_images(photos)
+    paths = find_photos(photos).photos
     kept = validation_names([str(path.relative_to(photos)) for path in paths], share)
     paths = [path for path in paths if str(path.relative_to(photos)) in kept][:limit]
     for corruption, class_name in CORRUPTIONS.items():

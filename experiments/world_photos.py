@@ -15,7 +15,7 @@ from PIL import Image
 
 from daclip.errors import DaclipError
 from daclip.files import atomic_file
-from daclip.images import find_images
+from daclip.finding import find_photos
 
 LONGEST = 1536  # px
 # The photographs among the wallpapers; the others are drawn, or show weather, darkness or drops.
@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("outputs/world_photos"))
     options = parser.parse_args()
     count = 0
-    for path in find_images(options.photos):
+    for path in find_photos(options.photos).photos:
         reduce(path, options.output / path.relative_to(options.photos))
         count += 1
     for package, names in (DEBIAN if options.debian else {}).items():

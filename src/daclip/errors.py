@@ -4,8 +4,12 @@
 class DaclipError(Exception):
     """A mistake in the input; one line says what is wrong and what to do.
 
-    Entry points print it without a traceback and exit with a non-zero status.
+    Entry points print it without a traceback and exit with a non-zero status. Names of files that are no UTF-8 can be
+    printed and stored as a part of it.
     """
+
+    def __init__(self, message: str):
+        super().__init__(message.encode("utf-8", "backslashreplace").decode())
 
 
 class DamagedPhotoError(DaclipError):

@@ -56,21 +56,6 @@ with suppress(ImportError):  # the extra `heic`
     register_heif_opener()
 
 
-def find_images(root: str | Path) -> list[Path]:
-    """All image files below a folder, sorted, but for hidden ones; a folder without any is refused."""
-    root = Path(root)
-    if not root.is_dir():
-        raise DaclipError(f"{root}: no such folder; check the path")
-    found = sorted(
-        path
-        for path in root.rglob("*")
-        if path.suffix.lower() in FORMATS and not path.name.startswith(".") and path.is_file()
-    )
-    if not found:
-        raise DaclipError(f"{root}: the folder holds no images (looked for {', '.join(sorted(FORMATS))})")
-    return found
-
-
 # Reading
 
 

@@ -16,10 +16,10 @@ from daclip.errors import DaclipError
 PICTURE = data.astronaut()
 
 
-def save(path: Path, number: int, width: int = 80, height: int = 70) -> Path:
-    """A small photo; another one for each number."""
+def save(path: Path, number: int, width: int = 80, height: int = 70, shade: int = 1) -> Path:
+    """A small photo, another one for each number; `shade` divides its light."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(PICTURE[7 * number : 7 * number + height, 5 * number : 5 * number + width]).save(path)
+    Image.fromarray(PICTURE[7 * number : 7 * number + height, 5 * number : 5 * number + width] // shade).save(path)
     return path
 
 
@@ -73,7 +73,7 @@ def pairs(root: Path) -> Path:
     for number in range(4):
         for class_name in ("rainy", "hazy"):
             save(root / class_name / "GT" / f"{number}.png", number)
-            save(root / class_name / "LQ" / f"{number}.png", number + (10 if class_name == "rainy" else 20))
+            save(root / class_name / "LQ" / f"{number}.png", number, shade=2 if class_name == "rainy" else 3)
     return root
 
 
@@ -83,7 +83,7 @@ def test_official_pairs(tmp_path: Path, options: CheckOptions) -> None:
     assert findings(root, options) == {}
     assert check_dataset(root, options).layout == "pairs"
     (root / "hazy" / "LQ" / "1.png").unlink()
-    save(root / "rainy" / "LQ" / "2.png", 30, width=81)
+    save(root / "rainy" / "LQ" / "2.png", 2, width=81, shade=2)
     (root / "rainy" / "LQ" / "3.png").write_bytes((root / "rainy" / "GT" / "3.png").read_bytes())
     save(root / "foggy" / "LQ" / "9.png", 40)
     save(root / "foggy" / "GT" / "9.png", 41)
@@ -109,11 +109,11 @@ def test_official_splits_and_captions(tmp_path: Path, options: CheckOptions) -> 
     pairs(root / "train")
     for number in range(2):
         save(root / "val" / "rainy" / "GT" / f"{50 + number}.png", 50 + number)
-        save(root / "val" / "rainy" / "LQ" / f"{50 + number}.png", 60 + number)
+        save(root / "val" / "rainy" / "LQ" / f"{50 + number}.png", 50 + number, shade=2)
     assert findings(root, options) == {}
     assert check_dataset(root, options).counts == {"train": 16, "val": 4}
     (root / "val" / "rainy" / "GT" / "50.png").write_bytes((root / "train" / "hazy" / "GT" / "2.png").read_bytes())
-    assert findings(root, options) == {"leak": ["train/hazy/GT/2.png"]}
+    assert findings(root, options) == {"leak": ["train/hazy/GT/2.png"], "another picture": ["val/rainy/LQ/50.png"]}
     rows = [f"train/rainy/LQ/{number}.png\tan astronaut: smiling: rainy" for number in range(4)]
     rows += [f"train/hazy/LQ/{number}.png\tan astronaut: hazy" for number in range(3)] + ["x.png\tsomeone: blury"]
     (root / "daclip_train.csv").write_text("\n".join(["filepath\ttitle", *rows, ""]), encoding="utf-8")

@@ -11,7 +11,8 @@ from skimage import data
 from daclip.data.captions import embedded_captions
 from daclip.data.sources import EmbeddedPhotos, PhotoFolder
 from daclip.errors import DaclipError
-from daclip.images import decode_pixels, encoded_size, find_images, image_size, load_image, save_image
+from daclip.finding import find_photos
+from daclip.images import decode_pixels, encoded_size, image_size, load_image, save_image
 
 
 @pytest.fixture
@@ -135,7 +136,7 @@ def test_embedded_photos_exist_and_are_captioned() -> None:
 def test_folder_split_is_by_photo_and_stable(folder: Path) -> None:
     source = PhotoFolder(folder, 0.3)
     train, validation = ({photo.name for photo in part} for part in (source.train(), source.validation()))
-    assert train | validation == {path.relative_to(folder).as_posix() for path in find_images(folder)}
+    assert train | validation == {path.relative_to(folder).as_posix() for path in find_photos(folder).photos}
     assert not train & validation
     assert validation
     # More photos move none from one side to the other.

@@ -19,7 +19,7 @@ from daclip.data.datamodule import MixedDegradationData
 from daclip.data.hub import HubPhotos
 from daclip.data.pairs import Augmentation, ClassSchedule, Mix, PairMaker, TrainingPairs, ValidationPairs
 from daclip.data.photos import CleanPhoto
-from daclip.data.sources import EmbeddedPhotos, MixedPhotos, PairedFolder, match_pairs
+from daclip.data.sources import EmbeddedPhotos, MixedPhotos, PairedFolder
 from daclip.degradations import Degradation
 from daclip.degradations.noise import GaussianNoise
 from daclip.errors import DaclipError
@@ -107,7 +107,7 @@ def test_captions_are_split_at_the_last_colon(pairs_root: Path, separator: str) 
 def test_any_caption_survives_the_table(tmp_path_factory: pytest.TempPathFactory, caption: str) -> None:
     table = tmp_path_factory.mktemp("table") / "daclip_train.csv"
     table.write_text(f"filepath\ttitle\nx/hazy/LQ/1.png\t{caption}: hazy\n", encoding="utf-8", newline="")
-    assert official_captions(table) == {"hazy/1": caption}
+    assert official_captions(table) == {"hazy": {"x/hazy/LQ/1.png": caption}}
 
 
 def test_bad_tables_are_refused(tmp_path: Path) -> None:
@@ -120,27 +120,6 @@ def test_bad_tables_are_refused(tmp_path: Path) -> None:
         official_captions(tmp_path / "none.csv")
 
 
-@pytest.mark.parametrize(
-    ("lq", "gt", "expected"),
-    [
-        (["1.jpg", "2.jpg"], ["1.png", "2.png"], {"1.jpg": "1.png", "2.jpg": "2.png"}),
-        (
-            ["0_rain.png", "1_rain.png", "10_rain.png"],
-            ["0_clean.png", "1_clean.png", "10_clean.png"],
-            {"0_rain.png": "0_clean.png", "1_rain.png": "1_clean.png", "10_rain.png": "10_clean.png"},
-        ),
-        (
-            ["rain-01.png", "rain-12.png"],
-            ["norain-12.png", "norain-01.png"],
-            {"rain-01.png": "norain-01.png", "rain-12.png": "norain-12.png"},
-        ),
-    ],
-)
-def test_pairs_are_matched_by_name(lq: list[str], gt: list[str], expected: dict[str, str]) -> None:
-    found = match_pairs([Path("LQ") / name for name in lq], [Path("GT") / name for name in gt])
-    assert {a.name: b.name for a, b in found} == expected
-
-
 def test_wrong_layouts_are_refused(pairs_root: Path, tmp_path: Path) -> None:
     with pytest.raises(DaclipError, match=r"data\.root"):
         PairedFolder(None, 0.1, None)
@@ -151,7 +130,7 @@ def test_wrong_layouts_are_refused(pairs_root: Path, tmp_path: Path) -> None:
         paired(tmp_path / "empty")
     extra = pairs_root / "low-light" / "LQ" / "alone.png"
     Image.fromarray(clean(0)).save(extra)
-    with pytest.raises(DaclipError, match=r"alone\.png: no file of that name in GT"):
+    with pytest.raises(DaclipError, match=r"1 in \S+low-light/LQ have none in \S+GT: alone\.png"):
         paired(pairs_root)
     extra.unlink()
     other = pairs_root / "low-light" / "GT" / "3.png"

@@ -25,7 +25,8 @@ def touch(*paths: Path) -> None:
 def test_photos_are_matched_by_their_path_without_suffix(tmp_path: Path) -> None:
     touch(tmp_path / "gt/rainy/1.png", tmp_path / "gt/noisy/1.png", tmp_path / "gt/x y.png")
     touch(tmp_path / "pred/rainy/1.jpg", tmp_path / "pred/noisy/1.png", tmp_path / "pred/x y.webp")
-    pairs = match_folders(tmp_path / "pred", tmp_path / "gt")
+    pairs, account = match_folders(tmp_path / "pred", tmp_path / "gt")
+    assert account == "6 photos found; 3 pairs (3 by name)"
     assert [(pair.name, pair.group) for pair in pairs] == [("noisy/1", "noisy"), ("rainy/1", "rainy"), ("x y", "all")]
     assert pairs[1].pred.suffix == ".jpg"
     assert pairs[1].lq is None
@@ -34,8 +35,8 @@ def test_photos_are_matched_by_their_path_without_suffix(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("pred", "message"),
     [
-        (["a.png"], "1 of 2 photos of"),
-        (["a.png", "b.png", "c.png"], "has no photo named c"),
+        (["a.png"], r"1 in gt=\S+ have none in pred=\S+: b\.png"),
+        (["a.png", "b.png", "c.png"], r"1 in pred=\S+ have none in gt=\S+: c\.png"),
         (["a.png", "a.jpg", "b.png"], "same name"),
     ],
 )
@@ -43,6 +44,18 @@ def test_a_photo_without_its_partner_is_refused(tmp_path: Path, pred: list[str],
     touch(tmp_path / "gt/a.png", tmp_path / "gt/b.png", *(tmp_path / "pred" / name for name in pred))
     with pytest.raises(DaclipError, match=message):
         match_folders(tmp_path / "pred", tmp_path / "gt")
+
+
+def test_results_may_have_names_of_their_own_and_share_a_reference(tmp_path: Path) -> None:
+    touch(tmp_path / "gt/0.png", tmp_path / "gt/1.png")
+    touch(tmp_path / "pred/0_out.png", tmp_path / "pred/1_1_0.8.png", tmp_path / "pred/1_2_0.8.png")
+    touch(tmp_path / "lq/0_rain.png", tmp_path / "lq/1_1_0.8.png", tmp_path / "lq/1_2_0.8.png")
+    pairs, _ = match_folders(tmp_path / "pred", tmp_path / "gt", tmp_path / "lq")
+    assert [(pair.name, pair.gt.name, pair.lq and pair.lq.name) for pair in pairs] == [
+        ("0", "0.png", "0_rain.png"),
+        ("1_1_0.8", "1.png", "1_1_0.8.png"),
+        ("1_2_0.8", "1.png", "1_2_0.8.png"),
+    ]
 
 
 @pytest.mark.parametrize("total", [0, 1, 2, 3, 4, 9])

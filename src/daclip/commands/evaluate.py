@@ -204,7 +204,9 @@ def _score_photos(cfg: DictConfig, artifact: Artifact | None) -> tuple[dict[str,
     scorer, extremes = Scorer(make(cfg.protocol), make(cfg.metric)), Extremes(cfg.pictures)
     seen = grid = None
     if artifact is None:
-        score_folders(match_folders(cfg.pred, cfg.gt, cfg.lq), scorer, extremes)
+        pairs, account = match_folders(cfg.pred, cfg.gt, cfg.lq)
+        say(account)
+        score_folders(pairs, scorer, extremes)
         facts: dict[str, Any] = {"pred": cfg.pred, "gt": cfg.gt}
     else:
         machine = (cfg.device, cfg.precision, cfg.seed, cfg.max_memory)

@@ -17,10 +17,11 @@ from huggingface_hub import HfApi
 from matplotlib.figure import Figure
 
 from daclip.data.captions import Captioner, cached_captions, read_table
-from daclip.data.photos import Photo, Progress, digest_of, read_photos, validation_names, without_bars
+from daclip.data.photos import Photo, PhotoFacts, Progress, digest_of, read_photos, validation_names, without_bars
 from daclip.errors import DaclipError
 from daclip.files import PARTIAL, atomic_folder, one_line, write_json
-from daclip.images import find_images, load_image, to_pil
+from daclip.finding import account, find_photos, name_of
+from daclip.images import load_image, to_pil
 
 RECORD = "build.json"  # marks a folder that was built here, and says from what
 COLUMNS = {
@@ -71,6 +72,7 @@ class Plan:
     duplicates: Mapping[str, str]  # photos left out, each with the name of the equal photo that was kept
     unreadable: Sequence[str]  # names of photos left out because they cannot be read
     reasons: Sequence[str]  # why, one line each
+    account: str  # what was found and left out
     shard_bytes: int  # photos of about this many bytes share a file
 
     def split(self, name: str) -> list[Row]:
@@ -103,9 +105,13 @@ class DatasetRecipe:
         """Read, hash, de-duplicate, split and caption the photos; what is in the cache is not done again."""
         if self.shard_megabytes <= 0:
             raise DaclipError(f"shard_megabytes must be above 0, got {self.shard_megabytes}")
-        paths = {path.relative_to(self.root).as_posix(): path for path in find_images(self.root)}
+        found = find_photos(self.root)
+        paths = {name_of(path, self.root): path for path in found.photos}
         attribution = read_table(self.attribution, ["source", "license"]) if self.attribution else {}
         facts = read_photos(list(paths.values()), self.cache, self.num_workers, progress)
+        for name, path in paths.items():
+            if path != self.root / name:  # rows hold the paths of their photos
+                facts[path] = PhotoFacts(problem=f"{self.root / name}: the file's name is no UTF-8; rename it")
         unreadable = [name for name, path in paths.items() if facts[path].problem]
         reasons = [facts[paths[name]].problem for name in unreadable]
         if unreadable and not self.skip_unreadable:
@@ -128,7 +134,9 @@ class DatasetRecipe:
             split = "test" if photo.name in test else "train"
             stored = (known.sha256, known.bytes, known.width, known.height)
             rows.append(Row(photo.name, caption, *stored, source, terms, split))
-        return Plan(self.root, rows, duplicates, unreadable, reasons, round(self.shard_megabytes * 1e6))
+        return Plan(
+            self.root, rows, duplicates, unreadable, reasons, account([found]), round(self.shard_megabytes * 1e6)
+        )
 
 
 def data_card(plan: Plan, title: str) -> str:

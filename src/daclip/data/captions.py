@@ -5,10 +5,11 @@ import hashlib
 import io
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
+from typing import Any, NoReturn
 
 import torch
 
@@ -16,6 +17,8 @@ from daclip.data.photos import Photo, Progress, digest_of
 from daclip.errors import DaclipError
 from daclip.files import one_line, write_json
 from daclip.images import load_image, to_pil
+
+TABLES = ("daclip_train.csv", "daclip_val.csv")
 
 
 def embedded_captions() -> dict[str, str]:
@@ -51,9 +54,40 @@ def read_table(path: str | Path, columns: Sequence[str]) -> dict[str, dict[str, 
     return table
 
 
-def official_captions(path: Path) -> dict[str, str]:
-    """Captions by `TYPE/stem` from a table (tabs or commas) with `filepath` and `title`, which is `caption: type` (the
-    last colon counts). Of an LQ and a GT file with the same stem the first one counts."""
+def find_texts(names: Iterable[str], rows: Mapping[str, str]) -> tuple[dict[str, str], Counter[str]]:
+    """Texts of photos from rows by name, and how many were found by which rule: the same path, also where one side
+    begins in another folder; else the same file name; else the same stem. The last two must fit one photo and one text.
+
+    >>> find_texts(["a/0.png", "b/1.jpg"], {"photos/a/0.png": "a cat", "1.png": "a dog"})
+    ({'a/0.png': 'a cat', 'b/1.jpg': 'a dog'}, Counter({'path': 1, 'stem': 1}))
+    """
+    paths = {name: PurePosixPath(name) for name in names}
+    others = {PurePosixPath(name.replace(chr(92), "/")): text for name, text in rows.items()}
+    texts = {name: rows[name] for name in paths if name in rows}
+    rules = Counter({"path": len(texts)} if texts else {})
+    depths = max((len(path.parts) for path in paths.values()), default=1)
+    ways = [("path", depth, False) for depth in range(depths, 1, -1)]
+    for rule, depth, stem in [*ways, ("file name", 1, False), ("stem", 1, True)]:
+        if len(texts) == len(paths):
+            break
+
+        def end(path: PurePosixPath, depth: int = depth, stem: bool = stem) -> tuple[str, ...]:
+            return (path.with_suffix("") if stem else path).parts[-depth:]
+
+        known: dict[tuple[str, ...], set[str]] = {}
+        for path, text in others.items():
+            known.setdefault(end(path), set()).add(text)
+        sharing = Counter(map(end, paths.values()))
+        for name, path in paths.items():
+            if name not in texts and sharing[end(path)] == 1 and len(known.get(end(path), ())) == 1:
+                (texts[name],) = known[end(path)]
+                rules[rule] += 1
+    return texts, rules
+
+
+def official_captions(path: Path) -> dict[str, dict[str, str]]:
+    """Captions by type and file path from a table (tabs or commas) with `filepath` and `title`, which is `caption:
+    type` (the last colon counts)."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             delimiter = "\t" if "\t" in file.readline() else ","
@@ -61,7 +95,7 @@ def official_captions(path: Path) -> dict[str, str]:
             rows = list(csv.DictReader(file, delimiter=delimiter))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DaclipError(f"{path}: the caption table cannot be read ({error})") from None
-    captions: dict[str, str] = {}
+    captions: dict[str, dict[str, str]] = {}
     for number, row in enumerate(rows, start=2):
         file_path, title = row.get("filepath"), row.get("title")
         if not file_path or title is None:
@@ -69,9 +103,51 @@ def official_captions(path: Path) -> dict[str, str]:
         caption, colon, class_name = title.rpartition(":")
         if not colon:
             raise DaclipError(f"{path}: the title in row {number} is not `caption: type`: {title!r}")
-        key = f"{class_name.strip()}/{Path(file_path.replace(chr(92), '/')).stem}"
-        captions.setdefault(key, caption.strip())
+        captions.setdefault(class_name.strip(), {}).setdefault(file_path, caption.strip())
     return captions
+
+
+class OfficialCaptions:
+    """Captions of pairs from tables as `official_captions` reads them: the one that is given, else `daclip_train.csv`
+    and `daclip_val.csv` of the pairs' folder where present."""
+
+    def __init__(self, root: Path, table: str | Path | None):
+        tables = [Path(table)] if table else [root / name for name in TABLES if (root / name).is_file()]
+        self.rows = {path: official_captions(path) for path in tables}
+
+    def describe(self, pairs: Sequence[tuple[str, str, str]]) -> list[str]:
+        """The texts of pairs (type, name of LQ, name of GT), names being paths below the folder of pairs; empty where
+        none is known. Tables that name no photo are refused."""
+        texts: list[str] = [""] * len(pairs)
+        for by_class in self.rows.values():
+            for class_name, rows in by_class.items():
+                places = [i for i, pair in enumerate(pairs) if pair[0] == class_name and not texts[i]]
+                for side in (1, 2):
+                    found, _ = find_texts({pairs[i][side] for i in places}, rows)
+                    for i in places:
+                        texts[i] = texts[i] or found.get(pairs[i][side], "")
+        for path, by_class in self.rows.items():
+            if not any(texts):
+                _refuse_table(path, [row for rows in by_class.values() for row in rows], [pairs[0][1]])
+        return texts
+
+
+def _refuse_table(path: Path, rows: Sequence[str], photos: Sequence[str]) -> NoReturn:
+    row, photo = next(iter(rows), "nothing"), next(iter(photos), "nothing")
+    raise DaclipError(
+        f"{path}: its {len(rows)} rows name none of the photos (the first row is {row}, the first photo {photo}); "
+        "the names must be paths below the photos' folder, file names or stems"
+    )
+
+
+def caption_account(texts: Sequence[str], rules: Mapping[str, int] | None = None) -> str:
+    """How many photos have captions, and by which rule.
+
+    >>> caption_account(["a cat", ""], {"stem": 1})
+    '1 of 2 captioned (1 by stem)'
+    """
+    how = ", ".join(f"{count} by {rule}" for rule, count in (rules or {}).items())
+    return f"{sum(map(bool, texts))} of {len(texts)} captioned" + (f" ({how})" if how else "")
 
 
 class Captioner(ABC):
@@ -80,6 +156,7 @@ class Captioner(ABC):
 
     identity: str | None = None
     batch_size: int = 64  # photos handed over together
+    rules: Mapping[str, int] = {}  # how many texts were found by which rule, where there are several
 
     @abstractmethod
     def describe(self, photos: Sequence[Photo]) -> list[str]:
@@ -135,16 +212,22 @@ class SidecarCaptions(Captioner):
 
 
 class CaptionFile(Captioner):
-    """Captions by file name from a table, see `read_table`; names are paths relative to the photo folder."""
+    """Captions from a table, see `read_table` and `find_texts`; one that names no photo is refused."""
 
     def __init__(self, path: str | Path | None):
         if path is None:
             raise DaclipError("no caption file is given; name a csv or jsonl with the columns name and caption")
+        self.path = Path(path)
         self._captions = {name: row["caption"] for name, row in read_table(path, ["caption"]).items()}
+        self.rules: Mapping[str, int] = {}
 
     def describe(self, photos: Sequence[Photo]) -> list[str]:
         """The file's texts."""
-        return [self._captions.get(photo.name, "") for photo in photos]
+        names = [photo.name for photo in photos]
+        texts, self.rules = find_texts(names, self._captions)
+        if not texts:
+            _refuse_table(self.path, list(self._captions), names)
+        return [texts.get(name, "") for name in names]
 
 
 class BlipCaptioner(Captioner):

@@ -8,13 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 
-from daclip.data.captions import Captioner, official_captions
+from daclip.data.captions import Captioner, OfficialCaptions, caption_account
 from daclip.data.hub import cell_content
+from daclip.data.pairing import SIDE, match_names, pair_account, strangers
 from daclip.data.photos import Photo, PhotoFacts, Progress, read_photos, validation_names
-from daclip.data.sources import TABLES, match_pairs
 from daclip.errors import DaclipError
-from daclip.images import decode_pixels, find_images
+from daclip.finding import Found, account, find_photos, name_of
+from daclip.images import decode_pixels
 
 KINDS = {
     "unreadable": "no image, or a damaged one",
@@ -25,6 +27,7 @@ KINDS = {
     "missing partner": "LQ without GT or GT without LQ",
     "size mismatch": "LQ and GT differ in size",
     "not degraded": "LQ is the very file of GT",
+    "another picture": "LQ does not look like GT, by small blurred copies",
     "unknown class": "a degradation that is not configured",
     "wrong record": "a stored hash or size that is not the photo's",
 }
@@ -61,6 +64,7 @@ class Report:
 
     source: str
     layout: str
+    account: str = ""  # what was found, left out, paired and captioned
     counts: dict[str, int] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
@@ -74,6 +78,7 @@ class Report:
         return {
             "source": self.source,
             "layout": self.layout,
+            "account": self.account,
             "clean": not self.problems,
             "photos": self.counts,
             "problem_counts": {kind: len(problems) for kind, problems in self.by_kind().items()},
@@ -128,43 +133,43 @@ def check_dataset(source: str | Path, options: CheckOptions, progress: Progress 
     root = Path(source)
     if not root.is_dir():
         raise DaclipError(f"{root}: no such folder; check the path")
+    text = ""
     if (rows := _rows(root)) is not None:
         layout, (items, problems) = "built", _built(root, rows, options, progress)
     elif any(_pair_folders(root)):
-        layout, (items, problems) = "pairs", _pairs(root, options, progress)
+        layout, (items, problems, text) = "pairs", _pairs(root, options, progress)
     else:
-        layout, (items, problems) = "photos", _photos(root, options, progress)
+        layout, (items, problems, text) = "photos", _photos(root, options, progress)
     problems += judge(items, options.smallest_side, options.captions)
-    return Report(str(root), layout, dict(sorted(Counter(item.split for item in items).items())), problems)
+    return Report(str(root), layout, text, dict(sorted(Counter(item.split for item in items).items())), problems)
 
 
-def _name(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix()
-
-
-def _read(root: Path, options: CheckOptions, progress: Progress | None) -> tuple[dict[Path, PhotoFacts], list[Problem]]:
-    """The readable photos below a folder, and problems of the others."""
-    found = read_photos(find_images(root), options.cache, options.num_workers, progress)
+def _read(
+    root: Path, paths: Sequence[Path], options: CheckOptions, progress: Progress | None
+) -> tuple[dict[Path, PhotoFacts], list[Problem]]:
+    """The readable photos of a folder, and problems of the others."""
+    facts = read_photos(paths, options.cache, options.num_workers, progress)
     problems = [
-        Problem("unreadable", _name(path, root), facts.problem.removeprefix(f"{path}: "))
-        for path, facts in found.items()
-        if facts.problem
+        Problem("unreadable", name_of(path, root), known.problem.removeprefix(f"{path}: "))
+        for path, known in facts.items()
+        if known.problem
     ]
-    return {path: facts for path, facts in found.items() if not facts.problem}, problems
+    return {path: known for path, known in facts.items() if not known.problem}, problems
 
 
-def _photos(root: Path, options: CheckOptions, progress: Progress | None) -> tuple[list[Item], list[Problem]]:
-    facts, problems = _read(root, options, progress)
-    photos = [Photo(_name(path, root), path) for path in facts]
+def _photos(root: Path, options: CheckOptions, progress: Progress | None) -> tuple[list[Item], list[Problem], str]:
+    found = find_photos(root)
+    facts, problems = _read(root, found.photos, options, progress)
+    photos = [Photo(name_of(path, root), path) for path in facts]
     splits = {photo.name: SPLITS.get(photo.name.split("/")[0].lower()) for photo in photos}
     if not any(splits.values()):
         splits |= dict.fromkeys(validation_names(splits, options.validation), "test")
-    captions = options.captioner.describe(photos)
+    captions = options.captioner.describe(photos) if photos else []
     items = [
         Item(photo.name, splits[photo.name] or "train", known.sha256, known.width, known.height, caption)
         for photo, known, caption in zip(photos, facts.values(), captions, strict=True)
     ]
-    return items, problems
+    return items, problems, "; ".join([account([found]), caption_account(captions, options.captioner.rules)])
 
 
 def _pair_folders(root: Path) -> Iterator[tuple[str, Path]]:
@@ -176,57 +181,74 @@ def _pair_folders(root: Path) -> Iterator[tuple[str, Path]]:
             yield from ((SPLITS[folder.name.lower()], path) for _, path in _pair_folders(folder))
 
 
-def _pairs(root: Path, options: CheckOptions, progress: Progress | None) -> tuple[list[Item], list[Problem]]:
-    facts, problems = _read(root, options, progress)
-    paths = find_images(root)  # unreadable ones too: they have partners
-    captions: dict[str, str] = {}
-    for table in (root / name for name in TABLES if (root / name).is_file()):
-        found = official_captions(table)
-        captions = {**found, **captions}
-        for class_name in sorted({key.partition("/")[0] for key in found}):
-            problems += _unknown_classes(class_name, table.name, options.classes)
-    matched: list[tuple[str, str, Path, Path]] = []
-    for split, folder in _pair_folders(root):
-        problems += _unknown_classes(folder.name, _name(folder, root), options.classes)
-        sides = [[path for path in paths if folder / part in path.parents] for part in ("LQ", "GT")]
-        couples, lonely = _match(sides[0], sides[1], root)
-        problems += lonely
-        matched += [(split, folder.name, lq, gt) for lq, gt in couples if lq in facts and gt in facts]
-    validation = validation_names((gt.stem for *_, gt in matched), options.validation)
+def _pairs(root: Path, options: CheckOptions, progress: Progress | None) -> tuple[list[Item], list[Problem], str]:
+    folders = list(_pair_folders(root))
+    found = {folder / part: _side(folder / part) for _, folder in folders for part in ("LQ", "GT")}
+    facts, problems = _read(root, [path for side in found.values() for path in side.photos], options, progress)
+    rules: Counter[str] = Counter()
+    matched: list[tuple[str, str, str, Path, Path]] = []  # split, class, name of GT below GT, LQ, GT
+    for split, folder in folders:
+        problems += _unknown_classes(folder.name, name_of(folder, root), options.classes)
+        sides = [  # unreadable ones too: they have partners
+            {name_of(path, side): path for path in found[side].photos} for side in (folder / "LQ", folder / "GT")
+        ]
+        matching = match_names(*sides)
+        rules += matching.rules
+        for side, names, other in ((sides[0], matching.lonely_lq, "GT"), (sides[1], matching.lonely_gt, "LQ")):
+            problems += [Problem("missing partner", name_of(side[name], root), f"none in {other}") for name in names]
+        for name, others in matching.doubtful.items():
+            problems.append(Problem("missing partner", name_of(sides[0][name], root), f"fits {' and '.join(others)}"))
+        for lq_name, gt_name in matching.pairs:
+            lq, gt = sides[0][lq_name], sides[1][gt_name]
+            if lq in facts and gt in facts:
+                matched.append((split, folder.name, str(Path(gt_name).with_suffix("")), lq, gt))
+    captions = OfficialCaptions(root, None)
+    for path, by_class in captions.rows.items():
+        for class_name in sorted(by_class):
+            problems += _unknown_classes(class_name, path.name, options.classes)
+    names = [(name, name_of(lq, root), name_of(gt, root)) for _, name, _, lq, gt in matched]
+    texts = captions.describe(names) if names else []
+    validation = validation_names((key for _, _, key, _, _ in matched), options.validation)
     unsplit = all(split == "-" for split, *_ in matched)
     items = []
-    for split, class_name, lq, gt in matched:
+    for (split, _, key, lq, gt), caption in zip(matched, texts, strict=True):
         low, high = facts[lq], facts[gt]
-        name = _name(lq, root)
+        name = name_of(lq, root)
         if (low.width, low.height) != (high.width, high.height):
-            sizes = f"{low.width}×{low.height}, but {_name(gt, root)} is {high.width}×{high.height}"
+            sizes = f"{low.width}×{low.height}, but {name_of(gt, root)} is {high.width}×{high.height}"
             problems.append(Problem("size mismatch", name, sizes))
         if low.sha256 == high.sha256:
-            problems.append(Problem("not degraded", name, f"equals {_name(gt, root)}"))
+            problems.append(Problem("not degraded", name, f"equals {name_of(gt, root)}"))
         if split == "-":
-            split = "val" if unsplit and gt.stem in validation else "train"
-        caption = captions.get(f"{class_name}/{gt.stem}", captions.get(f"{class_name}/{lq.stem}", ""))
+            split = "val" if unsplit and key in validation else "train"
         items += [
             Item(name, split, low.sha256, low.width, low.height, group="LQ"),
-            Item(_name(gt, root), split, high.sha256, high.width, high.height, caption, group="GT", repeats=True),
+            Item(name_of(gt, root), split, high.sha256, high.width, high.height, caption, group="GT", repeats=True),
         ]
-    return items, problems
+    problems += _unlike([(name, name_of(lq, root), facts[lq].copy, facts[gt].copy) for _, name, _, lq, gt in matched])
+    text = [account(list(found.values())), pair_account(rules), caption_account(texts)]
+    return items, problems, "; ".join(text)
 
 
-def _match(lq: Sequence[Path], gt: Sequence[Path], root: Path) -> tuple[list[tuple[Path, Path]], list[Problem]]:
-    """Pairs of one type, and the files without a partner."""
+def _side(folder: Path) -> Found:
+    """The photos of an LQ or GT folder, none where it is missing."""
     try:
-        return (match_pairs(lq, gt) if lq or gt else []), []
-    except DaclipError as error:
-        stems = [{path.stem: path for path in side} for side in (lq, gt)]
-        couples = [(stems[0][stem], stems[1][stem]) for stem in sorted(stems[0].keys() & stems[1].keys())]
-        problems = [
-            Problem("missing partner", _name(path, root), f"no {path.stem} in {other}")
-            for side, other, partners in ((lq, "GT", stems[1]), (gt, "LQ", stems[0]))
-            for path in side
-            if path.stem not in partners
+        return find_photos(folder)
+    except DaclipError:
+        return Found(folder)
+
+
+def _unlike(pairs: Sequence[tuple[str, str, str, str]]) -> list[Problem]:
+    """Problems of pairs (class, name, small copies of LQ and GT in hexadecimal) that show different pictures."""
+    problems = []
+    for class_name in sorted({pair[0] for pair in pairs}):
+        own = [pair for pair in pairs if pair[0] == class_name]
+        sides = [
+            np.frombuffer(bytes.fromhex("".join(pair[side] for pair in own)), np.uint8).reshape(-1, SIDE, SIDE)
+            for side in (2, 3)
         ]
-        return couples, problems or [Problem("missing partner", _name(lq[0].parent, root), str(error))]
+        problems += [Problem("another picture", own[i][1], why) for i, why in strangers(*sides).items()]
+    return problems
 
 
 def _rows(root: Path) -> Mapping[str, datasets.Dataset] | None:
@@ -266,11 +288,11 @@ def _row(name: str, split: str, row: dict[str, Any]) -> tuple[Item | None, list[
     """One row of a dataset: its item, and what contradicts what the row says of itself."""
     try:
         content = cell_content(row["image"], name)
-        height, width = decode_pixels(content, name).shape[-2:]
+        pixels = decode_pixels(content, name)
         lq = decode_pixels(cell_content(row["lq"], name), name) if row.get("lq") else None
     except DaclipError as error:
         return None, [Problem("unreadable", name, str(error))]
-    sha256 = hashlib.sha256(content).hexdigest()
+    (height, width), sha256 = pixels.shape[-2:], hashlib.sha256(content).hexdigest()
     problems = []
     if row.get("sha256") not in (None, sha256):
         problems.append(Problem("wrong record", name, "the stored sha256 is not the photo's"))

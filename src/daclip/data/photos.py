@@ -2,18 +2,22 @@
 
 import hashlib
 import json
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
+from daclip.data.pairing import small_copy
 from daclip.errors import DaclipError
 from daclip.files import cannot_be_written
+from daclip.finding import name_of
 from daclip.images import cached_pixels, decode_pixels, image_size
 
 # Receives a stage (`reading`, `captioning` or `writing`), the number of photos done, and their total.
@@ -73,6 +77,7 @@ class PhotoSource(ABC):
     has_plain: bool = True  # there are photos without a degraded version of their own, to synthesise from
     classes: Sequence[str] = ()  # degradations of the photos that come with a degraded version
     streaming: bool = False  # training photos are read in passing (`daclip.data.stream`) instead of listed by `train`
+    account: str = ""  # what was found, left out, paired and captioned, as one line
 
     def prepare(self) -> object:
         """Slow work that is needed once, such as captions; one process of several calls it first."""
@@ -89,7 +94,7 @@ class PhotoSource(ABC):
 
 def name_fraction(name: str) -> float:
     """A number in [0, 1) that depends on nothing but the name."""
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
+    return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:8], "big") / 2**64
 
 
 def validation_names(names: Iterable[str], share: float) -> set[str]:
@@ -126,6 +131,7 @@ class PhotoFacts:
     bytes: int = 0
     width: int = 0
     height: int = 0
+    copy: str = ""  # `small_copy` in hexadecimal
     problem: str = ""  # the line that says why a file cannot be read; empty for one that can
 
 
@@ -134,15 +140,16 @@ def digest_of(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _facts(path: str | Path) -> PhotoFacts:
+def _facts(path: Path) -> PhotoFacts:
     try:
-        content = Path(path).read_bytes()
-        height, width = decode_pixels(content, str(path)).shape[-2:]
+        content = path.read_bytes()
+        pixels = decode_pixels(content, str(path))
     except OSError as error:
         return PhotoFacts(problem=f"{path}: cannot be read ({error.strerror or error})")
     except DaclipError as error:
         return PhotoFacts(problem=str(error))
-    return PhotoFacts(hashlib.sha256(content).hexdigest(), len(content), width, height)
+    (height, width), copy = pixels.shape[-2:], small_copy(pixels).tobytes().hex()
+    return PhotoFacts(hashlib.sha256(content).hexdigest(), len(content), width, height, copy)
 
 
 def _stamp(path: Path) -> dict[str, Any]:
@@ -151,7 +158,8 @@ def _stamp(path: Path) -> dict[str, Any]:
         length, mtime = path.stat().st_size, path.stat().st_mtime_ns
     except OSError:  # reading the file will say what is wrong
         length, mtime = -1, -1
-    return {"path": str(path.resolve()), "length": length, "mtime_ns": mtime}
+    resolved = path.resolve()
+    return {"path": name_of(resolved, Path(resolved.anchor)), "length": length, "mtime_ns": mtime}
 
 
 def _pieces(paths: Sequence[Path]) -> Iterator[list[Path]]:
@@ -193,18 +201,19 @@ def read_photos(
     found: dict[Path, PhotoFacts] = {}
     with ThreadPoolExecutor(num_workers) as pool, without_bars():
 
-        def read(batch: Mapping[str, list[str]]) -> dict[str, list[Any]]:
-            rows = [asdict(facts) for facts in pool.map(_facts, batch["path"])]
+        def read(stamps: Mapping[str, list[Any]], places: list[int], piece: Sequence[Path]) -> dict[str, list[Any]]:
+            rows = [asdict(facts) for facts in pool.map(_facts, [piece[place] for place in places])]
             return {name: [row[name] for row in rows] for name in rows[0]}
 
         for piece in _pieces(paths):
             stamps = [_stamp(path) for path in piece]  # before reading: a file that changes meanwhile is read again
-            key = digest_of(stamps)[:32]
+            key = digest_of([stamps, [one.name for one in fields(PhotoFacts)]])[:32]
             try:
                 folder.mkdir(parents=True, exist_ok=True)
                 rows = datasets.Dataset.from_list(stamps).map(
-                    read,
+                    partial(read, piece=piece),
                     batched=True,
+                    with_indices=True,
                     remove_columns=list(stamps[0]),
                     cache_file_name=str(folder / f"{key}.arrow"),
                     new_fingerprint=key,

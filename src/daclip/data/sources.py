@@ -3,21 +3,22 @@
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
-from os.path import commonprefix
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from daclip.data.captions import CaptionFile, SidecarCaptions, embedded_captions, official_captions
+from daclip.data.captions import CaptionFile, OfficialCaptions, SidecarCaptions, caption_account, embedded_captions
+from daclip.data.pairing import match_names, pair_account, require_partners
 from daclip.data.photos import CleanPhoto, Photo, PhotoSource, Progress, split_by_name
 from daclip.errors import DaclipError
-from daclip.images import find_images, image_size
+from daclip.finding import Found, account, find_photos, name_of
+from daclip.images import image_size
 
 if TYPE_CHECKING:
     from daclip.data.build import BuiltDataset
 
 SPLITS = ("train", "val")
-TABLES = ("daclip_train.csv", "daclip_val.csv")
 
 log = logging.getLogger(__name__)
 
@@ -61,40 +62,13 @@ class PhotoFolder(ListedPhotos):
         if root is None:
             raise DaclipError("data.root is not set: give the folder of your photos, as in data.root=photos/")
         root = Path(root)
-        photos = [Photo(path.relative_to(root).as_posix(), path) for path in find_images(root)]
-        texts = (CaptionFile(captions) if captions else SidecarCaptions()).describe(photos)
+        found = find_photos(root)
+        photos = [Photo(name_of(path, root), path) for path in found.photos]
+        captioner = CaptionFile(captions) if captions else SidecarCaptions()
+        texts = captioner.describe(photos)
+        self.account = "; ".join([account([found]), caption_account(texts, captioner.rules)])
         photos = [Photo(photo.name, photo.path, text) for photo, text in zip(photos, texts, strict=True)]
         self._train, self._validation = split_by_name(photos, validation, root)
-
-
-def _keys(paths: Sequence[Path]) -> dict[str, Path]:
-    """Files by what distinguishes their names: the stems without what all of them begin and end with."""
-    stems = [path.stem for path in paths]
-    start = len(commonprefix(stems))  # noqa: RUF071 - of characters
-    end = len(commonprefix([stem[start:][::-1] for stem in stems]))  # noqa: RUF071
-    return {stem[start : len(stem) - end]: path for stem, path in zip(stems, paths, strict=True)}
-
-
-def match_pairs(degraded: Sequence[Path], clean: Sequence[Path]) -> list[tuple[Path, Path]]:
-    """Match the files of an LQ folder with those of the GT folder: sorted pairs (LQ, GT) of equal stems; where not all
-    match, of names that differ in a common beginning or end (`0_rain.png` and `0_clean.png`)."""
-    lq, gt = ({path.stem: path for path in paths} for paths in (degraded, clean))
-    for paths, stems in ((degraded, lq), (clean, gt)):
-        double = [path for path in paths if stems[path.stem] != path]
-        if double:
-            raise DaclipError(f"{double[0]} and {stems[double[0].stem]} have the same name; remove one of them")
-    if set(lq) != set(gt):
-        cut_lq, cut_gt = _keys(degraded), _keys(clean)
-        if len(lq) == len(gt) and len(lq) > 1 and set(cut_lq) == set(cut_gt):
-            lq, gt = cut_lq, cut_gt
-        else:
-            alone = sorted({*(lq[stem] for stem in set(lq) - set(gt)), *(gt[stem] for stem in set(gt) - set(lq))})
-            other = "GT" if alone[0].parent.name == "LQ" else "LQ"
-            raise DaclipError(
-                f"{alone[0]}: no file of that name in {other} beside it ({len(alone)} such files); "
-                "add or remove files until LQ and GT match"
-            )
-    return [(lq[key], gt[key]) for key in sorted(lq)]
 
 
 def _types(root: Path) -> list[Path]:
@@ -108,8 +82,8 @@ def _types(root: Path) -> list[Path]:
 
 class PairedFolder(ListedPhotos):
     """Real pairs: `ROOT/TYPE/LQ/*` and `ROOT/TYPE/GT/*`, or the same below `ROOT/train` and `ROOT/val`; TYPE is the
-    class. Without `val` the hash of the GT file's stem splits, so that a photo under several types stays on one side.
-    `captions` is for `official_captions`; None takes `daclip_train.csv` and `daclip_val.csv` of ROOT where present."""
+    class. Without `val` the hash of the GT file's path below GT splits, so that a photo under several types stays on
+    one side. `captions` is for `OfficialCaptions`."""
 
     has_plain = False
 
@@ -119,34 +93,57 @@ class PairedFolder(ListedPhotos):
         self.root = Path(root)
         if not self.root.is_dir():
             raise DaclipError(f"{root}: no such folder; check the path")
-        self._captions: dict[str, str] = {}
-        tables = [Path(captions)] if captions else [self.root / name for name in TABLES if (self.root / name).is_file()]
-        for table in tables:
-            self._captions = {**official_captions(table), **self._captions}
+        self._found: list[Found] = []
+        self._rules: Counter[str] = Counter()
         folders = {split: _types(self.root / split) if (self.root / split).is_dir() else [] for split in SPLITS}
         train = self._pairs(folders["train"] or _types(self.root))
         if not train:
             raise DaclipError(f"{root}: no folder TYPE/LQ with TYPE/GT beside it; see docs/data.md for the layout")
         held_back = self._pairs(folders["val"])
+        texts = OfficialCaptions(self.root, captions).describe([self._names(photo) for photo in [*train, *held_back]])
+        train, held_back = (
+            [replace(photo, caption=text) for photo, text in zip(photos, part, strict=True)]
+            for photos, part in ((train, texts[: len(train)]), (held_back, texts[len(train) :]))
+        )
+        self.account = "; ".join([account(self._found), pair_account(self._rules), caption_account(texts)])
         if not held_back:
-            train, held_back = split_by_name(train, validation, root, key=lambda photo: photo.path.stem)
+            train, held_back = split_by_name(train, validation, root, key=_clean_key)
         self._train, self._validation = train, held_back
         self.classes = sorted({photo.class_name for photo in [*train, *held_back]})
 
     def _pairs(self, folders: Sequence[Path]) -> list[Photo]:
         photos = []
         for folder in folders:
-            for lq, gt in match_pairs(find_images(folder / "LQ"), find_images(folder / "GT")):
+            sides = []
+            for part in ("LQ", "GT"):
+                self._found.append(find_photos(folder / part))
+                sides.append({name_of(path, folder / part): path for path in self._found[-1].photos})
+            matching = match_names(*sides)
+            require_partners(matching, str(folder / "LQ"), str(folder / "GT"))
+            self._rules += matching.rules
+            uses = Counter(gt for _, gt in matching.pairs)
+            for lq_name, gt_name in matching.pairs:
+                lq, gt = sides[0][lq_name], sides[1][gt_name]
                 (height, width), (height_gt, width_gt) = image_size(lq), image_size(gt)
                 if (height, width) != (height_gt, width_gt):
                     raise DaclipError(
                         f"{lq} is {width}×{height} and {gt} is {width_gt}×{height_gt} pixels; "
                         "LQ and GT must show the same picture"
                     )
-                name = folder.name
-                caption = self._captions.get(f"{name}/{gt.stem}", self._captions.get(f"{name}/{lq.stem}", ""))
-                photos.append(Photo(gt.relative_to(self.root).as_posix(), gt, caption, name, lq))
+                name = name_of(gt if uses[gt_name] == 1 else lq, self.root)
+                photos.append(Photo(name, gt, "", folder.name, lq))
         return photos
+
+    def _names(self, photo: Photo) -> tuple[str, str, str]:
+        """Class and both names of a pair."""
+        assert photo.degraded is not None
+        return photo.class_name, name_of(photo.degraded, self.root), name_of(photo.path, self.root)
+
+
+def _clean_key(photo: Photo) -> str:
+    """What splits pairs: the clean photo's path below its folder GT, the same under every class."""
+    parts = photo.path.with_suffix("").parts
+    return "/".join(parts[len(parts) - parts[::-1].index("GT") :])
 
 
 class MixedPhotos(PhotoSource):
@@ -161,6 +158,7 @@ class MixedPhotos(PhotoSource):
         self.sources = dict(sources)
         self.has_plain = any(source.has_plain for source in sources.values())
         self.classes = list(dict.fromkeys(class_name for source in sources.values() for class_name in source.classes))
+        self.account = "; ".join(f"{name}: {source.account}" for name, source in sources.items() if source.account)
 
     def prepare(self) -> None:
         """Let every source prepare itself."""

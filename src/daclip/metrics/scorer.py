@@ -4,16 +4,18 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics import MetricCollection
 
+from daclip.data.pairing import match_names, pair_account, require_partners
 from daclip.errors import DaclipError
 from daclip.files import one_line
-from daclip.images import find_images, save_image
+from daclip.finding import account, find_photos, name_of
+from daclip.images import save_image
 from daclip.metrics.image import MetricUnavailableError, PairMetric, Protocol, SetMetric
 
 
@@ -102,44 +104,41 @@ UNSORTED = "all"  # the group of photos that lie in no subfolder
 class FilePair:
     """One photo on disk."""
 
-    name: str  # path below its folder, without suffix
+    name: str  # path of its reference below the folder, without suffix; its own where several share a reference
     group: str  # first subfolder of the path, such as a class of degradation; `all` without one
     pred: Path  # the restored photo
     gt: Path  # its reference
     lq: Path | None  # the degraded photo, where a third folder is given
 
 
-def _by_name(root: Path, option: str) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for path in find_images(root):
-        name = path.relative_to(root).with_suffix("").as_posix()
-        if name in found:
-            raise DaclipError(f"{option}={root}: {found[name].name} and {path.name} have the same name; remove one")
-        found[name] = path
-    return found
-
-
-def _list(names: set[str]) -> str:
-    return ", ".join(sorted(names)[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def match_folders(pred: str | Path, gt: str | Path, lq: str | Path | None = None) -> list[FilePair]:
-    """Pair the photos of two or three folders by their path below the folder; suffixes may differ."""
+def match_folders(pred: str | Path, gt: str | Path, lq: str | Path | None = None) -> tuple[list[FilePair], str]:
+    """Pair the photos of two or three folders by name, see `match_names`; several results may share a reference. Also
+    says what was found."""
     folders = {"pred": Path(pred), "gt": Path(gt), **({} if lq is None else {"lq": Path(lq)})}
-    found = {option: _by_name(root, option) for option, root in folders.items()}
-    wanted = set(found["gt"])
-    for option, names in found.items():
-        where = f"{option}={folders[option]}"
-        if lonely := set(names) - wanted:
-            raise DaclipError(f"{where}: gt={gt} has no photo named {_list(lonely)}")
-        if absent := wanted - set(names):
-            counts = f"{len(absent)} of {len(wanted)} photos of gt={gt} are missing"
-            raise DaclipError(f"{where}: {counts}: {_list(absent)}")
+    found = {option: find_photos(root) for option, root in folders.items()}
+    paths = {option: {name_of(path, side.root): path for path in side.photos} for option, side in found.items()}
+    stems: dict[str, str] = {}
+    for name in paths["pred"]:
+        stem = PurePosixPath(name).with_suffix("").as_posix()
+        if stem in stems:
+            raise DaclipError(f"pred={pred}: {stems[stem]} and {name} have the same name; remove one")
+        stems[stem] = name
+    matching = match_names(paths["pred"], paths["gt"])
+    require_partners(matching, f"pred={pred}", f"gt={gt}")
+    degraded: dict[str, str] = {}
+    if lq is not None:
+        by_lq = match_names(paths["pred"], paths["lq"])
+        require_partners(by_lq, f"pred={pred}", f"lq={lq}")
+        degraded = dict(by_lq.pairs)
+    uses = Counter(reference for _, reference in matching.pairs)
     pairs = []
-    for name in sorted(wanted):
-        group = name.split("/")[0] if "/" in name else UNSORTED
-        pairs.append(FilePair(name, group, found["pred"][name], found["gt"][name], found.get("lq", {}).get(name)))
-    return pairs
+    for name, reference in matching.pairs:
+        own = PurePosixPath(reference if uses[reference] == 1 else name).with_suffix("").as_posix()
+        group = own.split("/")[0] if "/" in own else UNSORTED
+        degraded_path = paths["lq"][degraded[name]] if degraded else None
+        pairs.append(FilePair(own, group, paths["pred"][name], paths["gt"][reference], degraded_path))
+    parts = [account(list(found.values())), pair_account(matching.rules)]
+    return sorted(pairs, key=lambda pair: pair.name), "; ".join(parts)
 
 
 @dataclass(order=True)

@@ -16,7 +16,8 @@ import torch
 
 from daclip.errors import DaclipError
 from daclip.files import cannot_be_written, one_line
-from daclip.images import PhotoFile, find_images, read_photo, result_suffix, write_photo
+from daclip.finding import find_photos
+from daclip.images import PhotoFile, read_photo, result_suffix, write_photo
 from daclip.pixels import Pixels
 from daclip.restoring.control import check_strength, parse_classes
 from daclip.restoring.restorer import Classifier, Restorer, Stopped
@@ -151,7 +152,7 @@ def _photos(source: str, output: Path | None, recursive: bool, results: set[Path
     if path.is_dir():
         if output is not None and path.resolve() == output.resolve():
             raise DaclipError(f"--output {output} is the input folder; choose another, your photos would be lost")
-        for photo in find_images(path):
+        for photo in find_photos(path).photos:
             if (recursive or photo.parent == path) and not is_result(photo):
                 yield photo, photo.relative_to(path)
     elif path.exists():
