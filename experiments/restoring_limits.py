@@ -26,7 +26,7 @@ from skimage import data
 
 from daclip import Restorer
 from daclip.artifacts import Artifact
-from daclip.images import read_photo
+from daclip.decoding import read_photo
 from daclip.restoring.batch import Job, Request, attempt
 from daclip.rng import generator_for
 from daclip.training.callbacks import peak_memory

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 from skimage import data
 
+from daclip.decoding import PhotoFile, read_photo
+from daclip.encoding import result_suffix, write_photo
 from daclip.errors import DaclipError
-from daclip.images import PhotoFile, read_photo, result_suffix, write_photo
 from daclip.pixels import Pixels, unpack
 
 COFFEE = np.ascontiguousarray(data.coffee()[40:100, 100:190])
@@ -172,8 +173,8 @@ def png_of(width: int, height: int) -> bytes:
 @pytest.mark.parametrize(
     ("content", "part"),
     [
-        (b"", "not an image"),
-        (b"no picture at all", "not an image"),
+        (b"", "the file is empty"),
+        (b"no picture at all", "a kind of file that cannot be read"),
         (png_of(30_000, 30_000), "million pixels"),
         (png_of(10_000, 10_000), "million pixels"),
         (png_of(40, 40), "damaged"),

@@ -16,6 +16,13 @@ class DamagedPhotoError(DaclipError):
     """A photo that cannot be decoded; training leaves out a few of them (`data.max_damaged`)."""
 
 
+class UnknownKindError(DamagedPhotoError):
+    """A file that is no image of a kind that is read; nothing needs to be wrong with it."""
+
+    def __init__(self, name: object, what: str = "a kind of file"):
+        super().__init__(f"{name}: {what} that cannot be read; convert it to PNG, TIFF or JPEG")
+
+
 class StoppedError(DaclipError):
     """The end of a run by a signal after its state was saved: nothing is wrong, and the same command can go on.
 

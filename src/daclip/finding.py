@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
+from daclip.decoding import FORMATS
 from daclip.errors import DaclipError
-from daclip.images import FORMATS
 
 # Folders that systems and tools make beside photos; those that begin with a dot need no list.
 LITTER = {"__macosx", "@eadir", "#recycle", "$recycle.bin", "lost+found", "system volume information"}

@@ -1,6 +1,7 @@
 """The pixels of a photo in the depth they came in, and their exchange with Pillow, numpy and tensors."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -11,6 +12,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from daclip.errors import DaclipError
+from daclip.metadata import exif_block, orientation_of
 
 # Rows converted at once: a photo of 24 million pixels is never held in float32 twice.
 BAND = 256
@@ -30,7 +32,7 @@ class Pixels:
     def from_pil(cls, image: Image.Image) -> "Pixels":
         """The pixels of a Pillow image of any mode; its EXIF orientation is not looked at."""
         if image.mode.startswith("I") or image.mode == "F":
-            return _deep(np.array(image))
+            return deep(np.array(image))
         if "A" in image.mode or "a" in image.mode or "transparency" in image.info:
             if image.mode in ("RGBa", "La"):  # premultiplied colours
                 image = image.convert(image.mode.replace("a", "A"))
@@ -82,8 +84,27 @@ class Pixels:
         colour[mask] = value if self.colour.dtype == np.float32 else round(value * DEPTHS[self.colour.dtype])
         return replace(self, colour=colour)
 
+    @property
+    def opaque(self) -> bool:
+        """Nothing shows through."""
+        return self.alpha is None or bool((self.alpha == DEPTHS[self.alpha.dtype]).all())
+
+    def on_white(self) -> "Pixels":
+        """The photo without alpha, as it looks on white paper: colours below full transparency are never seen."""
+        if self.alpha is None or self.opaque:
+            return replace(self, alpha=None)
+        most = DEPTHS[self.colour.dtype]
+        colour = np.empty(self.colour.shape, self.colour.dtype)
+        for top in range(0, self.height, BAND):
+            share = self.alpha[top : top + BAND, :, None].astype(np.float32) / most
+            band = self.colour[top : top + BAND] * share + most * (1 - share)
+            colour[top : top + BAND] = band if most == 1 else np.rint(band)
+        return Pixels(colour, gray=self.gray)
+
     def shallow(self) -> "Pixels":
         """The photo with 8 bits a channel."""
+        if self.colour.dtype == np.uint8:
+            return self
         scale = 255 / DEPTHS[self.colour.dtype]
 
         def convert(values: np.ndarray) -> np.ndarray:
@@ -107,16 +128,25 @@ def _gray(values: np.ndarray) -> Pixels:
     return Pixels(np.broadcast_to(values[..., None], (*values.shape, 3)), gray=True)
 
 
-def _deep(values: np.ndarray) -> Pixels:
-    """One channel of 16-bit integers (Pillow also holds them as 32-bit ones) or of floats in [0, 1]."""
+def deep(values: np.ndarray, most: int = 65535) -> Pixels:
+    """Pixels of more than 8 bits, `[H, W]` or `[H, W, C]` with 1 (gray), 2 (gray, alpha), 3 or 4 channels, by the one
+    rule: floats lie in [0, 1], integers of whatever type in [0, `most`], stretched to 65535. Values outside
+    would be clipped and are refused."""
     low, high = values.min(), values.max()
     if values.dtype.kind == "f":
         if not (low >= 0 and high <= 1):
             raise DaclipError(f"its floating-point pixels lie in [{low:g}, {high:g}], not in [0, 1]; scale them")
-        return _gray(values.astype(np.float32))
-    if low < 0 or high > 65535:
-        raise DaclipError(f"its 32-bit pixels lie in [{low}, {high}], not in [0, 65535]; scale them")
-    return _gray(values.astype(np.uint16))
+        values = values.astype(np.float32)
+    else:
+        if low < 0 or high > most:
+            raise DaclipError(f"its integer pixels lie in [{low}, {high}], not in [0, {most}]; scale them")
+        values = (values if most == 65535 else np.rint(values * (65535 / most))).astype(np.uint16)
+    if values.ndim == 2:
+        return _gray(values)
+    alpha = values[..., -1] if values.shape[2] in (2, 4) else None
+    if values.shape[2] <= 2:
+        return replace(_gray(values[..., 0]), alpha=alpha)
+    return Pixels(values[..., :3], alpha)
 
 
 Pack = Callable[[Pixels], Any]
@@ -141,8 +171,11 @@ def unpack(photos: Any) -> tuple[list[Pixels], list[Pack], bool]:
     if isinstance(photos, Image.Image):
         upright = ImageOps.exif_transpose(photos)
         # The profile of other colours than RGB and gray does not belong to the result.
-        names = ("exif",) if upright.mode in ("CMYK", "LAB", "YCbCr", "HSV") else ("exif", "icc_profile")
+        names = ("xmp", "dpi") if upright.mode in ("CMYK", "LAB", "YCbCr", "HSV") else ("xmp", "dpi", "icc_profile")
         info = {name: upright.info[name] for name in names if name in upright.info}
+        with suppress(Exception):  # a damaged block raises anything, and the photo is worth more
+            block = exif_block(photos.getexif(), orientation_of(photos))
+            info |= {"exif": block} if block else {}
         return [Pixels.from_pil(upright)], [partial(_as_image, info=info)], True
     if isinstance(photos, Tensor):
         if photos.ndim not in (3, 4):
@@ -157,7 +190,7 @@ def unpack(photos: Any) -> tuple[list[Pixels], list[Pack], bool]:
     raise DaclipError(f"expected a Pillow image, a numpy array or a tensor, got {type(photos).__name__}")
 
 
-def _as_image(pixels: Pixels, info: dict[str, bytes]) -> Image.Image:
+def _as_image(pixels: Pixels, info: dict[str, Any]) -> Image.Image:
     image = pixels.to_pil()
     image.info.update(info)
     return image

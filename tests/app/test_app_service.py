@@ -15,8 +15,8 @@ from daclip import Restorer
 from daclip.app.handlers import Watched
 from daclip.app.page import NoOtherServers
 from daclip.app.service import AS_TRAINED, Limits, Service, Settings, preview
+from daclip.decoding import read_photo
 from daclip.errors import DaclipError
-from daclip.images import read_photo
 from daclip.restoring.batch import Outcome
 from daclip.restoring.restorer import Stopped
 
@@ -97,7 +97,7 @@ def test_settings_beyond_the_limits_are_refused(
 def test_errors_name_the_photo_and_no_folder(service: Service, tmp_path: Path) -> None:
     (tmp_path / "bad.jpg").write_bytes(b"no picture")
     Image.fromarray(np.zeros((200, 200, 3), np.uint8)).save(tmp_path / "large.png")
-    for name, part in (("bad.jpg", "not an image"), ("large.png", "0.01 million")):
+    for name, part in (("bad.jpg", "a kind of file"), ("large.png", "0.01 million")):
         with pytest.raises(DaclipError, match=part) as caught:
             service.look(tmp_path / name)
         outcome = service.restore(tmp_path / name, PLAIN, tmp_path / "out", None)
@@ -128,7 +128,7 @@ def test_a_mask_says_what_is_filled_and_names_no_folder(service: Service, tmp_pa
         ("small", "photo's size"),
         ("empty", "marks no pixel"),
         ("large", "million"),
-        ("bad", "not an image"),
+        ("bad", "a kind of file"),
     ):
         error = outcome(name).error or ""
         assert part in error

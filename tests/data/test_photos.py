@@ -74,7 +74,7 @@ def test_measuring_a_photo_does_not_decode_it(tmp_path: Path) -> None:
     assert image_size(path) == data.coffee().shape[:2]
     with pytest.raises(DaclipError, match="damaged"):
         load_image(path)
-    with pytest.raises(DaclipError, match="not an image file"):
+    with pytest.raises(DaclipError, match="a kind of file that cannot be read"):
         image_size(damaged(tmp_path / "b.png", "text"))
 
 

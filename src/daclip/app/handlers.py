@@ -15,8 +15,8 @@ from typing import Any, Generic, TypeVar
 import gradio as gr
 
 from daclip.app.service import Service, Settings, preview
+from daclip.decoding import read_photo
 from daclip.errors import DaclipError
-from daclip.images import read_photo
 from daclip.restoring.batch import Outcome
 from daclip.restoring.restorer import Stopped
 from daclip.restoring.sampling import Progress

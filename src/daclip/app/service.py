@@ -6,8 +6,9 @@ from pathlib import Path
 
 from PIL import Image
 
+from daclip.decoding import PhotoFile, photo_header, read_photo
+from daclip.encoding import result_suffix
 from daclip.errors import DaclipError
-from daclip.images import PhotoFile, photo_size, read_photo, result_suffix
 from daclip.restoring.batch import Job, Outcome, Request, attempt
 from daclip.restoring.control import check_strength, parse_classes
 from daclip.restoring.restorer import Restorer
@@ -129,9 +130,12 @@ class Service:
         return outcome
 
     def _check_size(self, photo: Path) -> None:
-        size = photo_size(photo)
-        if size is not None and size[0] * size[1] > self.limits.megapixels * 1e6:
+        try:
+            header = photo_header(photo, photo)
+        except DaclipError:  # reading it says what is wrong
+            return
+        if header.width * header.height > self.limits.megapixels * 1e6:
             raise DaclipError(
-                f"{photo}: {size[0]} x {size[1]} pixels are more than the {self.limits.megapixels:g} million that "
-                "are restored here; scale it down, or use `daclip restore` on your own machine"
+                f"{photo}: {header.width} x {header.height} pixels are more than the {self.limits.megapixels:g} "
+                "million that are restored here; scale it down, or use `daclip restore` on your own machine"
             )

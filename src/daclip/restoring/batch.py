@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from daclip.decoding import PhotoFile, photo_header, read_photo
+from daclip.encoding import refuse_unwritable, result_suffix, write_photo
 from daclip.errors import DaclipError
 from daclip.files import cannot_be_written, one_line
 from daclip.finding import find_photos
-from daclip.images import PhotoFile, read_photo, result_suffix, write_photo
 from daclip.pixels import Pixels
 from daclip.restoring.control import check_strength, parse_classes
 from daclip.restoring.restorer import Classifier, Restorer, Stopped
@@ -31,6 +32,7 @@ class Job:
     photo: Path
     result: Path
     mask: Path | None = None
+    problem: str | None = None  # why it cannot be restored, as is known beforehand
 
     def sample(self, number: int) -> Path:
         """The file of sample `number`; the first is the result itself."""
@@ -113,6 +115,8 @@ def plan(
     if not found:
         where = f"all photos lie in --output {output}" if results else f"no photo lies directly in {', '.join(sources)}"
         raise DaclipError(f"nothing to do: {where}; choose another {'output' if results else 'folder'}")
+    # A photo that is given twice, under two spellings, is one.
+    found = dict({Path.cwd() / photo: (photo, relative) for photo, relative in found.items()}.values())
     taken = Counter(relative.with_suffix(result_suffix(photo, wanted)) for photo, relative in found.items())
     jobs = []
     for photo, relative in found.items():
@@ -125,14 +129,13 @@ def plan(
         return jobs
     photos = {job.photo.resolve() for job in jobs}
     owners: dict[Path, Path] = {}
-    for job in jobs:
+    for number, job in enumerate(jobs):
         for result in job.results(samples):
             if result.resolve() in photos:
                 raise DaclipError(f"{result} is one of the photos and would be overwritten; choose another output")
-            if result in owners:
-                both = f"{owners[result]} and {job.photo}"
-                raise DaclipError(f"{both} would both become {result}; restore them into different folders")
-            owners[result] = job.photo
+            if owners.setdefault(result, job.photo) != job.photo:
+                text = f"{job.photo}: {owners[result]} becomes {result} already; restore it into another folder"
+                jobs[number] = replace(job, problem=text)
     return jobs
 
 
@@ -208,6 +211,8 @@ def attempt(restorer: Classifier, job: Job, request: Request, on_progress: Progr
     started = time.perf_counter()
     outcome = Outcome(str(job.photo), "failed")
     try:
+        if job.problem:
+            raise DaclipError(job.problem)
         if request.dry_run:
             file = read_photo(job.photo)
             outcome.notes, outcome.size = list(file.notes), [file.pixels.width, file.pixels.height]
@@ -237,7 +242,9 @@ def _restore(restorer: Restorer, job: Job, request: Request, outcome: Outcome, o
         for path in job.results(request.samples):
             if path.exists():
                 raise DaclipError(f"{path} is there already; --overwrite replaces it")
+    restorer.refuse_too_large(photo_header(job.photo, job.photo))
     file = read_photo(job.photo)
+    refuse_unwritable(file.pixels, job.result)
     mask = None if job.mask is None else _mask(job, file.pixels)
     # Always number 0: a photo's result then depends on the photo and the settings, not on its neighbours.
     done = restorer.restore(

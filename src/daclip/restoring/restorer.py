@@ -13,8 +13,8 @@ from torch import Tensor
 
 from daclip.arithmetic import autocast, device_by_name
 from daclip.artifacts import Artifact, from_hub, load_daclip, load_denoiser
+from daclip.decoding import Header, read_photo
 from daclip.errors import DaclipError
-from daclip.images import read_photo
 from daclip.pixels import Pixels, unpack
 from daclip.restoring.control import (
     Uncertainty,
@@ -27,6 +27,8 @@ from daclip.restoring.control import (
     unknown_classes,
 )
 from daclip.restoring.sampling import (
+    GIB,
+    RUNTIME,
     Cost,
     Pieces,
     Progress,
@@ -327,19 +329,37 @@ class Restorer(Classifier):
     def _pieces(self, photos: Sequence[Pixels], conditioning: Conditioning) -> Pieces:
         """The pieces into which photos of one size are cut."""
         height, width = photos[0].height, photos[0].width
+        header = Header(width, height, photos[0].colour.itemsize)
+        self.refuse_too_large(header)
         whole = -(-max(height, width) // 64) * 64
         if self.tile is None and height * width <= ALWAYS_WHOLE:
             return Pieces(whole, whole, self.batch_size)
         if self._costs is None:
             self._costs = measured_costs(self.sampler, self.denoiser, conditioning.rows([0]), self.precision)
         network, sampling = self._costs
-        # In host memory: the photo, the restored floats, the result, and the encoder's copy of it.
-        photo_bytes = sum(photo.colour.nbytes * 3 + photo.height * photo.width * 12 for photo in photos)
-        photo_bytes = photo_bytes if self.device.type == "cpu" else 0
-        weight_bytes = tensor_bytes(self.daclip) + tensor_bytes(self.denoiser)
+        photo_bytes = len(photos) * self._photo_bytes(header)
         sampling = Cost(sampling.fixed, sampling.per_pixel * len(photos))
         limits = (self.max_memory, self.batch_size, self.tile)
-        return choose_pieces(height, width, photo_bytes, weight_bytes, network, sampling, *limits)
+        return choose_pieces(height, width, photo_bytes, self._weight_bytes(), network, sampling, *limits)
+
+    def _weight_bytes(self) -> int:
+        return tensor_bytes(self.daclip) + tensor_bytes(self.denoiser)
+
+    def _photo_bytes(self, header: Header) -> int:
+        """In host memory: the photo, the restored floats, the result, and the encoder's copy of it."""
+        pixels = header.height * header.width if self.device.type == "cpu" else 0
+        return pixels * (9 * header.channel_bytes + 12)
+
+    def refuse_too_large(self, header: Header) -> None:
+        """Refuse, from the header alone, a photo that the memory budget cannot hold however it is cut."""
+        floor = RUNTIME + self._weight_bytes()
+        needed = floor + self._photo_bytes(header)
+        if needed > self.max_memory * GIB:
+            raise DaclipError(
+                f"{self.max_memory:g} GiB of memory are too little for a photo of {header.width} x {header.height} "
+                f"pixels: libraries and weights take {floor / GIB:.1f}, the photo {(needed - floor) / GIB:.1f}; "
+                f"give --max-memory {needed / GIB + 0.3:.1f} or more"
+            )
 
 
 def _sampler(artifact: Artifact, sampler: str | Sampler | None, steps: int | None) -> Sampler:

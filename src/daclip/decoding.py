@@ -1,0 +1,274 @@
+"""The one reader of image files: for training, checking, scoring and restoring alike."""
+
+import ctypes
+import io
+import struct
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import kornia_rs.io
+import numpy as np
+from PIL import Image, ImageCms, JpegImagePlugin, UnidentifiedImageError
+
+from daclip.depth import deep_colour, strange_tiff, tiff_page, upright
+from daclip.errors import DaclipError, DamagedPhotoError, UnknownKindError
+from daclip.files import one_line
+from daclip.metadata import Metadata, exif_block, metadata_of, orientation_of
+from daclip.pixels import Pixels
+
+# Suffix → Pillow's format, of every kind that is read. Pillow knows more, some of which start other programs (EPS) or
+# are no photos (icons, PDF).
+FORMATS = {
+    ".jpg": "JPEG",
+    ".jpeg": "JPEG",
+    ".jpe": "JPEG",
+    ".jfif": "JPEG",
+    ".mpo": "MPO",
+    ".png": "PNG",
+    ".webp": "WEBP",
+    ".tif": "TIFF",
+    ".tiff": "TIFF",
+    ".bmp": "BMP",
+    ".heic": "HEIF",
+    ".heif": "HEIF",
+    ".hif": "HEIF",
+    ".avif": "AVIF",
+    ".jp2": "JPEG2000",
+    ".gif": "GIF",
+    ".ppm": "PPM",
+    ".pgm": "PPM",
+}
+
+# How files of these kinds begin, ISO containers (HEIC, AVIF) apart.
+SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"BM", b"GIF8", b"P5", b"P6", b"\0\0\0\x0cjP", b"\xff\x4f\xff\x51")
+
+Image.init()
+with suppress(ImportError):  # the extra `heic`
+    from pillow_heif import register_heif_opener
+
+    register_heif_opener()
+with suppress(Exception):  # libtiff writes to the terminal what is raised as well; not every build lies beside Pillow
+    for folder in ("../pillow.libs", ".dylibs"):
+        for library in (Path(Image.__file__).parent / folder).glob("libtiff*"):
+            ctypes.CDLL(str(library)).TIFFSetErrorHandler(None)
+READABLE = sorted(set(FORMATS.values()) & set(Image.OPEN))
+
+
+@dataclass(frozen=True)
+class PhotoFile:
+    """The content of a photo file."""
+
+    pixels: Pixels  # upright
+    exif: bytes | None = None  # without the orientation, which is applied
+    icc: bytes | None = None  # the colour profile of the pixels as they are
+    notes: tuple[str, ...] = ()  # remarks for the user: frames left out, colours converted
+    more: Metadata = field(default_factory=Metadata)
+    # Format → options of its writer under which the file was made: subsampling of colours, lossless coding.
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Header:
+    """The size of a photo as `read_photo` gives it, known before anything is decoded."""
+
+    width: int
+    height: int
+    channel_bytes: int = 1  # in memory
+
+
+@contextmanager
+def _named(name: str | Path) -> Iterator[None]:
+    """Whatever is wrong with a file becomes one line that names it."""
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of what it repairs by itself, and between one and two times its limit of pixels.
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            yield
+    except DaclipError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        most = (Image.MAX_IMAGE_PIXELS or 0) // 10**6
+        raise DamagedPhotoError(
+            f"{name}: more than {most} million pixels are not opened for safety; scale it down"
+        ) from None
+    except MemoryError:
+        raise DamagedPhotoError(f"{name}: there is not enough memory to decode it; scale it down first") from None
+    except Exception as error:
+        # Decoders of damaged files raise whatever they stumble over: struct.error, EOFError, RuntimeError, …
+        raise DamagedPhotoError(f"{name}: the image is damaged ({one_line(error)}); remove or replace it") from None
+
+
+def _open(file: BinaryIO, name: str | Path) -> Image.Image:
+    """An image whose header has been read. Pillow gets an open file, never a path: it would map an uncompressed TIFF
+    into memory and turn it without turning its rows."""
+    head = file.read(16)
+    if head[4:8] in (b"ftyp", b"jP  "):
+        _whole_boxes(file)
+    file.seek(0)
+    try:
+        image = Image.open(file, formats=READABLE)
+    except UnidentifiedImageError:
+        if not head:
+            raise DamagedPhotoError(f"{name}: the file is empty; remove or replace it") from None
+        if head[4:8] == b"ftyp" and "HEIF" not in READABLE:
+            raise UnknownKindError(name, "HEIC needs the extra `heic` (pip install 'daclip[heic]'); a kind") from None
+        if head.startswith(SIGNATURES) or head[4:8] == b"ftyp":
+            raise DamagedPhotoError(f"{name}: the image is damaged (its header); remove or replace it") from None
+        raise UnknownKindError(name) from None
+    tags = getattr(image, "tag_v2", {})
+    if head[8:10] == b"CR" or (tags.get(254, 0) & 1 and 330 in tags):
+        raise UnknownKindError(name, "the raw file of a camera, of which there is only a small preview,")
+    return image
+
+
+def _whole_boxes(file: BinaryIO) -> None:
+    """Refuse an ISO container of which the end is missing: its decoder fills the rest with green."""
+    length, place = file.seek(0, io.SEEK_END), 0
+    while place + 8 <= length:
+        file.seek(place)
+        size, kind, long = struct.unpack(">I4sQ", file.read(16).ljust(16, b"\0"))
+        size = {0: length - place, 1: long}.get(size, size)
+        if size < 8 or place + size > length:
+            raise EOFError(f"cut off in {kind.decode('latin-1')!r}")
+        place += size
+
+
+def photo_header(source: Path | bytes, name: str | Path) -> Header:
+    """Size and depth of a photo from the header of its file or content."""
+    if isinstance(source, Path) and not source.is_file():
+        raise DaclipError(f"{name}: no such file; check the path")
+    with _named(name), io.BytesIO(source) if isinstance(source, bytes) else source.open("rb") as file:
+        try:
+            image = _open(file, name)
+        except UnknownKindError:
+            file.seek(0)
+            if (page := tiff_page(file)) is None:
+                raise
+            size = (page.imagewidth, page.imagelength)
+            width, height = size[::-1] if page.tags.valueof(274, default=1) >= 5 else size
+            return Header(width, height, 4)
+        width, height = image.size
+        channel_bytes = {"I": 4, "F": 4}.get(image.mode, 2 if image.mode.startswith("I;") else 1)
+        if image.format == "PNG":
+            file.seek(24)
+            channel_bytes = 1 + (file.read(1) == b"\x10")
+            image = Image.open(_without_pixels(file), formats=["PNG"])
+        elif image.format == "TIFF":  # whose size Pillow gives after turning it
+            return Header(width, height, max(channel_bytes, (max(image.tag_v2.get(258, (8,))) + 7) // 8))  # type: ignore[attr-defined]
+        if orientation_of(image, header=True) >= 5:
+            width, height = height, width
+        return Header(width, height, channel_bytes)
+
+
+def _without_pixels(file: BinaryIO) -> io.BytesIO:
+    """A PNG without pixels: what lies behind them, such as an EXIF block, comes before them."""
+    file.seek(0)
+    out = io.BytesIO()
+    out.write(file.read(8))
+    while len(head := file.read(8)) == 8:
+        size, kind = struct.unpack(">I4s", head)
+        if kind in (b"IDAT", b"fdAT"):
+            file.seek(size + 4, io.SEEK_CUR)
+        else:
+            out.write(head + file.read(size + 4))
+    out.write(struct.pack(">I4s", 0, b"IDAT"))
+    out.seek(0)
+    return out
+
+
+def read_photo(path: str | Path) -> PhotoFile:
+    """Read a photo file with all that it says of itself; see `decode_photo`."""
+    path = Path(path)
+    if not path.is_file():
+        raise DaclipError(f"{path}: no such file; check the path")
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise DamagedPhotoError(f"{path}: cannot be read ({error.strerror or error}); check the file") from None
+    return decode_photo(content, path)
+
+
+def decode_photo(content: bytes, name: str | Path) -> PhotoFile:
+    """The photo of a file's content in its own depth, upright, by the one rule of `daclip.pixels.deep`. Palettes become
+    RGB; CMYK becomes sRGB through its profile; of several frames the first or the primary one is taken."""
+    with _named(name):
+        try:
+            image = _open(io.BytesIO(content), name)
+        except UnknownKindError:
+            if (found := strange_tiff(content)) is None:
+                raise
+            return PhotoFile(found)
+        return _photo(image, content, name)
+
+
+def _photo(image: Image.Image, content: bytes, name: str | Path) -> PhotoFile:
+    notes: list[str] = []
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1:
+        notes.append(f"the {'primary' if image.format == 'HEIF' else 'first'} of {frames} frames is restored")
+    options = _options(image, content)
+    # Pillow turns a TIFF while it decodes it, and other formats may hold the block behind their pixels.
+    before = orientation_of(image) if image.format == "TIFF" else 1
+    image.load()
+    if image.format in ("JPEG", "MPO") and _grey_end(image):
+        kornia_rs.io.decode_image_jpegturbo(content, "rgb")  # raises where Pillow fills the missing part with gray
+    icc = image.info.get("icc_profile") or None
+    orientation = before if before > 1 else orientation_of(image)
+    exif, more = None, Metadata()
+    try:
+        exif, more = exif_block(image.getexif(), orientation), metadata_of(image)
+    except Exception:  # as with pixels; the photo is worth more than its block
+        notes.append("its EXIF block is damaged and is left out")
+    try:
+        pixels, turned = deep_colour(image, content, name, notes) or (None, True)
+        if pixels is None:
+            if image.mode in ("CMYK", "LAB"):
+                converted = _to_srgb(image, icc)
+                notes.append(f"{image.mode} became sRGB" + (" without a colour profile" if converted is None else ""))
+                image, icc = converted or image.convert("RGB"), None
+            pixels, turned = Pixels.from_pil(image), before > 1
+    except DamagedPhotoError:
+        raise
+    except DaclipError as error:
+        raise DaclipError(f"{name}: {error}") from None
+    pixels = pixels if turned else upright(pixels, orientation)
+    # Bytes 16 to 20 of a profile's header name the colour space of its pixels.
+    if icc is not None and icc[16:20] != (b"GRAY" if pixels.gray else b"RGB "):
+        notes.append("its colour profile does not belong to such pixels and is left out")
+        icc = None
+    return PhotoFile(pixels, exif, icc, tuple(notes), more, options)
+
+
+def _options(image: Image.Image, content: bytes) -> dict[str, dict[str, Any]]:
+    """What the writer of the same format needs to know to make a file of the same kind."""
+    if image.format in ("JPEG", "MPO"):
+        sampling = JpegImagePlugin.get_sampling(image)
+        return {"JPEG": {"subsampling": sampling}} if sampling in (0, 1, 2) else {}
+    if image.format == "WEBP" and b"VP8L" in content:
+        return {"WEBP": {"lossless": True, "exact": True}}
+    if image.format == "HEIF" and image.info.get("chroma"):
+        return {"HEIF": {"chroma": image.info["chroma"]}}
+    return {}
+
+
+def _grey_end(image: Image.Image) -> bool:
+    """The last block is of the gray that libjpeg puts where pixels are missing; rarely it is the photo's own."""
+    block = np.asarray(
+        image.crop((image.width - min(8, image.width), image.height - min(8, image.height), *image.size))
+    )
+    return bool((block == 128).all())
+
+
+def _to_srgb(image: Image.Image, icc: bytes | None) -> Image.Image | None:
+    """The image in sRGB by its own profile; None if it has none that can be used."""
+    with suppress(ImageCms.PyCMSError, OSError, ValueError):
+        if icc is not None:
+            source = ImageCms.ImageCmsProfile(io.BytesIO(icc))
+            target, intent = ImageCms.createProfile("sRGB"), ImageCms.Intent.RELATIVE_COLORIMETRIC
+            return ImageCms.profileToProfile(image, source, target, intent, outputMode="RGB")
+    return None
