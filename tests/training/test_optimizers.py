@@ -4,13 +4,16 @@ import math
 from pathlib import Path
 
 import pytest
+import timm.optim
 import torch
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
+from timm.optim import muon as timm_muon
 from torch import nn
 
-from daclip.config import config_dir
-from daclip.training.optimizers import decay_groups, warmup_cosine
+from daclip.config import composed, config_dir
+from daclip.training.optimizers import FloatMuon, decay_groups, warmup_cosine
+
+zeropower = timm_muon.zeropower_via_newtonschulz
 
 OPTIMIZERS = sorted(Path(config_dir(), "optimizer").glob("*.yaml"))
 
@@ -39,7 +42,7 @@ def test_vectors_do_not_decay_and_frozen_parameters_are_left_out() -> None:
 def test_every_optimizer_yaml_descends(path: Path) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
-    optimizer = instantiate(OmegaConf.load(path))(decay_groups(model))
+    optimizer = instantiate(composed(None, [f"+optimizer={path.stem}"])["stage"]["optimizer"])(decay_groups(model))
     x = torch.randn(64, 4)
     losses = []
     for _ in range(50):
@@ -49,3 +52,20 @@ def test_every_optimizer_yaml_descends(path: Path) -> None:
         optimizer.zero_grad()
         losses.append(loss.item())
     assert losses[-1] < losses[0] - 0.01
+
+
+def test_muon_in_float32_differs_from_muon_by_rounding_alone() -> None:
+    weights = {}
+    for make in (timm.optim.Muon, FloatMuon):
+        torch.manual_seed(0)
+        layer, photo = nn.Linear(24, 16, bias=False), torch.rand(8, 24)
+        optimizer = make(layer.parameters(), lr=0.01)
+        for _ in range(3):
+            optimizer.zero_grad()
+            layer(photo).square().sum().backward()
+            optimizer.step()
+        weights[make] = layer.weight.detach()
+    plain, precise = weights.values()
+    assert not torch.equal(plain, precise)
+    torch.testing.assert_close(plain, precise, rtol=0, atol=2e-3)
+    assert timm_muon.zeropower_via_newtonschulz is zeropower
