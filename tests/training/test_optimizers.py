@@ -55,17 +55,17 @@ def test_every_optimizer_yaml_descends(path: Path) -> None:
 
 
 def test_muon_in_float32_differs_from_muon_by_rounding_alone() -> None:
-    weights = {}
+    moves = {}
     for make in (timm.optim.Muon, FloatMuon):
         torch.manual_seed(0)
         layer, photo = nn.Linear(24, 16, bias=False), torch.rand(8, 24)
+        start = layer.weight.detach().clone()
         optimizer = make(layer.parameters(), lr=0.01)
-        for _ in range(3):
-            optimizer.zero_grad()
-            layer(photo).square().sum().backward()
-            optimizer.step()
-        weights[make] = layer.weight.detach()
-    plain, precise = weights.values()
+        layer(photo).square().sum().backward()
+        optimizer.step()
+        moves[make] = layer.weight.detach() - start
+    plain, precise = moves.values()
+    # Bfloat16 keeps three digits; directions that the gradient hardly has are made of its rounding.
     assert not torch.equal(plain, precise)
-    torch.testing.assert_close(plain, precise, rtol=0, atol=2e-3)
+    assert torch.cosine_similarity(plain.flatten(), precise.flatten(), dim=0) > 0.9
     assert timm_muon.zeropower_via_newtonschulz is zeropower
