@@ -33,13 +33,19 @@ MAX_CROPS_PER_SIDE = 3
 SCHEMES = ("hf-hub:", "local-dir:")  # names of models that open_clip does not list itself
 
 
-def _shrink(images: Tensor, shorter: int) -> Tensor:
-    """Resize so that the shorter side becomes `shorter` (bicubic, antialiased), the longer cut as torchvision does."""
+def _scaled(images: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(images, size, mode="bicubic", antialias=True, align_corners=False)
+
+
+def _smaller(images: Tensor, shorter: int) -> tuple[int, int]:
+    """Height and width with a shorter side of `shorter`, the longer cut as torchvision does."""
     height, width = images.shape[-2:]
-    size = (shorter * height // min(height, width), shorter * width // min(height, width))
-    if size == (height, width):
-        return images
-    return F.interpolate(images, size, mode="bicubic", antialias=True, align_corners=False).clamp(0, 1)
+    return shorter * height // min(height, width), shorter * width // min(height, width)
+
+
+def _shrink(images: Tensor, shorter: int) -> Tensor:
+    size = _smaller(images, shorter)
+    return images if size == tuple(images.shape[-2:]) else _scaled(images, size).clamp(0, 1)
 
 
 def _centre(images: Tensor, size: int) -> Tensor:
@@ -48,8 +54,13 @@ def _centre(images: Tensor, size: int) -> Tensor:
 
 
 def resize(images: Tensor, size: int) -> Tensor:
-    """The whole photo, shrunk to CLIP's size as the original does: `[B, 3, H, W]` to `[B, 1, 3, s, s]`."""
-    return _centre(_shrink(images, size), size)[:, None]
+    """The whole photo, shrunk to CLIP's size as the original does: `[B, 3, H, W]` to `[B, 1, 3, s, s]`. Pillow, which
+    it calls, rounds and clips to 8 bits after either pass; on noisy photos that moves values by up to 10 of 255."""
+    height, width = _smaller(images, size)
+    pixels = images.mul(255).round()
+    for shape in ((images.shape[-2], width), (height, width)):
+        pixels = _scaled(pixels, shape).round().clamp(0, 255)
+    return _centre(pixels / 255, size)[:, None]
 
 
 def crop(images: Tensor, size: int) -> Tensor:
