@@ -125,9 +125,14 @@ def test_every_layout_of_a_file_gives_the_same_weights(place: Path, tmp_path: Pa
         assert all(torch.equal(value, found[0][key]) for key, value in weights.items())
 
 
-def test_an_imported_restorer_evaluates_and_restores(place: Path, tmp_path: Path) -> None:
+def test_an_imported_restorer_evaluates_and_restores(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     sizes = [_set("data.validation_size=32"), _set("sampler.steps=2"), _set("degradation=[noisy]")]
     artifact = _convert(place / "tiny.pth", "-o", tmp_path, "--daclip", place / "guide", *TINY, *sizes)
+    told = capsys.readouterr().out
+    assert "--sampler original --precision fp32" in told
+    assert Artifact(artifact).classes == ["noisy"]
     scores = [f"artifact={artifact}", f"output={tmp_path}/scores"]
     assert invoke("daclip.commands.evaluate", *scores) is None
     metrics = read(tmp_path / "scores" / "metrics.json")

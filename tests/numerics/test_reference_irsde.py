@@ -1,20 +1,28 @@
 """The process and the samplers against recordings of the official IRSDE."""
 
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from reference import Recording, assert_near, irsde
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from reference import Recording, assert_near, irsde, irsde_settings, recorded_process
 from torch import Tensor, nn
 
+from daclip.config import config_dir
 from daclip.diffusion import Denoiser, MeanRevertingSDE, PosteriorMatching, ThetaSchedule
 from daclip.diffusion.objectives import draw_training_state
 from daclip.samplers import FlowOdeSampler, PosteriorSampler, ReverseSdeSampler, Sampler
 from daclip.samplers import base as sampler_base
 from daclip.types import Conditioning
 
-KINDS = ["cosine", "linear", "constant"]
-SETTINGS = [f"{kind}/{setting}" for kind in KINDS for setting in ("T100", "T20", "T100_s25")]
+SETTINGS = irsde_settings(trajectories=False)
+SAMPLERS: dict[str, tuple[type[Sampler], dict[str, Any]]] = {
+    "sde": (ReverseSdeSampler, {"final_noise": True}),
+    "ode": (FlowOdeSampler, {}),
+    "posterior": (PosteriorSampler, {}),
+}
 # The tables' own rounding: e^{−θ̄} and 1 − e^{−2θ̄} near t = 0.
 TABLE_RTOL = 2e-4
 
@@ -33,13 +41,6 @@ class AnalyticNetwork(nn.Module):
         return 0.3 * (x_t - lq) + 0.01 * t.view(-1, 1, 1, 1)
 
 
-def _process(setting: dict[str, Any]) -> MeanRevertingSDE:
-    """With `sample_T` the reference makes new tables of that length."""
-    horizon = setting.get("sample_T", setting["T"])
-    schedule = ThetaSchedule(setting["schedule"], horizon=horizon, delta=setting["eps"])
-    return MeanRevertingSDE(schedule, setting["max_sigma"])
-
-
 def _recorded_times(known: Recording, name: str) -> dict[str, Tensor]:
     """Tags such as `t_1` and `t_batch` with their times, long `[2]`."""
     tags = {key.split("/")[2] for key in known.tensors if key.startswith(f"{name}/t_")}
@@ -50,7 +51,7 @@ def _recorded_times(known: Recording, name: str) -> dict[str, Tensor]:
 @pytest.mark.parametrize("name", SETTINGS)
 def test_tables(name: str) -> None:
     known = irsde(name)
-    process = _process(known.facts["settings"][name])
+    process = recorded_process(known.facts["settings"][name])
     schedule = process.schedule
     assert_near(schedule.thetas, known[f"{name}/thetas"], rtol=TABLE_RTOL, atol=1e-6)
     assert_near(schedule.thetas_cumsum, known[f"{name}/thetas_cumsum"], rtol=TABLE_RTOL, atol=1e-6)
@@ -65,7 +66,7 @@ def test_tables(name: str) -> None:
 @pytest.mark.parametrize("name", SETTINGS)
 def test_pointwise_functions(name: str) -> None:
     known = irsde(name)
-    process = _process(known.facts["settings"][name])
+    process = recorded_process(known.facts["settings"][name])
     x0, mu, x_t, noise = (known[f"in/{part}"] for part in ("x0", "mu", "xt", "noise"))
     assert_near(process.terminal(mu, noise), known[f"{name}/noise_state"])
     for tag, t in _recorded_times(known, name).items():
@@ -103,7 +104,7 @@ def test_pointwise_functions(name: str) -> None:
 @pytest.mark.parametrize("name", SETTINGS)
 def test_training_loss_and_states(name: str) -> None:
     known = irsde(name)
-    process = _process(known.facts["settings"][name])
+    process = recorded_process(known.facts["settings"][name])
     x0, mu, noise = known["in/x0"], known["in/mu"], known["in/noise"]
     t = known[f"{name}/batch_t"].flatten()
     assert_near(process.perturb(x0, mu, t, noise), known[f"{name}/train/state"])
@@ -135,29 +136,41 @@ class _Recorded:
         return next(self.draws)
 
 
-class TestTrajectories:
-    samplers: ClassVar[dict[str, Sampler]] = {
-        "sde": ReverseSdeSampler(steps=20, clamp=False, final_noise=True),
-        "ode": FlowOdeSampler(steps=20, clamp=False),
-        "posterior": PosteriorSampler(steps=20, clamp=False),
-    }
+@pytest.mark.parametrize("name", irsde_settings(trajectories=True))
+def test_trajectories_equal_the_reference(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = irsde(name)
+    setting = known.facts["settings"][name]
+    draws = [known["traj/start_noise"], *known["traj/draws"]]
+    monkeypatch.setattr(sampler_base, "draw_noise", _Recorded(draws))
+    process = recorded_process(setting)
+    network = AnalyticNetwork(time_scale=setting["T"] / process.horizon)
+    recorded = known.under(name)
+    make, options = SAMPLERS[name.rsplit("/", 1)[-1]]
+    sampler = make(steps=len(recorded["states"]), clamp=False, **options)
+    generators = [torch.Generator() for _ in range(2)]
+    final = sampler.sample(Denoiser(network, process, "epsilon"), known["in/mu"], Conditioning(), generators)
 
-    @pytest.mark.parametrize("mode", samplers)
-    @pytest.mark.parametrize("name", [f"{kind}/{setting}" for kind in KINDS for setting in ("T20", "T100_s20")])
-    def test_equal_the_reference(self, name: str, mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        known = irsde(f"traj/{name}/{mode}")
-        setting = known.facts["settings"][f"traj/{name}/{mode}"]
-        draws = [known["traj/start_noise"], *known["traj/draws"]]
-        monkeypatch.setattr(sampler_base, "draw_noise", _Recorded(draws))
-        process = _process(setting)
-        network = AnalyticNetwork(time_scale=setting["T"] / process.horizon)
-        denoiser = Denoiser(network, process, "epsilon")
-        generators = [torch.Generator() for _ in range(2)]
-        final = self.samplers[mode].sample(denoiser, known["in/mu"], Conditioning(), generators)
+    # Division by α_T = 0.005 amplifies rounding, as in the reference itself.
+    assert_near(torch.stack([x for x, _ in network.seen]), recorded["states"], rtol=1e-3, atol=1e-4)
+    times = torch.stack([t[0] for _, t in network.seen])
+    assert_near(times, recorded["network_times"])
+    assert_near(final, recorded["final"], rtol=1e-3, atol=1e-4)
 
-        recorded = known.under(f"traj/{name}/{mode}")
-        # Division by α_T = 0.005 amplifies rounding, as in the reference itself.
-        assert_near(torch.stack([x for x, _ in network.seen]), recorded["states"], rtol=1e-3, atol=1e-4)
-        times = torch.stack([t[0] for _, t in network.seen])
-        assert_near(times, recorded["network_times"])
-        assert_near(final, recorded["final"], rtol=1e-3, atol=1e-4)
+
+def test_the_original_sampler_leaves_the_shift_of_the_noise_in() -> None:
+    """The preset on a network whose shift is undone is posterior sampling on one whose shift is not."""
+    process = MeanRevertingSDE(ThetaSchedule("cosine"))
+    node = OmegaConf.load(Path(config_dir()) / "sampler" / "original.yaml")
+    preset = instantiate({"_target_": node._target_, "steps": node.steps, "clamp": node.clamp})
+    lq = torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+    def restored(sampler: Sampler, corrected: bool) -> Tensor:
+        denoiser = Denoiser(AnalyticNetwork(), process, "epsilon", corrected)
+        return sampler.sample(denoiser, lq, Conditioning(), [torch.Generator().manual_seed(1)])
+
+    plain = PosteriorSampler(steps=100, clamp=False)
+    expected = restored(plain, corrected=False)
+    size = expected.abs().max().item()
+    assert_near(restored(preset, corrected=True), expected, rtol=1e-3, atol=1e-4 * size)
+    assert torch.equal(restored(preset, corrected=False), expected)
+    assert (restored(plain, corrected=True) - expected).abs().max() > 0.01 * size

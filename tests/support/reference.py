@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from daclip.backbones.unet import ConditionalUNet, from_official, to_official
+from daclip.diffusion import MeanRevertingSDE, ThetaSchedule
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,27 @@ def recording(name: str) -> Recording:
     return Recording(load_file(reference_folder() / f"{name}.safetensors"), known)
 
 
+def irsde_settings(trajectories: bool) -> list[str]:
+    """Names of the SDE's recorded settings, of trajectories or of the process: the repository's and those outside."""
+    outside = reference_folder() / "irsde.json"
+    files = [GOLDENS / "irsde.json", *([outside] if outside.exists() else [])]
+    names = {name for file in files for name in json.loads(file.read_text())["settings"]}
+    return sorted(name for name in names if name.startswith("traj/") == trajectories)
+
+
 def irsde(setting: str) -> Recording:
-    """The SDE's recording with this setting: the repository's where it holds it, else the full one."""
-    small = golden("irsde")
-    return small if setting in small.facts["settings"] else recording("irsde")
+    """The SDE's recording with this setting: the one outside where there is one that has it, else the repository's."""
+    outside = reference_folder() / "irsde.json"
+    if outside.exists() and setting in facts("irsde")["settings"]:
+        return recording("irsde")
+    return golden("irsde")
+
+
+def recorded_process(setting: dict[str, Any]) -> MeanRevertingSDE:
+    """The process of a recorded setting; with `sample_T` the reference makes new tables of that length."""
+    horizon = setting.get("sample_T", setting["T"])
+    schedule = ThetaSchedule(setting["schedule"], horizon=horizon, delta=setting["eps"])
+    return MeanRevertingSDE(schedule, setting["max_sigma"])
 
 
 def unet_settings(known: dict[str, Any]) -> dict[str, Any]:

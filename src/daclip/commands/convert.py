@@ -78,10 +78,15 @@ def convert(options: Namespace) -> Path:
         folder = import_checkpoint(options)
         say(f"artifact: {folder}")
         return folder
-    folder = import_daclip(options, content) if is_daclip(content) else import_restorer(options, content)
+    stage_1 = is_daclip(content)
+    folder = import_daclip(options, content) if stage_1 else import_restorer(options, content)
     root = folder.parents[1]
     point_latest(folder, root)
     say(f"artifact: {folder} (also {root}/latest)")
+    if not stage_1:
+        say("to restore as the original does: daclip restore PHOTO --sampler original --precision fp32")
+        say("to score as it does: daclip evaluate sampler=original precision=fp32 protocol=daclip metric=paper")
+        say("faster, and never measured on these weights: --steps 10, or --sampler unipc --steps 10")
     return folder
 
 
@@ -143,7 +148,7 @@ def import_restorer(options: Namespace, content: Any) -> Path:
     """The artifact of official restoration weights, with the stage 1 that it was trained with inside."""
     import torch
 
-    from daclip.artifacts import Artifact, load_daclip
+    from daclip.artifacts import Artifact
     from daclip.backbones.unet import network_state
     from daclip.clip.official import read_weights
 
@@ -160,8 +165,10 @@ def import_restorer(options: Namespace, content: Any) -> Path:
         else:
             daclip, settings = official_daclip(config["clip"], read_weights(stage_1), stage_1)
             stage_1 = save(Path(temporary) / "daclip", "daclip", {**config, "clip": settings}, daclip.state_dict())
+        guide = Artifact(stage_1)
+        guide.section("clip")["load_weights"] = False
         with torch.device("meta"):
-            network: nn.Module = make(config["backbone"])(context_dim=load_daclip(stage_1).embed_dim)
+            network: nn.Module = make(config["backbone"])(context_dim=guide.build("clip").embed_dim)
         weights = fit_weights(source, official, network)
         metrics = {"imported": {"file": source.name, "variant": variant}}
         return save(target, "restorer", config, weights, metrics=metrics, parts={"daclip": stage_1})

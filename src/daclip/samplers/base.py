@@ -231,13 +231,18 @@ class Sampler(ABC):
     def step(self, step: Step) -> Tensor:
         """The state x_s, `[B, C, H, W]`."""
 
+    def predict(self, denoiser: Denoiser, x_t: Tensor, lq: Tensor, t: Tensor, conditioning: Conditioning) -> Prediction:
+        """One call of the network."""
+        prediction: Prediction = denoiser(x_t, lq, t, conditioning)
+        return prediction
+
     def _estimate(
         self, denoiser: Denoiser, lq: Tensor, conditioning: Conditioning, x_t: Tensor, t: Tensor
     ) -> Prediction:
         first = conditioning if self.guidance == 1 else conditioning.kept(0.0)
-        prediction: Prediction = denoiser(x_t, lq, t, first)
+        prediction = self.predict(denoiser, x_t, lq, t, first)
         if self.guidance not in (0, 1):
-            conditional: Prediction = denoiser(x_t, lq, t, conditioning)
+            conditional = self.predict(denoiser, x_t, lq, t, conditioning)
             x0 = torch.lerp(prediction.x0, conditional.x0, self.guidance)
             prediction = Prediction(x0, torch.lerp(prediction.epsilon, conditional.epsilon, self.guidance))
         if not self.clamp:

@@ -6,7 +6,9 @@ from typing import Unpack
 
 from torch import Tensor
 
+from daclip.diffusion.denoiser import Denoiser, Prediction
 from daclip.samplers.base import Sampler, SamplerOptions, Step
+from daclip.types import Conditioning
 
 
 class PosteriorSampler(Sampler):
@@ -23,6 +25,21 @@ class PosteriorSampler(Sampler):
         process = step.process
         mean = process.posterior_mean(step.x_t, step.lq, step.prediction.x0, step.t, step.s)
         return mean + process.posterior_std(step.t, step.s) * step.noise
+
+
+class OriginalSampler(PosteriorSampler):
+    """As the original samples with the official weights: the posterior of the network's noise as it is, the shift of
+    its objective left in (`Denoiser.correct_epsilon_shift`). The original also takes all T steps and clamps nothing.
+    """
+
+    def predict(self, denoiser: Denoiser, x_t: Tensor, lq: Tensor, t: Tensor, conditioning: Conditioning) -> Prediction:
+        """The estimate without the correction."""
+        prediction = super().predict(denoiser, x_t, lq, t, conditioning)
+        if not denoiser.correct_epsilon_shift:
+            return prediction
+        process = denoiser.process
+        epsilon = process.shift_epsilon(prediction.epsilon, x_t, lq, t)
+        return Prediction(process.data_from_epsilon(x_t, lq, epsilon, t), epsilon)
 
 
 class ReverseSdeSampler(Sampler):
