@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from daclip.errors import DaclipError
 from daclip.images import load_image, to_pil
-from daclip.reporting.runs import Run, Runs
+from daclip.reporting.runs import Run, Runs, same_inputs
 
 # Okabe and Ito's, which colour-blind readers can tell apart, and three more; dashes tell further series apart.
 COLOURS = (
@@ -226,11 +226,13 @@ def run_charts(runs: Runs) -> dict[str, list[str]]:
     """Section title to the data addresses of its charts."""
     found: dict[str, list[str]] = {}
     series: dict[str, dict[str, float]] = {}
+    shared = same_inputs(runs.evaluations) if runs.evaluations else True
     for one in runs.evaluations:
         rows = one.metrics["per_degradation"]
         if "psnr" in one.metrics["mean"]:
             if "psnr_lq" in one.metrics["mean"]:
-                series.setdefault("degraded photo", {w: row["psnr_lq"] for w, row in rows.items()})
+                title = "degraded photo" if shared else f"degraded photo of {one.label}"
+                series.setdefault(title, {w: row["psnr_lq"] for w, row in rows.items()})
             series[one.label] = {w: row["psnr"] for w, row in rows.items() if math.isfinite(row["psnr"])}
     axes = list(dict.fromkeys(class_name for row in series.values() for class_name in row))
     if len(axes) >= 3:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from operator import attrgetter
@@ -52,14 +53,37 @@ def _photos(path: Path) -> list[PhotoScore]:
         return photos
 
 
-def _curves(path: Path) -> dict[str, list[tuple[float, float]]]:
+def _curves(folder: Path) -> dict[str, list[tuple[float, float]]]:
+    """The points that a run logged. A resumed run has files of its earlier attempts, `metrics_1.csv` and so on; what an
+    attempt logged behind the step that the next one began at was lost with it."""
+    attempts = sorted(folder.glob("metrics_*.csv"), key=lambda path: int(path.stem.partition("_")[2]))
     curves: dict[str, list[tuple[float, float]]] = {}
-    with path.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
+    for path in [*attempts, *folder.glob("metrics.csv")]:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file))
+        start = min((float(row["step"]) + 1 for row in rows), default=math.inf)
+        for name, points in curves.items():
+            curves[name] = [point for point in points if point[0] < start]
+        for row in rows:
             for name, value in row.items():
                 if value and name not in ("step", "epoch"):
                     curves.setdefault(name, []).append((float(row["step"]) + 1, float(value)))
     return curves
+
+
+def _folders(names: Sequence[str]) -> list[Path]:
+    """The folders to read: those given, and in place of a sweep those of its finished jobs."""
+    found: list[Path] = []
+    for path in map(Path, names):
+        if not path.is_dir():
+            raise DaclipError(f"{path}: no such folder; check the path")
+        if not (path / "multirun.yaml").is_file():
+            found.append(path)
+        elif jobs := sorted(record.parents[1] for record in path.rglob("artifact/record.json")):
+            found += jobs
+        else:
+            raise DaclipError(f"{path}: no job of this sweep is finished yet")
+    return found
 
 
 def _labels(folders: Sequence[Path]) -> list[str]:
@@ -75,12 +99,10 @@ def _labels(folders: Sequence[Path]) -> list[str]:
 
 
 def read_runs(folders: Sequence[str]) -> Runs:
-    """Read every folder as what it is."""
-    paths = [Path(folder) for folder in folders]
+    """Read every folder as what it is; of a sweep, those of its jobs."""
+    paths = _folders(folders)
     runs = []
     for path, label in zip(paths, _labels(paths), strict=True):
-        if not path.is_dir():
-            raise DaclipError(f"{path}: no such folder; check the path")
         try:
             runs.append(_read(path, label))
         except (KeyError, ValueError, TypeError) as error:
@@ -97,8 +119,7 @@ def _read(path: Path, label: str) -> Run:
     if (artifact / "weights.safetensors").is_file():
         metrics = read_metrics(artifact)
         kind = "daclip" if "degradation_accuracy" in metrics else "restorer"
-        log = artifact.resolve().parent / "logs" / "metrics.csv"
-        curves = _curves(log) if log.is_file() else {}
+        curves = _curves(artifact.resolve().parent / "logs")
         return Run(label, kind, path, metrics, read_record(artifact), curves=curves)
     if (path / "reliability.png").is_file():
         metrics = read_metrics(path)
@@ -107,6 +128,20 @@ def _read(path: Path, label: str) -> Run:
         report = json.loads((path / "report.json").read_text(encoding="utf-8"))
         return Run(label, "samplers", path, report, report["record"])
     raise DaclipError(f"{path}: neither an evaluation, nor a training run, nor a sampler report")
+
+
+def inputs_agree(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Whether two rows of scores are of the same degraded photos, as far as those have scores."""
+    return all(math.isclose(a[name], b[name], abs_tol=1e-3) for name in a.keys() & b.keys() if name.endswith("_lq"))
+
+
+def same_inputs(evaluations: Sequence[Run]) -> bool:
+    """Whether evaluations scored the same degraded photos: the same rows, and the same scores before restoring."""
+    rows = [{(p.name, p.crop, p.degradation): p.scores for p in one.photos} for one in evaluations]
+    return all(
+        rows[0].keys() == other.keys() and all(inputs_agree(rows[0][key], other[key]) for key in other)
+        for other in rows[1:]
+    )
 
 
 def metric_names(row: Mapping[str, Any]) -> list[str]:
@@ -149,10 +184,13 @@ def compare(evaluations: Sequence[Run], draws: int, confidence: float, seed: int
         if rules(first) != rules(other):
             found.append(Comparison(other.label, "", 0, None, "another protocol: not comparable"))
             continue
+        given = {row_of(p): p.scores for p in first.photos}
+        if not all(inputs_agree(given[row_of(p)], p.scores) for p in other.photos if row_of(p) in given):
+            found.append(Comparison(other.label, "", 0, None, "other degraded photos: not comparable"))
+            continue
         for name in [name for name in metric_names(first.metrics["mean"]) if name in other.metrics["mean"]]:
-            before = {row_of(p): p.scores[name] for p in first.photos}
-            rows = [p for p in other.photos if row_of(p) in before]
-            gaps = torch.tensor([p.scores[name] - before[row_of(p)] for p in rows], dtype=torch.float64)
+            rows = [p for p in other.photos if row_of(p) in given]
+            gaps = torch.tensor([p.scores[name] - given[row_of(p)][name] for p in rows], dtype=torch.float64)
             units, classes = [p.name for p in rows], [p.degradation for p in rows]
             difference = None
             if rows:

@@ -7,7 +7,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from daclip.reporting.runs import Comparison, Run, metric_names
+from daclip.reporting.runs import Comparison, Run, metric_names, same_inputs
 
 LABELS = {"psnr": "PSNR", "ssim": "SSIM", "ms_ssim": "MS-SSIM", "lpips": "LPIPS", "dists": "DISTS"}
 
@@ -101,28 +101,32 @@ def facts(evaluations: Sequence[Run]) -> TextTable:
 
 
 def scores(evaluations: Sequence[Run]) -> list[TextTable]:
-    """One table a metric: degradations down, runs across, each cell with its interval."""
+    """One table a metric: degradations down, runs across, each cell with its interval. Runs on the same photos share a
+    column of the degraded photos, others have one each."""
     tables = []
+    shared = same_inputs(evaluations)
+    note = "" if shared else "Not the same degraded photos by the same protocol: these columns cannot be compared."
     names = list(dict.fromkeys(name for one in evaluations for name in metric_names(one.metrics["mean"])))
     for name in names:
         runs = [one for one in evaluations if name in one.metrics["mean"]]
-        inputs = f"{name}_lq" in runs[0].metrics["mean"]
         classes = list(dict.fromkeys(class_name for one in runs for class_name in one.metrics["per_degradation"]))
-        rows = []
-        for class_name in [*classes, "mean"]:
-            cells = [class_name]
-            found = [{**one.metrics["per_degradation"], "mean": one.metrics["mean"]}.get(class_name) for one in runs]
-            if inputs:
-                first = next(row for row in found if row is not None)
-                cells.append(score_text(name, first[f"{name}_lq"]))
-            for one, row in zip(runs, found, strict=True):
-                ends = one.metrics["intervals"]
-                limits = ends["mean"] if class_name == "mean" else ends["per_degradation"].get(class_name, {})
-                cells.append("–" if row is None else score_text(name, row[name]) + _range(limits.get(name), name))
-            rows.append(cells)
+        columns: dict[str, list[str]] = {"degradation": [*classes, "mean"]}
+        for one in runs:
+            scored = {**one.metrics["per_degradation"], "mean": one.metrics["mean"]}
+            ends = {**one.metrics["intervals"]["per_degradation"], "mean": one.metrics["intervals"]["mean"]}
+            found = {class_name: scored[class_name] for class_name in columns["degradation"] if class_name in scored}
+            if f"{name}_lq" in one.metrics["mean"]:
+                title = "degraded photo" if shared else f"degraded photo of {one.label}"
+                given = {key: score_text(name, row[f"{name}_lq"]) for key, row in found.items()}
+                columns.setdefault(title, [given.get(key, "–") for key in columns["degradation"]])
+            cells = {
+                key: score_text(name, row[name]) + _range(ends.get(key, {}).get(name), name)
+                for key, row in found.items()
+            }
+            columns[one.label] = [cells.get(key, "–") for key in columns["degradation"]]
         better = "higher" if runs[0].metrics["higher_is_better"][name] else "lower"
-        heading = ["degradation", *(["degraded photo"] if inputs else []), *(one.label for one in runs)]
-        tables.append(TextTable(f"{metric_label(name)}, {better} is better", heading, rows, last=1))
+        rows = [list(row) for row in zip(*columns.values(), strict=True)]
+        tables.append(TextTable(f"{metric_label(name)}, {better} is better", list(columns), rows, note, last=1))
     sets = list(dict.fromkeys(name for one in evaluations for name in one.metrics["sets"]))
     if sets:
         rows = [
