@@ -5,13 +5,15 @@ import re
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, ClassVar
 
+import lightning as L
 import pytest
-from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.callbacks import Callback
 from runs import fit
 
 from daclip.errors import DaclipError
-from daclip.training.callbacks import ProgressLines, progress_bar, quiet_libraries
+from daclip.training.callbacks import ProgressLines, RunBar, progress_bar, quiet_libraries
 
 
 def lines_every(seconds: float) -> list[str]:
@@ -48,11 +50,32 @@ def test_lines_keep_their_distance(tmp_path: Path, caplog: pytest.LogCaptureFixt
 
 
 def test_a_terminal_gets_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
-    for terminal, kind in ((True, RichProgressBar), (False, ProgressLines)):
+    for terminal, kind in ((True, RunBar), (False, ProgressLines)):
         monkeypatch.setattr(
             "daclip.training.callbacks.sys", SimpleNamespace(stdout=SimpleNamespace(isatty=lambda t=terminal: t))
         )
         assert type(progress_bar(30, 10)) is kind
+
+
+@pytest.mark.parametrize(("epochs", "text"), [(-1, "Epoch 3"), (None, "Epoch 3"), (5, "Epoch 3/5")])
+def test_the_bar_counts_epochs_from_one_and_names_no_end_that_is_none(epochs: int | None, text: str) -> None:
+    bar = RunBar()
+    bar._trainer = SimpleNamespace(max_epochs=epochs)  # type: ignore[assignment]
+    assert bar._get_train_description(2).rstrip() == text
+
+
+def test_the_bar_tells_the_time_left_of_the_run(tmp_path: Path) -> None:
+    class Values(Callback):
+        found: ClassVar[list[dict[str, Any]]] = []
+
+        def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: Any) -> None:
+            bar = next(one for one in trainer.callbacks if isinstance(one, RunBar))  # type: ignore[attr-defined]
+            self.found.append(bar.get_metrics(trainer, pl_module))
+
+    bar = ["+callbacks.progress._target_=daclip.training.callbacks.RunBar"]
+    fit("daclip", tmp_path, "trainer.max_steps=3", *bar, callbacks=[Values()])
+    assert [values["step"] for values in Values.found] == ["1/3", "2/3", "3/3"]
+    assert Values.found[-1]["left"] == "0:00:00"
 
 
 def test_named_notes_are_kept_out_and_others_are_not(caplog: pytest.LogCaptureFixture) -> None:

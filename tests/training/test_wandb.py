@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb
 from PIL import Image
 from running import TINY, assert_one_line, invoke
 
 from daclip.commands.dashboard import LINES, build_workspace
+from daclip.training.wandb import _artifact
 
 messages: Any = import_module("wandb.proto.wandb_internal_pb2")
 BLOCK, HEADER = 2**15, 7
@@ -162,8 +164,18 @@ def test_stage_2_uses_the_very_artifact_that_stage_1_logged(place: Path) -> None
     facts = json.loads(second["model:restorer"].metadata)
     assert facts["made_from"] == {"daclip": first["model:daclip"].digest}
     assert facts["mean"]["psnr"] > 0
-    # Uploading later does not depend on where it is started from.
-    assert all(Path(entry.local_path).is_absolute() for entry in second["model:daclip"].manifest.contents)
+    entries = {entry.path: entry for entry in second["model:daclip"].manifest.contents}
+    # Weights are named with their checksum and stay where they are; only logger.wandb.log_model=true uploads them.
+    weights = entries.pop("weights.safetensors")
+    assert weights.ref == (place / "one" / "artifact" / "weights.safetensors").resolve().as_uri()
+    assert not weights.local_path
+    # Uploading the rest later does not depend on where it is started from.
+    assert all(Path(entry.local_path).is_absolute() for entry in entries.values())
+
+
+def test_weights_are_uploaded_where_that_is_asked_for(place: Path) -> None:
+    found = _artifact(wandb.Artifact("daclip", type="model"), place / "one" / "artifact", weights=True)
+    assert found.manifest.entries["weights.safetensors"].ref is None
 
 
 def test_the_workspace_has_its_sections_and_panels() -> None:

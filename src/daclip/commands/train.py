@@ -28,8 +28,9 @@ from daclip.data.photos import PhotoSource
 from daclip.errors import DaclipError
 from daclip.training.callbacks import quiet_libraries, skipped_steps
 from daclip.training.checkpointing import RecordedConfig, checkpoint_to_resume, keep_logs
+from daclip.training.loggers import describe_run
 from daclip.training.provenance import hide_secrets, provenance
-from daclip.training.wandb import describe_run, finish_run, log_artifact
+from daclip.training.wandb import finish_run, log_artifact
 
 log = logging.getLogger(__name__)
 
@@ -59,7 +60,9 @@ class TrainConfig:
 
 
 def _check(cfg: DictConfig) -> None:
-    """Refuse parts of both stages at once, and data without photos."""
+    """Refuse a seed that NumPy does not take, parts of both stages at once, and data without photos."""
+    if not 0 <= cfg.seed < 2**32:
+        raise DaclipError(f"seed must lie between 0 and {2**32 - 1}, got {cfg.seed}")
     if cfg.clip and (cfg.backbone or cfg.process or cfg.sampler):
         raise DaclipError(
             "clip= is a part of stage 1 (train-daclip), backbone=, process= and sampler= of stage 2 (train-restorer), "
@@ -154,7 +157,7 @@ def train(cfg: DictConfig, run_folder: Path) -> tuple[dict[str, Any], dict[str, 
     module: Any
     if kind == "daclip":
         # An artifact brings all weights: then none are downloaded.
-        daclip: DaClip = make({**cfg.clip, "load_weights": guide is None})
+        daclip: DaClip = make({**cfg.clip, "load_weights": guide is None}, "clip")
         if guide is not None:
             artifact = Artifact(guide)
             artifact.require("daclip")
@@ -177,6 +180,9 @@ def train(cfg: DictConfig, run_folder: Path) -> tuple[dict[str, Any], dict[str, 
     trainer = build_trainer(cfg)
     trainer.callbacks.append(RecordedConfig(config))  # type: ignore[attr-defined]
     describe_run(trainer.loggers, config)
+    sizes = [(weight.numel(), weight.requires_grad) for weight in module.parameters()]
+    total, trained = (sum(size for size, free in sizes if free or every) / 1e6 for every in (True, False))
+    rank_zero_only(log.info)("%.1f M parameters, %.1f M trained; run folder %s", total, trained, run_folder)
     trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     if trainer.interrupted:
         raise DaclipError(f"interrupted at step {trainer.global_step}; go on with resume=last")

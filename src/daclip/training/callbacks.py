@@ -16,13 +16,13 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback, ProgressBar, RichProgressBar, WeightAveraging
-from lightning.pytorch.loggers import WandbLogger
 from torch import Tensor
 from torchvision.utils import make_grid
 
 from daclip.arithmetic import gather_objects
 from daclip.errors import DaclipError
 from daclip.images import save_image, to_pil
+from daclip.training.loggers import log_picture
 from daclip.training.optimizers import StageModule
 from daclip.types import RestorationBatch
 
@@ -38,7 +38,7 @@ def sample_grid(lq: Tensor, restored: Tensor, hq: Tensor) -> Tensor:
 
 
 class SampleGrid(Callback):
-    """Saves LQ | restored | HQ of the first `rows` validation samples to `step_NNNNNN.png` in `folder` and to wandb."""
+    """Shows LQ | restored | HQ of the first `rows` validation samples, as `folder/step_NNNNNN.png` and in loggers."""
 
     def __init__(self, folder: str, rows: int):
         self.folder = Path(folder)
@@ -59,9 +59,8 @@ class SampleGrid(Callback):
         rows = slice(self.rows)
         grid = sample_grid(batch.lq[rows], outputs[rows], batch.hq[rows])
         save_image(grid, self.folder / f"step_{trainer.global_step:06d}.png")
-        for logger in trainer.loggers:
-            if isinstance(logger, WandbLogger):
-                logger.log_image("samples/grid", [to_pil(grid)], step=trainer.global_step)
+        caption = "LQ | restored | HQ, from the top: " + ", ".join(batch.degradation[rows])
+        log_picture(trainer, "samples/grid", to_pil(grid), caption)
 
 
 def peak_memory() -> float:
@@ -251,7 +250,44 @@ def quiet_libraries() -> None:
 
 def progress_bar(seconds: float, refresh_rate: int) -> ProgressBar:
     """A bar on a terminal, else a plain line every so many `seconds`; `refresh_rate` is the bar's, in batches."""
-    return RichProgressBar(refresh_rate) if sys.stdout.isatty() else ProgressLines(seconds)
+    return RunBar(refresh_rate) if sys.stdout.isatty() else ProgressLines(seconds)
+
+
+class RunClock:
+    """How far a run is, and how long the rest takes at the pace so far."""
+
+    def __init__(self, trainer: L.Trainer):
+        self.first, self.started = trainer.global_step, time.monotonic()
+        self.total = int(trainer.estimated_stepping_batches)
+
+    def left(self, step: int) -> timedelta:
+        """Time left behind a step after the first."""
+        return timedelta(seconds=round((self.total - step) * (time.monotonic() - self.started) / (step - self.first)))
+
+
+class RunBar(RichProgressBar):
+    """Lightning's bar of an epoch, with step and time left of the whole run."""
+
+    _clock: RunClock | None = None
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clock."""
+        super().on_train_start(trainer, pl_module)
+        self._clock = RunClock(trainer)
+
+    def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
+        """Values behind the bar."""
+        items = super().get_metrics(trainer, pl_module)
+        items.pop("v_num", None)
+        step = trainer.global_step
+        if self._clock is not None and step > self._clock.first:
+            items |= {"step": f"{step}/{self._clock.total}", "left": str(self._clock.left(step))}
+        return items
+
+    def _get_train_description(self, current_epoch: int) -> str:
+        last = self.trainer.max_epochs
+        text = f"Epoch {current_epoch + 1}" + (f"/{last}" if last is not None and last > 0 else "")
+        return f"{text:{len(self.validation_description)}}"  # of one width, or the bars flicker
 
 
 class ProgressLines(ProgressBar):
@@ -275,8 +311,8 @@ class ProgressLines(ProgressBar):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock."""
-        self._first_step = self._step = trainer.global_step
-        self._started = self._last = time.monotonic()
+        self._clock = RunClock(trainer)
+        self._step, self._last = trainer.global_step, self._clock.started
         self._losses: list[Tensor] = []
 
     def on_train_batch_end(
@@ -291,15 +327,13 @@ class ProgressLines(ProgressBar):
         stepped, self._step = trainer.global_step > self._step, trainer.global_step
         if not stepped or now - self._last < self.seconds:
             return
-        total = int(trainer.estimated_stepping_batches)
-        left = (total - self._step) * (now - self._started) / (self._step - self._first_step)
         # Lightning divides each loss by the number of accumulated batches.
         loss = float(torch.stack(self._losses).mean()) * trainer.accumulate_grad_batches
         rate = trainer.optimizers[0].param_groups[0]["lr"]
         speed = trainer.callback_metrics.get("system/images_per_second")
         images = "" if speed is None else f"  {float(speed):.3g} images/s"
-        time_left = timedelta(seconds=round(left))
-        log.info("step %d/%d  loss %.4g  lr %.2e%s  %s left", self._step, total, loss, rate, images, time_left)
+        total, left = self._clock.total, self._clock.left(self._step)
+        log.info("step %d/%d  loss %.4g  lr %.2e%s  %s left", self._step, total, loss, rate, images, left)
         self._last, self._losses = now, []
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -1,5 +1,6 @@
-"""Weights & Biases: logger, resolved configuration, tables, pictures, artifacts and their lineage."""
+"""Weights & Biases: logger, tables, artifacts and their lineage."""
 
+import logging
 import os
 import sys
 from collections.abc import Iterable, Mapping
@@ -13,31 +14,58 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from daclip.images import to_pil
 from daclip.metrics.image import psnr, quantise
+from daclip.training.loggers import logged_step
 from daclip.types import RestorationBatch
 
+log = logging.getLogger(__name__)
 
-def wandb_logger(project: str, save_dir: str, **options: Any) -> WandbLogger:
-    """A wandb logger that works without account and network. Offline unless `WANDB_MODE` says otherwise or the user is
-    logged in (`wandb sync` uploads later); a sweep's runs form a group named after its folder."""
+
+def _server_answers() -> bool:
+    """Whether the wandb server can be reached."""
+    import requests
     import wandb
 
-    mode = os.environ.get("WANDB_MODE") or ("online" if wandb.login(prompt=False) else "offline")
+    try:
+        requests.head(wandb.setup().settings.base_url, timeout=5)
+    except requests.RequestException:
+        return False
+    return True
+
+
+def _mode() -> str:
+    """`WANDB_MODE`; without it online for a user who is logged in and has a network, else offline."""
+    import wandb
+
+    if "WANDB_MODE" in os.environ:
+        return os.environ["WANDB_MODE"]
+    if not wandb.login(prompt=False):
+        return "offline"
+    if not _server_answers():
+        log.warning("wandb cannot be reached: the run is written offline, `wandb sync` uploads it later")
+        return "offline"
+    return "online"
+
+
+def wandb_logger(
+    project: str, save_dir: str, name: str | None, group: str | None, job: str, log_model: bool, **options: Any
+) -> WandbLogger:
+    """A wandb logger that works without account and network. A run is named after its folder; in a sweep after `job`,
+    the overrides that vary, and `group` is the sweep's folder. `log_model` uploads the weights of the artifact."""
     folder = Path(save_dir)
     sweep = next((parent for parent in folder.parents if (parent / "multirun.yaml").is_file()), None)
     if sweep is not None:
-        options = {"group": sweep.name, "name": folder.relative_to(sweep).as_posix(), **options}
-    return WandbLogger(project=project, save_dir=save_dir, mode=mode, **options)
+        name, group = name or job or folder.name, group or sweep.name
+    # Only the first rank starts a run.
+    mode = _mode() if rank_zero_only.rank == 0 else "disabled"
+    logger = WandbLogger(
+        project=project, save_dir=save_dir, name=(name or folder.name)[:128], group=group, mode=mode, **options
+    )
+    logger.uploads_weights = log_model  # type: ignore[attr-defined]
+    return logger
 
 
 def _wandb(loggers: Iterable[Logger]) -> list[WandbLogger]:
     return [logger for logger in loggers if isinstance(logger, WandbLogger)]
-
-
-@rank_zero_only
-def describe_run(loggers: Iterable[Logger], config: Mapping[str, Any]) -> None:
-    """Give wandb the resolved configuration; its keys are those of the command line."""
-    for logger in _wandb(loggers):
-        logger.experiment.config.update(dict(config), allow_val_change=True)
 
 
 @rank_zero_only
@@ -50,7 +78,8 @@ def log_artifact(
 
     for logger in _wandb(loggers):
         run = logger.experiment
-        used = {name: _artifact(wandb.Artifact(name, type="model"), part) for name, part in parts.items()}
+        weights: bool = logger.uploads_weights  # type: ignore[attr-defined]
+        used = {name: _artifact(wandb.Artifact(name, type="model"), part, weights) for name, part in parts.items()}
         for artifact in used.values():
             if run.offline:
                 # `use_artifact` refuses to work offline; this is what it does with an artifact that is no server's.
@@ -58,14 +87,17 @@ def log_artifact(
             else:
                 run.use_artifact(artifact)
         facts = {**metrics, "made_from": {name: artifact.digest for name, artifact in used.items()}}
-        run.log_artifact(_artifact(wandb.Artifact(kind, type="model", metadata=facts), folder))
+        run.log_artifact(_artifact(wandb.Artifact(kind, type="model", metadata=facts), folder, weights))
         run.summary.update({"final": dict(metrics)})
 
 
-def _artifact(artifact: Any, folder: Path) -> Any:
-    """An artifact of the files of a folder, without those of the artifacts inside it."""
+def _artifact(artifact: Any, folder: Path, weights: bool) -> Any:
+    """An artifact of the files of a folder, without those of the artifacts inside it; weights that are not uploaded
+    stand in it with their address and checksum."""
     for path in sorted(Path(folder).resolve().iterdir()):
-        if path.is_file():
+        if path.is_file() and not weights and path.suffix == ".safetensors":
+            artifact.add_reference(path.as_uri())
+        elif path.is_file():
             # Immutable: the file is not copied to wandb's cache; it stays in the run's folder.
             artifact.add_file(str(path), policy="immutable")
     return artifact
@@ -142,4 +174,4 @@ class WandbTables(Callback):
     @staticmethod
     def _log(loggers: Iterable[WandbLogger], trainer: L.Trainer, content: Mapping[str, Any]) -> None:
         for logger in loggers:
-            logger.experiment.log({**content, "trainer/global_step": trainer.global_step})
+            logger.experiment.log({**content, "trainer/global_step": logged_step(trainer)})
