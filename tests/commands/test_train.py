@@ -114,3 +114,21 @@ def test_debug_presets_run(name: str, tmp_path: Path, monkeypatch: pytest.Monkey
     small = ["experiment=smoke_daclip", "degradation=[noisy,rainy]", "data.validation_size=32", "trainer.max_steps=3"]
     assert invoke("daclip.commands.train_daclip", *small, f"debug={name}") is None
     assert Path("outputs/debug/daclip/latest").is_symlink()
+
+
+@pytest.mark.parametrize(
+    ("stage", "chosen", "steps"),
+    [
+        ("daclip", ["experiment=universal_daclip", "trainer=smoke"], 2),
+        ("restorer", ["experiment=embedded_restorer", "trainer=smoke"], 2),
+        ("restorer", ["experiment=embedded_restorer", "trainer=smoke", "trainer.max_steps=1"], 1),
+        ("restorer", ["experiment=smoke_restorer", "trainer=ddp"], 2),
+        ("daclip", ["experiment=smoke_daclip", "trainer=ddp"], 2),
+    ],
+)
+def test_no_recipe_overrules_the_smoke_preset_and_no_preset_a_smoke_recipe(
+    stage: str, chosen: list[str], steps: int, tmp_path: Path
+) -> None:
+    trainer = run_config(f"train_{stage}", TrainConfig, tmp_path, chosen).trainer
+    assert (trainer.max_steps, trainer.max_epochs, trainer.limit_val_batches) == (steps, -1, 1)
+    assert trainer.get("strategy") == ("ddp" if "trainer=ddp" in chosen else None)

@@ -443,3 +443,15 @@ def test_a_damaged_row_is_named_when_it_is_drawn(tmp_path: Path) -> None:
         first.pixels()
     with pytest.raises(DaclipError, match=r"001.*: the row holds no image"):
         second.degraded_pixels()
+
+
+def test_real_pairs_need_no_synthetic_degradation(pairs_root: Path) -> None:
+    sizes = {"crop_size": 16, "context_size": 16, "batch_size": 4, "samples_per_epoch": 8, "num_workers": 0, "seed": 0}
+    validation = {"validation_size": 32, "validation_crops": 1, "validation_batch_size": 4}
+    augmentation = Augmentation((1.0, 1.0), 0.0, flip=False)
+    data = MixedDegradationData(paired(pairs_root), {}, augmentation=augmentation, **sizes, **validation)
+    assert data.classes == ["low-light", "raindrop"]
+    assert {word for batch in data.train_dataloader() for word in batch.degradation} == {"low-light", "raindrop"}
+    assert {pair.degradation for pair in data.validation_pairs()} == {"low-light", "raindrop"}  # type: ignore[attr-defined]
+    with pytest.raises(DaclipError, match="no degradation is chosen"):
+        MixedDegradationData(EmbeddedPhotos(["coffee.png"]), {}, augmentation=augmentation, **sizes, **validation)

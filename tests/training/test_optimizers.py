@@ -2,11 +2,13 @@
 
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import timm.optim
 import torch
 from hydra.utils import instantiate
+from runs import compose, fit, parts
 from timm.optim import muon as timm_muon
 from torch import nn
 
@@ -69,3 +71,23 @@ def test_muon_in_float32_differs_from_muon_by_rounding_alone() -> None:
     assert not torch.equal(plain, precise)
     assert torch.cosine_similarity(plain.flatten(), precise.flatten(), dim=0) > 0.9
     assert timm_muon.zeropower_via_newtonschulz is zeropower
+
+
+def test_another_scheduler_takes_the_place_of_the_cosine(tmp_path: Path) -> None:
+    chosen = ["scheduler=multi_step", "stage.scheduler.milestones=[1,3]", "stage.optimizer.lr=8e-5"]
+    trainer, _, _ = fit("restorer", tmp_path, *chosen, "trainer.max_steps=4")
+    assert [group["lr"] for group in trainer.optimizers[0].param_groups] == pytest.approx([2e-5] * 2)
+
+
+@pytest.mark.parametrize("algorithm", ["value", "norm", None])
+def test_gradients_are_clipped_as_asked(algorithm: str | None, tmp_path: Path) -> None:
+    module, _ = parts("restorer", compose("restorer", tmp_path))
+    module.log = lambda *_: None  # type: ignore[method-assign,assignment]
+    module._trainer = SimpleNamespace(precision_plugin=None)  # type: ignore[assignment]
+    weight = next(p for p in module.parameters() if p.requires_grad)
+    given = torch.tensor([4.0, -2.0, 0.1])
+    weight.grad = torch.zeros_like(weight)
+    weight.grad.view(-1)[:3] = given
+    module.configure_gradient_clipping(torch.optim.SGD([weight]), 0.5, algorithm)
+    limited = (given.clamp(-0.5, 0.5) if algorithm == "value" else given * 0.5 / given.norm()).tolist()
+    assert weight.grad.view(-1)[:3].tolist() == pytest.approx(limited, rel=1e-4)

@@ -17,7 +17,7 @@ from daclip.clip.losses import DaClipLoss
 from daclip.degradations import split_classes
 from daclip.errors import DaclipError
 from daclip.metrics.classification import CalibrationError, ConfusionMatrix, MeansByLabel, caption_ranks, recall_at
-from daclip.training.optimizers import OptimizerFactory, StageModule, decay_groups
+from daclip.training.optimizers import OptimizerFactory, SchedulerFactory, StageModule, decay_groups
 from daclip.types import Conditioning, RestorationBatch
 
 
@@ -43,8 +43,9 @@ class ControllerPretraining(StageModule):
         chunk_size: int | None,
         checkpoint_blocks: bool,
         compile_blocks: bool,
+        scheduler: SchedulerFactory | None = None,
     ):
-        super().__init__(optimizer, warmup_steps, final_lr)
+        super().__init__(optimizer, warmup_steps, final_lr, scheduler)
         if not 0 < content_share <= 1:
             raise DaclipError(f"stage.content_share must lie in (0, 1], got {content_share}")
         if chunk_size is not None and chunk_size < 1:

@@ -55,15 +55,23 @@ class MixedDegradationData(L.LightningDataModule):
         max_damaged: int = 0,  # training photos that are left out and listed; validation photos may not be damaged
     ):
         super().__init__()
-        for name, value in {"batch_size": batch_size, "crop_size": crop_size}.items():
-            if value < 1:
-                raise DaclipError(f"data.{name} must be at least 1, got {value}")
+        sizes = {
+            "batch_size": (batch_size, 1),
+            "crop_size": (crop_size, 1),
+            "validation_size": (validation_size, 1),
+            "validation_crops": (validation_crops, 1),
+            "validation_batch_size": (validation_batch_size, 1),
+            "num_workers": (num_workers, 0),
+        }
+        for name, (value, least) in sizes.items():
+            if value < least:
+                raise DaclipError(f"data.{name} must be at least {least}, got {value}")
         if batch_size > samples_per_epoch:
             raise DaclipError(
                 f"data.batch_size={batch_size} is larger than the data: an epoch has "
                 f"data.samples_per_epoch={samples_per_epoch} samples; lower the one or raise the other"
             )
-        if not degradations:
+        if not degradations and photos.has_plain:
             raise DaclipError("no degradation is chosen; give at least one, as in degradation=[noisy]")
         self.photos = photos
         self.degradations = dict(degradations)

@@ -20,7 +20,7 @@ from daclip.metrics.classification import MeansByLabel
 from daclip.metrics.image import psnr, quantise
 from daclip.rng import generator_for
 from daclip.samplers.base import Sampler
-from daclip.training.optimizers import OptimizerFactory, StageModule
+from daclip.training.optimizers import OptimizerFactory, SchedulerFactory, StageModule
 from daclip.types import Conditioning, RestorationBatch
 
 Row = dict[str, Tensor]
@@ -119,8 +119,9 @@ class RestorationDiffusion(StageModule):
         temperature: float = 1.0,
         embedding_cache_size: int = 0,
         compiled: bool = False,
+        scheduler: SchedulerFactory | None = None,
     ):
-        super().__init__(optimizer, warmup_steps, final_lr)
+        super().__init__(optimizer, warmup_steps, final_lr, scheduler)
         shares = {"conditioning_dropout": conditioning_dropout, "true_class_share": true_class_share}
         for name, value in shares.items():
             if not 0 <= value <= 1:
@@ -167,7 +168,7 @@ class RestorationDiffusion(StageModule):
             kept = torch.cat([torch.rand(1, generator=g) for g in generators]) >= self.conditioning_dropout
             conditioning = conditioning.kept(kept.to(lq.device))
         loss = self.objective(self.denoiser, lq, hq, conditioning, t, noise)
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch))
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch), sync_dist=True)
         return loss
 
     def restore(self, lq: Tensor, numbers: Sequence[int] | None = None) -> Tensor:

@@ -11,9 +11,13 @@ import torch
 from timm.optim import muon as timm_muon
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+
+from daclip.errors import DaclipError
+from daclip.files import one_line
 
 OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
+SchedulerFactory = Callable[[Optimizer], LRScheduler]
 
 
 class FloatMuon(timm.optim.Muon):
@@ -61,11 +65,22 @@ def warmup_cosine(step: int, warmup: int, total: int, final: float) -> float:
 
 class StageModule(L.LightningModule):
     """Base class of both stages; `step_skipped` tells whether the last optimiser step was left out as not finite.
-    `optimizer` takes parameter groups; `warmup_steps` and `final_lr` (a factor) are for `warmup_cosine`."""
+    `optimizer` takes parameter groups; `warmup_steps` and `final_lr` (a factor) are for `warmup_cosine`, which another
+    `scheduler`, moved on after every step, replaces."""
 
-    def __init__(self, optimizer: OptimizerFactory, warmup_steps: int, final_lr: float):
+    def __init__(
+        self,
+        optimizer: OptimizerFactory,
+        warmup_steps: int,
+        final_lr: float,
+        scheduler: SchedulerFactory | None = None,
+    ):
         super().__init__()
+        for name, value in {"warmup_steps": warmup_steps, "final_lr": final_lr}.items():
+            if value < 0:
+                raise DaclipError(f"stage.{name} must be at least 0, got {value}")
         self.optimizer = optimizer
+        self.scheduler = scheduler
         self.warmup_steps = warmup_steps
         self.final_lr = final_lr
         self.step_skipped = False
@@ -76,9 +91,14 @@ class StageModule(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimiser of all trainable parameters, with its per-step schedule."""
-        optimizer = self.optimizer(self.parameter_groups())
         total = int(self.trainer.estimated_stepping_batches)
-        scheduler = LambdaLR(optimizer, lambda step: warmup_cosine(step, self.warmup_steps, total, self.final_lr))
+        try:
+            optimizer = self.optimizer(self.parameter_groups())
+            scheduler = self.scheduler(optimizer) if self.scheduler else None
+        except (TypeError, ValueError) as error:
+            raise DaclipError(f"stage.optimizer or stage.scheduler: {one_line(error)}") from error
+        if scheduler is None:
+            scheduler = LambdaLR(optimizer, lambda step: warmup_cosine(step, self.warmup_steps, total, self.final_lr))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def validation_numbers(self, batch_index: int, count: int) -> list[int]:
@@ -111,9 +131,10 @@ class StageModule(L.LightningModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip the gradient norm and log it as `train/grad_norm`; without a finite norm, skip the step. Every optimiser
-        leaves a parameter without gradient alone, so weights and moments stay. All ranks decide alike, as gradients are
-        averaged. Fused optimisers, which Lightning refuses to clip, would unscale float16 gradients after it."""
+        """Clip the gradients, by their norm unless the algorithm is `value`, and log the norm as `train/grad_norm`;
+        without a finite norm, skip the step. Every optimiser leaves a parameter without gradient alone, so weights and
+        moments stay. All ranks decide alike, as gradients are averaged. Fused optimisers, which Lightning refuses to
+        clip, would unscale float16 gradients after it."""
         scaler = getattr(self.trainer.precision_plugin, "scaler", None)
         if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
             scaler.unscale_(optimizer)
@@ -124,6 +145,9 @@ class StageModule(L.LightningModule):
         if self.step_skipped:
             for parameter in self.parameters():
                 parameter.grad = None
+        elif gradient_clip_val is not None and gradient_clip_algorithm == "value":
+            torch._foreach_clamp_min_(gradients, -float(gradient_clip_val))
+            torch._foreach_clamp_max_(gradients, float(gradient_clip_val))
         elif gradient_clip_val is not None:
             factor = float(gradient_clip_val) / (float(norm) + 1e-6)
             if factor < 1:
