@@ -7,20 +7,20 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 import yaml
 from hydra._internal.utils import get_args_parser
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, OverrideParseException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from daclip.errors import DaclipError, StoppedError
-from daclip.files import choices, config_folder
+from daclip.files import choices, config_folder, one_line
 
 STAGES = {"daclip": "stage 1", "restorer": "stage 2"}
 """Last word of a training primary and of its recipes → what it trains."""
@@ -102,10 +102,19 @@ def _mended(config_name: str | None, overrides: Sequence[str]) -> list[str]:
 
 def _arranged(config_name: str, argv: Sequence[str]) -> list[str]:
     """A command line with its flags before its overrides: Hydra refuses `a=1 -m b=2`."""
-    try:
-        overrides = list(get_args_parser().parse_intermixed_args(list(argv)).overrides)
-    except SystemExit:  # a mistake, or --help: Hydra's own answer is the right one
-        return list(argv)
+    parser = get_args_parser()
+
+    def refuse(message: str) -> NoReturn:
+        raise DaclipError(f"{message}; options are KEY=VALUE, --help lists them")
+
+    parser.error = refuse  # type: ignore[method-assign]
+    overrides = list(parser.parse_intermixed_args(list(argv)).overrides)
+    for override in overrides:
+        key, sign, value = override.partition("=")
+        if not key or (not sign and not override.startswith("~")):
+            raise DaclipError(f"'{override}' is no option; write KEY=VALUE, --help lists them")
+        if sign and value.strip("'\"") in ("", "null") and (key == "output" or key.startswith("paths.")):
+            raise DaclipError(f"{key} must name a folder; leave it out for the usual one")
     left, flags = list(overrides), []
     for argument in argv:
         if argument in left:
@@ -157,10 +166,15 @@ def other_stage(config_name: str | None, recipe: str | None) -> str | None:
 def _explain(error: Exception, config_name: str | None) -> str:
     """One line for a mistake in overrides."""
     text = str(error)
+    if isinstance(error, OverrideParseException):
+        key, _, value = str(error.override).partition("=")
+        quoted = value.strip("'\"").replace('"', '\\"')
+        return f"{key}: the value has characters that need quotes; write '{key}=\"{quoted}\"', both kinds of quotes"
     if absent := re.search(r"Could not (?:find|load) '([\w/.-]+)/([^'/]*)'", text):
         group, name = absent.groups()
         known = re.findall(r"^\t([\w.-]+)$", text, re.MULTILINE) or choices(group)
-        return f"there is no {group} '{name}'; choose from {', '.join(known)}"
+        search = "; for a Bayesian search see docs/loggers.md" if group == "hydra/sweeper" else ""
+        return f"there is no {group} '{name}'; choose from {', '.join(known)}{search}"
     missing = re.search(r"Could not (?:override|delete) '([^'=]+)", text)
     if not missing:
         return _one_line(text)
@@ -189,6 +203,8 @@ def user_error(error: BaseException) -> DaclipError | None:
             # A loader process sends its error with the whole traceback as the message; the last line is the error.
             lines = str(seen).strip().splitlines()
             return seen if len(lines) <= 1 else DaclipError(lines[-1].removeprefix("daclip.errors.DaclipError: "))
+        if type(seen).__name__ == "MisconfigurationException":  # Lightning's own, which need not be imported for it
+            return DaclipError(one_line(seen))
         seen = seen.__cause__ or seen.__context__
     return None
 
@@ -197,7 +213,10 @@ def run_entry(task: Callable[[DictConfig], Any], config_name: str) -> None:
     """Compose a primary from the command line and run a task on it; a user's mistake is one line and exit status 1."""
     # Hydra then raises instead of printing several lines and leaving by itself.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
-    sys.argv[1:] = _arranged(config_name, sys.argv[1:])
+    try:
+        sys.argv[1:] = _arranged(config_name, sys.argv[1:])
+    except DaclipError as error:
+        sys.exit(f"error: {error}")
 
     def with_one_line_errors(cfg: DictConfig) -> Any:
         try:

@@ -38,8 +38,9 @@ def json_config(found: list[Any]) -> dict[str, Any]:
 def seen_by_tensorboard(folder: Path) -> set[str]:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    (path,) = (folder / "tensorboard").glob("events.*")
-    events = EventAccumulator(str(path)).Reload()
+    # The name is events.out.tfevents.TIME.MACHINE.PROCESS.NUMBER; training and the pass behind it have one each.
+    assert len({path.name.split(".")[-2] for path in (folder / "tensorboard").glob("events.*")}) == 1
+    events = EventAccumulator(str(folder / "tensorboard")).Reload()
     tags: Mapping[str, Any] = events.Tags()
     assert "max_steps" in (folder / "tensorboard" / "hparams.yaml").read_text(encoding="utf-8")
     return {*tags["scalars"], *tags["images"]}

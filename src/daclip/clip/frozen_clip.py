@@ -195,6 +195,11 @@ def _quiet() -> Iterator[None]:
 
 def _create(architecture: str | Mapping[str, Any], pretrained: str | None, seed: int) -> nn.Module:
     if not isinstance(architecture, str):
+        if absent := {"embed_dim", "vision_cfg", "text_cfg"} - architecture.keys():
+            raise DaclipError(
+                f"clip.architecture lacks {', '.join(sorted(absent))}: the recipe changes parts of another CLIP; "
+                "take the clip= that it names, or another recipe"
+            )
         # Random weights are part of the experiment: the same seed gives the same frozen model anywhere.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)

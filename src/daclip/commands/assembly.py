@@ -7,8 +7,8 @@ from typing import Any
 
 import lightning as L
 import yaml
-from hydra.utils import instantiate
 from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
 from daclip.arithmetic import trainer_precision
@@ -18,7 +18,7 @@ from daclip.commands.options import make
 from daclip.data.datamodule import MixedDegradationData
 from daclip.diffusion.module import RestorationDiffusion
 from daclip.errors import DaclipError
-from daclip.files import write_text
+from daclip.files import one_line, write_text
 from daclip.training.checkpointing import RecordedConfig, checkpoint_to_resume
 from daclip.training.provenance import redacted
 
@@ -59,7 +59,7 @@ def build_data(cfg: DictConfig) -> MixedDegradationData:
     # The command line's short names for the roots of photo sources, which refer to them.
     for short_name in ("root", "photos_root"):
         node.pop(short_name, None)
-    data: MixedDegradationData = make(node)
+    data: MixedDegradationData = make(node, "data")
     return data
 
 
@@ -93,9 +93,15 @@ def build_trainer(cfg: DictConfig) -> L.Trainer:
     if not isinstance(steps, int) or (steps < 1 and steps != -1):
         raise DaclipError(f"trainer.max_steps must be a number of at least 1, or -1 for no limit, got {steps}")
     precision = trainer_precision(cfg.trainer.precision, cfg.trainer.accelerator)
-    trainer: L.Trainer = instantiate(cfg.trainer, _partial_=True, _convert_="object")(
-        callbacks=callbacks, logger=loggers, precision=precision
-    )
+    if steps == -1 and cfg.trainer.get("max_epochs") == -1:
+        raise DaclipError("the run has no end: give trainer.max_steps or trainer.max_epochs")
+    settings = OmegaConf.to_container(cfg.trainer, resolve=True)
+    assert isinstance(settings, dict)
+    factory = make({**settings, "precision": precision, "_partial_": True}, "trainer")
+    try:
+        trainer: L.Trainer = factory(callbacks=callbacks, logger=loggers)
+    except (TypeError, ValueError, MisconfigurationException) as error:
+        raise DaclipError(f"trainer: {one_line(error)}") from error
     return trainer
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
@@ -11,8 +12,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from daclip.commands.main import COMMANDS
+from daclip.commands.signatures import check_options
 from daclip.errors import DaclipError
-from daclip.files import choices
+from daclip.files import choices, one_line
 
 
 class Parser(argparse.ArgumentParser):
@@ -85,11 +87,31 @@ def part(group: str, name: str, overrides: Sequence[str] = ()) -> dict[str, Any]
     return node
 
 
-def make(node: Any) -> Any:
-    """The object, or plain containers of objects, that settings with a `_target_` describe."""
+def make(node: Any, place: str = "") -> Any:
+    """The object, or plain containers of objects, that settings with a `_target_` describe. Settings that do not fit
+    are a `DaclipError` that names them; `place` is the node's own name in the configuration."""
+    from hydra.errors import InstantiationException
     from hydra.utils import instantiate
+    from omegaconf import DictConfig, OmegaConf
 
-    return instantiate(node, _convert_="object")
+    from daclip.config import user_error
+
+    plain = node
+    if isinstance(node, DictConfig):
+        plain, place = OmegaConf.to_container(node, resolve=True), place or str(node._get_full_key(None) or "")
+    check_options(plain, place)
+    try:
+        return instantiate(node, _convert_="object")
+    except InstantiationException as error:
+        cause = error.__cause__
+        if user_error(error) or not isinstance(cause, (TypeError, ValueError, ImportError, AttributeError)):
+            raise
+        target = re.search(r"target '([^']+)'", str(error))
+        key = re.search(r"full_key: (\S+)", str(error))
+        absent = str(error).startswith("Error locating")
+        reason = "there is no such class or function, or it cannot be imported" if absent else one_line(cause)
+        names = (key[1] if key else place, target[1] if target else "")
+        raise DaclipError(": ".join([*filter(None, names), reason])) from error
 
 
 def say(text: str, style: str | None = None) -> None:

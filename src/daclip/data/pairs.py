@@ -82,6 +82,11 @@ class Augmentation:
     traces: Degradation | None = None  # what is left on a photo without harm, such as faint JPEG
     trace_share: float = 0.0  # of crops with traces, and of degraded photos with more of them
 
+    def __post_init__(self) -> None:
+        if not 0 < self.zoom[0] <= self.zoom[1]:
+            low, high = self.zoom
+            raise DaclipError(f"data.augmentation.zoom must be [LOW, HIGH] with 0 < LOW <= HIGH, got [{low}, {high}]")
+
     def crop(self, pixels: Tensor, size: int, generator: torch.Generator) -> Tensor:
         """Cut and change one crop: uint8 `[3, H, W]` → float32 `[3, size, size]` in [0, 1]."""
         image = self._piece(pixels, size, generator)
