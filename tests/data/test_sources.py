@@ -58,6 +58,23 @@ def names(photos: Any) -> set[str]:
     return {photo.name for photo in photos}
 
 
+def test_a_test_set_is_scored_in_full_and_never_trained_on(pairs_root: Path) -> None:
+    whole = paired(pairs_root, validation=1)
+    assert (len(whole.train()), len(whole.validation())) == (0, 20)
+    with pytest.raises(DaclipError, match="or 1 for a test set"):
+        paired(pairs_root, validation=1.5)
+    (pairs_root / "val").mkdir()
+    for name in ("low-light", "raindrop"):
+        (pairs_root / name).rename(pairs_root / "val" / name)
+    only = paired(pairs_root)
+    assert (len(only.train()), len(only.validation())) == (0, 20)
+    assert only.classes == whole.classes
+    for source in (whole, only):
+        module = MixedDegradationData(source, DEGRADATIONS, 32, 32, MAKER.augmentation, 4, 8, 32, 1, 4, 0, 0)
+        with pytest.raises(DaclipError, match="no photo to train on"):
+            module.training_pairs()
+
+
 def test_official_layout_gives_pairs_with_the_folder_as_class(pairs_root: Path) -> None:
     source = paired(pairs_root)
     assert source.classes == ["low-light", "raindrop"]

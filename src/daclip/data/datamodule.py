@@ -97,7 +97,10 @@ class MixedDegradationData(L.LightningDataModule):
 
     def training_pairs(self) -> TrainingPairs:
         """The endless stream of training samples; not for photos that are streamed."""
-        return TrainingPairs(self.photos.train(), self.maker, self.mix, self.samples_per_epoch, self.seed)
+        photos = self.photos.train()
+        if not photos:
+            raise DaclipError("there is no photo to train on, all are for validation; lower data.photos.validation")
+        return TrainingPairs(photos, self.maker, self.mix, self.samples_per_epoch, self.seed)
 
     def validation_pairs(self, whole: bool = False) -> ValidationPairs:
         """The fixed set that scores are measured on; `whole` as in `ValidationPairs`."""

@@ -104,7 +104,7 @@ def validation_names(names: Iterable[str], share: float) -> set[str]:
     ['c', 'd']
     """
     if not 0 < share < 1:
-        raise DaclipError(f"data.photos.validation must be a share between 0 and 1, got {share}")
+        raise DaclipError(f"data.photos.validation must be a share between 0 and 1, or 1 for a test set, got {share}")
     ordered = sorted(set(names), key=name_fraction)
     count = sum(name_fraction(name) < share for name in ordered)
     return set(ordered[: min(max(count, 1), max(len(ordered) - 1, 0))])
@@ -116,7 +116,10 @@ P = TypeVar("P", bound=CleanPhoto)
 def split_by_name(
     photos: Sequence[P], share: float, root: str | Path, key: Callable[[P], str] = lambda photo: photo.name
 ) -> tuple[list[P], list[P]]:
-    """Photos to train on and to validate on, chosen by the hash of a key as in `validation_names`."""
+    """Photos to train on and to validate on, chosen by the hash of a key as in `validation_names`. The share 1, of
+    a test set, leaves nothing to train on."""
+    if share == 1:
+        return [], list(photos)
     chosen = validation_names(map(key, photos), share)
     if not chosen:
         raise DaclipError(f"{root}: one photo cannot be split into train and validation; add more photos")

@@ -97,7 +97,7 @@ class PairedFolder(ListedPhotos):
         self._rules: Counter[str] = Counter()
         folders = {split: _types(self.root / split) if (self.root / split).is_dir() else [] for split in SPLITS}
         train = self._pairs(folders["train"] or _types(self.root))
-        if not train:
+        if not train and not folders["val"]:
             raise DaclipError(f"{root}: no folder TYPE/LQ with TYPE/GT beside it; see docs/data.md for the layout")
         held_back = self._pairs(folders["val"])
         texts = OfficialCaptions(self.root, captions).describe([self._names(photo) for photo in [*train, *held_back]])
