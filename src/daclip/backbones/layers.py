@@ -185,7 +185,7 @@ class LinearAttention(nn.Module):
         tokens = to_tokens(x)
         # Shared, so that the gradients of q and k meet in their own memory order and are turned around once.
         turned = tokens.transpose(1, 2)
-        w_q, w_k, w_v = self.to_qkv.weight.flatten(1).expand(len(x), -1, -1).chunk(3, dim=1)
+        w_q, w_k, w_v = self.to_qkv.weight.flatten(1).expand(x.shape[0], -1, -1).chunk(3, dim=1)
         q = torch.bmm(w_q, turned).unflatten(1, (self.heads, HEAD_WIDTH))
         q = q.softmax(2).flatten(1, 2)
         k = torch.bmm(w_k, turned).softmax(-1)
