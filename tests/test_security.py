@@ -1,5 +1,7 @@
 """Files from strangers: none runs code, none reads the environment, each is refused in one line."""
 
+import itertools
+import json
 import os
 import pickle
 import tarfile
@@ -14,17 +16,18 @@ import yaml
 from safetensors.torch import save_file
 from small_clip import CLIP
 
-from daclip.artifacts import Artifact, load_daclip, load_denoiser, read_metrics, refuse_foreign_targets
+from daclip.artifacts import Artifact, load_daclip, load_denoiser, read_metrics, save_artifact
 from daclip.clip.controller import create_daclip
 from daclip.clip.official import official_state, read_weights
 from daclip.commands.assembly import resolved
 from daclip.commands.train import TrainConfig
 from daclip.config import run_config
-from daclip.data.hub import open_split
+from daclip.data.hub import cell_content, open_split
 from daclip.errors import DaclipError
 from daclip.metrics.perceptual import vgg16
 from daclip.training.checkpointing import checkpoint_to_resume, read_checkpoint
 from daclip.training.provenance import hide_secrets, provenance, redact, redacted
+from daclip.trust import ROOMS, TRUSTED, read_yaml, refuse_foreign_parts, take_trust
 
 MARK = "DACLIP_TEST_MARK"
 
@@ -136,6 +139,102 @@ def reference_to_the_environment(folder: Path, mark: Path) -> None:
     Artifact(artifact(folder / "a", data=data)).section("data")
 
 
+def hub_with_code(folder: Path, mark: Path) -> None:
+    """A model folder whose tokeniser brings code of its own."""
+    model = {key: value for key, value in CLIP["architecture"].items() if key != "text_cfg"}
+    kwargs = {"hf_tokenizer_name": "evil", "tokenizer_kwargs": {"trust_remote_code": True}}
+    settings = {"model_cfg": {**model, "text_cfg": {**CLIP["architecture"]["text_cfg"], **kwargs}}}
+    (folder / "open_clip_config.json").write_text(json.dumps(settings))
+    (folder / "evil.py").write_text(f"open({str(mark)!r}, 'w')\n")
+    load_daclip(artifact(folder / "a", clip={**CLIP, "architecture": f"local-dir:{folder}"}))
+
+
+def hub_name(folder: Path, mark: Path) -> None:
+    load_daclip(artifact(folder / "a", clip={**CLIP, "architecture": "hf-hub:someone/model"}))
+
+
+def tokeniser_of_the_hub(folder: Path, mark: Path) -> None:
+    load_daclip(artifact(folder / "a", clip={**CLIP, "architecture": "ViT-B-16-SigLIP"}))
+
+
+def text_tower_of_the_hub(folder: Path, mark: Path) -> None:
+    load_daclip(artifact(folder / "a", clip={**CLIP, "architecture": "roberta-ViT-B-32"}))
+
+
+def tower_of_the_hub_inside_a_mapping(folder: Path, mark: Path) -> None:
+    tower = {"timm_model_name": "hf-hub:someone/model", "image_size": 224}
+    architecture = {**CLIP["architecture"], "vision_cfg": tower}
+    load_daclip(artifact(folder / "a", clip={**CLIP, "architecture": {"model_cfg": architecture}}))
+
+
+def merges_of_another_file(folder: Path, mark: Path) -> None:
+    text = {**CLIP["architecture"]["text_cfg"], "tokenizer_kwargs": {"bpe_path": "secrets.gz"}}
+    load_daclip(artifact(folder / "a", clip={**CLIP, "architecture": {**CLIP["architecture"], "text_cfg": text}}))
+
+
+def another_room_of_the_house(folder: Path, mark: Path) -> None:
+    """Parts that read or write where they are told to are no network."""
+    evil = {"_target_": "daclip.data.sources.CaptionedFolder", "root": str(folder), "cache": str(mark)}
+    stage = {"parameterization": "data", "correct_epsilon_shift": False}
+    load_denoiser(Artifact(artifact(folder / "a", kind="restorer", backbone=evil, stage=stage)), 16)
+
+
+def folders_of_this_machine(folder: Path, mark: Path) -> None:
+    photos = {"_target_": "daclip.data.sources.CaptionedFolder", "root": str(folder), "cache": str(mark)}
+    Artifact(artifact(folder / "a", data={"photos": photos})).data_section([str(folder / "outputs")])
+
+
+def linked_file(folder: Path, mark: Path) -> None:
+    secret = folder / "secret"
+    secret.write_text("key")
+    (artifact(folder / "a") / "notes.json").symlink_to(secret)
+    load_daclip(folder / "a")
+
+
+def linked_folder(folder: Path, mark: Path) -> None:
+    (folder / "private").mkdir()
+    (artifact(folder / "a") / "daclip").symlink_to(folder / "private")
+    load_daclip(folder / "a")
+
+
+def yaml_file(text: str) -> Callable[[Path, Path], None]:
+    def case(folder: Path, mark: Path) -> None:
+        (artifact(folder / "a") / "config.yaml").write_text(text)
+        load_daclip(folder / "a")
+
+    return case
+
+
+def row_with_path(path: str) -> Callable[[Path, Path], None]:
+    def case(folder: Path, mark: Path) -> None:
+        (folder / "set").mkdir()
+        cell_content({"bytes": None, "path": path.format(folder=folder)}, "row 1", str(folder / "set"))
+
+    return case
+
+
+YAML = {
+    "alias_bomb": "a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in itertools.pairwise("abcdefghij")),
+    "list_inside_itself": "kind: daclip\nclip: &a [*a]\n",
+    "a_million_levels": "[" * 900_000,
+    "large_file": "kind: daclip\nclip: " + "x" * 2_000_000,
+    "key_that_is_a_number": "kind: daclip\nclip: {1: 2}\n",
+    "date_for_a_number": "kind: daclip\nclip: {seed: 2020-01-01}\n",
+    "list_for_a_kind": "kind: [daclip]\n",
+}
+ROWS = [
+    "http://127.0.0.1:9/photo.png",
+    "/etc/hostname",
+    "file:///etc/hostname",
+    "../secret.png",
+    "{folder}/set/../secret.png",
+    "zip://a.png::http://127.0.0.1:9/photos.zip",
+    "reference://x::{folder}/set/a.json",
+    "simplecache::{folder}/set/a.png",
+    "hf://datasets/someone/else/a.png",
+]
+
+
 def section_of_another_kind(folder: Path, mark: Path) -> None:
     load_daclip(artifact(folder / "a", clip="os.system"))
 
@@ -221,6 +320,18 @@ CASES: list[Callable[[Path, Path], None]] = [
     target_in_stage_2,
     reference_to_the_environment,
     section_of_another_kind,
+    hub_with_code,
+    hub_name,
+    tokeniser_of_the_hub,
+    text_tower_of_the_hub,
+    tower_of_the_hub_inside_a_mapping,
+    merges_of_another_file,
+    another_room_of_the_house,
+    folders_of_this_machine,
+    linked_file,
+    linked_folder,
+    *map(yaml_file, YAML.values()),
+    *map(row_with_path, ROWS),
     pickle_as_metrics,
     clip_weight_file,
     official_weights,
@@ -234,7 +345,11 @@ CASES: list[Callable[[Path, Path], None]] = [
 ]
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+NAMES = [case.__name__ for case in CASES if case.__name__ != "case"]
+NAMES[NAMES.index("pickle_as_metrics") : NAMES.index("pickle_as_metrics")] = [*YAML, *(f"row:{row}" for row in ROWS)]
+
+
+@pytest.mark.parametrize("case", CASES, ids=NAMES)
 def test_a_malicious_file_is_refused_in_one_line(
     case: Callable[[Path, Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -262,16 +377,57 @@ def test_the_marks_would_be_left(tmp_path: Path) -> None:
 @pytest.mark.parametrize("stage", ["daclip", "restorer"])
 def test_what_training_writes_is_accepted(stage: str, tmp_path: Path) -> None:
     config = resolved(run_config(f"train_{stage}", TrainConfig, tmp_path, ["degradation=[noisy,composite,wild]"]))
-    for section in ("clip", "backbone", "process", "sampler", "data", "degradation"):
-        refuse_foreign_targets(config[section], "config.yaml")
+    for section in ROOMS.keys() - {"stage"}:
+        refuse_foreign_parts(config[section], section, "config.yaml")
+    text = Artifact(artifact(tmp_path / "a", **config)).folder / "config.yaml"
+    assert len(text.read_text()) < 50_000
 
 
 def test_every_part_of_the_configuration_is_accepted() -> None:
-    groups = ("sampler", "captioner", "backbone", "clip", "process", "degradation", "metric", "data")
+    groups = {"captioner": "data", "grid": "sampler", "parameterization": "stage", "traces": "data"}
+    groups |= {section: section for section in ROOMS.keys() - {"stage"}}
     root = Path(__file__).parents[1] / "conf"
     for path in root.rglob("*.yaml"):
-        if path.relative_to(root).parts[0] in groups:
-            refuse_foreign_targets(yaml.safe_load(path.read_text(encoding="utf-8").replace("${", "")), str(path))
+        if section := groups.get(path.relative_to(root).parts[0]):
+            node = yaml.safe_load(path.read_text(encoding="utf-8").replace("${", ""))
+            refuse_foreign_parts(node, section, str(path))
+
+
+def test_a_links_store_of_the_hub_is_its_own(tmp_path: Path) -> None:
+    snapshot = artifact(tmp_path / "models--me--mine" / "snapshots" / "1")
+    blob = tmp_path / "models--me--mine" / "blobs" / "2"
+    blob.parent.mkdir()
+    (snapshot / "config.yaml").rename(blob)
+    (snapshot / "config.yaml").symlink_to(blob)
+    assert Artifact(snapshot).config["kind"] == "daclip"
+
+
+def test_rows_reach_what_is_inside_their_dataset(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.png").write_bytes(b"photo")
+    with zipfile.ZipFile(tmp_path / "more.zip", "w") as archive:
+        archive.writestr("b.png", b"packed")
+    for path in ("photos/a.png", f"{tmp_path}/photos/a.png"):
+        assert cell_content({"bytes": None, "path": path}, "row", str(tmp_path)) == b"photo"
+    (tmp_path / "rows.csv").write_text("image\nphotos/a.png\n")
+    assert cell_content({"path": "photos/a.png"}, "row", str(tmp_path / "rows.csv")) == b"photo"
+    assert cell_content({"path": f"zip://b.png::{tmp_path}/more.zip"}, "row", str(tmp_path)) == b"packed"
+
+
+def test_what_is_written_is_read_without_aliases(tmp_path: Path) -> None:
+    words = ["rainy", "hazy"]
+    folder = save_artifact(tmp_path / "a", "daclip", {"one": words, "two": words}, {}, {}, {})
+    assert read_yaml(folder / "config.yaml") == {"kind": "daclip", "one": words, "two": words}
+
+
+def test_trust_is_said_on_the_command_line_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(TRUSTED, "mine")
+    given = "photo.jpg --trust-package yours,theirs -o out --trust-package=others -- --trust-package"
+    assert take_trust(given.split()) == ["photo.jpg", "-o", "out", "--", "--trust-package"]
+    assert os.environ[TRUSTED] == "mine,yours,theirs,others"
+    for wrong in ("os", "a b", "", "../x", "torch.nn"):
+        with pytest.raises(DaclipError, match="package of your own"):
+            take_trust([f"--trust-package={wrong}"])
 
 
 HF = "hf_" + "aB3dE5gH" * 4

@@ -1,15 +1,10 @@
-"""Artifact folders: saving, loading, the model hub, and what a stranger's configuration may name.
+"""Artifact folders: saving, loading, the model hub; `daclip.trust` says what a stranger's configuration may name."""
 
-A configuration that came with an artifact is data: it may name parts of this framework and nothing through them.
-"""
-
-import importlib
-import inspect
 import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +16,16 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from daclip.clip.controller import DaClip
+from daclip.clip.sources import TOKENIZER, refuse_outside
 from daclip.degradations import vocabulary
 from daclip.diffusion.denoiser import Denoiser
 from daclip.errors import DaclipError
 from daclip.files import atomic_folder, cannot_be_written, one_line, write_json, write_text
+from daclip.trust import read_yaml, refuse_foreign_parts
 
 HUB_FILES = ["*.yaml", "*.json", "*.safetensors"]
 CONFIG, WEIGHTS, METRICS, RECORD = "config.yaml", "weights.safetensors", "metrics.json", "record.json"
+EMBEDDED_PHOTOS = "daclip.data.sources.EmbeddedPhotos"
 
 # What artifacts of earlier commits name: old module (or one of its names) to new, and old key to new.
 MOVED = {
@@ -71,18 +69,6 @@ RENAMED = {
     "workers": "num_workers",
 }
 
-# Classes defined in these packages build networks, samplers, data and degradations; none runs what it is given.
-PACKAGES = tuple(
-    f"daclip.{room}." for room in ("backbones", "clip", "data", "degradations", "diffusion", "metrics", "samplers")
-)
-# Functions are named one by one: others of the same modules write files or reach the network.
-FUNCTION_MODULES = ("daclip.samplers.base", "daclip.diffusion.objectives")
-FUNCTIONS = (
-    "daclip.clip.controller.create_daclip",
-    "daclip.metrics.perceptual.efficientnet_lite",
-    "daclip.metrics.perceptual.vgg16",
-)
-
 
 def _present_names(node: Any) -> Any:
     """A configuration with what has moved or been renamed since it was written under its present name."""
@@ -100,41 +86,6 @@ def _present_names(node: Any) -> Any:
     return present
 
 
-def _is_part(target: Any) -> bool:
-    """Whether a dotted name is that of a class or function defined in one of the packages, not of one that they import,
-    such as `daclip.commands.train.subprocess.run`."""
-    module_name, _, name = str(target).rpartition(".")
-    if not isinstance(target, str) or not target.startswith(PACKAGES) or not name.isidentifier():
-        return False
-    try:
-        # The part itself is imported here, by its full name, which runs no code but the framework's own.
-        part = getattr(importlib.import_module(module_name), name)
-    except (ImportError, AttributeError, ValueError):
-        return False
-    home = getattr(part, "__module__", "")
-    if not f"{home}.".startswith(PACKAGES):
-        return False
-    if inspect.isclass(part):
-        return True
-    return inspect.isfunction(part) and (home in FUNCTION_MODULES or f"{home}.{part.__name__}" in FUNCTIONS)
-
-
-def refuse_foreign_targets(node: Any, where: str) -> None:
-    """Refuse a section (plain containers) of an artifact's configuration, from the file `where`, that names foreign
-    code: a `_target_` outside this framework, or a reference that reads the environment or calls a resolver."""
-    if isinstance(node, Mapping):
-        for key, value in node.items():
-            refuse_foreign_targets(key, where)
-            refuse_foreign_targets(value, where)
-            if key == "_target_" and not _is_part(value):
-                raise DaclipError(f"{where}: refuses to make {value!r}; only parts of daclip may be named")
-    elif isinstance(node, (list, tuple)):
-        for value in node:
-            refuse_foreign_targets(value, where)
-    elif isinstance(node, str) and "${" in node:
-        raise DaclipError(f"{where}: refuses the reference {node!r}; an artifact's configuration holds plain values")
-
-
 class Artifact:
     """An artifact folder with `config.yaml` (resolved, as `config`) and `weights.safetensors`; else a `DaclipError`."""
 
@@ -147,10 +98,8 @@ class Artifact:
                 raise DaclipError(
                     f"{folder}: not an artifact, {name} is missing; give the folder a training run ended with"
                 )
-        try:
-            config = yaml.safe_load((self.folder / CONFIG).read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError):
-            raise DaclipError(f"{self.folder / CONFIG}: damaged; train or copy the artifact again") from None
+        _refuse_links(self.folder)
+        config = read_yaml(self.folder / CONFIG)
         if not isinstance(config, dict) or config.get("kind") not in ("daclip", "restorer"):
             raise DaclipError(f"{self.folder / CONFIG}: not the configuration of a daclip artifact")
         self.config: dict[str, Any] = _present_names(config)
@@ -172,15 +121,28 @@ class Artifact:
             raise DaclipError(
                 f"{self.folder / CONFIG}: the section {name} is missing or damaged; train or copy the artifact again"
             )
-        refuse_foreign_targets(node, str(self.folder / CONFIG))
+        refuse_foreign_parts(node, name, str(self.folder / CONFIG))
         return node
+
+    def data_section(self, roots: Iterable[str]) -> dict[str, Any]:
+        """The section `data` of an artifact below one of the user's output folders, or with photos of the package: from
+        elsewhere it chooses no folders of this machine, no caches and no data sets of the hub."""
+        data = self.section("data")
+        photos = data.get("photos")
+        embedded = isinstance(photos, dict) and photos.get("_target_") == EMBEDDED_PHOTOS
+        if not embedded and not any(self.folder.resolve().is_relative_to(Path(root).resolve()) for root in roots):
+            raise DaclipError(
+                f"{self.folder} lies outside your output folders, so the photos that it names are not read: name "
+                "yours, as in data=folder data.root=PHOTOS, or paths.root=FOLDER above the artifact if it is your own"
+            )
+        return data
 
     def build(self, section: str, node: Any = None) -> Any:
         """Make the object that a section such as `stage.parameterization`, or a `node` in its place, describes."""
         if node is None:
             node = self.section(section)
         else:
-            refuse_foreign_targets(node, str(self.folder / CONFIG))
+            refuse_foreign_parts(node, section, str(self.folder / CONFIG))
         try:
             return instantiate(node, _convert_="object")
         except InstantiationException as error:
@@ -216,6 +178,22 @@ class Artifact:
         module.load_state_dict(state)
 
 
+def _refuse_links(folder: Path) -> None:
+    """Refuse links, through which a copy of the artifact would take other files along; those of the hub's cache lead
+    to its own store of contents."""
+    own = [parent.parent / "blobs" for parent in folder.resolve().parents if parent.name == "snapshots"]
+    for path in folder.rglob("*"):
+        if path.is_symlink() and not any(path.resolve().is_relative_to(store) for store in own):
+            raise DaclipError(f"{path}: refused, an artifact holds no links; copy it with the files themselves")
+
+
+class _Plain(yaml.SafeDumper):
+    """Writes the same list twice rather than an alias, which no reader of artifacts takes."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
 def save_artifact(
     folder: str | Path,
     kind: str,
@@ -224,12 +202,14 @@ def save_artifact(
     metrics: Mapping[str, Any],
     record: Mapping[str, Any],
     parts: Mapping[str, Path] | None = None,
+    tokenizer: str | None = None,
 ) -> Path:
     """Write an artifact folder; it appears under its name, and replaces one that exists, only when complete. `kind` is
-    `daclip` or `restorer`, `config` resolved, `record` the provenance; `parts` are folders copied into it, by name."""
+    `daclip` or `restorer`, `config` resolved, `record` the provenance; `parts` are folders copied into it, by name;
+    `tokenizer` is the text of a tokeniser that is not open_clip's own."""
     folder = Path(folder)
     advice = ", then go on with resume=last"
-    document = yaml.safe_dump({"kind": kind, **config}, sort_keys=False, allow_unicode=True)
+    document = yaml.dump({"kind": kind, **config}, Dumper=_Plain, sort_keys=False, allow_unicode=True)
     try:
         with atomic_folder(folder, advice) as temporary:
             write_text(temporary / CONFIG, document)
@@ -238,6 +218,8 @@ def save_artifact(
             (temporary / WEIGHTS).chmod((temporary / CONFIG).stat().st_mode)
             write_json(temporary / METRICS, metrics)
             write_json(temporary / RECORD, record)
+            if tokenizer is not None:
+                write_text(temporary / TOKENIZER, tokenizer)
             for name, source in (parts or {}).items():
                 shutil.copytree(source, temporary / name)
     except SafetensorError as error:  # a full disk, among others
@@ -269,9 +251,11 @@ def load_daclip(folder: str | Path) -> DaClip:
     """DA-CLIP from a stage-1 artifact, in evaluation mode without gradients."""
     artifact = Artifact(folder)
     artifact.require("daclip")
-    # The artifact holds all weights, the frozen ones too: nothing is downloaded.
-    artifact.section("clip")["load_weights"] = False
-    daclip: DaClip = artifact.build("clip")
+    # The artifact holds all weights, the frozen ones too, and its tokeniser: nothing is downloaded.
+    clip, tokenizer = artifact.section("clip"), artifact.folder / TOKENIZER
+    refuse_outside(clip.get("architecture"), tokenizer.is_file(), str(artifact.folder / CONFIG))
+    own = {"load_weights": False, "tokenizer": str(tokenizer) if tokenizer.is_file() else None}
+    daclip: DaClip = artifact.build("clip", {**clip, **own})
     artifact.load_into(daclip)
     daclip.clip.forget_texts()
     return daclip.eval().requires_grad_(False)
@@ -287,12 +271,16 @@ def load_denoiser(artifact: Artifact, context_dim: int) -> Denoiser:
             f"{artifact.folder / CONFIG}: the section stage is missing or damaged; copy the artifact again"
         )
     named = isinstance(stage["parameterization"], str)
-    denoiser = Denoiser(
-        artifact.build("backbone")(context_dim=context_dim),
-        artifact.build("process"),
-        stage["parameterization"] if named else artifact.build("stage.parameterization"),
-        stage["correct_epsilon_shift"],
-    )
+    backbone, process = artifact.build("backbone"), artifact.build("process")
+    meaning = stage["parameterization"] if named else artifact.build("stage.parameterization")
+    try:
+        denoiser = Denoiser(backbone(context_dim=context_dim), process, meaning, stage["correct_epsilon_shift"])
+    except DaclipError:
+        raise
+    except Exception as error:  # values of a wrong type or size fail anywhere in the networks
+        raise DaclipError(
+            f"{artifact.folder / CONFIG}: no network can be made of it ({one_line(error)}); copy the artifact again"
+        ) from error
     artifact.load_into(denoiser.backbone)
     # Gradients stay allowed: autocast then keeps its bfloat16 copies of the weights from one evaluation to the next.
     return denoiser.eval()

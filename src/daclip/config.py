@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from daclip.errors import DaclipError, StoppedError
 from daclip.files import choices, config_folder, one_line
+from daclip.trust import take_trust
 
 STAGES = {"daclip": "stage 1", "restorer": "stage 2"}
 """Last word of a training primary and of its recipes → what it trains."""
@@ -214,7 +215,7 @@ def run_entry(task: Callable[[DictConfig], Any], config_name: str) -> None:
     # Hydra then raises instead of printing several lines and leaving by itself.
     os.environ.setdefault("HYDRA_FULL_ERROR", "1")
     try:
-        sys.argv[1:] = _arranged(config_name, sys.argv[1:])
+        sys.argv[1:] = _arranged(config_name, take_trust(sys.argv[1:]))
     except DaclipError as error:
         sys.exit(f"error: {error}")
 

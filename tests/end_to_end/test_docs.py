@@ -23,6 +23,7 @@ from skimage import data
 from daclip.commands.main import COMMANDS
 from daclip.commands.options import make
 from daclip.config import _arranged
+from daclip.trust import TRUSTED
 from daclip.types import Conditioning
 
 ROOT = Path(__file__).parents[2]
@@ -125,6 +126,7 @@ def test_a_command_composes(
         if "hydra/launcher=ray" in overrides:  # has an environment of its own
             overrides = [override for override in overrides if "launcher" not in override]
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(TRUSTED, "")  # what a command adds to it ends with the test
     if module in TOOLS:
         parser_of(module).read(overrides)
         return
@@ -212,6 +214,7 @@ def test_a_recipe_and_a_sweep_go_together() -> None:
 
 # What the guides let the reader write first.
 MADE = {"degradation=[faded]", "degradation=[noisy,rainy,faded]", "backbone=plain"}
+MADE |= {"degradation=[noisy,faded]", "hydra.searchpath=[file://mine/conf]"}
 
 
 @pytest.mark.parametrize("page", ["degradations.md", "own-backbone.md"])

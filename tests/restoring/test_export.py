@@ -9,7 +9,10 @@ import torch
 
 from daclip import Restorer
 from daclip.commands.convert import export, export_parser
+from daclip.commands.options import make, part
+from daclip.diffusion.denoiser import Denoiser
 from daclip.errors import DaclipError
+from daclip.restoring.export import step_graph, write_export
 from daclip.rng import generator_for
 
 
@@ -58,6 +61,32 @@ def test_a_photo_can_be_restored_from_the_graphs_alone(tmp_path: Path, restorer_
             spread = facts["lambda"] * std[s] / std[t] * (1 - ratio**2) ** 0.5
             x = mean + spread * fresh
     assert torch.allclose(x.clamp(0, 1), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["unet", "nafnet"])
+def test_a_network_of_true_width_exports_for_any_batch_and_size(name: str) -> None:
+    """Without weights: what fails at a width is the tracing, which needs none."""
+    with torch.device("meta"):
+        network = make(part("backbone", name))(context_dim=512)
+        denoiser = Denoiser(network, make(part("process", "ir_sde")), "data", False)
+    step = step_graph(denoiser, context_dim=512).program.module()
+    for batch, height, width in ((1, 64, 64), (5, 64, 320)):
+        image = torch.zeros(batch, 3, height, width, device="meta")
+        t = torch.ones(batch, dtype=torch.long, device="meta")
+        context = torch.zeros(batch, 512, device="meta")
+        assert step(image, image, t, context, context).shape == image.shape
+
+
+@pytest.mark.parametrize("kind", ["torch", "onnx"])
+def test_a_unet_runs_from_its_file(tmp_path: Path, restorer_artifact: Path, kind: str) -> None:
+    if kind == "onnx":
+        pytest.importorskip("onnxscript")
+        pytest.importorskip("onnxruntime")
+    restorer = Restorer.from_pretrained(restorer_artifact, device="cpu", precision="fp32")
+    network = make({**part("backbone", "unet"), "width": 32, "multipliers": [1, 2], "transformer_levels": [-1]})
+    denoiser = Denoiser(network(context_dim=16), restorer.denoiser.process, "epsilon", True).eval()
+    differences = write_export([step_graph(denoiser, 16)], restorer, kind, tmp_path / "out", tolerance=1e-3)
+    assert max(differences.values()) < 1e-4
 
 
 def test_mistakes_are_one_line(tmp_path: Path, restorer_artifact: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -158,6 +158,7 @@ def create_daclip(
     injection: Injection,
     seed: int,
     load_weights: bool = True,
+    tokenizer: str | None = None,
 ) -> DaClip:
     """DA-CLIP from the settings of `conf/clip/`; see `FrozenClip` and `DaClip` for their meaning."""
-    return DaClip(FrozenClip(architecture, pretrained, view, seed, load_weights), injection)
+    return DaClip(FrozenClip(architecture, pretrained, view, seed, load_weights, tokenizer), injection)

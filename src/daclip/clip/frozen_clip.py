@@ -1,10 +1,7 @@
 """Frozen open_clip model: photos of any size to embeddings by way of square views, texts to cached embeddings."""
 
-import contextlib
-import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import open_clip
@@ -13,6 +10,7 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from daclip.clip.sources import SCHEMES, check_name, check_tokenizer, described, model_settings, quiet, tokenizer_of
 from daclip.clip.towers import (
     ConvTower,
     RunBlock,
@@ -30,7 +28,6 @@ from daclip.files import one_line
 View = Callable[[Tensor, int], Tensor]
 
 MAX_CROPS_PER_SIDE = 3
-SCHEMES = ("hf-hub:", "local-dir:")  # names of models that open_clip does not list itself
 
 
 def _scaled(images: Tensor, size: tuple[int, int]) -> Tensor:
@@ -95,6 +92,7 @@ class FrozenClip(nn.Module):
     the arguments of `open_clip.CLIP`, random as well unless `vision_cfg` is a `ConvTower`'s. `view` makes CLIP inputs,
     see `VIEWS`.
     Without `load_weights`, for weights from an artifact, only the input normalisation of `pretrained` is used.
+    `tokenizer` is the artifact's file in place of open_clip's. The attribute `architecture` names no outside source.
     """
 
     model: Any  # open_clip has no type hints
@@ -108,13 +106,20 @@ class FrozenClip(nn.Module):
         view: str,
         seed: int,
         load_weights: bool = True,
+        tokenizer: str | None = None,
     ):
         super().__init__()
         self.run_block: RunBlock = run_block
-        model = _create(architecture, pretrained if load_weights else None, seed)
+        self.architecture = described(architecture)
+        name = architecture if isinstance(architecture, str) else None
+        if tokenizer is None:
+            check_tokenizer(self.architecture, name or "clip.architecture")
+        # A name with a scheme would bring its weights, wanted or not.
+        by_name = name if load_weights or isinstance(self.architecture, str) else None
+        model = _create(by_name, self.architecture, pretrained if load_weights else None, seed)
         self.model = model.eval().requires_grad_(False)
         tower = self.model.visual
-        check_tower(tower, architecture if isinstance(architecture, str) else "clip.architecture")
+        check_tower(tower, name or "clip.architecture")
         if view not in VIEWS:
             raise DaclipError(f"clip.view={view} is not known; choose from {', '.join(VIEWS)}")
         if view == "tiles" and not isinstance(tower, ConvTower):
@@ -122,8 +127,8 @@ class FrozenClip(nn.Module):
         self.view = VIEWS[view]
         self.image_size = image_size(tower)
         self.embed_dim = embed_dim(tower)
-        self.tokenizer = _tokenizer(architecture, getattr(self.model, "context_length", 77))
-        mean, std = _statistics(architecture, pretrained, tower)
+        self.tokenizer = tokenizer_of(self.architecture, name, getattr(self.model, "context_length", 77), tokenizer)
+        mean, std = _statistics(self.architecture, pretrained, tower)
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         self._texts: dict[str, Tensor] = {}
@@ -181,41 +186,36 @@ class FrozenClip(nn.Module):
         self._texts.clear()
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without open_clip's log lines: random weights are meant, and failures are reported by the caller."""
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        root.setLevel(level)
-
-
-def _create(architecture: str | Mapping[str, Any], pretrained: str | None, seed: int) -> nn.Module:
-    if not isinstance(architecture, str):
-        if absent := {"embed_dim", "vision_cfg", "text_cfg"} - architecture.keys():
+def _create(name: str | None, described: str | Mapping[str, Any], pretrained: str | None, seed: int) -> nn.Module:
+    """A model by its name for open_clip, else with random weights from its description."""
+    if name is None:
+        settings = model_settings(described)
+        if absent := {"embed_dim", "vision_cfg", "text_cfg"} - settings.keys():
             raise DaclipError(
                 f"clip.architecture lacks {', '.join(sorted(absent))}: the recipe changes parts of another CLIP; "
                 "take the clip= that it names, or another recipe"
             )
-        # Random weights are part of the experiment: the same seed gives the same frozen model anywhere.
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            fresh = _random({key: _plain(value) for key, value in architecture.items()})
-            if pretrained and isinstance(fresh.visual, ConvTower):
-                fresh.visual.load(pretrained)
+        try:
+            # Random weights are part of the experiment: the same seed gives the same frozen model anywhere.
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                fresh = _random(settings)
+                if pretrained and isinstance(fresh.visual, ConvTower):
+                    fresh.visual.load(pretrained)
+        except DaclipError:
+            raise
+        except Exception as error:  # sizes and names of a wrong type or value fail anywhere in open_clip
+            raise DaclipError(f"no CLIP can be made of clip.architecture ({one_line(error)})") from error
         if isinstance(fresh.visual, VisionTransformer):
             _balance_frequencies(fresh.visual.conv1.weight, torch.Generator().manual_seed(seed))
         return fresh
-    if not architecture.startswith(SCHEMES):
-        _check_name(architecture, pretrained)
+    if not name.startswith(SCHEMES):
+        check_name(name, pretrained)
     try:
-        with torch.random.fork_rng(devices=[]), _quiet():
+        with torch.random.fork_rng(devices=[]), quiet():
             torch.manual_seed(seed)
             model: nn.Module = open_clip.create_model(
-                architecture,
+                name,
                 pretrained=pretrained,
                 device=torch.get_default_device(),
                 pretrained_image=False,
@@ -224,15 +224,19 @@ def _create(architecture: str | Mapping[str, Any], pretrained: str | None, seed:
     except Exception as error:
         # open_clip wraps a failed download or a bad file in whatever the hub client or loader raised.
         raise DaclipError(
-            f"the CLIP weights {architecture}/{pretrained} could not be loaded ({one_line(error)}); check the "
+            f"the CLIP weights {name}/{pretrained} could not be loaded ({one_line(error)}); check the "
             "name and the network, or set clip.pretrained to a weight file on disk"
         ) from error
     return model
 
 
-def _random(settings: dict[str, Any]) -> open_clip.CLIP:
-    """`open_clip.CLIP` with random weights; a `vision_cfg` with a `model` makes its image tower a `ConvTower`."""
+def _random(settings: dict[str, Any]) -> Any:
+    """A model of open_clip with random weights; a `vision_cfg` with a `model` makes its image tower a `ConvTower`."""
     vision = settings["vision_cfg"]
+    if "timm_model_name" in vision:
+        vision["timm_model_pretrained"] = False
+    if settings.pop("custom_text", False):
+        return open_clip.CustomTextCLIP(**settings)
     if "model" not in vision:
         return open_clip.CLIP(**settings)
     smallest = {"image_size": 8, "patch_size": 8, "width": 64, "layers": 0}
@@ -241,33 +245,9 @@ def _random(settings: dict[str, Any]) -> open_clip.CLIP:
     return model
 
 
-def _check_name(architecture: str, pretrained: str | None) -> None:
-    if architecture not in open_clip.list_models():
-        raise DaclipError(
-            f"clip.architecture={architecture} is no open_clip model; see open_clip.list_models() "
-            "(for example ViT-B-32, ViT-L-14)"
-        )
-    if pretrained is None:
-        return
-    tag = open_clip.get_pretrained_cfg(architecture, pretrained)
-    if not tag and not Path(pretrained).is_file():
-        known = ", ".join(open_clip.list_pretrained_tags_by_model(architecture)) or "none"
-        raise DaclipError(
-            f"clip.pretrained={pretrained} is neither a weight tag of {architecture} ({known}) nor a weight file"
-        )
-    quick = bool(tag.get("quick_gelu", False)) if tag else None
-    built = bool((open_clip.get_model_config(architecture) or {}).get("quick_gelu", False))
-    if quick is not None and quick != built:
-        plain = architecture.removesuffix("-quickgelu")
-        raise DaclipError(
-            f"the weights {pretrained} were trained with {'QuickGELU' if quick else 'GELU'}, which {architecture} "
-            f"does not use; set clip.architecture={plain}{'-quickgelu' if quick else ''}"
-        )
-
-
 def _statistics(architecture: str | Mapping[str, Any], pretrained: str | None, tower: Any) -> tuple[Any, Any]:
     """Mean and deviation of inputs: the tag's, else those that all tags of the architecture share, else OpenAI's."""
-    if isinstance(architecture, str) and not architecture.startswith(SCHEMES):
+    if isinstance(architecture, str):
         tags = [pretrained] if pretrained else []
         if not tags or not open_clip.get_pretrained_cfg(architecture, tags[0]):
             tags = open_clip.list_pretrained_tags_by_model(architecture)
@@ -275,8 +255,9 @@ def _statistics(architecture: str | Mapping[str, Any], pretrained: str | None, t
         found = {(tuple(entry["mean"]), tuple(entry["std"])) for entry in known if entry.get("mean")}
         if len(found) == 1:
             return found.pop()
-    mean = getattr(tower, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN
-    return mean, getattr(tower, "image_std", None) or open_clip.OPENAI_DATASET_STD
+    given = {} if isinstance(architecture, str) else architecture.get("preprocess_cfg", {})
+    mean = given.get("mean") or getattr(tower, "image_mean", None) or open_clip.OPENAI_DATASET_MEAN
+    return mean, given.get("std") or getattr(tower, "image_std", None) or open_clip.OPENAI_DATASET_STD
 
 
 @torch.no_grad()
@@ -292,20 +273,3 @@ def _balance_frequencies(weight: Tensor, generator: torch.Generator) -> None:
     gain = (torch.hypot(n[:, None], n) + 0.3).clamp(max=3.0)
     coefficients = torch.randn(weight.shape, generator=generator) * gain
     weight.copy_(torch.einsum("ki,lj,ockl->ocij", basis, basis, coefficients) * weight.std())
-
-
-def _tokenizer(architecture: str | Mapping[str, Any], context_length: int) -> Any:
-    name = architecture if isinstance(architecture, str) else "ViT-B-32"
-    try:
-        with _quiet():
-            return open_clip.get_tokenizer(name, context_length=context_length)
-    except Exception as error:
-        raise DaclipError(
-            f"the tokeniser of {name} could not be loaded ({one_line(error)}); check the network, or give a "
-            "folder with model and tokeniser as clip.architecture=local-dir:FOLDER"
-        ) from error
-
-
-def _plain(value: Any) -> Any:
-    """Nested mappings as dictionaries."""
-    return {key: _plain(item) for key, item in value.items()} if isinstance(value, Mapping) else value

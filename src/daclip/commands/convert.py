@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 from rich.console import Console
 from rich.table import Table
 
-from daclip.commands.options import Parser, add_set, entry_point, known, make, say
+from daclip.commands.options import Parser, add_set, add_trust, entry_point, known, make, say
 from daclip.errors import DaclipError
 from daclip.files import atomic_file
 
@@ -111,7 +111,7 @@ def official_daclip(settings: Mapping[str, Any], content: Any, source: Path) -> 
     state = official_state(content, source)
     daclip: DaClip = make(settings)
     load_official(daclip, state, source)
-    return daclip, settings
+    return daclip, {**settings, "architecture": daclip.clip.architecture}
 
 
 def new_folder(options: Namespace, root: str, name: str) -> Path:
@@ -301,6 +301,7 @@ def export_parser() -> Parser:
     )
     add = made.add_argument
     add("artifact", nargs="?", metavar="ARTIFACT", help="restorer's folder (default: outputs/restorer/latest)")
+    add_trust(made)
     add("--format", default="torch", choices=("torch", "onnx"), help="torch.export (.pt2) or ONNX (default: torch)")
     add("-o", "--output", default="outputs/export", metavar="FOLDER", help="new folder (default: %(default)s)")
     add("--overwrite", action="store_true", help="replace the folder if it is there")

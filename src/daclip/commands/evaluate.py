@@ -69,7 +69,7 @@ class EvaluateConfig:
 
 def validation_data(cfg: DictConfig, artifact: Artifact) -> MixedDegradationData:
     """The data of the command line; what it leaves out is as in the artifact's training."""
-    data = OmegaConf.create({"data": cfg.data or artifact.section("data")})
+    data = OmegaConf.create({"data": cfg.data or artifact.data_section(cfg.paths.values())})
     data.data.degradations = cfg.degradation or artifact.section("degradation")
     data.data.seed = cfg.seed
     return build_data(data)

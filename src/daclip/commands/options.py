@@ -15,6 +15,7 @@ from daclip.commands.main import COMMANDS
 from daclip.commands.signatures import check_options
 from daclip.errors import DaclipError
 from daclip.files import choices, one_line
+from daclip.trust import FLAG, TRUSTED, take_trust
 
 
 class Parser(argparse.ArgumentParser):
@@ -36,7 +37,10 @@ class Parser(argparse.ArgumentParser):
 
     def read(self, arguments: Sequence[str] | None = None) -> argparse.Namespace:
         """The options of a command line, by default the process's own."""
-        words = list(sys.argv[1:] if arguments is None else arguments)
+        try:
+            words = take_trust(sys.argv[1:] if arguments is None else arguments)
+        except DaclipError as error:
+            self.error(str(error))
         if "--" in words:
             end = words.index("--")
             # Names of files, also where they start with a dash; argparse itself loses some of them here.
@@ -55,6 +59,13 @@ def add_artifact(parser: argparse.ArgumentParser, default: str = "outputs/restor
     """Add `--artifact`."""
     text = f"artifact folder, or OWNER/NAME on the hub (default: {default})"
     parser.add_argument("--artifact", metavar="FOLDER", help=text)
+    add_trust(parser)
+
+
+def add_trust(parser: argparse.ArgumentParser) -> None:
+    """Add `--trust-package` to the help; `take_trust` reads it."""
+    text = f"package of your own whose parts the artifact may name; may be repeated, or {TRUSTED}=NAME,NAME"
+    parser.add_argument(FLAG, metavar="NAME", help=text)
 
 
 def add_machine(parser: Any, memory: bool = True) -> None:

@@ -31,6 +31,7 @@ from daclip.training.checkpointing import RecordedConfig, checkpoint_to_resume, 
 from daclip.training.loggers import describe_run
 from daclip.training.provenance import hide_secrets, provenance
 from daclip.training.wandb import finish_run, log_artifact
+from daclip.trust import FLAG, own_packages, trusted_packages
 
 log = logging.getLogger(__name__)
 
@@ -154,6 +155,8 @@ def train(cfg: DictConfig, run_folder: Path) -> tuple[dict[str, Any], dict[str, 
     kind = "daclip" if cfg.clip else "restorer"
     guide = _guide(cfg)
     rank_zero_only(log.info)(_describe(cfg, data, guide))
+    for package in set(own_packages(resolved(cfg))).difference(trusted_packages()):
+        rank_zero_only(log.warning)("parts of %s: its artifact can be used with %s %s only", package, FLAG, package)
     module: Any
     if kind == "daclip":
         # An artifact brings all weights: then none are downloaded.
@@ -177,6 +180,8 @@ def train(cfg: DictConfig, run_folder: Path) -> tuple[dict[str, Any], dict[str, 
         module = build_restoration(cfg, daclip)
     stage_1 = parts.get("daclip", guide)
     config = resolved(cfg) | {"daclip": stage_1 and str(stage_1.resolve())}  # `latest` may have moved when it is read
+    if kind == "daclip":
+        config["clip"]["architecture"] = daclip.clip.architecture  # a name on the hub becomes what it stands for
     trainer = build_trainer(cfg)
     trainer.callbacks.append(RecordedConfig(config))  # type: ignore[attr-defined]
     describe_run(trainer.loggers, config)
@@ -196,7 +201,8 @@ def train(cfg: DictConfig, run_folder: Path) -> tuple[dict[str, Any], dict[str, 
         metrics["skipped_steps"] = skipped
     if trainer.is_global_zero:
         weights = (daclip if kind == "daclip" else module.denoiser.backbone).state_dict()
-        config = {**resolved(cfg), "classes": data.classes}
+        config["classes"] = data.classes
+        tokenizer = getattr(daclip.clip.tokenizer, "text", None) if kind == "daclip" else None
         record = provenance(
             cfg.seed,
             ["python", "-m", f"daclip.commands.train_{kind}", *sys.argv[1:]],
@@ -204,7 +210,7 @@ def train(cfg: DictConfig, run_folder: Path) -> tuple[dict[str, Any], dict[str, 
             data=fingerprint(data),
             run_folder=run_folder,
         )
-        folder = save_artifact(run_folder / "artifact", kind, config, weights, metrics, record, parts)
+        folder = save_artifact(run_folder / "artifact", kind, config, weights, metrics, record, parts, tokenizer)
         point_latest(folder, cfg.output)
         log_artifact(trainer.loggers, kind, folder, parts, metrics)
         log.info("artifact: %s (also %s/latest)", folder, cfg.output)

@@ -10,6 +10,7 @@ from typing import Any
 
 import datasets
 import fsspec
+from huggingface_hub.constants import HF_HUB_CACHE
 from torch import Tensor
 
 from daclip.data.photos import CleanPhoto, PhotoSource, name_fraction, split_by_name
@@ -63,6 +64,7 @@ class Columns:
     name: str | None  # its unique name
     degraded: str | None  # its own degraded version
     class_name: str | None  # the degradation of that version; empty in rows that have none
+    root: str = ""  # the dataset, which the paths in its rows stay inside
 
     def names(self) -> list[str]:
         """The columns that are read."""
@@ -89,19 +91,46 @@ def _texts(row: Mapping[str, Any], column: str | None) -> list[str]:
     return [str(text) for text in (cell if isinstance(cell, (list, tuple)) else [cell]) if text]
 
 
-def cell_content(value: Any, name: str) -> bytes:
-    """The image file of a cell, which holds it or says where it is."""
+def _inside(path: str, root: str) -> str | None:
+    """A row's path as fsspec opens it, if it stays inside its dataset `root`: below a local folder or file's folder, in
+    the hub's repository, or in this machine's copy of that; archives on the way are opened. Else None."""
+    *archived, place = str(path).split("::")
+    if ".." in place.split("/") or not all(part.startswith(("zip://", "tar://", "gzip://")) for part in archived):
+        return None
+    if place.startswith(f"hf://datasets/{root}") and place.removeprefix(f"hf://datasets/{root}")[:1] in ("/", "@"):
+        return path
+    if "://" in place or not root:
+        return None
+    if Path(root).exists():
+        homes = [Path(root) if Path(root).is_dir() else Path(root).parent]
+    else:
+        repository = Path(HF_HUB_CACHE) / f"datasets--{root.replace('/', '--')}"
+        homes = [repository, Path(datasets.config.HF_DATASETS_CACHE)]
+    # Not `resolve`: photos that a folder of one's own links to are photos of that folder.
+    found = (homes[0] / place).absolute()
+    if not any(found.is_relative_to(home.absolute()) for home in homes):
+        return None
+    return "::".join([*archived, str(found)])
+
+
+def cell_content(value: Any, name: str, root: str = "") -> bytes:
+    """The image file of a cell of the dataset `root`, which holds it or says where in the dataset it is."""
     if isinstance(value, bytes):
         return value
     if not isinstance(value, Mapping) or (value.get("bytes") is None and not value.get("path")):
         raise DaclipError(f"{name}: the row holds no image; remove the row, or choose another column")
     if value.get("bytes") is not None:
         return bytes(value["bytes"])
+    if (path := _inside(value["path"], root)) is None:
+        raise DaclipError(
+            f"{name}: refuses {str(value['path'])[:200]}, which is outside its dataset: rows hold photos, or paths "
+            "below the dataset's own folder"
+        )
     try:
-        with fsspec.open(value["path"], "rb") as file:
+        with fsspec.open(path, "rb") as file:
             content: bytes = file.read()
     except (OSError, ValueError) as error:
-        raise DaclipError(f"{name}: {value['path']} cannot be read ({one_line(error)[:300]})") from None
+        raise DaclipError(f"{name}: {path} cannot be read ({one_line(error)[:300]})") from None
     return content
 
 
@@ -118,7 +147,7 @@ class HubRow:
     revisited: bool  # crops come back to the row, so that decoded pictures are worth keeping
 
     def _encoded(self, column: str) -> bytes:
-        return cell_content(self.table[self.index][column], self.name)
+        return cell_content(self.table[self.index][column], self.name, self.columns.root)
 
     def _picture(self, column: str) -> Tensor:
         return _decoded(self, column) if self.revisited else self.decode(column)
@@ -213,6 +242,7 @@ class HubPhotos(PhotoSource):
             optional(self.name_column, "name"),
             self.lq_column,
             self.degradation_column if self.lq_column else None,
+            self.root,
         )
         for name in columns.names():
             if name not in found:

@@ -79,38 +79,44 @@ class Graph:
 def exported(restorer: Restorer) -> list[Graph]:
     """Both graphs of a restorer on the CPU, in float32; batch, height and width are free."""
     clip = restorer.daclip.clip
-    batch, views = Dim("batch"), Dim("views")
-    height, width = Dim("height_64", min=1, max=256), Dim("width_64", min=1, max=256)
-    image = {0: batch, 2: SIDE * height, 3: SIDE * width}
-    step = NetworkStep(restorer.denoiser)
     conditioner = Conditioner(restorer.daclip, restorer.vocabulary, restorer.temperature)
     pictures = torch.rand(3, 3, clip.image_size, clip.image_size, generator=torch.Generator().manual_seed(0))
     return [
-        _graph(
-            "step",
-            step.eval(),
-            _step_inputs(2, 2 * SIDE, 3 * SIDE, restorer),
-            _step_inputs(3, 4 * SIDE, 2 * SIDE, restorer),
-            {"x_t": image, "lq": image, "t": {0: batch}, "content": {0: batch}, "degradation": {0: batch}},
-            ("x0",),
-        ),
+        step_graph(restorer.denoiser, restorer.daclip.embed_dim),
         _graph(
             "conditioner",
             conditioner.eval(),
             (pictures[:2],),
             (pictures,),
-            {"views": {0: views}},
+            {"views": {0: Dim("views")}},
             ("content", "degradation", "probabilities"),
         ),
     ]
 
 
-def _step_inputs(batch: int, height: int, width: int, restorer: Restorer) -> tuple[Tensor, ...]:
+def step_graph(denoiser: Denoiser, context_dim: int) -> Graph:
+    """One network evaluation as a graph, on the device of the network."""
+    batch = Dim("batch")
+    height, width = Dim("height_64", min=1, max=256), Dim("width_64", min=1, max=256)
+    image = {0: batch, 2: SIDE * height, 3: SIDE * width}
+    return _graph(
+        "step",
+        NetworkStep(denoiser).eval(),
+        _step_inputs(2, 2 * SIDE, 3 * SIDE, denoiser, context_dim),
+        _step_inputs(3, 4 * SIDE, 2 * SIDE, denoiser, context_dim),
+        {"x_t": image, "lq": image, "t": {0: batch}, "content": {0: batch}, "degradation": {0: batch}},
+        ("x0",),
+    )
+
+
+def _step_inputs(batch: int, height: int, width: int, denoiser: Denoiser, context_dim: int) -> tuple[Tensor, ...]:
     generator = torch.Generator().manual_seed(batch)
     lq, noise = (torch.rand(batch, 3, height, width, generator=generator) for _ in range(2))
-    t = torch.arange(1, batch + 1) * restorer.denoiser.process.horizon // batch
-    content, degradation = (torch.randn(batch, restorer.daclip.embed_dim, generator=generator) for _ in range(2))
-    return restorer.denoiser.process.terminal(lq, noise), lq, t, content, degradation
+    t = torch.arange(1, batch + 1) * denoiser.process.horizon // batch
+    content, degradation = (torch.randn(batch, context_dim, generator=generator) for _ in range(2))
+    device = next(denoiser.parameters()).device
+    inputs = (denoiser.process.terminal(lq, noise), lq, t, content, degradation)
+    return tuple(value.to(device) for value in inputs)
 
 
 def _graph(
