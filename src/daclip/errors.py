@@ -1,5 +1,7 @@
 """Errors that a user can mend, and the end of a run by a signal."""
 
+from daclip.text import printable
+
 
 class DaclipError(Exception):
     """A mistake in the input; one line says what is wrong and what to do.
@@ -9,7 +11,7 @@ class DaclipError(Exception):
     """
 
     def __init__(self, message: str):
-        super().__init__(message.encode("utf-8", "backslashreplace").decode())
+        super().__init__(printable(message))
 
 
 class DamagedPhotoError(DaclipError):

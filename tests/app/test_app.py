@@ -165,6 +165,22 @@ def test_no_file_of_the_server_can_be_read(address: str, path: str) -> None:
     assert caught.value.code in (400, 403, 404)
 
 
+def test_more_files_than_a_batch_are_refused_at_upload(address: str) -> None:
+    part = '--x\r\nContent-Disposition: form-data; name="files"; filename="{}.png"\r\n\r\nphoto\r\n'
+    kind = {"Content-Type": "multipart/form-data; boundary=x"}
+    for count in (50, 51):
+        body = "".join(part.format(number) for number in range(count)) + "--x--\r\n"
+        request = Request(f"{address}gradio_api/upload", body.encode(), kind)
+        if count == 50:
+            with urlopen(request) as answer:
+                assert len(json.load(answer)) == 50
+            continue
+        with pytest.raises(HTTPError) as refused:
+            urlopen(request)
+        assert refused.value.code == 400
+        assert b"at most 50 photos" in refused.value.read()
+
+
 def test_a_path_or_an_address_is_no_upload(address: str, photo: Path) -> None:
     for path in ("/etc/passwd", str(photo), "http://127.0.0.1:1/x.png"):
         file = {"path": path, "orig_name": "a.png", "meta": {"_type": "gradio.FileData"}}

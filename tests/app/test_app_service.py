@@ -107,6 +107,20 @@ def test_errors_name_the_photo_and_no_folder(service: Service, tmp_path: Path) -
             assert str(tmp_path) not in text
 
 
+def test_no_error_names_a_folder_of_the_server(
+    service: Service, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise DaclipError(f"/srv/models/m.safetensors: damaged; no room in {tmp_path}/new folder")
+
+    monkeypatch.setattr(service.restorer, "classify", fail)
+    monkeypatch.setattr(service.restorer, "using", fail)
+    work = (lambda: service.look(photo), lambda: service.restore(photo, PLAIN, tmp_path / "out", None))
+    for call in work:
+        with pytest.raises(DaclipError, match=r"^m\.safetensors: damaged; no room in new folder$"):
+            call()
+
+
 def test_a_mask_says_what_is_filled_and_names_no_folder(service: Service, tmp_path: Path) -> None:
     photo = tmp_path / "cup.png"
     Image.fromarray(COFFEE).save(photo)

@@ -13,6 +13,8 @@ from torch import nn
 from daclip.clip.controller import DaClip
 from daclip.clip.frozen_clip import FrozenClip
 from daclip.clip.losses import CosineDistillation, DaClipLoss, MultiPositive
+from daclip.clip.sources import refuse_outside
+from daclip.commands.options import make, part
 from daclip.errors import DaclipError
 
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1}
@@ -145,6 +147,64 @@ def test_a_failed_download_is_one_line_and_logs_nothing(
             FrozenClip(architecture, pretrained, "resize", 0)
         assert "\n" not in str(caught.value)
     assert caplog.records == []
+
+
+@pytest.mark.parametrize(
+    ("name", "width", "side"), [("vit_b_32", 512, 224), ("vit_l_14", 768, 224), ("siglip_b_16", 768, 224)]
+)
+def test_every_clip_of_the_configuration_is_built(
+    name: str, width: int, side: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At full size, without weights and without the tokeniser that SigLIP fetches."""
+    monkeypatch.setattr("daclip.clip.frozen_clip.tokenizer_of", lambda *_: None)
+    with torch.device("meta"):
+        model: DaClip = make({**part("clip", name), "load_weights": False, "tokenizer": str(tmp_path / "its_own.json")})
+        content, degradation = model.encode_views(torch.zeros(2, 3, side, side))
+    assert model.clip.image_size == side
+    assert content is not None
+    assert content.shape == degradation.shape == (2, width)
+
+
+def test_what_a_text_side_needs_is_said_before_weights_are_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("open_clip.create_model", lambda *_, **__: pytest.fail("makes the model"))
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(DaclipError, match=r"needs transformers; install it with pip install 'daclip\[siglip\]'"):
+        FrozenClip("ViT-B-16-SigLIP", "webli", "resize", 0)
+    with pytest.raises(DaclipError, match="roberta"):
+        FrozenClip("roberta-ViT-B-32", None, "resize", 0)
+
+
+def test_a_folders_model_comes_back_from_its_description_alone(tmp_path: Path) -> None:
+    """What an artifact holds in place of the folder's name."""
+    tower = timm_tower("test_vit", timm_pool="avg", timm_proj=None)
+    for vision, more in ((PLAIN, {}), ({**tower, "timm_model_pretrained": True}, {"custom_text": True})):
+        made = FrozenClip(folder_with(tmp_path, vision, **more), None, "resize", 0)
+        refuse_outside(made.architecture, has_tokenizer=False, where="config.yaml")
+        again = FrozenClip(made.architecture, None, "resize", 1, load_weights=False)
+        again.model.load_state_dict(made.model.state_dict())
+        assert again.mean.flatten().tolist() == [0.5, 0.5, 0.5]
+        photos = torch.rand(1, 3, 40, 40)
+        assert torch.equal(again.encode_image(photos), made.encode_image(photos))
+        assert torch.equal(again.encode_text(["rainy"]), made.encode_text(["rainy"]))
+
+
+def test_a_tokeniser_of_the_hub_travels_as_a_file(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    tokenizers = pytest.importorskip("tokenizers")
+    fast = tokenizers.Tokenizer(tokenizers.models.WordLevel({"<pad>": 0, "rain": 1, "<unk>": 2}, unk_token="<unk>"))
+    fast.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    transformers.PreTrainedTokenizerFast(tokenizer_object=fast, pad_token="<pad>", unk_token="<unk>").save_pretrained(
+        tmp_path
+    )
+    text = {**TEXT, "hf_tokenizer_name": "ours", "tokenizer_kwargs": {"clean": "canonicalize"}}
+    clip = FrozenClip(folder_with(tmp_path, PLAIN, text_cfg=text), None, "resize", 0)
+    expected = clip.tokenizer(["Rain, rain!", "snow"])
+    assert expected[:, :3].tolist() == [[1, 1, 0], [2, 0, 0]]
+    assert expected.shape == (2, 77)
+    (tmp_path / "tokenizer.json").write_text(clip.tokenizer.text, encoding="utf-8")
+    file = str(tmp_path / "tokenizer.json")
+    again = FrozenClip(clip.architecture, None, "resize", 0, load_weights=False, tokenizer=file)
+    assert torch.equal(again.tokenizer(["Rain, rain!", "snow"]), expected)
 
 
 def test_a_tag_brings_its_normalisation_also_without_its_weights() -> None:

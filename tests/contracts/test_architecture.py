@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).parents[2] / "src" / "daclip"
 
 # From low to high. A module may import what its own row or a row above it in this list holds.
 ROWS: list[set[str]] = [
-    {"errors", "types", "files", "rng", "arithmetic", "trust"},
+    {"errors", "types", "files", "rng", "arithmetic", "text", "trust"},
     {"pixels", "metadata", "depth", "decoding", "encoding", "images", "finding"},
     {"degradations"},
     {"data"},

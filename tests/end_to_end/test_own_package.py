@@ -30,7 +30,7 @@ def write_package(folder: Path) -> None:
 
 
 def test_parts_of_ones_own_train_score_and_restore(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_package(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
@@ -40,7 +40,7 @@ def test_parts_of_ones_own_train_score_and_restore(
     assert invoke("daclip.commands.train_daclip", "experiment=smoke_daclip", *own) is None
     network = ["backbone=plain", "~backbone.multipliers", "backbone.width=8"]
     assert invoke("daclip.commands.train_restorer", "experiment=smoke_restorer", *network, *own) is None
-    assert "--trust-package mine" in caplog.text
+    assert "--trust-package mine" in capsys.readouterr().out
 
     Image.fromarray(data.coffee()[:40, :48]).save("photo.png")
     restore = ["daclip.commands.restore", "photo.png", "-o", "clean"]

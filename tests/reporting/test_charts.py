@@ -1,5 +1,6 @@
 """Charts: points lie where they should, looks are shared, what cannot be drawn is refused."""
 
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 from matplotlib.patches import Rectangle
 
 from daclip.errors import DaclipError
-from daclip.reporting.charts import Panel, confusion_figure, line_charts, png, radar, reliability_figure, svg
+from daclip.reporting.charts import Panel, confusion_figure, line_charts, png, radar, reliability_figure, show, svg
 
 CURVES = {"near": [(1.0, 0.5), (2.0, 0.1)], "far": [(1.0, 9.0), (2.0, 8.0)]}
 
@@ -70,3 +71,11 @@ def test_a_reliability_diagram_has_a_bar_for_each_bin() -> None:
     figure = reliability_figure(bins, 0.5, 10)
     assert [bar.get_height() for bar in figure.axes[0].patches if isinstance(bar, Rectangle)] == [1.0, 0.5]
     assert png(figure).startswith(b"\x89PNG")
+
+
+def test_a_report_takes_no_picture_from_outside_its_run(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "linked.png").symlink_to(tmp_path / "private.png")
+    for file in ("../private.png", "/etc/hostname", "linked.png"):
+        with pytest.raises(DaclipError, match="outside it"):
+            show(tmp_path / "run", {"restored": file, "hq": "a.png"}, 8)

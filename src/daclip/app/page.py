@@ -5,6 +5,7 @@ from typing import Any
 
 import gradio as gr
 from gradio_client import utils as client_utils
+from starlette.formparsers import MultiPartException
 
 from daclip.app.handlers import Handlers, Parts
 from daclip.app.service import AS_TRAINED, Limits, Service
@@ -185,11 +186,43 @@ class NoOtherServers:
         await self.app(scope, receive, send)
 
 
+# What begins each file of an upload.
+FILE_PART = b'content-disposition: form-data; name="files"'
+
+
+class FewFiles:
+    """ASGI middleware that refuses an upload of more files than a batch may have, before the rest of it arrives."""
+
+    def __init__(self, app: Any, most: int):
+        self.app = app
+        self.most = most
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Answer one request."""
+        found, seen = 0, b""
+
+        async def counted() -> Any:
+            nonlocal found, seen
+            message = await receive()
+            seen += message.get("body", b"").lower()
+            found += seen.count(FILE_PART)
+            seen = seen[1 - len(FILE_PART) :]
+            if found > self.most:
+                # The error by which Gradio's own limits end an upload: what has arrived is deleted.
+                raise MultiPartException(f"at most {self.most} photos at a time here")
+            return message
+
+        upload = scope["type"] == "http" and str(scope.get("path", "")).endswith("/upload")
+        await self.app(scope, counted if upload else receive, send)
+
+
 def page_of(artifact: str | None, limits: Limits, queue: int = 32, seed: int = 0, **options: Any) -> Any:
     """Gradio page of a restorer (folder or hub name, default `outputs/restorer/latest`); `options` as `Restorer`'s."""
     folder = find_artifact(artifact, "outputs/restorer", "make train-restorer")
     restorer = Restorer.from_pretrained(folder, seed=seed, **options)
-    return build_page(Service(restorer, limits), seed).queue(max_size=queue, default_concurrency_limit=1)
+    page: Any = build_page(Service(restorer, limits), seed).queue(max_size=queue, default_concurrency_limit=1)
+    page.most_files = limits.files
+    return page
 
 
 def launch(page: Any, host: str, port: int, max_upload_mb: int) -> str:
@@ -201,14 +234,14 @@ def launch(page: Any, host: str, port: int, max_upload_mb: int) -> str:
             server_name=host,
             server_port=port,
             max_file_size=f"{max_upload_mb}mb",
-            app_kwargs={"middleware": [Middleware(NoOtherServers)]},
+            app_kwargs={"middleware": [Middleware(NoOtherServers), Middleware(FewFiles, most=page.most_files)]},
             prevent_thread_lock=True,
             share=False,
             ssr_mode=False,
             run_history=False,
             enable_monitoring=False,
             footer_links=["api"],
-            show_error=True,
+            show_error=False,  # of the page's own errors the text is shown all the same
             quiet=True,
         )
     except OSError as error:

@@ -1,5 +1,6 @@
 """The page's work on photos, without a page: look at one, restore one, refuse what is too much."""
 
+import re
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +66,17 @@ def preview(file: PhotoFile) -> Image.Image:
     return ground.convert("RGB")
 
 
+def without_folders(text: str, *files: Path) -> str:
+    """A message without the server's folders, which are nobody's business; `files` may have spaces in their paths.
+
+    >>> without_folders("/srv/tmp/a b/cup.png: no room in /var/tmp, 3 MB/s and/or", Path("/srv/tmp/a b/cup.png"))
+    'cup.png: no room in tmp, 3 MB/s and/or'
+    """
+    for file in files:
+        text = text.replace(f"{file}/", "").replace(str(file), file.name)
+    return re.sub(r"(?<![\w.])/(?:[^/\s'\"]+/)*(?=[^/\s'\"])", "", text)
+
+
 class Service:
     """Looks at and restores uploaded photos within the limits, one request after the other."""
 
@@ -78,10 +90,9 @@ class Service:
         try:
             self._check_size(photo)
             file = read_photo(photo)
+            probabilities = self.restorer.classify(file.pixels)[0]
         except DaclipError as error:
-            # The server's folders are nobody's business.
-            raise DaclipError(str(error).replace(str(photo), photo.name)) from None
-        probabilities = self.restorer.classify(file.pixels)[0]
+            raise DaclipError(without_folders(str(error), photo)) from None
         return Look(preview(file), probabilities, (file.pixels.width, file.pixels.height), file.notes)
 
     def check(self, settings: Settings) -> None:
@@ -110,7 +121,10 @@ class Service:
         """
         self.check(settings)
         sampler = None if settings.sampler == AS_TRAINED else settings.sampler
-        restorer = self.restorer.using(sampler=sampler, steps=settings.steps or None, seed=settings.seed)
+        try:
+            restorer = self.restorer.using(sampler=sampler, steps=settings.steps or None, seed=settings.seed)
+        except DaclipError as error:
+            raise DaclipError(without_folders(str(error))) from None
         classes = settings.classes.strip() or None
         request = Request(classes, settings.strength, settings.samples, dry_run=False, overwrite=False)
         given = [photo] if mask is None else [photo, mask]
@@ -123,10 +137,8 @@ class Service:
             result = folder / f"{photo.stem}-restored{result_suffix(photo, None)}"
             outcome = attempt(restorer, Job(photo, result, mask), request, on_progress)
         outcome.photo = photo.name
-        # As in `look`.
-        for file in given:
-            outcome.error = outcome.error and outcome.error.replace(str(file), file.name)
-        outcome.error = outcome.error and outcome.error.replace(f"{folder}/", "")
+        outcome.error = outcome.error and without_folders(outcome.error, *given, folder)
+        outcome.notes = [without_folders(note, *given, folder) for note in outcome.notes]
         return outcome
 
     def _check_size(self, photo: Path) -> None:

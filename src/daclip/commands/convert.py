@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any, cast
 from rich.console import Console
 from rich.table import Table
 
-from daclip.commands.options import Parser, add_set, add_trust, entry_point, known, make, say
+from daclip.commands.options import Parser, add_set, add_trust, entry_point, known, make, say, shown
 from daclip.errors import DaclipError
 from daclip.files import atomic_file
 
@@ -340,14 +340,14 @@ def info(options: Namespace) -> None:
     from daclip.artifacts import Artifact, read_metrics, read_record
 
     artifact = Artifact(options.artifact)
-    table = Table(title=options.artifact, show_header=False)
+    table = Table(title=shown(options.artifact), show_header=False)
 
     def add(name: str, value: Any) -> None:
         if isinstance(value, Mapping):
             for key, item in value.items():
                 add(f"{name}.{key}" if name else str(key), item)
         elif value is not None:
-            table.add_row(name, f"{value:.4f}" if isinstance(value, float) else str(value))
+            table.add_row(shown(name), f"{value:.4f}" if isinstance(value, float) else shown(str(value)))
 
     add("kind", artifact.config["kind"])
     metrics = read_metrics(options.artifact)

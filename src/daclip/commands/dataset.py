@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from daclip.commands.options import Parser, add_set, entry_point, make, part, text_table
+from daclip.commands.options import Parser, add_set, entry_point, make, part, shown, text_table
 from daclip.errors import DaclipError
 from daclip.files import choices, write_json
 
@@ -175,15 +175,16 @@ def _show_report(report: "Report", console: Console) -> bool:
     from daclip.data.check import KINDS
 
     counts = ", ".join(f"{count} {split}" for split, count in report.counts.items())
-    table = Table(title=f"{report.source} ({report.layout}): {counts or 'nothing readable'}")
+    title = shown(f"{report.source} ({report.layout}): {counts or 'nothing readable'}")
+    table = Table(title=title)
     for name in ("problem", "count", "where"):
         table.add_column(name, justify="right" if name == "count" else "left", overflow="fold")
     for kind, problems in report.by_kind().items():
         lines = [": ".join(filter(None, (problem.name, problem.detail))) for problem in problems[:SHOWN]]
         if len(problems) > SHOWN:
             lines.append(f"… and {len(problems) - SHOWN} more")
-        table.add_row(f"{kind}\n({KINDS[kind]})", str(len(problems)), "\n".join(lines))
-    console.print(table if report.problems else table.title)
+        table.add_row(f"{kind}\n({KINDS[kind]})", str(len(problems)), "\n".join(map(shown, lines)))
+    console.print(table if report.problems else title)
     return bool(report.problems)
 
 

@@ -15,6 +15,7 @@ from daclip.commands.main import COMMANDS
 from daclip.commands.signatures import check_options
 from daclip.errors import DaclipError
 from daclip.files import choices, one_line
+from daclip.text import markdown, printable
 from daclip.trust import FLAG, TRUSTED, take_trust
 
 
@@ -127,23 +128,28 @@ def make(node: Any, place: str = "") -> Any:
 
 def say(text: str, style: str | None = None) -> None:
     """Print one line as it is."""
-    Console(soft_wrap=True, emoji=False).print(text, style=style, highlight=False, markup=False)
+    Console(soft_wrap=True, emoji=False).print(printable(text), style=style, highlight=False, markup=False)
+
+
+def shown(text: str) -> str:
+    """A text for rich's tables, which else read markup and terminals escapes in it."""
+    return escape(printable(text))
 
 
 def text_table(title: str, heading: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     """A table for the console: the first column to the left, numbers to the right."""
-    table = Table(title=escape(title))
+    table = Table(title=shown(title))
     for index, name in enumerate(heading):
-        table.add_column(name, justify="right" if index else "left", no_wrap=True)
+        table.add_column(shown(name), justify="right" if index else "left", no_wrap=True)
     for row in rows:
-        table.add_row(*map(escape, row))
+        table.add_row(*map(shown, row))
     return table
 
 
 def markdown_table(heading: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """The same as lines of Markdown."""
     rule = ["---", *("---:" for _ in heading[1:])]
-    return ["| " + " | ".join(row) + " |" for row in (heading, rule, *rows)]
+    return ["| " + " | ".join(row) + " |" for row in (map(markdown, heading), rule, *(map(markdown, r) for r in rows))]
 
 
 def entry_point(*commands: tuple[Parser, Callable[[argparse.Namespace], object]]) -> Callable[..., None]:

@@ -9,6 +9,7 @@ import yaml
 from daclip.commands.options import Parser, entry_point, say
 from daclip.errors import DaclipError
 from daclip.files import write_text
+from daclip.text import markdown
 
 if TYPE_CHECKING:
     from daclip.reporting.runs import Run
@@ -98,6 +99,7 @@ def report(options: Namespace) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    templates.filters["md"] = markdown
     output = Path(options.output)
     for name in ("report.html", "report.md"):
         write_text(output / name, templates.get_template(f"{name}.j2").render(page))

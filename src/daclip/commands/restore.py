@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from daclip.commands.options import Parser, add_artifact, add_machine, add_set, entry_point, make, part, say
 from daclip.errors import DaclipError
+from daclip.text import printable
 
 if TYPE_CHECKING:
     from daclip.restoring.batch import Outcome
@@ -126,7 +127,7 @@ def worked(
                 outcomes.append(task(partial(advance, done)))
                 record_line(outcomes[-1])
                 for line, style in shown(outcomes[-1]):
-                    bar.console.print(line, style=style, markup=False, highlight=False)
+                    bar.console.print(printable(line), style=style, markup=False, highlight=False)
                 bar.update(row, completed=done + 1)
         except KeyboardInterrupt:
             sys.stderr.write(f"stopped after {len(outcomes)} of {len(tasks)} photos; the same command goes on there\n")

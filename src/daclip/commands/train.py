@@ -156,7 +156,7 @@ def train(cfg: DictConfig, run_folder: Path) -> tuple[dict[str, Any], dict[str, 
     guide = _guide(cfg)
     rank_zero_only(log.info)(_describe(cfg, data, guide))
     for package in set(own_packages(resolved(cfg))).difference(trusted_packages()):
-        rank_zero_only(log.warning)("parts of %s: its artifact can be used with %s %s only", package, FLAG, package)
+        rank_zero_only(log.warning)("%s has parts in this run: use its artifact with %s %s", package, FLAG, package)
     module: Any
     if kind == "daclip":
         # An artifact brings all weights: then none are downloaded.

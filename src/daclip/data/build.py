@@ -22,6 +22,7 @@ from daclip.errors import DaclipError
 from daclip.files import PARTIAL, atomic_folder, one_line, write_json
 from daclip.finding import account, find_photos, name_of
 from daclip.images import load_image, to_pil
+from daclip.text import markdown, printable
 
 RECORD = "build.json"  # marks a folder that was built here, and says from what
 COLUMNS = {
@@ -147,14 +148,14 @@ def data_card(plan: Plan, title: str) -> str:
         megapixels, megabytes = sum(row.width * row.height for row in rows) / 1e6, sum(row.bytes for row in rows) / 1e6
         return f"| {name} | {len(rows)} | {captioned} | {megapixels:.1f} | {megabytes:.1f} |"
 
-    def cell(text: str) -> str:
-        return " ".join(text.split()).replace("|", "\\|")
+    def code(text: str) -> str:
+        return "`" + printable(text).replace("`", "'") + "`"
 
     sides = sorted(min(row.width, row.height) for row in plan.rows)
-    origins = sorted(Counter((cell(row.source), cell(row.license) or "unknown") for row in plan.rows).items())
+    origins = sorted(Counter((markdown(row.source), markdown(row.license) or "unknown") for row in plan.rows).items())
     lines = [
         f"---\npretty_name: {json.dumps(title)}\nlicense: other\ntask_categories: [image-to-image]",
-        f"tags: [image-restoration, daclip]\n---\n\n# {title}\n",
+        f"tags: [image-restoration, daclip]\n---\n\n# {markdown(title)}\n",
         "Clean photos with captions, for degradations synthesised on the fly. Built by `daclip dataset`.\n",
         "![sample photos](sheet.png)\n",
         "| split | photos | with caption | megapixels | MB |\n|---|---|---|---|---|",
@@ -169,10 +170,10 @@ def data_card(plan: Plan, title: str) -> str:
     ]
     if plan.duplicates:
         lines.append(f"\nLeft out as copies of another photo ({len(plan.duplicates)}):\n")
-        lines += [f"- `{name}` equals `{kept}`" for name, kept in plan.duplicates.items()]
+        lines += [f"- {code(name)} equals {code(kept)}" for name, kept in plan.duplicates.items()]
     if plan.unreadable:
         lines.append(f"\nLeft out because they cannot be read ({len(plan.unreadable)}):\n")
-        lines += [f"- `{name}`" for name in plan.unreadable]
+        lines += [f"- {code(name)}" for name in plan.unreadable]
     return "\n".join(lines) + "\n"
 
 

@@ -313,6 +313,8 @@ def _photo_address(picture: Image.Image) -> str:
 def show(folder: Path, files: Mapping[str, str], side: int) -> Shown:
     """Read the pictures of one photo and zoom to where the degradation, or what is left of it, is strongest. `files`
     names a file for each picture, `restored` and `hq` at least; `side` is the crop's in pixels of the photo."""
+    if outside := [file for file in files.values() if not (folder / file).resolve().is_relative_to(folder.resolve())]:
+        raise DaclipError(f"{folder}: refuses the picture {outside[0]}, which is outside it; run the evaluation again")
     images = {name: load_image(folder / file) for name, file in files.items()}
     side = min(side, *images["hq"].shape[1:])
     # The square in which the two photos differ most.

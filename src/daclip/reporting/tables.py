@@ -8,6 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from daclip.reporting.runs import Comparison, Run, metric_names, same_inputs
+from daclip.text import printable
 
 LABELS = {"psnr": "PSNR", "ssim": "SSIM", "ms_ssim": "MS-SSIM", "lpips": "LPIPS", "dists": "DISTS"}
 
@@ -31,7 +32,7 @@ def score_tables(metrics: Mapping[str, Any], width: int) -> list[Table]:
 
 def _table(metrics: Mapping[str, Any], names: Sequence[str]) -> Table:
     what = "degraded → restored" if "nfe" in metrics else "photos"
-    table = Table(title=escape(f"{what}, {metrics['protocol']['text']}"))
+    table = Table(title=escape(printable(f"{what}, {metrics['protocol']['text']}")))
     table.add_column("degradation", no_wrap=True)
     lines: dict[str, dict[str, str]] = {}
     for class_name, row in [*metrics["per_degradation"].items(), ("mean", metrics["mean"])]:
@@ -47,11 +48,11 @@ def _table(metrics: Mapping[str, Any], names: Sequence[str]) -> Table:
             cells["recognised"] = f"{mean if class_name == 'mean' else each[class_name]:.0%}"
         cells["n"] = str(row["count"])
     for heading in lines["mean"]:
-        table.add_column(heading, justify="right")
+        table.add_column(escape(printable(heading)), justify="right")
     for class_name, cells in lines.items():
         if class_name == "mean":
             table.add_section()
-        table.add_row(escape(class_name), *cells.values())
+        table.add_row(escape(printable(class_name)), *cells.values())
     return table
 
 
