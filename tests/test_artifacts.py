@@ -12,7 +12,15 @@ from safetensors import SafetensorError
 from small_clip import CLIP
 from torch import nn
 
-from daclip.artifacts import Artifact, find_artifact, load_daclip, point_latest, save_artifact
+from daclip.artifacts import (
+    Artifact,
+    find_artifact,
+    load_daclip,
+    load_denoiser,
+    point_latest,
+    read_metrics,
+    save_artifact,
+)
 from daclip.clip.controller import create_daclip
 from daclip.errors import DaclipError
 from daclip.files import write_json
@@ -126,6 +134,33 @@ def test_a_broken_artifact_is_named_in_one_line(artifact: Path, name: str, conte
         (artifact / name).write_bytes(content)
     with pytest.raises(DaclipError, match=reason) as caught:
         load_daclip(artifact)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["[1]", "{", "null", "[" * 100_000])
+def test_broken_records_are_one_line(tmp_path: Path, content: str) -> None:
+    (tmp_path / "metrics.json").write_text(content)
+    with pytest.raises(DaclipError, match=r"metrics\.json: missing or damaged") as caught:
+        read_metrics(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"backbone": {"_target_": "daclip.backbones.nafnet.ConditionalNAFNet", "_partial_": True, "width": "wide"}},
+        {"backbone": {"_target_": "daclip.backbones.layers.GlobalPool"}},
+        {"process": {"_target_": "daclip.diffusion.sde.MeanRevertingSDE", "schedule": [1]}},
+        {"stage": {"parameterization": "data"}},
+        {"stage": {"parameterization": {"_target_": "daclip.diffusion.denoiser.EdmPreconditioning", "x": 1}}},
+    ],
+    ids=["a word for a number", "no network", "a list for a part", "a missing choice", "an unknown choice"],
+)
+def test_values_of_another_kind_are_one_line(restorer_artifact: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+    config = yaml.safe_load((restorer_artifact / "config.yaml").read_text(encoding="utf-8"))
+    folder = save_artifact(tmp_path / "a", "restorer", {**config, **changes}, {}, {}, {})
+    with pytest.raises(DaclipError, match=r"config\.yaml") as caught:
+        load_denoiser(Artifact(folder), 16)
     assert "\n" not in str(caught.value)
 
 

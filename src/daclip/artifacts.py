@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -145,7 +144,7 @@ class Artifact:
             refuse_foreign_parts(node, section, str(self.folder / CONFIG))
         try:
             return instantiate(node, _convert_="object")
-        except InstantiationException as error:
+        except Exception as error:  # a part's own, in an InstantiationException, or OmegaConf's about the node
             if isinstance(error.__cause__, DaclipError):
                 raise error.__cause__ from None
             raise DaclipError(
@@ -288,9 +287,11 @@ def load_denoiser(artifact: Artifact, context_dim: int) -> Denoiser:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise DaclipError(f"{path}: missing or damaged; train or copy the artifact again") from None
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise DaclipError(f"{path}: missing or damaged; train or copy the artifact again")
     return content
 
 

@@ -1,7 +1,6 @@
 """The web page as programs see it: a real server, real files, hostile requests."""
 
 import json
-import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ from urllib.request import Request, urlopen
 import numpy as np
 import pytest
 from PIL import Image
+from ranks import free_port
 from skimage import data
 
 from daclip.errors import DaclipError
@@ -33,12 +33,6 @@ def address(restorer_artifact: Path, tmp_path_factory: pytest.TempPathFactory) -
         page = page_of(str(restorer_artifact), LIMITS)
         yield launch(page, "127.0.0.1", free_port(), max_upload_mb=1)
         page.close()
-
-
-def free_port() -> int:
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        return int(bound.getsockname()[1])
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from ranks import free_port
 from skimage import data
 
 pytest.importorskip("gradio")
@@ -36,7 +37,7 @@ def address(restorer_artifact: Path, tmp_path_factory: pytest.TempPathFactory) -
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("gradio")))
         page = page_of(ARTIFACT or str(restorer_artifact), LIMITS)
-        yield launch(page, "127.0.0.1", 7861, max_upload_mb=40)
+        yield launch(page, "127.0.0.1", free_port(), max_upload_mb=40)
         page.close()
 
 

@@ -89,7 +89,9 @@ def is_daclip(content: Any) -> bool:
 
 def official_state(content: Any, path: str | Path) -> dict[str, Tensor]:
     """The tensors of an official checkpoint, the content of `path`, by their official names without `module.`."""
-    if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
+    if not isinstance(content, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
+    ):
         raise DaclipError(f"{path}: not a state dict, nor a training checkpoint with one under 'state_dict'")
     if not is_daclip(content):
         raise DaclipError(f"{path}: no DA-CLIP checkpoint, it has no weight called visual_control.*")

@@ -14,7 +14,7 @@ from torch.export import Dim, ExportedProgram
 from daclip.clip.controller import DaClip
 from daclip.diffusion.denoiser import Denoiser
 from daclip.errors import DaclipError
-from daclip.files import atomic_folder, write_json
+from daclip.files import atomic_folder, cannot_be_written, write_json
 from daclip.restoring.restorer import Restorer
 from daclip.types import Conditioning
 
@@ -143,7 +143,10 @@ def write_export(
     with atomic_folder(folder) as temporary:
         for graph in graphs:
             path = temporary / f"{graph.name}{suffix}"
-            write(graph, path)
+            try:
+                write(graph, path)
+            except RuntimeError as error:  # torch's for a full disk
+                raise cannot_be_written(folder, error) from error
             with torch.inference_mode():
                 expected = graph.module(*graph.example)
             expected = [expected] if isinstance(expected, Tensor) else list(expected)
