@@ -203,7 +203,8 @@ def test_benchmark_writes_rows(place: Path, monkeypatch: pytest.MonkeyPatch) -> 
     }
     for row in rows:
         assert set(row) == {"name", "unit", "baseline", "ours", "ratio", "note"}
-        assert row["ratio"] > 0
+        assert row["ratio"] in (row["ours"] / row["baseline"], row["baseline"] / row["ours"])
+        assert row["ours"] > 0
 
 
 @pytest.mark.parametrize(
