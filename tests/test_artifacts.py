@@ -150,11 +150,18 @@ def test_broken_records_are_one_line(tmp_path: Path, content: str) -> None:
     [
         {"backbone": {"_target_": "daclip.backbones.nafnet.ConditionalNAFNet", "_partial_": True, "width": "wide"}},
         {"backbone": {"_target_": "daclip.backbones.layers.GlobalPool"}},
-        {"process": {"_target_": "daclip.diffusion.sde.MeanRevertingSDE", "schedule": [1]}},
+        {
+            "process": {
+                "_target_": "daclip.diffusion.sde.ThetaSchedule",
+                "kind": "cosine",
+                "horizon": "long",
+                "delta": 0.1,
+            }
+        },
         {"stage": {"parameterization": "data"}},
         {"stage": {"parameterization": {"_target_": "daclip.diffusion.denoiser.EdmPreconditioning", "x": 1}}},
     ],
-    ids=["a word for a number", "no network", "a list for a part", "a missing choice", "an unknown choice"],
+    ids=["a word for a number", "no network", "a word for a length", "a missing choice", "an unknown choice"],
 )
 def test_values_of_another_kind_are_one_line(restorer_artifact: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
     config = yaml.safe_load((restorer_artifact / "config.yaml").read_text(encoding="utf-8"))

@@ -74,7 +74,7 @@ def harmless(text: str) -> None:
 def test_markdown_gets_text() -> None:
     harmless("\n".join(markdown_table([HTML, "b"], [[HTML, "1"]])))
     row = Row("a.png", HTML, "0" * 64, 8, 8, 9, HTML, HTML, "train")
-    card = data_card(Plan(Path(), [row], {HTML: HTML}, [HTML], [], 1), HTML)
+    card = data_card(Plan(Path(), [row], {HTML: HTML}, [HTML], [], "", 1), HTML)
     header, _, body = card.removeprefix("---\n").partition("\n---\n")
     code = [line for line in body.splitlines() if not line.startswith("- `")]
     harmless("\n".join(code).replace("![sample photos](sheet.png)", ""))

@@ -95,7 +95,7 @@ def exported(restorer: Restorer) -> list[Graph]:
 
 
 def step_graph(denoiser: Denoiser, context_dim: int) -> Graph:
-    """One network evaluation as a graph, on the device of the network."""
+    """One network evaluation as a graph."""
     batch = Dim("batch")
     height, width = Dim("height_64", min=1, max=256), Dim("width_64", min=1, max=256)
     image = {0: batch, 2: SIDE * height, 3: SIDE * width}
@@ -114,9 +114,7 @@ def _step_inputs(batch: int, height: int, width: int, denoiser: Denoiser, contex
     lq, noise = (torch.rand(batch, 3, height, width, generator=generator) for _ in range(2))
     t = torch.arange(1, batch + 1) * denoiser.process.horizon // batch
     content, degradation = (torch.randn(batch, context_dim, generator=generator) for _ in range(2))
-    device = next(denoiser.parameters()).device
-    inputs = (denoiser.process.terminal(lq, noise), lq, t, content, degradation)
-    return tuple(value.to(device) for value in inputs)
+    return denoiser.process.terminal(lq, noise), lq, t, content, degradation
 
 
 def _graph(
