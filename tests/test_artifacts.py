@@ -102,7 +102,8 @@ def test_the_words_come_from_the_artifact_and_else_from_its_degradations(artifac
     assert classes(degradation=noisy) == ["noisy"]
     assert classes(degradation=noisy, classes=["underwater", "noisy"]) == ["underwater", "noisy"]
     assert classes(classes=["underwater"]) == ["underwater"]
-    for wrong in ([], "noisy", [1], {}):
+    refused: list[Any] = [[], "noisy", [1], {}]
+    for wrong in refused:
         with pytest.raises(DaclipError, match=r"config\.yaml: classes must be"):
             classes(degradation=noisy, classes=wrong)
 

@@ -1,5 +1,6 @@
 """Stage 1 in two processes, started as users start it, does what one process with the whole batch does."""
 
+import contextlib
 import csv
 import os
 import subprocess
@@ -7,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from running import invoke
 
 COMMON = [
     "experiment=smoke_daclip",
@@ -19,25 +21,28 @@ COMMON = [
 ]
 
 
-def losses(folder: Path, *overrides: str) -> list[tuple[float, float]]:
-    """Loss and gradient norm of each step."""
-    done = subprocess.run(
-        [sys.executable, "-m", "daclip.commands.train_daclip", *COMMON, *overrides, f"output={folder}"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=folder.parent,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+def losses(folder: Path) -> list[tuple[float, float]]:
+    """Loss and gradient norm of each step of the run in a folder."""
     with (folder / "latest" / ".." / "logs" / "metrics.csv").resolve().open() as file:
         rows = [row for row in csv.DictReader(file) if row["train/loss"]]
     return [(float(row["train/loss"]), float(row["train/grad_norm"])) for row in rows]
 
 
 def test_two_ranks_train_as_one_process_with_the_whole_batch(tmp_path: Path) -> None:
-    together = losses(tmp_path / "two", "trainer=ddp", "trainer.devices=2", "data.batch_size=5", "stage.chunk_size=3")
-    alone = losses(tmp_path / "one", "data.batch_size=10")
+    command = ["daclip.commands.train_daclip", *COMMON]
+    shared = ["trainer=ddp", "trainer.devices=2", "data.batch_size=5", "stage.chunk_size=3"]
+    done = subprocess.run(
+        [sys.executable, "-m", *command, *shared, "output=two"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    with contextlib.chdir(tmp_path):
+        assert invoke(*command, "data.batch_size=10", "output=one") is None
+    together, alone = losses(tmp_path / "two"), losses(tmp_path / "one")
     assert len(together) == 2
     for found, expected in zip(together, alone, strict=True):
         assert found == pytest.approx(expected, rel=1e-4)

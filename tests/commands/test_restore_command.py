@@ -1,4 +1,4 @@
-"""The commands `restore`, `classify` and `info` on real photos, as a user runs them."""
+"""The commands `restore` and `classify` on real photos, as a user runs them."""
 
 import contextlib
 import io
@@ -209,11 +209,6 @@ def test_classify_only_names(
     assert run("classify", "photos", "--json", *named) is None
     printed = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row["probabilities"] for row in printed] == [row["probabilities"] for row in rows]
-
-
-def test_info_tells_what_an_artifact_is(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("info", "outputs/restorer/latest") is None
-    assert "restorer" in capsys.readouterr().out
 
 
 def test_failures_are_counted_and_the_others_restored(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

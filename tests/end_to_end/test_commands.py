@@ -1,5 +1,6 @@
 """Every command from end to end, on real photos, as a user runs it."""
 
+import contextlib
 import os
 import re
 import subprocess
@@ -9,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from running import TEN, assert_one_line, invoke, read
+from running import TEN, TINY, assert_one_line, invoke, read
 from skimage import data
 
 
-def run(*command: str, cwd: Path, ok: bool = True) -> subprocess.CompletedProcess[str]:
-    """Run `python -m …` in a folder and check its exit status."""
+def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run `python -m …` in a process of its own, in a folder."""
     done = subprocess.run(
         [sys.executable, "-m", *command],
         cwd=cwd,
@@ -23,7 +24,7 @@ def run(*command: str, cwd: Path, ok: bool = True) -> subprocess.CompletedProces
         check=False,
         env={**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"},
     )
-    assert (done.returncode == 0) is ok, done.stdout + done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     return done
 
 
@@ -31,7 +32,8 @@ def run(*command: str, cwd: Path, ok: bool = True) -> subprocess.CompletedProces
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working folder in which both stages have been trained for two steps, stage 1 by stage 2's command."""
     folder = tmp_path_factory.mktemp("place")
-    run("daclip.commands.train_daclip", "experiment=smoke_daclip", cwd=folder)
+    with contextlib.chdir(folder):
+        assert invoke("daclip.commands.train_daclip", "experiment=smoke_daclip") is None
     run("daclip.commands.main", "train-restorer", "experiment=smoke_restorer", cwd=folder)
     return folder
 
@@ -67,8 +69,12 @@ def test_stage_2_leaves_an_artifact_with_both_stages_and_pictures(place: Path) -
     assert Image.open(grids[0]).size == (3 * 52 + 4, 10 * 52 + 4)
 
 
-def test_evaluate_writes_scores_of_every_word(place: Path) -> None:
-    done = run("daclip.commands.evaluate", cwd=place)
+def test_evaluate_writes_scores_of_every_word(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(place)
+    assert invoke("daclip.commands.evaluate") is None
+    shown = capsys.readouterr().out
     metrics = read(place / "outputs" / "evaluation" / "metrics.json")
     assert set(metrics["per_degradation"]) == TEN
     for row in [*metrics["per_degradation"].values(), metrics["mean"]]:
@@ -79,7 +85,7 @@ def test_evaluate_writes_scores_of_every_word(place: Path) -> None:
     assert 0 <= metrics["degradation_accuracy"] <= 1
     assert (place / "outputs" / "evaluation" / "grid.png").is_file()
     for class_name in TEN:
-        assert class_name in done.stdout
+        assert class_name in shown
 
 
 def test_evaluate_takes_another_sampler_or_other_steps(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +113,8 @@ def test_restore_keeps_names_and_sizes_and_names_the_degradation(place: Path) ->
     assert len(lines) == 2
     assert all(any(class_name in line for class_name in TEN) for line in lines)
     first = (place / "clean" / "a b.png").read_bytes()
-    run("daclip.commands.restore", str(photos / "a b.png"), "--output", "clean2", cwd=place)
+    with contextlib.chdir(place):
+        assert invoke("daclip.commands.restore", str(photos / "a b.png"), "--output", "clean2") is None
     assert (place / "clean2" / "a b.png").read_bytes() == first
 
 
@@ -123,27 +130,19 @@ def test_the_python_of_the_readme_runs(
     assert Image.open("clean.png").size == (64, 48)
 
 
-def test_restore_goes_on_after_a_damaged_photo_and_says_so(place: Path) -> None:
-    photos = place / "mixed"
-    photos.mkdir()
-    Image.fromarray(data.coffee()[:40, :40]).save(photos / "good.png")
-    (photos / "bad.png").write_bytes((photos / "good.png").read_bytes()[:500])
-    done = run("daclip.commands.restore", "mixed", "-o", "mixed_clean", cwd=place, ok=False)
-    assert_one_line(done.stderr.strip().splitlines()[-1], "1 of 2")
-    assert "Traceback" not in done.stderr
-    assert "bad.png" in done.stdout
-    assert {path.name for path in (place / "mixed_clean").iterdir()} == {"good.png", "summary.jsonl"}
-
-
-def test_info_shows_scores_and_provenance(place: Path) -> None:
-    done = run("daclip.commands.main", "info", "outputs/restorer/latest", cwd=place)
+def test_info_shows_scores_and_provenance(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(place)
+    assert invoke("daclip.commands.main", "info", "outputs/restorer/latest") is None
+    shown = capsys.readouterr().out
     for part in ("restorer", "metrics.mean.psnr", "versions.torch", "seed"):
-        assert part in done.stdout
+        assert part in shown
 
 
 def test_resume_continues_the_count(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
-    arguments = ["experiment=smoke_daclip", "trainer.max_steps=4", "output=outputs/resumed"]
+    arguments = ["experiment=smoke_daclip", *TINY, "trainer.max_steps=4", "output=outputs/resumed"]
     assert invoke("daclip.commands.train_daclip", *arguments, "trainer.max_steps=2") is None
     assert invoke("daclip.commands.train_daclip", *arguments, "resume=last") is None
     resumed = read(place / "outputs" / "resumed" / "latest" / "metrics.json")
@@ -153,27 +152,6 @@ def test_resume_continues_the_count(place: Path, monkeypatch: pytest.MonkeyPatch
     rows = [line.split(",") for line in logs.splitlines()]
     steps = {int(row[rows[0].index("step")]) for row in rows[1:]}
     assert min(steps) >= 2
-
-
-def test_offline_wandb_needs_no_account(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(place)
-    monkeypatch.delenv("WANDB_MODE", raising=False)
-    monkeypatch.delenv("WANDB_API_KEY", raising=False)
-    assert (
-        invoke("daclip.commands.train_daclip", "experiment=smoke_daclip", "logger=wandb", "output=outputs/wandb_try")
-        is None
-    )
-    assert list((place / "outputs" / "wandb_try").glob("*/wandb/offline-run-*/*.wandb"))
-
-
-def test_multirun_trains_each_job_by_itself(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(place)
-    assert (
-        invoke("daclip.commands.train_daclip", "-m", "experiment=smoke_daclip", "seed=0,1", "output=outputs/sweep")
-        is None
-    )
-    found = sorted((place / "outputs" / "sweep").glob("sweep_*/*/artifact/record.json"))
-    assert [read(path)["seed"] for path in found] == [0, 1]
 
 
 def test_contact_sheet(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("place")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setenv("WANDB_MODE", "offline")
+        # Nobody is logged in, and nothing says that wandb is to stay offline.
+        for name in ("WANDB_MODE", "WANDB_API_KEY"):
+            patch.delenv(name, raising=False)
         first = ["daclip.commands.train_daclip", "-m", *SMOKE_1, "logger=wandb", "seed=0,1,0", "hydra.sweep.dir=one"]
         assert invoke(*first, "output=one") is None
         second = [
