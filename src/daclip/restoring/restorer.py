@@ -312,6 +312,11 @@ class Restorer(Classifier):
             given = (photos, conditioning, fields, pieces)
             restored = sample_photos(self.sampler, self.denoiser, *given, self.overlap, self.precision, share)
             for photo, image, strength, done, spread in zip(photos, restored, strengths, images, spreads, strict=True):
+                if not bool(image.isfinite().all()):
+                    raise DaclipError(
+                        "the network's result is not a number, so nothing is written; "
+                        "try --precision fp32, else this photo or these weights are beyond it"
+                    )
                 blend_(image, photo, strength, holes)
                 done.append(photo.recoloured(image))
                 if samples > 1:
