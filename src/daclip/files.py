@@ -1,10 +1,10 @@
 """Atomic writing: files and folders appear whole or not at all, also when the machine stops in between."""
 
-import glob
 import json
+import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -54,10 +54,22 @@ def _temporary(path: Path) -> Path:
     return path.with_name(f".{path.name[:48]}-{os.getpid()}{PARTIAL}")
 
 
-def remove_partial(path: Path) -> None:
-    """Delete what killed processes left of earlier attempts to write the file."""
-    for left in path.parent.glob(f".{glob.escape(path.name[:48])}-*{PARTIAL}"):
-        left.unlink(missing_ok=True)
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return process != os.getpid()
+
+
+def remove_partial(folder: Path) -> None:
+    """Delete what killed processes left of their attempts to write into the folder, and nothing of those that run."""
+    for left in folder.glob(f".*-*{PARTIAL}"):
+        process = left.name.removesuffix(PARTIAL).rpartition("-")[2]
+        if process.isdigit() and not _is_running(int(process)):
+            left.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -128,9 +140,25 @@ def write_text(path: str | Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
+def _without_infinity(node: Any, name: str, reasons: dict[str, str]) -> Any:
+    if isinstance(node, Mapping):
+        return {key: _without_infinity(value, f"{name}.{key}".lstrip("."), reasons) for key, value in node.items()}
+    if isinstance(node, (list, tuple)):
+        return [_without_infinity(value, f"{name}.{place}", reasons) for place, value in enumerate(node)]
+    if isinstance(node, float) and not math.isfinite(node):
+        reasons[name] = "infinite" if math.isinf(node) else "not a number"
+        return None
+    return node
+
+
 def write_json(path: str | Path, content: Any) -> None:
-    """Write JSON atomically; content that is no JSON leaves nothing behind."""
-    write_text(path, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    """Write JSON atomically; content that is no JSON leaves nothing behind. JSON has no infinity: such numbers become
+    null, and the key `null` of the document says which they were."""
+    reasons: dict[str, str] = {}
+    content = _without_infinity(content, "", reasons)
+    if reasons and isinstance(content, dict):
+        content["null"] = reasons
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def config_folder() -> Path:

@@ -3,9 +3,11 @@
 import contextlib
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from daclip.files import atomic_file, remove_partial
 from daclip.training.checkpointing import (
     RollingCheckpoint,
     SafeCheckpointIO,
+    StopSignals,
     damage,
     keep_logs,
     newest_complete,
@@ -158,16 +161,32 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
         file.write(b"x")
 
 
-def test_what_a_killed_process_left_is_removed_by_the_next_save(tmp_path: Path) -> None:
-    left = tmp_path / f".a.ckpt-12345{files.PARTIAL}"
-    left.write_bytes(b"half")
-    other = tmp_path / f".b.ckpt-12345{files.PARTIAL}"
-    other.write_bytes(b"half")
+def test_what_a_killed_process_left_is_cleared_away_and_what_a_live_one_writes_is_not(tmp_path: Path) -> None:
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    alive = os.getppid()
+    names = [f".{name}-{process}{files.PARTIAL}" for name in ("a.ckpt", "b-c.ckpt") for process in (dead.pid, alive)]
+    for name in names:
+        (tmp_path / name).write_bytes(b"half")
+    # Saving clears nothing away: another run may have just begun to write there.
     save(tmp_path / "a.ckpt")
-    assert not left.exists()
-    assert other.exists()
-    remove_partial(tmp_path / "b.ckpt")
-    assert [found.name for found in tmp_path.iterdir()] == ["a.ckpt"]
+    assert len(list(tmp_path.iterdir())) == 5
+    remove_partial(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"a.ckpt", names[1], names[3]}
+
+
+def test_a_run_that_goes_on_clears_away_what_a_kill_left(tmp_path: Path) -> None:
+    options = ["trainer.max_steps=4", "callbacks.checkpoint.every_n_steps=1"]
+    fit("daclip", tmp_path, *options)
+    folder = tmp_path / "checkpoints"
+    best = next(folder.glob("best_*.ckpt"))
+    shutil.copy(best, folder / "best_00000001.ckpt")
+    os.utime(best)  # the newest, as behind a kill before its forerunner was deleted
+    (folder / f".step_00000003.ckpt-999999999{files.PARTIAL}").write_bytes(b"half")
+    fit("daclip", tmp_path, "trainer.max_steps=5", options[1], resume=best)
+    assert not list(folder.glob(f".*{files.PARTIAL}"))
+    assert not (folder / "best_00000001.ckpt").exists()
+    assert best.exists()
 
 
 def test_an_error_inside_the_block_leaves_the_old_file(tmp_path: Path) -> None:
@@ -264,6 +283,24 @@ def test_a_signal_in_a_validation_pass_is_obeyed_there(tmp_path: Path) -> None:
     with pytest.raises(StoppedError, match="at step 4"):
         fit("daclip", tmp_path, "trainer.max_steps=8", callbacks=[Send()])
     assert damage(tmp_path / "checkpoints" / "step_00000004.ckpt") is None
+
+
+@pytest.mark.parametrize(
+    ("second", "together", "status"),
+    [(signal.SIGINT, 100.0, 130), (signal.SIGTERM, 0.0, 143), (signal.SIGTERM, 100.0, 0)],
+)
+def test_a_second_signal_ends_a_process_whatever_it_waits_for(
+    second: signal.Signals, together: float, status: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(StopSignals, "together", together)
+    child = os.fork()
+    if child == 0:
+        StopSignals().install()
+        os.kill(os.getpid(), signal.SIGINT if second == signal.SIGINT else signal.SIGTERM)
+        time.sleep(0.01)
+        os.kill(os.getpid(), second)
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == status
 
 
 def test_nonsense_settings_are_refused() -> None:

@@ -62,6 +62,16 @@ class ConfusionMatrix(MulticlassConfusionMatrix):
         return {truth: {name: n for name, n in row if n} for truth, row in zip(self.classes, rows, strict=True)}
 
 
+def finite_mean(values: Sequence[float]) -> float:
+    """Mean without infinite values, such as the PSNR of two equal pictures; infinite where all are, NaN of none.
+
+    >>> finite_mean([20.0, math.inf, 30.0]), finite_mean([math.inf])
+    (25.0, inf)
+    """
+    kept = [value for value in values if not math.isinf(value)] or list(values)
+    return sum(kept) / len(kept) if kept else math.nan
+
+
 class MeansByLabel(Metric):
     """Means of the photos' scores within each label (a class, or several classes), and the means of those.
 
@@ -99,14 +109,11 @@ class MeansByLabel(Metric):
             found.setdefault(label, []).append(row)
         per_label: dict[str, dict[str, Any]] = {}
         for label, rows in found.items():
-            means = {name: sum(row[i] for row in rows) / len(rows) for i, name in enumerate(self.columns)}
+            means = {name: finite_mean([row[i] for row in rows]) for i, name in enumerate(self.columns)}
             per_label[label] = {**means, "count": len(rows)}
         return {
             "per_degradation": per_label,
-            "mean": {
-                name: sum(row[name] for row in per_label.values()) / len(per_label) if per_label else math.nan
-                for name in self.columns
-            },
+            "mean": {name: finite_mean([row[name] for row in per_label.values()]) for name in self.columns},
             "overall": {name: values[:, i].contiguous().mean().item() for i, name in enumerate(self.columns)},
         }
 

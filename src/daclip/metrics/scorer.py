@@ -16,6 +16,7 @@ from daclip.errors import DaclipError
 from daclip.files import one_line
 from daclip.finding import account, find_photos, name_of
 from daclip.images import save_image
+from daclip.metrics.classification import finite_mean
 from daclip.metrics.image import MetricUnavailableError, PairMetric, Protocol, SetMetric
 
 
@@ -278,15 +279,21 @@ def summarise(
     photos: Sequence[PhotoScore], draws: int, confidence: float, generator: torch.Generator
 ) -> dict[str, Any]:
     """Means by label (`per_degradation`), their macro average (`mean`) and bootstrap `intervals` over photos. The rows
-    must have equal columns. Intervals also have `METRIC_gain`, restored minus degraded."""
+    must have equal columns. Infinite scores, such as the PSNR of two equal pictures, are counted (`infinite`) and left
+    out of the means. Intervals also have `METRIC_gain`, restored minus degraded."""
     columns = list(photos[0].scores)
     labels = [photo.degradation for photo in photos]
     values = torch.tensor([[photo.scores[key] for key in columns] for photo in photos], dtype=torch.float64)
     per_label: dict[str, dict[str, Any]] = {}
     for label in dict.fromkeys(labels):
         found = values[torch.tensor([other == label for other in labels])]
-        per_label[label] = {**dict(zip(columns, found.mean(0).tolist(), strict=True)), "count": len(found)}
-    mean: dict[str, Any] = {key: sum(row[key] for row in per_label.values()) / len(per_label) for key in columns}
+        means = {
+            key: float(mean) if mean.isfinite() else finite_mean(column)
+            for key, mean, column in zip(columns, found.mean(0), found.T.tolist(), strict=True)
+        }
+        per_label[label] = {**means, "count": len(found)}
+    mean: dict[str, Any] = {key: finite_mean([row[key] for row in per_label.values()]) for key in columns}
+    infinite = {key: count for key, count in zip(columns, values.isinf().sum(0).tolist(), strict=True) if count}
     gained = [key for key in columns if f"{key}_lq" in columns]
     gains = [values[:, [columns.index(key)]] - values[:, [columns.index(f"{key}_lq")]] for key in gained]
     drawn = bootstrap([photo.name for photo in photos], labels, torch.cat([values, *gains], 1), draws, generator)
@@ -298,6 +305,7 @@ def summarise(
     return {
         "per_degradation": per_label,
         "mean": {**mean, "count": len(photos)},
+        **({"infinite": infinite} if infinite else {}),
         "intervals": {
             "confidence": confidence,
             "draws": draws,

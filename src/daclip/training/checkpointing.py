@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import threading
+import time
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
@@ -99,7 +100,6 @@ class SafeCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write a training state; a reader sees the old file or the whole new one. A full disk is a `DaclipError`."""
         path = Path(path).absolute()
-        remove_partial(path)
         with atomic_file(path, ", then go on with resume=last") as file:
             torch.save(checkpoint, cast(IO[bytes], file))
         self._written.add(self._stamp(path))
@@ -220,11 +220,15 @@ class RecordedConfig(Callback):
 
 class StopSignals:
     """Remembers the first signal that asked to stop, to be obeyed at the next safe moment. SIGTERM comes from batch
-    systems, container managers and `kill`; SIGUSR1 from `#SBATCH --signal=USR1@120`; SIGINT from Ctrl+C, whose second
-    press interrupts at once."""
+    systems, container managers and `kill`; SIGUSR1 from `#SBATCH --signal=USR1@120`; SIGINT from Ctrl+C. A second one
+    ends the process at once, whatever it waits for; not so one that comes with the first, since a batch system and a
+    launcher may both send theirs."""
+
+    together = 3.0  # seconds
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
+        self._at = 0.0
         self._before: dict[signal.Signals, object] = {}
 
     def install(self) -> None:
@@ -242,9 +246,11 @@ class StopSignals:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if number == signal.SIGINT and self.received == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.received = self.received or signal.Signals(number)
+        if self.received is None:
+            self.received, self._at = signal.Signals(number), time.monotonic()
+        elif number == signal.SIGINT or time.monotonic() - self._at > self.together:
+            os.write(2, b"ended at once by a second signal; go on from the last saved state with resume=last\n")
+            os._exit(128 + number)
 
 
 class RollingCheckpoint(Checkpoint):
@@ -272,9 +278,18 @@ class RollingCheckpoint(Checkpoint):
         self.folder = Path(first)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Listen to signals instead of Lightning, which exchanges messages between ranks inside its handler."""
+        """Listen to signals instead of Lightning, which exchanges messages between ranks inside its handler; clear away
+        what a killed process left here."""
         self._step = trainer.global_step
         self.signals.install()
+        if trainer.is_global_zero:
+            remove_partial(self.folder)
+            for best in trainer.checkpoint_callbacks:
+                path = getattr(best, "best_model_path", "")
+                for older in self.folder.glob(f"best_*{SUFFIX}") if path else ():
+                    # It was replaced, and not yet deleted.
+                    if older.name < Path(path).name and self.folder.resolve() == Path(path).parent:
+                        trainer.strategy.remove_checkpoint(older)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -291,6 +306,10 @@ class RollingCheckpoint(Checkpoint):
         if stop:
             self._stop(trainer)
 
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Listen in the final validation pass too."""
+        self.signals.install()
+
     def on_validation_batch_end(
         self,
         trainer: L.Trainer,
@@ -301,8 +320,13 @@ class RollingCheckpoint(Checkpoint):
         dataloader_idx: int = 0,
     ) -> None:
         """Stop in a validation pass too: what came before it is saved."""
-        if trainer.state.fn == "fit" and not trainer.sanity_checking and self._stop_is_asked(trainer):
+        if not trainer.sanity_checking and self._stop_is_asked(trainer):
             self._stop(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Give the signals back after the final validation pass."""
+        if trainer.state.fn != "fit":
+            self.signals.restore()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save the state with the validation pass behind it."""
@@ -344,10 +368,10 @@ class RollingCheckpoint(Checkpoint):
         if received == signal.SIGUSR1 and trainer.is_global_zero:
             # After SIGTERM, SLURM queues the job again by itself, or was told to cancel it.
             _requeue()
-        name = received.name if received else "another rank"
+        name, path = received.name if received else "another rank", self.path(trainer.global_step)
         raise StoppedError(
             f"stopped by {name} at step {trainer.global_step}; the state is saved, go on with "
-            f"resume={self.path(trainer.global_step)}",
+            f"resume={path if path.is_file() else 'last'}",
             75 if trainer.is_global_zero else 0,
         )
 
