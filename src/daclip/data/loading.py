@@ -3,19 +3,26 @@
 import itertools
 import logging
 import os
+import shutil
 import signal
+import sys
 import tempfile
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from multiprocessing.queues import Queue
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from daclip.data.pairs import Sample
 from daclip.errors import DaclipError, DamagedPhotoError
+from daclip.files import one_line
 from daclip.rng import generator_for
 from daclip.types import RestorationBatch
 
@@ -68,6 +75,42 @@ class EpochLoader:
         self._batches = None
 
 
+SHARED_MEMORY = Path("/dev/shm")
+ENOUGH = 2**30  # bytes of it; containers have 2**26 by default
+
+
+def _by_value(tensor: Tensor) -> tuple[Callable[..., Tensor], tuple[Any]]:
+    return torch.from_numpy, (tensor.numpy(),)
+
+
+def _cannot_send(error: BaseException, batch: Any) -> None:
+    """End a loader process whose batch is lost: the training process would wait for it for ever."""
+    sys.stderr.write(f"a loader process cannot hand over its batch: {one_line(error)}\n")
+    sys.stderr.flush()
+    os._exit(1)
+
+
+def _hand_over_safely() -> None:
+    """Let this loader process send its batches through the pipe where shared memory is small."""
+    Queue._on_queue_feeder_error = staticmethod(_cannot_send)  # type: ignore[attr-defined]
+    if SHARED_MEMORY.is_dir() and shutil.disk_usage(SHARED_MEMORY).total < ENOUGH:
+        ForkingPickler.register(Tensor, _by_value)
+
+
+@contextmanager
+def loaders_watched() -> Iterator[None]:
+    """One line in place of PyTorch's error for a loader process that died."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise DaclipError(
+            f"a loader process died ({one_line(error)}); if memory ran out, lower data.num_workers or "
+            "data.batch_size; go on with resume=last"
+        ) from error
+
+
 def _obey_parent() -> None:
     """End at a SIGTERM of the training process, and of no other."""
     while True:
@@ -75,9 +118,10 @@ def _obey_parent() -> None:
             os._exit(0)
 
 
-def ignore_job_signals(worker: int) -> None:
-    """Leave stopping to the training process: `worker_init_fn` of all loaders. SLURM, `timeout` and Ctrl+C signal all
+def start_loader(worker: int) -> None:
+    """`worker_init_fn` of all loaders: leaves stopping to the training process. SLURM, `timeout` and Ctrl+C signal all
     processes of a job, but training needs its loaders until it has finished the step and saved its state."""
+    _hand_over_safely()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if not hasattr(signal, "sigwaitinfo"):  # macOS and Windows cannot tell who signals
         return
@@ -95,7 +139,7 @@ def data_loader(
         batch_size=batch_size,
         num_workers=num_workers,
         pin_memory=torch.cuda.is_available(),
-        worker_init_fn=ignore_job_signals,
+        worker_init_fn=start_loader,
         generator=generator_for(seed),  # loaders draw a seed for their processes, else from the global one
         **options,
     )

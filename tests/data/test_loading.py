@@ -1,0 +1,53 @@
+"""Loader processes: where shared memory is small, and when one dies."""
+
+import os
+import signal
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from daclip.data import loading
+from daclip.data.loading import data_loader, loaders_watched
+from daclip.errors import DaclipError
+from daclip.types import RestorationBatch
+
+
+class Numbered(Dataset[Any]):
+    """Batches of one photo; in the loader process of the third, something goes wrong."""
+
+    def __init__(self, trouble: str | None = None):
+        self.trouble = trouble
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> RestorationBatch:
+        if index == 2 and self.trouble == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        photo = torch.full((1, 3, 8, 8), float(index))
+        name: Any = (lambda: None) if index == 2 and self.trouble == "lost" else "name"
+        return RestorationBatch(photo, photo[:, :, ::2] + 0.5, [""], ["noisy"], [name])
+
+
+def loaded(trouble: str | None = None) -> list[RestorationBatch]:
+    with loaders_watched():
+        return list(data_loader(Numbered(trouble), None, 1, 0))
+
+
+@pytest.mark.parametrize("enough", [0, 2**60])
+def test_batches_arrive_whole_with_shared_memory_and_without(enough: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loading, "ENOUGH", enough)
+    photo = torch.ones(1, 3, 8, 8)
+    for index, batch in enumerate(loaded()):
+        assert torch.equal(batch.lq, index * photo)
+        assert torch.equal(batch.hq, index * photo[:, :, ::2] + 0.5)
+        assert batch.lq.is_shared() is (enough == 0)
+
+
+@pytest.mark.parametrize("trouble", ["killed", "lost"])
+def test_a_dead_loader_ends_the_run_with_the_reason(trouble: str) -> None:
+    with pytest.raises(DaclipError, match=r"a loader process died .*resume=last") as caught:
+        loaded(trouble)
+    assert "\n" not in str(caught.value)
