@@ -229,6 +229,7 @@ def save_artifact(
 def point_latest(artifact: Path, root: str | Path) -> None:
     """Let `root/latest` point at the artifact; the link is replaced in one step."""
     root = Path(root)
+    root.mkdir(parents=True, exist_ok=True)
     link = root / "latest"
     temporary = root / f".latest-{os.getpid()}"
     temporary.unlink(missing_ok=True)

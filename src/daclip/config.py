@@ -1,6 +1,7 @@
 """Composition and validation of the configuration, and the entry of the Hydra commands."""
 
 import difflib
+import logging
 import os
 import re
 import sys
@@ -20,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from daclip.errors import DaclipError, StoppedError
-from daclip.files import choices, config_folder, one_line
+from daclip.files import cannot_be_written, choices, config_folder, one_line
 from daclip.trust import take_trust
 
 STAGES = {"daclip": "stage 1", "restorer": "stage 2"}
@@ -226,6 +227,7 @@ def run_entry(task: Callable[[DictConfig], Any], config_name: str) -> None:
             return task(cfg)
         except Exception as error:
             mistake = user_error(error)
+            _note(error)
             if mistake is None:
                 raise
             if isinstance(mistake, StoppedError):
@@ -248,6 +250,20 @@ def run_entry(task: Callable[[DictConfig], Any], config_name: str) -> None:
         if user_error(error) is None and error.__traceback__ and _from_task(error, task):
             raise
         sys.exit(f"error: {_explain(error, config_name)}")
+    except OSError as error:
+        if _from_task(error, task):
+            raise
+        # Hydra makes the run's folder and log file.
+        sys.exit(f"error: {cannot_be_written(Path(str(error.filename)), error)}")
+
+
+def _note(error: BaseException) -> None:
+    """Write an error with its traceback into the run's log file; the screen gets what is for the user."""
+    record = logging.LogRecord("daclip", logging.ERROR, __file__, 0, "the run ended here", (), None)
+    record.exc_info = (type(error), error, error.__traceback__)
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, logging.FileHandler):
+            handler.handle(record)
 
 
 def _from_task(error: BaseException, task: Callable[[DictConfig], Any]) -> bool:

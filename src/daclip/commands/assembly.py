@@ -19,7 +19,7 @@ from daclip.data.datamodule import MixedDegradationData
 from daclip.diffusion.module import RestorationDiffusion
 from daclip.errors import DaclipError
 from daclip.files import one_line, write_text
-from daclip.training.checkpointing import RecordedConfig, checkpoint_to_resume
+from daclip.training.checkpointing import checkpoint_to_resume
 from daclip.training.provenance import redacted
 
 log = logging.getLogger(__name__)
@@ -30,26 +30,6 @@ def resolved(cfg: DictConfig) -> dict[str, Any]:
     plain = OmegaConf.to_container(cfg, resolve=True)
     assert isinstance(plain, dict)
     return {str(key): value for key, value in redacted(plain).items()}
-
-
-def recorded_config(path: Path, checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The resolved configuration of the run that a checkpoint, the content of `path`, comes from; None if unknown."""
-    run_folder = path.absolute().parents[1]
-    written = run_folder / ".hydra" / "config.yaml"
-    if (config := RecordedConfig.of(checkpoint)) is not None or not written.is_file():
-        return config
-
-    # A run of an earlier version: Hydra wrote its configuration down with all references in it.
-    def located(node: Any) -> Any:
-        if isinstance(node, dict):
-            return {key: located(value) for key, value in node.items()}
-        if isinstance(node, list):
-            return [located(value) for value in node]
-        return node.replace("${hydra:runtime.output_dir}", str(run_folder)) if isinstance(node, str) else node
-
-    cfg = OmegaConf.create(located(yaml.safe_load(written.read_text(encoding="utf-8"))))
-    assert isinstance(cfg, DictConfig)
-    return resolved(cfg)
 
 
 def build_data(cfg: DictConfig) -> MixedDegradationData:
@@ -105,11 +85,14 @@ def build_trainer(cfg: DictConfig) -> L.Trainer:
     return trainer
 
 
+UNSCORED = "not_scored"  # the key of metrics.json that says why there are no scores
 JOB = "job.yaml"  # the configuration that a job's folder belongs to
 
 
-def objective(metrics: Mapping[str, Any]) -> float:
-    """The score that a sweep maximises: stage 1's accuracy, stage 2's mean PSNR."""
+def objective(metrics: Mapping[str, Any]) -> float | None:
+    """The score that a sweep maximises: stage 1's accuracy, stage 2's mean PSNR; None for a run that has no scores."""
+    if UNSCORED in metrics:
+        return None
     return float(metrics["degradation_accuracy"] if "degradation_accuracy" in metrics else metrics["mean"]["psnr"])
 
 

@@ -177,7 +177,7 @@ def import_restorer(options: Namespace, content: Any) -> Path:
 def import_checkpoint(options: Namespace) -> Path:
     """The artifact of a checkpoint of a run: the averaged weights where the run averages them, as it scores them."""
     from daclip.artifacts import Artifact, save_artifact
-    from daclip.commands.assembly import recorded_config
+    from daclip.commands.run_folders import recorded_config
     from daclip.training.checkpointing import read_checkpoint
     from daclip.training.provenance import provenance
 

@@ -1,5 +1,6 @@
 """Results of a sweep (`-m`): its runs, best first, and means over seeds."""
 
+import math
 import statistics
 import sys
 from collections.abc import Mapping
@@ -12,21 +13,30 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, open_dict, read_write
 from rich.console import Console
 
-from daclip.artifacts import read_metrics, read_record
+from daclip.artifacts import CONFIG, read_metrics, read_record
 from daclip.commands.assembly import objective
 from daclip.commands.options import markdown_table, say, text_table
+from daclip.commands.run_folders import claim, take_latest
 from daclip.files import write_json, write_text
 
 SEED = "seed"
 
 
 class Sweep(Callback):
-    """Hydra callback: names job folders after the options that vary; command-line options replace the preset's."""
+    """Hydra callback: claims the folder of a run or sweep, and names job folders after the options that vary;
+    command-line options replace the preset's."""
 
     folder: ClassVar[Path | None] = None
 
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Claim the run's folder."""
+        with read_write(config.hydra):
+            claim(config.hydra.run)
+
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Leave options that are the same for all jobs out of the names of their folders."""
+        """Claim the sweep's folder; leave options that are the same for all jobs out of the names of their folders."""
+        with read_write(config.hydra):
+            claim(config.hydra.sweep)
         type(self).folder = Path(config.hydra.sweep.dir)
         given = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
         constant = sorted({override.key_or_group for override in given if not override.is_sweep_override()})
@@ -47,7 +57,8 @@ def _overrides(job: Path) -> dict[str, str]:
 def summarise(folder: Path) -> dict[str, Any]:
     """Finished runs below a sweep's folder: `runs` and, for runs that differ in the seed alone, `groups`; best first.
 
-    A run has its varying overrides, `score` (stage 1: accuracy, stage 2: mean PSNR), `seconds` and `folder`; a group
+    A run has its varying overrides, `score` (stage 1: accuracy, stage 2: mean PSNR, None without validation), `seconds`
+    and `folder`; a group
     has its overrides, `mean`, `deviation` (sample standard deviation) and `count`.
     """
     jobs = sorted(path.parents[1] for path in folder.rglob("artifact/record.json"))
@@ -63,9 +74,9 @@ def summarise(folder: Path) -> dict[str, Any]:
         }
         for job, overrides in found.items()
     ]
-    runs.sort(key=lambda run: -run["score"])
+    runs.sort(key=lambda run: math.inf if run["score"] is None else -run["score"])
     grouped: dict[tuple[tuple[str, str], ...], list[float]] = {}
-    for run in runs:
+    for run in (run for run in runs if run["score"] is not None):
         others = tuple((key, value) for key, value in run["overrides"].items() if key != SEED)
         grouped.setdefault(others, []).append(run["score"])
     groups: list[dict[str, Any]] = [
@@ -85,7 +96,11 @@ def _tables(summary: Mapping[str, Any]) -> dict[str, list[list[str]]]:
     """Title → heading and rows."""
     keys = list(dict.fromkeys(key for run in summary["runs"] for key in run["overrides"]))
     runs = [
-        [*(run["overrides"].get(key, "") for key in keys), f"{run['score']:.4f}", f"{run['seconds']:.0f}"]
+        [
+            *(run["overrides"].get(key, "") for key in keys),
+            "–" if run["score"] is None else f"{run['score']:.4f}",
+            f"{run['seconds']:.0f}",
+        ]
         for run in summary["runs"]
     ]
     tables = {f"{len(runs)} runs, best first": [[*keys, "score", "seconds"], *runs]}
@@ -115,5 +130,9 @@ def finish(whole: bool) -> None:
     write_json(folder / "summary.json", {"command": sys.argv, **summary})
     write_text(folder / "summary.md", "\n".join(lines))
     say(f"written: {folder}/summary.json, summary.md")
+    best = folder / summary["runs"][0]["folder"] / "artifact"
+    root = yaml.safe_load((best / CONFIG).read_text(encoding="utf-8")).get("output", folder)
+    if summary["runs"][0]["score"] is not None and take_latest(best, root):
+        say(f"{root}/latest: the best of them, {best}")
     if not whole:
         say(f"{len(summary['runs'])} runs are finished; the same command goes on with the rest")

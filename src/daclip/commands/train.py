@@ -1,10 +1,12 @@
 """Training of either stage; `train_daclip` and `train_restorer` are its commands."""
 
 import logging
+import math
 import shlex
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,22 +14,33 @@ from typing import Any
 import lightning as L
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import MISSING, DictConfig
+from torch import Tensor
 
 from daclip.arithmetic import trainer_precision
-from daclip.artifacts import Artifact, load_daclip, point_latest, save_artifact
+from daclip.artifacts import Artifact, load_daclip, save_artifact
 from daclip.clip.controller import DaClip
 from daclip.commands import sweep
-from daclip.commands.assembly import build_data, build_restoration, build_trainer, continue_job, objective, resolved
+from daclip.commands.assembly import (
+    UNSCORED,
+    build_data,
+    build_restoration,
+    build_trainer,
+    continue_job,
+    objective,
+    resolved,
+)
 from daclip.commands.options import make
-from daclip.config import run_entry, validated
-from daclip.data.datamodule import MixedDegradationData, fingerprint
+from daclip.commands.run_folders import Resumed, flat, is_job, is_trial, take_latest
+from daclip.config import run_entry, user_error, validated
+from daclip.data.datamodule import MixedDegradationData
+from daclip.data.loading import loaders_watched
 from daclip.data.photos import PhotoSource
-from daclip.errors import DaclipError
-from daclip.training.callbacks import quiet_libraries, skipped_steps
-from daclip.training.checkpointing import RecordedConfig, checkpoint_to_resume, keep_logs
+from daclip.errors import DaclipError, StoppedError
+from daclip.files import one_line
+from daclip.training.callbacks import quiet_libraries, skipped_steps, take_average
+from daclip.training.checkpointing import FOLDER, RecordedConfig, checkpoint_to_resume, keep_logs
 from daclip.training.loggers import describe_run
 from daclip.training.provenance import hide_secrets, provenance
 from daclip.training.wandb import finish_run, log_artifact
@@ -149,14 +162,18 @@ def train(cfg: DictConfig, run_folder: Path) -> tuple[dict[str, Any], dict[str, 
     _check(cfg)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
     checkpoint = checkpoint_to_resume(cfg.resume, cfg.output, run_folder)
+    resumed = None if checkpoint is None else Resumed(checkpoint)
     keep_logs(run_folder)
     data = build_data(cfg)
     parts: dict[str, Path] = {}
     kind = "daclip" if cfg.clip else "restorer"
-    guide = _guide(cfg)
+    own = None if resumed is None or cfg.clip or cfg.daclip else resumed.guide()
+    guide = Path(own) if own else _guide(cfg)
     rank_zero_only(log.info)(_describe(cfg, data, guide))
     for package in set(own_packages(resolved(cfg))).difference(trusted_packages()):
         rank_zero_only(log.warning)("%s has parts in this run: use its artifact with %s %s", package, FLAG, package)
+    if resumed is not None:
+        resumed.compare({**resolved(cfg), "daclip": guide and str(guide.resolve())})
     module: Any
     if kind == "daclip":
         # An artifact brings all weights: then none are downloaded.
@@ -179,45 +196,82 @@ def train(cfg: DictConfig, run_folder: Path) -> tuple[dict[str, Any], dict[str, 
             )
         module = build_restoration(cfg, daclip)
     stage_1 = parts.get("daclip", guide)
-    config = resolved(cfg) | {"daclip": stage_1 and str(stage_1.resolve())}  # `latest` may have moved when it is read
+    # Resolved: `latest` may have moved when it is read.
+    config = {**resolved(cfg), "daclip": stage_1 and str(stage_1.resolve()), "classes": data.classes}
     if kind == "daclip":
         config["clip"]["architecture"] = daclip.clip.architecture  # a name on the hub becomes what it stands for
     trainer = build_trainer(cfg)
     trainer.callbacks.append(RecordedConfig(config))  # type: ignore[attr-defined]
+    if resumed is not None:
+        resumed.prepare(trainer, module)
     describe_run(trainer.loggers, config)
     sizes = [(weight.numel(), weight.requires_grad) for weight in module.parameters()]
     total, trained = (sum(size for size, free in sizes if free or every) / 1e6 for every in (True, False))
     rank_zero_only(log.info)("%.1f M parameters, %.1f M trained; run folder %s", total, trained, run_folder)
-    trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+    with loaders_watched():
+        trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     if trainer.interrupted:
         raise DaclipError(f"interrupted at step {trainer.global_step}; go on with resume=last")
     fitted = time.monotonic()
-    trainer.validate(module, data, verbose=False)
-    metrics = {"steps": trainer.global_step, **module.results()}
+    take_average(trainer)
+    scores, failure = _final_scores(trainer, module, data)
+    weights = (daclip if kind == "daclip" else module.denoiser.backbone).state_dict()
+    _refuse_diverged(run_folder, trainer.global_step, weights, scores)
+    metrics = {"steps": trainer.global_step, **scores}
     if damaged := data.damaged.names():
         metrics["damaged_photos"] = damaged
         log.warning("%d damaged photos were left out: %s", len(damaged), ", ".join(damaged))
     if skipped := skipped_steps(trainer):
         metrics["skipped_steps"] = skipped
     if trainer.is_global_zero:
-        weights = (daclip if kind == "daclip" else module.denoiser.backbone).state_dict()
-        config["classes"] = data.classes
         tokenizer = getattr(daclip.clip.tokenizer, "text", None) if kind == "daclip" else None
         record = provenance(
             cfg.seed,
             ["python", "-m", f"daclip.commands.train_{kind}", *sys.argv[1:]],
             {"fit": fitted - started, "total": time.monotonic() - started},
-            data=fingerprint(data),
+            data=data.found,
             run_folder=run_folder,
         )
+        record |= {"trial": True} if is_trial(trainer) else {}
         folder = save_artifact(run_folder / "artifact", kind, config, weights, metrics, record, parts, tokenizer)
-        point_latest(folder, cfg.output)
         log_artifact(trainer.loggers, kind, folder, parts, metrics)
-        log.info("artifact: %s (also %s/latest)", folder, cfg.output)
+        moved = failure is None and not is_job() and take_latest(folder, cfg.output)
+        log.info("artifact: %s (%s %s/latest)", folder, "also" if moved else "not", cfg.output)
+    if failure is not None:
+        raise failure
     return metrics, {"trainer": trainer, "module": module, "data": data, "artifact": run_folder / "artifact"}
 
 
-def _task(cfg: DictConfig) -> float:
+def _final_scores(
+    trainer: L.Trainer, module: Any, data: MixedDegradationData
+) -> tuple[dict[str, Any], Exception | None]:
+    """Scores of the trained network, or the reason why there are none, and the error behind it: nothing after the last
+    step may cost the artifact."""
+    if trainer.limit_val_batches == 0:  # type: ignore[attr-defined]
+        return {UNSCORED: "trainer.limit_val_batches=0"}, None
+    try:
+        with loaders_watched():
+            trainer.validate(module, data, verbose=False)
+        return dict(module.results()), None
+    except StoppedError:
+        raise
+    except Exception as error:
+        return {UNSCORED: one_line(user_error(error) or error)}, error
+
+
+def _refuse_diverged(run_folder: Path, step: int, weights: Mapping[str, Tensor], scores: Mapping[str, Any]) -> None:
+    """Let no run end well whose weights or scores are no numbers."""
+    broken = [name for name, value in weights.items() if not value.isfinite().all()]
+    broken += [name for name, value in flat(scores) if isinstance(value, float) and math.isnan(value)]
+    if broken:
+        raise DaclipError(
+            f"the run has diverged: {broken[0]} is not a number at step {step}; no artifact is written: go on from an "
+            f"earlier state of {run_folder / FOLDER} with resume=FILE and a lower stage.optimizer.lr, or make an "
+            "artifact of one with `daclip convert FILE`"
+        )
+
+
+def _task(cfg: DictConfig) -> float | None:
     torch.set_float32_matmul_precision("high")
     hydra = HydraConfig.get()
     run_folder = Path(hydra.runtime.output_dir)
@@ -225,7 +279,7 @@ def _task(cfg: DictConfig) -> float:
     quiet_libraries()
     cfg = validated(cfg, TrainConfig)
     metrics = None
-    if hydra.mode == RunMode.MULTIRUN:
+    if is_job():
         cfg, metrics = continue_job(cfg, run_folder)
     if metrics is None:
         try:

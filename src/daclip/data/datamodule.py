@@ -90,10 +90,16 @@ class MixedDegradationData(L.LightningDataModule):
         self.damaged = DamagedPhotos(max_damaged)
         self._loader: EpochLoader | StreamLoader | None = None
         self._resumed: list[Any] | None = None
+        self.found: dict[str, Any] | None = None  # the photos, as `fingerprint` tells them
 
     def prepare_data(self) -> None:
         """What the photos need once, such as captions."""
         self.photos.prepare()
+
+    def setup(self, stage: str) -> None:
+        """Note what a run is trained on when it begins: at its end photos may be gone."""
+        if stage == "fit" and self.trainer and self.trainer.is_global_zero:
+            self.found = fingerprint(self)
 
     def training_pairs(self) -> TrainingPairs:
         """The endless stream of training samples; not for photos that are streamed."""

@@ -212,7 +212,13 @@ class WarmedUpEMA(WeightAveraging):
         return averaged.lerp(current, 1 - self._now)
 
 
-log = logging.getLogger(__name__)
+def take_average(trainer: L.Trainer) -> None:
+    """Give the module the averaged weights, which are those that are scored. Training does so in its last step, and
+    Lightning not at all where a run is resumed behind it."""
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, WeightAveraging) and callback._average_model is not None:
+            callback._copy_average_to_current(trainer.lightning_module)
+
 
 # Beginnings of log messages of Lightning that tell a user nothing about the run.
 NOTES = (

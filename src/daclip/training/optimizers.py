@@ -84,6 +84,7 @@ class StageModule(L.LightningModule):
         self.warmup_steps = warmup_steps
         self.final_lr = final_lr
         self.step_skipped = False
+        self._options: list[dict[str, Any]] = []
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Groups of all trainable parameters for the optimiser."""
@@ -94,12 +95,25 @@ class StageModule(L.LightningModule):
         total = int(self.trainer.estimated_stepping_batches)
         try:
             optimizer = self.optimizer(self.parameter_groups())
+            self._options = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
             scheduler = self.scheduler(optimizer) if self.scheduler else None
         except (TypeError, ValueError) as error:
             raise DaclipError(f"stage.optimizer or stage.scheduler: {one_line(error)}") from error
         if scheduler is None:
             scheduler = LambdaLR(optimizer, lambda step: warmup_cosine(step, self.warmup_steps, total, self.final_lr))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """Take this run's options of the optimiser: a resumed state brings those of the run before."""
+        if self.scheduler is not None:
+            return  # it may change any of them; such a change is refused before
+        scheduler: Any = self.lr_schedulers()
+        for index, (group, options) in enumerate(zip(scheduler.optimizer.param_groups, self._options, strict=True)):
+            group.update({name: value for name, value in options.items() if name != "lr"})
+            before, now = group.get("initial_lr"), options["lr"]
+            if before != now and before:
+                group["lr"] *= now / before
+                scheduler.base_lrs[index] = group["initial_lr"] = now
 
     def validation_numbers(self, batch_index: int, count: int) -> list[int]:
         """Numbers of a batch's photos in the validation set; ranks take turns, and those ≥ its length are repeats."""
