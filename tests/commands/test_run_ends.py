@@ -134,8 +134,13 @@ class Stop(Callback):
             self._in("final pass")
 
 
-@pytest.mark.parametrize("phase", ["first step", "first pass", "last pass", "final pass", "end"])
-@pytest.mark.parametrize("stage", ["daclip", "restorer"])
+@pytest.mark.parametrize(
+    ("stage", "phase"),
+    [
+        ("daclip", "last pass"),
+        *(("restorer", phase) for phase in ("first step", "first pass", "last pass", "final pass", "end")),
+    ],
+)
 def test_a_run_stopped_anywhere_and_resumed_leaves_the_artifact_of_one_that_was_not(
     runs: dict[str, Path],
     stage: str,
@@ -180,11 +185,19 @@ def test_what_fails_behind_the_last_step_costs_no_artifact(
     folder.mkdir()
     for i in range(12):
         Image.fromarray(photos.astronaut()[30 * i : 30 * i + 64, 150:250]).save(folder / f"{i}.png")
-    add_callback(Break(lambda module: shutil.rmtree(folder)))
-    with pytest.raises(DaclipError):
+
+    def broken(*_: Any) -> None:
+        raise DaclipError("the photos are gone")
+
+    def act(module: Any) -> None:
+        shutil.rmtree(folder)
+        module.validation_step = broken
+
+    add_callback(Break(act))
+    with pytest.raises(DaclipError, match="the photos are gone"):
         run("daclip", tmp_path / "out" / "run", "data=folder", f"data.root={folder}", "data.num_workers=0")
     artifact = tmp_path / "out" / "run" / "artifact"
-    assert "not_scored" in read(artifact / METRICS)
+    assert read(artifact / METRICS) == {"steps": STEPS, "not_scored": "the photos are gone"}
     assert read(artifact / "record.json")["data"]["train"]["photos"] > 0
     load_daclip(artifact)
     assert not (tmp_path / "out" / "latest").exists()
