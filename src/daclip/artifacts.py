@@ -1,6 +1,5 @@
 """Artifact folders: saving, loading, the model hub; `daclip.trust` says what a stranger's configuration may name."""
 
-import json
 import os
 import re
 import shutil
@@ -19,10 +18,11 @@ from daclip.clip.sources import TOKENIZER, refuse_outside
 from daclip.degradations import vocabulary
 from daclip.diffusion.denoiser import Denoiser
 from daclip.errors import DaclipError
-from daclip.files import atomic_folder, cannot_be_written, one_line, write_json, write_text
+from daclip.files import atomic_folder, cannot_be_written, one_line, read_json, write_json, write_text
 from daclip.trust import read_yaml, refuse_foreign_parts
 
 HUB_FILES = ["*.yaml", "*.json", "*.safetensors"]
+UNSCORED = "not_scored"  # the key of the scores that says why there are none
 CONFIG, WEIGHTS, METRICS, RECORD = "config.yaml", "weights.safetensors", "metrics.json", "record.json"
 EMBEDDED_PHOTOS = "daclip.data.sources.EmbeddedPhotos"
 
@@ -288,8 +288,8 @@ def load_denoiser(artifact: Artifact, context_dim: int) -> Denoiser:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        content = read_json(path)
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
         content = None
     if not isinstance(content, dict):
         raise DaclipError(f"{path}: missing or damaged; train or copy the artifact again")

@@ -4,7 +4,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -140,25 +140,37 @@ def write_text(path: str | Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def _without_infinity(node: Any, name: str, reasons: dict[str, str]) -> Any:
+def _changed(node: Any, change: Callable[[str, Any], Any], name: str = "") -> Any:
+    """Nested containers with a function of dotted name and value applied to what they hold."""
     if isinstance(node, Mapping):
-        return {key: _without_infinity(value, f"{name}.{key}".lstrip("."), reasons) for key, value in node.items()}
+        return {key: _changed(value, change, f"{name}.{key}".lstrip(".")) for key, value in node.items()}
     if isinstance(node, (list, tuple)):
-        return [_without_infinity(value, f"{name}.{place}", reasons) for place, value in enumerate(node)]
-    if isinstance(node, float) and not math.isfinite(node):
-        reasons[name] = "infinite" if math.isinf(node) else "not a number"
-        return None
-    return node
+        return [_changed(value, change, f"{name}.{place}") for place, value in enumerate(node)]
+    return change(name, node)
 
 
 def write_json(path: str | Path, content: Any) -> None:
     """Write JSON atomically; content that is no JSON leaves nothing behind. JSON has no infinity: such numbers become
     null, and the key `null` of the document says which they were."""
     reasons: dict[str, str] = {}
-    content = _without_infinity(content, "", reasons)
+
+    def finite(name: str, value: Any) -> Any:
+        if isinstance(value, float) and not math.isfinite(value):
+            reasons[name] = str(value)
+            return None
+        return value
+
+    content = _changed(content, finite)
     if reasons and isinstance(content, dict):
         content["null"] = reasons
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: str | Path) -> Any:
+    """Content of a file that `write_json` wrote, infinities in their places."""
+    content = json.loads(Path(path).read_text(encoding="utf-8"))
+    reasons = content.pop("null", {}) if isinstance(content, dict) else {}
+    return _changed(content, lambda name, value: float(reasons[name]) if name in reasons else value)
 
 
 def config_folder() -> Path:

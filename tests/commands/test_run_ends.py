@@ -87,7 +87,10 @@ def test_a_checkpoint_of_the_last_step_gives_the_artifact_of_the_run(
     names = [CONFIG, WEIGHTS] + ([f"daclip/{WEIGHTS}"] if stage == "restorer" else [])
     for name in names:
         assert (made / name).read_bytes() == (own / name).read_bytes()
-    assert read(made / "metrics.json") == {"steps": STEPS, "checkpoint": checkpoint.name}
+    assert read(made / "metrics.json") == {
+        "steps": STEPS,
+        "not_scored": f"made of the checkpoint {checkpoint.name}",
+    }
     assert_one_line(invoke("daclip.commands.convert", str(checkpoint), "-o", str(made)), "exists", "--overwrite")
 
 

@@ -98,6 +98,17 @@ def test_equal_photos_have_an_infinite_score_and_no_interval() -> None:
     assert found["intervals"]["mean"]["psnr"] is None
 
 
+def test_one_pair_of_equal_photos_is_counted_and_left_out_of_the_means() -> None:
+    scorer = Scorer(Protocol("plain", eight_bit=True, border=0, colour="rgb"), {"psnr": Psnr()})
+    black, grey = torch.zeros(1, 3, 8, 8), torch.full((1, 3, 8, 8), 0.2)
+    for name, restored in (("a", black), ("b", grey), ("c", grey)):
+        scorer.add([name], ["all"], restored, black)
+    found = summarise(scorer.photos, 50, 0.9, generator_for(0))
+    assert found["mean"]["psnr"] == found["per_degradation"]["all"]["psnr"] == pytest.approx(13.979, abs=1e-3)
+    assert found["mean"]["count"] == 3
+    assert found["infinite"] == {"psnr": 1}
+
+
 class Fails(PairMetric):
     """As a library's metric that meets a photo it does not expect."""
 

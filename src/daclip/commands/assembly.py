@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
 from daclip.arithmetic import trainer_precision
-from daclip.artifacts import Artifact, read_metrics
+from daclip.artifacts import UNSCORED, Artifact, read_metrics
 from daclip.clip.controller import DaClip
 from daclip.commands.options import make
 from daclip.data.datamodule import MixedDegradationData
@@ -85,7 +85,6 @@ def build_trainer(cfg: DictConfig) -> L.Trainer:
     return trainer
 
 
-UNSCORED = "not_scored"  # the key of metrics.json that says why there are no scores
 JOB = "job.yaml"  # the configuration that a job's folder belongs to
 
 

@@ -176,7 +176,7 @@ def import_restorer(options: Namespace, content: Any) -> Path:
 
 def import_checkpoint(options: Namespace) -> Path:
     """The artifact of a checkpoint of a run: the averaged weights where the run averages them, as it scores them."""
-    from daclip.artifacts import Artifact, save_artifact
+    from daclip.artifacts import UNSCORED, Artifact, save_artifact
     from daclip.commands.run_folders import recorded_config
     from daclip.training.checkpointing import read_checkpoint
     from daclip.training.provenance import provenance
@@ -211,7 +211,7 @@ def import_checkpoint(options: Namespace) -> Path:
     record = provenance(
         config["seed"], ["python", "-m", "daclip.commands.convert", *sys.argv[1:]], {}, run_folder=run_folder
     )
-    metrics = {"steps": checkpoint["global_step"], "checkpoint": source.name}
+    metrics = {"steps": checkpoint["global_step"], UNSCORED: f"made of the checkpoint {source.name}"}
     return save_artifact(folder, kind, config, weights, metrics, record, parts)
 
 

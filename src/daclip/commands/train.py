@@ -19,11 +19,10 @@ from omegaconf import MISSING, DictConfig
 from torch import Tensor
 
 from daclip.arithmetic import trainer_precision
-from daclip.artifacts import Artifact, load_daclip, save_artifact
+from daclip.artifacts import UNSCORED, Artifact, load_daclip, save_artifact
 from daclip.clip.controller import DaClip
 from daclip.commands import sweep
 from daclip.commands.assembly import (
-    UNSCORED,
     build_data,
     build_restoration,
     build_trainer,

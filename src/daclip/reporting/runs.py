@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from daclip.artifacts import read_metrics, read_record
+from daclip.artifacts import UNSCORED, read_metrics, read_record
 from daclip.errors import DaclipError
 from daclip.metrics.scorer import Difference, PhotoScore, paired_difference
 from daclip.rng import generator_for
@@ -118,6 +118,8 @@ def _read(path: Path, label: str) -> Run:
         return Run(label, "evaluation", path, metrics, metrics["record"], photos=_photos(path / "photos.csv"))
     if (artifact / "weights.safetensors").is_file():
         metrics = read_metrics(artifact)
+        if UNSCORED in metrics:
+            raise DaclipError(f"{path}: has no scores ({metrics[UNSCORED]}); report an evaluation of it")
         kind = "daclip" if "degradation_accuracy" in metrics else "restorer"
         curves = _curves(artifact.resolve().parent / "logs")
         return Run(label, kind, path, metrics, read_record(artifact), curves=curves)
