@@ -283,3 +283,16 @@ def test_folders_of_one_second_are_claimed_by_one_run_each(tmp_path: Path) -> No
     cfg.hydra.run.dir = f"{tmp_path}/mine"
     Sweep().on_run_start(cfg)
     assert cfg.hydra.run.dir == f"{tmp_path}/mine"
+
+
+def test_a_mistake_is_one_line_on_the_screen_and_a_traceback_in_the_log(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["daclip.commands.train_daclip", "experiment=smoke_daclip", "resume=gone.ckpt"]
+    assert_one_line(invoke(*command, f"output={tmp_path}/out"), "gone.ckpt: no such checkpoint file")
+    log = next((tmp_path / "out").glob("*/train_daclip.log")).read_text(encoding="utf-8")
+    assert "Traceback" in log
+    assert "DaclipError: resume=gone.ckpt" in log
+    assert "Traceback" not in capsys.readouterr().err
+    (tmp_path / "file").write_text("in the way")
+    assert_one_line(invoke(*command, f"output={tmp_path}/file/out"), f"{tmp_path}/file/out", "cannot be written")

@@ -21,7 +21,8 @@ from daclip.artifacts import WEIGHTS, point_latest, read_record
 from daclip.commands.assembly import resolved
 from daclip.config import STAGES
 from daclip.errors import DaclipError
-from daclip.training.checkpointing import RecordedConfig
+from daclip.files import one_line
+from daclip.training.checkpointing import RecordedConfig, read_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -91,8 +92,9 @@ class Resumed:
         try:
             self.content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
             self.config = recorded_config(path, self.content)
-        except (RuntimeError, ValueError, OSError, EOFError, KeyError, AttributeError, TypeError):
-            raise DaclipError(f"resume={path}: damaged, or no checkpoint of this framework") from None
+        except Exception as error:
+            read_checkpoint(path)  # says what is wrong with the file
+            raise DaclipError(f"resume={path}: its configuration cannot be read ({one_line(error)})") from None
 
     def guide(self) -> str | None:
         """The stage-1 artifact of a stage-2 run, where it is known."""
