@@ -495,7 +495,7 @@ def test_a_result_that_is_no_number_is_a_failure_of_that_photo(place: Path, monk
         return images
 
     monkeypatch.setattr(restorer_module, "sample_photos", broken)
-    assert run("restore", "photos", "--output", "clean") == 1
+    assert "1 of 2 photos could not be restored" in str(run("restore", "photos", "--output", "clean"))
     first, second = lines(place / "clean" / "summary.jsonl")
     assert (first["status"], second["status"]) == ("failed", "restored")
     assert "not a number" in first["error"]
