@@ -115,7 +115,8 @@ class Resumed:
         changed = sorted(name for name in changed if not name.startswith(SILENT) and name[-9:] != "_target_")
         told = [f"{name} {before.get(name)} → {now.get(name)}" for name in changed]
         # A schedule of one's own has the optimiser's numbers in its state.
-        begins = (*FIXED, "stage.optimizer.", "stage.scheduler.") if (config.get("stage") or {}).get("scheduler") else FIXED
+        scheduled = (config.get("stage") or {}).get("scheduler")
+        begins = (*FIXED, "stage.optimizer.", "stage.scheduler.") if scheduled else FIXED
         fixed = [text for name, text in zip(changed, told, strict=True) if name.startswith(begins) and name in before]
         if fixed := [text for text in fixed if not text.endswith("→ None")]:
             raise DaclipError(
