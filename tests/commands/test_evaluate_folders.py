@@ -12,7 +12,10 @@ from PIL import Image
 from running import assert_one_line, invoke, read
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
+from daclip.commands.evaluate import score_folders
 from daclip.data.captions import embedded_captions
+from daclip.metrics.image import Protocol, Psnr
+from daclip.metrics.scorer import Extremes, FilePair, Scorer
 
 PHOTOS = [Path(skimage.__file__).parent / "data" / name for name in sorted(embedded_captions())]
 
@@ -133,3 +136,30 @@ def test_a_mistake_ends_in_one_line(
         save(Image.new("RGB", (70, 90)), place / "smaller" / f"{path.stem}.png")
     assert_one_line(invoke("daclip.commands.evaluate", *arguments, "output=wrong"), *parts)
     assert not (place / "wrong" / "metrics.json").exists()
+
+
+def scored(pred: Image.Image, gt: Image.Image, folder: Path) -> float:
+    """PSNR of two files under a protocol that rounds."""
+    pred.save(folder / "pred.png")
+    gt.save(folder / "gt.png")
+    scorer = Scorer(Protocol("rgb", eight_bit=True, border=0, colour="rgb"), {"psnr": Psnr()})
+    score_folders([FilePair("a", "all", folder / "pred.png", folder / "gt.png", None)], scorer, Extremes(0))
+    return scorer.photos[0].scores["psnr"]
+
+
+def test_deep_photos_are_scored_at_their_depth(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gt = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64) * 10
+    found = scored(Image.fromarray(gt + 30), Image.fromarray(gt), tmp_path)
+    assert found == pytest.approx(20 * np.log10(65535 / 30), abs=1e-3)  # 8 bits would see no difference
+    assert "1 of 1 pairs have more than 8 bits" in capsys.readouterr().out
+
+
+def test_colours_that_nobody_sees_do_not_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gt = np.full((32, 32, 4), 200, np.uint8)
+    gt[:16, :, 3], gt[16:, :, 3] = 0, 255
+    pred = gt.copy()
+    pred[:16, :, :3] = 0  # below full transparency
+    pred[16:, :, :3] = 210
+    found = scored(Image.fromarray(pred), Image.fromarray(gt), tmp_path)
+    assert found == pytest.approx(10 * np.log10(255**2 / (100 / 2)), abs=1e-3)
+    assert "are compared as they look on white" in capsys.readouterr().out

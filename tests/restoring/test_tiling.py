@@ -21,6 +21,7 @@ from daclip.diffusion import Denoiser, MeanRevertingSDE, ThetaSchedule
 from daclip.errors import DaclipError
 from daclip.files import config_folder
 from daclip.pixels import Pixels
+from daclip.restoring.batch import Job, Request, attempt
 from daclip.restoring.restorer import Stopped
 from daclip.restoring.sampling import (
     GIB,
@@ -252,6 +253,18 @@ def test_pieces_keep_to_the_budget() -> None:
 @pytest.fixture(scope="module")
 def restorer(restorer_artifact: Path) -> Restorer:
     return Restorer.from_pretrained(restorer_artifact, precision="fp32", device="cpu")
+
+
+def test_memory_is_checked_before_a_photo_is_decoded(restorer: Restorer, tmp_path: Path) -> None:
+    path = tmp_path / "large.png"
+    Image.new("1", (9200, 9200)).save(path)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])  # decoding would say that it is damaged
+    request = Request(None, strength=1.0, samples=1, dry_run=False, overwrite=False)
+    outcome = attempt(restorer, Job(path, tmp_path / "out.png"), request)
+    assert outcome.error is not None
+    assert "2 GiB of memory are too little for a photo of 9200 x 9200 pixels" in outcome.error
+    assert "give --max-memory" in outcome.error
 
 
 def test_a_real_network_gives_the_same_in_tiles(restorer: Restorer) -> None:

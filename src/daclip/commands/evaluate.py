@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -26,10 +27,11 @@ from daclip.commands.options import make, say, text_table
 from daclip.config import run_entry, validated
 from daclip.data.datamodule import MixedDegradationData, fingerprint
 from daclip.data.pairs import ValidationPairs, collate
+from daclip.decoding import read_photo
 from daclip.degradations import split_classes
 from daclip.errors import DaclipError
 from daclip.files import write_bytes, write_json, write_text
-from daclip.images import load_image, save_image
+from daclip.images import save_image
 from daclip.metrics.classification import ConfusionMatrix, MeansByLabel
 from daclip.metrics.scorer import Extremes, FilePair, PhotoScore, Scorer, match_folders, summarise
 from daclip.reporting.charts import confusion_figure, png, reliability_figure
@@ -139,10 +141,16 @@ def _middle(image: Tensor, height: int, width: int) -> Tensor:
 
 
 def score_folders(pairs: Sequence[FilePair], scorer: Scorer, extremes: Extremes) -> None:
-    """Score photos on disk, one after the other, since their sizes differ."""
+    """Score photos on disk, one after the other, since their sizes differ: deep ones at their depth, transparent ones
+    as they look on white."""
+    deep, transparent = 0, 0
     for pair in track(pairs, "scoring", transient=True, console=Console(stderr=True)):
         paths = {"lq": pair.lq, "restored": pair.pred, "hq": pair.gt}
-        images = {name: load_image(path) for name, path in paths.items() if path is not None}
+        pixels = {name: read_photo(path).pixels for name, path in paths.items() if path is not None}
+        images = {name: photo.on_white().crop() for name, photo in pixels.items()}
+        exact = any(photo.colour.dtype != np.uint8 for photo in pixels.values())
+        deep += exact
+        transparent += not all(photo.opaque for photo in pixels.values())
         for name, image in images.items():
             if image.shape != images["hq"].shape:
                 (height, width), (tall, wide) = image.shape[1:], images["hq"].shape[1:]
@@ -151,8 +159,12 @@ def score_folders(pairs: Sequence[FilePair], scorer: Scorer, extremes: Extremes)
                     "scale or crop one of them"
                 )
         lq = images["lq"][None] if "lq" in images else None
-        scorer.add([pair.name], [pair.group], images["restored"][None], images["hq"][None], lq)
+        scorer.add([pair.name], [pair.group], images["restored"][None], images["hq"][None], lq, exact=exact)
         _offer(extremes, scorer, scorer.photos[-1], images)
+    if deep:
+        say(f"{deep} of {len(pairs)} pairs have more than 8 bits a channel and are compared without rounding")
+    if transparent:
+        say(f"{transparent} of {len(pairs)} pairs are transparent and are compared as they look on white")
 
 
 def _photos_csv(photos: Sequence[PhotoScore]) -> str:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -228,11 +228,14 @@ class Scorer:
         hq: Tensor,
         lq: Tensor | None = None,
         recognised: Sequence[str] | None = None,
+        exact: bool = False,
     ) -> None:
-        """Score a batch of restored photos, and of degraded ones if given, all RGB `[B, 3, H, W]` in [0, 1]."""
+        """Score a batch of restored photos, and of degraded ones if given, all RGB `[B, 3, H, W]` in [0, 1]. `exact`
+        is for files of more than 8 bits, to which the protocol's rounding would not be fair."""
+        protocol = replace(self.protocol, eight_bit=False) if exact else self.protocol
         columns: dict[str, list[float]] = {}
         for name, metric in self._present():
-            prepared = partial(self.protocol.prepare, network=metric.is_network)
+            prepared = partial(protocol.prepare, network=metric.is_network)
             compared = [(name, metric, restored)]
             if lq is not None:
                 compared.insert(0, (f"{name}_lq", self.degraded[name], lq))

@@ -334,15 +334,13 @@ class Restorer(Classifier):
     def _pieces(self, photos: Sequence[Pixels], conditioning: Conditioning) -> Pieces:
         """The pieces into which photos of one size are cut."""
         height, width = photos[0].height, photos[0].width
-        header = Header(width, height, photos[0].colour.itemsize)
-        self.refuse_too_large(header)
         whole = -(-max(height, width) // 64) * 64
         if self.tile is None and height * width <= ALWAYS_WHOLE:
             return Pieces(whole, whole, self.batch_size)
         if self._costs is None:
             self._costs = measured_costs(self.sampler, self.denoiser, conditioning.rows([0]), self.precision)
         network, sampling = self._costs
-        photo_bytes = len(photos) * self._photo_bytes(header)
+        photo_bytes = len(photos) * self._photo_bytes(Header(width, height, photos[0].colour.itemsize))
         sampling = Cost(sampling.fixed, sampling.per_pixel * len(photos))
         limits = (self.max_memory, self.batch_size, self.tile)
         return choose_pieces(height, width, photo_bytes, self._weight_bytes(), network, sampling, *limits)
