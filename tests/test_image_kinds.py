@@ -77,7 +77,7 @@ KEY = GRAY[5, 5] == GRAY
 FLOATS = (DEEP / 65535).astype(np.float32)
 PREMULTIPLIED = np.dstack([(DEEP * (SHARE[..., None] / 65535)).round().astype(np.uint16), SHARE])
 # Name → content, colours in [0, 1], their type, opacity in [0, 1] (None: none), and the largest difference in levels.
-KINDS: dict[str, tuple[bytes, np.ndarray, type, np.ndarray | None, float]] = {
+KINDS: dict[str, tuple[bytes, np.ndarray, Any, np.ndarray | None, float]] = {
     "rgb.png": (png(COFFEE, 2), colours(COFFEE, 255), np.uint8, None, 0),
     "rgb16.png": (png(DEEP, 2), colours(DEEP, 65535), np.uint16, None, 0),
     "gray16.png": (png(GRAY, 0), colours(GRAY, 65535), np.uint16, None, 0),
@@ -228,11 +228,22 @@ def test_values_that_a_reading_would_clip_are_refused() -> None:
         ("a.png", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n"),
         ("a.jpg", b"%PDF-1.4\n"),
         ("a.tif", twelve_bits(GRAY >> 4, {254: 1, 330: 8})),
+        (
+            "a.bmp",
+            b"BM" + struct.pack("<IIIIiiHHIIIIII", 60, 0, 58, 40, 2, 1, 1, 4, 2, 2, 0, 0, 1, 1) + bytes(4) + b"\2\0",
+        ),
     ],
 )
 def test_other_kinds_are_not_called_damaged(name: str, content: bytes) -> None:
     with pytest.raises(UnknownKindError, match=f"{name}: .* that cannot be read; convert it"):
         decode_photo(content, name)
+
+
+def test_what_a_camera_appends_is_no_damage() -> None:
+    content = saved(PHOTO, "AVIF")
+    assert np.array_equal(
+        decode_pixels(content + b"\xff\xee\0\1tail of a camera", "a.avif"), decode_pixels(content, "a.avif")
+    )
 
 
 # Damage
@@ -292,6 +303,7 @@ def test_a_cut_file_is_refused_or_whole(name: str, capfd: pytest.CaptureFixture[
 @pytest.mark.parametrize("name", EACH)
 def test_flipped_bits_are_noticed_or_leave_a_picture_of_the_size(name: str, capfd: pytest.CaptureFixture[str]) -> None:
     content, whole = EACH[name], outcome(EACH[name], name)
+    assert whole is not None
     places = np.random.default_rng(0).integers(0, len(content) * 8, 40)
     for place in places.tolist():
         flipped = bytearray(content)

@@ -120,6 +120,8 @@ def _open(file: BinaryIO, name: str | Path) -> Image.Image:
         if head.startswith(SIGNATURES) or head[4:8] == b"ftyp":
             raise DamagedPhotoError(f"{name}: the image is damaged (its header); remove or replace it") from None
         raise UnknownKindError(name) from None
+    if image.format == "BMP" and image.info.get("compression") == 2:
+        raise UnknownKindError(name, "a BMP of runs of 4 bits, which Pillow misreads,")
     tags = getattr(image, "tag_v2", {})
     if head[8:10] == b"CR" or (tags.get(254, 0) & 1 and 330 in tags):
         raise UnknownKindError(name, "the raw file of a camera, of which there is only a small preview,")
@@ -132,6 +134,8 @@ def _whole_boxes(file: BinaryIO) -> None:
     while place + 8 <= length:
         file.seek(place)
         size, kind, long = struct.unpack(">I4sQ", file.read(16).ljust(16, b"\0"))
+        if not all(32 <= letter < 127 for letter in kind):  # no box, but what cameras append
+            return
         size = {0: length - place, 1: long}.get(size, size)
         if size < 8 or place + size > length:
             raise EOFError(f"cut off in {kind.decode('latin-1')!r}")

@@ -119,9 +119,9 @@ def _holdable(photo: PhotoFile, name: str) -> tuple[PhotoFile, list[str]]:
     if name == "JPEG":  # whose segments are short
         sizes = {"exif": photo.exif, "xmp": more.xmp, "iptc": more.iptc, "comment": (more.comment or "").encode()}
         lost |= {part for part, content in sizes.items() if content and len(content) > SEGMENT}
-    empty = {part: {} if part == "text" else None for part in lost}
-    outer = {part: empty.pop(part) for part in ("exif", "icc") if part in empty}
-    return replace(photo, **outer, more=replace(more, **empty)), [WORDS[part] for part in WORDS if part in lost]
+    outer: dict[str, Any] = dict.fromkeys(lost & {"exif", "icc"})
+    inner: dict[str, Any] = {part: {} if part == "text" else None for part in lost - set(outer)}
+    return replace(photo, **outer, more=replace(more, **inner)), [WORDS[part] for part in WORDS if part in lost]
 
 
 def _encoded(photo: PhotoFile, name: str) -> bytes:
