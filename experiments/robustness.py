@@ -20,7 +20,6 @@ from torch import Tensor
 from daclip.arithmetic import autocast, device_by_name
 from daclip.artifacts import Artifact, find_artifact, load_daclip
 from daclip.data.sources import EmbeddedPhotos
-from daclip.degradations import vocabulary
 from daclip.files import write_json
 from daclip.finding import find_photos
 from daclip.images import load_image
@@ -81,7 +80,7 @@ def main() -> None:
     artifact = Artifact(find_artifact(options.artifact, "outputs/daclip", "make train-daclip"))
     device = device_by_name(options.device)
     daclip = load_daclip(artifact.folder).to(device)
-    classes = vocabulary(artifact.build("degradation"))
+    classes = artifact.classes
     validation = EmbeddedPhotos(validation=["chelsea.png", "coffee.png"]).validation()
     paths = find_photos(options.photos).photos if options.photos else [Path(photo.path) for photo in validation]
     photos = crops(paths, options.size, options.crops, options.seed)

@@ -91,13 +91,13 @@ def fit(overrides: list[str], folder: Path, steps: int, passes: int) -> Clock:
     module = build_restoration(cfg, load_daclip(cfg.daclip))
     trainer = build_trainer(cfg)
     trainer.callbacks.append(clock := Clock())
-    trainer.fit(module, build_data(cfg))
+    data = build_data(cfg)
+    trainer.fit(module, data)
     if passes:
         record = provenance(cfg.seed, ["python", "experiments/time_to_quality.py"], {"fit": clock.steps[-1]})
         weights = module.denoiser.backbone.state_dict()
-        save_artifact(
-            folder, "restorer", resolved(cfg), weights, module.results(), record, {"daclip": Path(cfg.daclip)}
-        )
+        config, parts = {**resolved(cfg), "classes": data.classes}, {"daclip": Path(cfg.daclip)}
+        save_artifact(folder, "restorer", config, weights, module.results(), record, parts)
     return clock
 
 
