@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import pickle
+import re
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -364,6 +365,18 @@ def test_a_malicious_file_is_refused_in_one_line(
     assert not list(tmp_path.rglob(MARK))
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 600
+
+
+def test_the_table_of_the_guide_names_every_case() -> None:
+    root = Path(__file__).parents[1]
+    rows = [
+        line for line in (root / "docs" / "security.md").read_text(encoding="utf-8").splitlines() if line[:1] == "|"
+    ]
+    named = {name for row in rows[2:] for name in re.findall(r"`([^`]+)`", row.split(" | ")[-1])}
+    files = {name for name in named if name.endswith(".py")}
+    assert all((root / name).is_file() for name in files)
+    assert named - files - {*NAMES} == set()
+    assert {name for name in NAMES if not name.startswith("row:")} - named == set()
 
 
 def test_the_marks_would_be_left(tmp_path: Path) -> None:

@@ -43,7 +43,9 @@ def described(architecture: str | Mapping[str, Any]) -> str | dict[str, Any]:
         return dict(plain(architecture))
     if not architecture.startswith(SCHEMES):
         return architecture
-    scheme, name = next((scheme, architecture.removeprefix(scheme)) for scheme in SCHEMES if scheme in architecture)
+    scheme, name = next(
+        (scheme, architecture.removeprefix(scheme)) for scheme in SCHEMES if architecture.startswith(scheme)
+    )
     try:
         if scheme == "local-dir:":
             content = json.loads((Path(name) / "open_clip_config.json").read_text(encoding="utf-8"))
