@@ -463,8 +463,9 @@ def test_a_damaged_row_is_named_when_it_is_drawn(tmp_path: Path) -> None:
 
 
 def test_real_pairs_need_no_synthetic_degradation(pairs_root: Path) -> None:
-    sizes = {"crop_size": 16, "context_size": 16, "batch_size": 4, "samples_per_epoch": 8, "num_workers": 0, "seed": 0}
-    validation = {"validation_size": 32, "validation_crops": 1, "validation_batch_size": 4}
+    sizes: Any = {"crop_size": 16, "context_size": 16, "batch_size": 4, "samples_per_epoch": 8}
+    sizes |= {"num_workers": 0, "seed": 0}
+    validation: Any = {"validation_size": 32, "validation_crops": 1, "validation_batch_size": 4}
     augmentation = Augmentation((1.0, 1.0), 0.0, flip=False)
     data = MixedDegradationData(paired(pairs_root), {}, augmentation=augmentation, **sizes, **validation)
     assert data.classes == ["low-light", "raindrop"]

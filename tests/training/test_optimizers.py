@@ -82,7 +82,7 @@ def test_another_scheduler_takes_the_place_of_the_cosine(tmp_path: Path) -> None
 @pytest.mark.parametrize("algorithm", ["value", "norm", None])
 def test_gradients_are_clipped_as_asked(algorithm: str | None, tmp_path: Path) -> None:
     module, _ = parts("restorer", compose("restorer", tmp_path))
-    module.log = lambda *_: None  # type: ignore[method-assign,assignment]
+    module.log = lambda *_: None  # type: ignore[method-assign]
     module._trainer = SimpleNamespace(precision_plugin=None)  # type: ignore[assignment]
     weight = next(p for p in module.parameters() if p.requires_grad)
     given = torch.tensor([4.0, -2.0, 0.1])

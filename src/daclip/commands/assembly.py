@@ -7,8 +7,8 @@ from typing import Any
 
 import lightning as L
 import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import LearningRateMonitor
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
 from daclip.arithmetic import trainer_precision
@@ -72,6 +72,9 @@ def build_trainer(cfg: DictConfig) -> L.Trainer:
     steps = cfg.trainer.max_steps
     if not isinstance(steps, int) or (steps < 1 and steps != -1):
         raise DaclipError(f"trainer.max_steps must be a number of at least 1, or -1 for no limit, got {steps}")
+    for name in ("accumulate_grad_batches", "check_val_every_n_epoch"):
+        if cfg.trainer.get(name) == 0:
+            raise DaclipError(f"trainer.{name} must be at least 1, got 0")
     precision = trainer_precision(cfg.trainer.precision, cfg.trainer.accelerator)
     if steps == -1 and cfg.trainer.get("max_epochs") == -1:
         raise DaclipError("the run has no end: give trainer.max_steps or trainer.max_epochs")

@@ -72,7 +72,9 @@ def _fits(value: Any, hint: Any) -> bool:
         return isinstance(value, (list, tuple)) and len(value) == len(inner) and all(map(_fits, value, inner))
     if origin in (tuple, list, Sequence):
         return isinstance(value, (list, tuple)) and all(_fits(item, inner[0]) for item in value) if inner else True
-    return True
+    # A class that has no plain values, such as a tensor; protocols and enumerations may have some.
+    own = inspect.isclass(hint) and hint not in (Any, object) and not getattr(hint, "_is_protocol", False)
+    return not own or value is None or isinstance(value, hint) or issubclass(hint, (str, int, float))
 
 
 def _described(hint: Any) -> str:

@@ -56,7 +56,7 @@ def wandb_logger(
     if sweep is not None:
         name, group = name or job or folder.name, group or sweep.name
     # Only the first rank starts a run.
-    mode = _mode() if rank_zero_only.rank == 0 else "disabled"
+    mode = rank_zero_only(_mode, default="disabled")()
     logger = WandbLogger(
         project=project, save_dir=save_dir, name=(name or folder.name)[:128], group=group, mode=mode, **options
     )
