@@ -4,11 +4,14 @@ from typing import Any
 
 import pytest
 import torch
+from huggingface_hub import constants
+from ranks import free_port
 from torch import Tensor
 
 from daclip.clip.controller import create_daclip
 from daclip.clip.losses import CosineDistillation, DaClipLoss, MultiPositive, Sigmoid
 from daclip.clip.module import ControllerPretraining
+from daclip.clip.sources import hub
 from daclip.errors import DaclipError
 from daclip.types import RestorationBatch
 
@@ -136,3 +139,11 @@ def test_contradictory_settings_are_refused(changes: dict[str, Any]) -> None:
 def test_a_loss_given_by_name_points_to_the_option() -> None:
     with pytest.raises(DaclipError, match="loss=official"):
         DaClipLoss("official", CosineDistillation(), 1.0, 1.0, 0.0)  # type: ignore[arg-type]
+
+
+def test_a_hub_that_does_not_answer_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{free_port()}")
+    with hub():
+        assert constants.is_offline_mode()
+    assert not constants.is_offline_mode()

@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import open_clip
@@ -10,7 +12,16 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from daclip.clip.sources import SCHEMES, check_name, check_tokenizer, described, model_settings, quiet, tokenizer_of
+from daclip.clip.sources import (
+    SCHEMES,
+    check_name,
+    check_tokenizer,
+    described,
+    hub,
+    model_settings,
+    quiet,
+    tokenizer_of,
+)
 from daclip.clip.towers import (
     ConvTower,
     RunBlock,
@@ -211,8 +222,9 @@ def _create(name: str | None, described: str | Mapping[str, Any], pretrained: st
         return fresh
     if not name.startswith(SCHEMES):
         check_name(name, pretrained)
+    downloads = pretrained is not None and not Path(pretrained).is_file()
     try:
-        with torch.random.fork_rng(devices=[]), quiet():
+        with torch.random.fork_rng(devices=[]), quiet(), hub() if downloads else nullcontext():
             torch.manual_seed(seed)
             model: nn.Module = open_clip.create_model(
                 name,

@@ -32,6 +32,23 @@ def quiet() -> Iterator[None]:
         root.setLevel(level)
 
 
+@contextlib.contextmanager
+def hub() -> Iterator[None]:
+    """The model hub; where it does not answer only its cache, at once and not after a minute of attempts."""
+    import requests
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    try:
+        requests.head(constants.ENDPOINT, timeout=5)
+    except requests.RequestException:
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
 def plain(value: Any) -> Any:
     """Nested mappings as dictionaries."""
     return {key: plain(item) for key, item in value.items()} if isinstance(value, Mapping) else value
