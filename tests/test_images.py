@@ -310,6 +310,13 @@ def test_pillow_images_are_turned_upright_and_keep_their_profile(tmp_path: Path)
     assert result.size == (60, 90)
     assert result.info["icc_profile"] == SRGB
     assert result.getexif().get(0x0112, 1) == 1
+    Image.fromarray(COFFEE).save(tmp_path / "a.tif", exif=camera_exif(6).tobytes(), dpi=(300, 300))  # its tags
+    (pixels,), (pack,), _ = unpack(Image.open(tmp_path / "a.tif"))
+    result = pack(pixels)
+    assert result.size == (60, 90)
+    assert result.getexif()[0x010F] == "Maker"
+    assert result.getexif().get(0x0112, 1) == 1
+    assert result.info["dpi"] == (300, 300)
     printed = Image.fromarray(COFFEE).convert("CMYK")
     printed.info["icc_profile"] = SRGB
     (pixels,), (pack,), _ = unpack(printed)

@@ -10,10 +10,11 @@ from starlette.formparsers import MultiPartException
 from daclip.app.handlers import Handlers, Parts
 from daclip.app.service import AS_TRAINED, Limits, Service
 from daclip.artifacts import find_artifact
+from daclip.decoding import FORMATS
 from daclip.errors import DaclipError
 from daclip.restoring.restorer import Restorer
 
-FILE_TYPES = ["image", ".heic", ".heif", ".tif", ".tiff", ".webp", ".bmp"]
+FILE_TYPES = ["image", *FORMATS]
 
 TITLE = "# Restore photos\nBlur, haze, rain, snow, noise, darkness, holes: drop a photo, and get it back clean."
 

@@ -88,7 +88,8 @@ def read_paths(photos: Any) -> Any:
         return photos
     file = read_photo(photos)
     image = file.pixels.to_pil()
-    image.info.update({key: value for key, value in (("exif", file.exif), ("icc_profile", file.icc)) if value})
+    kept = {"exif": file.exif, "icc_profile": file.icc, "xmp": file.more.xmp, "dpi": file.more.dpi}
+    image.info.update({key: value for key, value in kept.items() if value})
     return image
 
 
