@@ -66,7 +66,7 @@ def source(folder: Path) -> HubPhotos:
         config=None,
         revision=None,
         split="train",
-        validation="train",  # nothing is kept back of a set that is only counted
+        validation=1e-9,  # nothing is kept back of a set that is only counted
         validation_rows=1,
         image_column="image",
         caption_column=None,

@@ -118,7 +118,7 @@ def test_a_restorer_is_scored_on_whole_pairs_in_pieces_where_they_are_large(
         (["lq=lq"], ["pred=FOLDER"]),
         (["pred=pred", "gt=gt", "artifact=x"], ["not both"]),
         (["pred=nowhere", "gt=gt"], ["nowhere", "no such folder"]),
-        (["pred=gt/rainy", "gt=gt"], ["have none in gt=gt: 01"]),
+        (["pred=gt/rainy", "gt=gt"], ["10 in gt=gt have none in pred=gt/rainy: jpeg"]),
         (["pred=pred/rainy", "gt=smaller"], ["70×90", "71×89"]),
         (["pred=pred", "gt=gt", "metric=[]"], ["no metric"]),
         (["pred=pred", "gt=gt", "metric=[ms_ssim]"], ["no metric can be computed", "176"]),

@@ -106,7 +106,7 @@ def test_an_output_above_the_photos_is_no_reason_to_leave_them_out(
     # Inside the folder that is searched they are earlier results, which is said.
     said: list[str] = []
     assert [job.photo.name for job in plan(["photos"], Path("photos/trip"), tell=said.append)] == ["a [1].png"]
-    assert said == ["1 photos in photos/trip count as earlier results and are left out"]
+    assert said == ["2 photos found", "1 photos in photos/trip count as earlier results and are left out"]
     for command, part in (
         (["photos/trip/*", "photos", "-o", "photos"], "is the input folder"),
         (["photos/*/*.jpg", "-o", "photos/trip"], "nothing to do: all photos lie in --output photos/trip"),

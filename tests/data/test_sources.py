@@ -20,6 +20,7 @@ from daclip.data.hub import HubPhotos
 from daclip.data.pairs import Augmentation, ClassSchedule, Mix, PairMaker, TrainingPairs, ValidationPairs
 from daclip.data.photos import CleanPhoto
 from daclip.data.sources import EmbeddedPhotos, MixedPhotos, PairedFolder
+from daclip.data.stream import StreamedPairs
 from daclip.degradations import Degradation
 from daclip.degradations.noise import GaussianNoise
 from daclip.errors import DaclipError
@@ -242,11 +243,11 @@ def test_validation_set_shows_real_pairs_once_and_photos_under_every_class(pairs
     source = mixed(pairs_root)
     photos = source.validation()
     real = sum(bool(photo.class_name) for photo in photos)
-    fixed = ValidationPairs(photos, DEGRADATIONS, 999, 2, 0)
+    fixed = ValidationPairs(photos, DEGRADATIONS, 64, 2, 0)
     assert len(fixed) == real * 2 + (len(photos) - real) * 2 * len(DEGRADATIONS)
     assert fixed.classes == ["noisy", "rainy", "low-light", "raindrop"]
     samples = [fixed[i] for i in range(len(fixed))]
-    assert {sample.lq.shape for sample in samples} == {(3, 64, 64)}  # the smallest photo decides
+    assert {sample.lq.shape for sample in samples} == {(3, 64, 64)}
     assert {sample.degradation for sample in samples} == set(fixed.classes)
     assert torch.equal((samples[0].lq * 255).round(), (samples[0].hq * 255).round().div(2).floor())
 
@@ -340,6 +341,10 @@ def hub(root: str | None, **changes: Any) -> HubPhotos:
     return HubPhotos(**{**options, **changes})
 
 
+def renamed(rows: datasets.Dataset) -> datasets.Dataset:
+    return rows.map(lambda row: {"name": f"other {row['name']}"})
+
+
 def streamed(source: HubPhotos) -> list[CleanPhoto]:
     rows, columns = source.stream()
     return [photo for row in rows if not source.is_validation((photo := source.photo(row, columns)).name)]
@@ -389,7 +394,7 @@ def test_lists_of_captions_and_classes_are_understood(tmp_path: Path, streaming:
     rows = table(4).remove_columns(["caption", "degradation"])
     rows = rows.add_column("caption", [["a: cat", "one cat"], [], None, ["a dog"]])
     rows = rows.add_column("degradation", [[], ["hazy", "rainy"], None, ["hazy"]])
-    datasets.DatasetDict({"train": rows, "test": rows}).save_to_disk(tmp_path / "lists")
+    datasets.DatasetDict({"train": rows, "test": renamed(rows)}).save_to_disk(tmp_path / "lists")
     source = hub(str(tmp_path / "lists"), lq_column="lq", streaming=streaming, classes=["hazy", "rainy"])
     photos = {photo.name: photo for photo in (streamed(source) if streaming else source.train())}
     assert [photos[name].caption for name in sorted(photos)] == ["a: cat", "", "", "a dog"]
@@ -399,7 +404,7 @@ def test_lists_of_captions_and_classes_are_understood(tmp_path: Path, streaming:
 @pytest.mark.parametrize("streaming", [False, True])
 def test_a_real_pair_of_several_classes_belongs_to_each_of_them(tmp_path: Path, streaming: bool) -> None:
     rows = table(8).map(lambda row: {"degradation": "hazy, rainy" if row["degradation"] else ""})
-    datasets.DatasetDict({"train": rows, "test": rows}).save_to_disk(tmp_path / "several")
+    datasets.DatasetDict({"train": rows, "test": renamed(rows)}).save_to_disk(tmp_path / "several")
     classes = ["hazy", "rainy"] if streaming else None
     source = hub(str(tmp_path / "several"), lq_column="lq", streaming=streaming, classes=classes)
     degradations = {"noisy": MAKER.degradations["noisy"]}
@@ -411,6 +416,30 @@ def test_a_real_pair_of_several_classes_belongs_to_each_of_them(tmp_path: Path, 
     confusion = ConfusionMatrix(module.classes)
     confusion.update(torch.tensor([2, 0]), ["hazy, rainy", "hazy, rainy"])
     assert confusion.per_class() == {"hazy": 0.0, "rainy": 1.0}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_no_validation_row_is_a_training_row(tmp_path: Path, streaming: bool) -> None:
+    """What has one split asks for a share; a row in both splits is refused by its name."""
+    table(6).save_to_disk(tmp_path / "single")
+    table(6).to_parquet(tmp_path / "single.parquet")
+    for root in ("single", "single.parquet"):
+        with pytest.raises(DaclipError, match=r"no split 'test'; the dataset has train; .*validation=0\.1"):
+            hub(str(tmp_path / root), streaming=streaming).validation()
+        held_back = hub(str(tmp_path / root), validation=0.3, streaming=streaming)
+        train = names(streamed(held_back) if streaming else held_back.train())
+        assert len(train) + len(held_back.validation()) == 6
+        assert not train & names(held_back.validation())
+    both = {"train": table(8), "test": table(3, first=6)}
+    datasets.DatasetDict(both).save_to_disk(tmp_path / "both")
+    source = hub(str(tmp_path / "both"), streaming=streaming)
+    schedule = ClassSchedule(list(DEGRADATIONS), None)
+    with pytest.raises(DaclipError, match=r"00[67] belongs to the split 'train' and to 'test'"):
+        list(StreamedPairs(source, MAKER, [], schedule, 8, 0, 0, 1, 0, rounds=1) if streaming else source.train())
+    # Equal names alone, as in splits that are numbered each from the beginning, are no fault.
+    both["test"] = both["test"].map(lambda row, i: {"name": f"{i:03}"}, with_indices=True)
+    datasets.DatasetDict(both).save_to_disk(tmp_path / "numbered")
+    assert len(hub(str(tmp_path / "numbered")).train()) == 8
 
 
 def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -425,6 +454,8 @@ def test_what_is_missing_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         hub(None)
     with pytest.raises(DaclipError, match="share"):
         hub(root, validation=1.5)
+    with pytest.raises(DaclipError, match="is the split that training reads"):
+        hub(root, validation="train")
     with pytest.raises(DaclipError, match=r"data\.photos\.classes"):
         _ = hub(root, lq_column="lq", streaming=True).classes
     with pytest.raises(DaclipError, match="streaming=false"):
@@ -453,7 +484,7 @@ def test_a_damaged_row_is_named_when_it_is_drawn(tmp_path: Path) -> None:
         with_indices=True,
         features=table(2).features,
     )
-    datasets.DatasetDict({"train": bad, "test": bad}).save_to_disk(tmp_path / "bad")
+    datasets.DatasetDict({"train": bad, "test": renamed(bad)}).save_to_disk(tmp_path / "bad")
     first, second = hub(str(tmp_path / "bad"), lq_column="lq").train()
     assert first.size() == second.size() == (64, 80)
     with pytest.raises(DaclipError, match="000: the image is damaged"):
@@ -463,13 +494,12 @@ def test_a_damaged_row_is_named_when_it_is_drawn(tmp_path: Path) -> None:
 
 
 def test_real_pairs_need_no_synthetic_degradation(pairs_root: Path) -> None:
-    sizes: Any = {"crop_size": 16, "context_size": 16, "batch_size": 4, "samples_per_epoch": 8}
-    sizes |= {"num_workers": 0, "seed": 0}
-    validation: Any = {"validation_size": 32, "validation_crops": 1, "validation_batch_size": 4}
+    sizes: dict[str, Any] = {"crop_size": 16, "context_size": 16, "batch_size": 4, "samples_per_epoch": 8}
+    sizes |= {"validation_size": 32, "validation_crops": 1, "validation_batch_size": 4, "num_workers": 0, "seed": 0}
     augmentation = Augmentation((1.0, 1.0), 0.0, flip=False)
-    data = MixedDegradationData(paired(pairs_root), {}, augmentation=augmentation, **sizes, **validation)
+    data = MixedDegradationData(paired(pairs_root), {}, augmentation=augmentation, **sizes)
     assert data.classes == ["low-light", "raindrop"]
     assert {word for batch in data.train_dataloader() for word in batch.degradation} == {"low-light", "raindrop"}
     assert {pair.degradation for pair in data.validation_pairs()} == {"low-light", "raindrop"}  # type: ignore[attr-defined]
     with pytest.raises(DaclipError, match="no degradation is chosen"):
-        MixedDegradationData(EmbeddedPhotos(["coffee.png"]), {}, augmentation=augmentation, **sizes, **validation)
+        MixedDegradationData(EmbeddedPhotos(["coffee.png"]), {}, augmentation=augmentation, **sizes)

@@ -53,7 +53,8 @@ def root(rows: datasets.Dataset, tmp_path_factory: pytest.TempPathFactory) -> st
     folder = tmp_path_factory.mktemp("parquet")
     for number in range(6):
         rows.shard(6, number).to_parquet(folder / f"train-{number:05}-of-00006.parquet")
-    rows.select(range(4)).to_parquet(folder / "test-00000-of-00001.parquet")
+    held_back = rows.select(range(4)).map(lambda row: {"name": f"held back {row['name']}"})
+    held_back.to_parquet(folder / "test-00000-of-00001.parquet")
     return str(folder)
 
 
@@ -268,7 +269,9 @@ def place(tmp_path_factory: pytest.TempPathFactory, rows: datasets.Dataset) -> P
         for part, picture in (("LQ", crop // 3), ("GT", crop)):
             (folder / "pairs" / "low-light" / part).mkdir(parents=True, exist_ok=True)
             Image.fromarray(picture).save(folder / "pairs" / "low-light" / part / f"{i}.png")
-    datasets.DatasetDict({"train": rows, "test": rows.select(range(3))}).save_to_disk(folder / "saved")
+    datasets.DatasetDict({"train": rows.select(range(3, 60)), "test": rows.select(range(3))}).save_to_disk(
+        folder / "saved"
+    )
     return folder
 
 
@@ -313,8 +316,8 @@ def test_a_mistake_ends_in_one_line(
     broken = place / "broken"
     if not broken.exists():
         broken.mkdir()
-        for name in "ab":
+        for name, picture in {"a": PICTURE, "b": PICTURE[::-1]}.items():
             file = io.BytesIO()
-            Image.fromarray(PICTURE).save(file, format="PNG")
+            Image.fromarray(picture).save(file, format="PNG")
             (broken / f"{name}.png").write_bytes(file.getvalue()[:90000])
     assert_one_line(invoke("daclip.commands.train_daclip", "experiment=smoke_daclip", *overrides), *parts)

@@ -239,8 +239,8 @@ def test_a_mistake_ends_in_one_line(
     (place / "empty").mkdir(exist_ok=True)
     (place / "broken").mkdir(exist_ok=True)
     if not list((place / "broken").iterdir()):
-        for name in ("bad.png", "worse.png"):
-            Image.fromarray(data.coffee()).save(place / "broken" / name)
+        for name, picture in {"bad.png": data.coffee(), "worse.png": data.coffee()[::-1]}.items():
+            Image.fromarray(picture).save(place / "broken" / name)
             content = (place / "broken" / name).read_bytes()
             (place / "broken" / name).write_bytes(content[: len(content) // 2])
     before = (place / "outputs" / "daclip" / "latest").readlink()

@@ -42,6 +42,7 @@ def run_one_step(recipe: str, folder: Path, *overrides: str) -> Path:
     photos.mkdir(exist_ok=True)
     for i in range(3):
         Image.fromarray(data.astronaut()[60 * i : 60 * i + 64, 150:250]).save(photos / f"{i}.png")
+        (photos / f"{i}.txt").write_text("an astronaut", encoding="utf-8")
     chosen = [*SMALL, *(SMALL_CLIP if stage_1 else SMALL_BACKBONE), *overrides]
     with hydra.initialize_config_dir(config_dir(), version_base="1.3"):
         cfg = hydra.compose(

@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from daclip.arithmetic import autocast
 from daclip.clip.controller import MAX_LOGIT_SCALE, DaClip
 from daclip.clip.losses import DaClipLoss
+from daclip.data.datamodule import MixedDegradationData
 from daclip.degradations import split_classes
 from daclip.errors import DaclipError
 from daclip.metrics.classification import CalibrationError, ConfusionMatrix, MeansByLabel, caption_ranks, recall_at
@@ -99,6 +100,12 @@ class ControllerPretraining(StageModule):
     def encode_clean(self, hq: Tensor) -> Tensor:
         """Frozen CLIP's embeddings of clean photos, `[B, 3, H, W]` to `[B, D]`."""
         return torch.cat([self.daclip.clip.encode_image(piece) for piece in hq.split(self.chunk_size or len(hq))])
+
+    def on_fit_start(self) -> None:
+        """Refuse photos without captions where the loss compares with them."""
+        data = getattr(self.trainer, "datamodule", None)
+        if self.loss.caption_weight and isinstance(data, MixedDegradationData):
+            data.require_captions()
 
     def training_step(self, batch: RestorationBatch, batch_index: int) -> Tensor:
         """One step on a batch of pairs."""

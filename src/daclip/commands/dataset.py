@@ -101,6 +101,7 @@ def build(options: Namespace) -> "BuiltDataset":
         raise
     except KeyboardInterrupt:
         raise DaclipError("interrupted; the same command goes on where it stopped") from None
+    console.print(built.plan.account, markup=False, highlight=False)
     _show_built(built, console)
     if options.push_to_hub:
         url = push_dataset(built.path, options.push_to_hub, not options.public)
@@ -163,6 +164,8 @@ def check(options: Namespace) -> "Report":
     with reading_bar(console) as tell:
         report = check_dataset(options.source, how, tell)
     write_json(options.report, report.as_json())
+    if report.account:
+        console.print(report.account, markup=False, highlight=False)
     if _show_report(report, console):
         count = len(report.problems)
         raise DaclipError(f"{count} problems in {options.source}; all of them are listed in {options.report}")

@@ -77,6 +77,12 @@ def validation_data(cfg: DictConfig, artifact: Artifact) -> MixedDegradationData
     return build_data(data)
 
 
+def tell(data: MixedDegradationData, whole: bool = False) -> None:
+    """Say what was found and what is scored; `whole` as in `ValidationPairs`."""
+    for line in data.account(training=False, whole=whole):
+        say(line)
+
+
 def _sampler(cfg: DictConfig, artifact: Artifact) -> Any:
     """The sampler of the command line, with the artifact's own where none is named; None if nothing is given."""
     given = {key: value for key, value in resolved(cfg.sampler).items() if (key, value) != ("steps", None)}
@@ -224,6 +230,7 @@ def _score_photos(cfg: DictConfig, artifact: Artifact | None) -> tuple[dict[str,
         machine = (cfg.device, cfg.precision, cfg.seed, cfg.max_memory)
         restorer = Restorer(artifact.folder, _sampler(cfg, artifact), *machine)
         data = validation_data(cfg, artifact)
+        tell(data, whole=True)
         facts, grid = score(restorer, data.validation_pairs(whole=True), cfg.batch_size or 10, scorer, extremes)
         facts |= {"artifact": str(artifact.folder), "sampler": type(restorer.sampler).__name__}
         seen = {"validation": fingerprint(data)["validation"]}
@@ -253,6 +260,7 @@ def _score_stage_1(cfg: DictConfig, artifact: Artifact) -> tuple[dict[str, Any],
     """Scores of a stage-1 artifact, and what was seen; writes two pictures."""
     daclip = load_daclip(artifact.folder).to(device_by_name(cfg.device))
     data = validation_data(cfg, artifact)
+    tell(data, whole=True)
     pairs = data.validation_pairs(whole=True)
     classes = list(dict.fromkeys([*artifact.classes, *pairs.classes]))
     batches = _batches(pairs, cfg.batch_size or 20)

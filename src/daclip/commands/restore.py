@@ -173,7 +173,7 @@ def classify(options: Namespace) -> "list[Outcome]":
     from daclip.restoring.batch import Request, attempt, plan
     from daclip.restoring.restorer import Classifier
 
-    jobs = plan(options.photos, Path(), recursive=options.recursive, samples=0)
+    jobs = plan(options.photos, Path(), recursive=options.recursive, samples=0, tell=_tell_aside)
     root = "outputs/restorer" if Path("outputs/restorer/latest").is_dir() else "outputs/daclip"
     folder = find_artifact(options.artifact, root, "make train-daclip")
     classifier = Classifier.from_pretrained(folder, device=options.device, precision=options.precision)
@@ -181,6 +181,11 @@ def classify(options: Namespace) -> "list[Outcome]":
     request = Request(None, strength=1.0, samples=1, dry_run=True, overwrite=False)
     tasks = [partial(attempt, classifier, job, request) for job in jobs]
     return worked(tasks, record, (lambda outcome: [(outcome.line(), None)]) if options.json else lines)
+
+
+def _tell_aside(line: str) -> None:
+    """Say something that is no result: lines of JSON stay alone."""
+    sys.stderr.write(f"{line}\n")
 
 
 def finish(outcomes: "Sequence[Outcome]", done: str = "restored") -> None:

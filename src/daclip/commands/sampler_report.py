@@ -16,7 +16,7 @@ from rich.console import Console
 from daclip.arithmetic import autocast
 from daclip.artifacts import find_artifact
 from daclip.commands.assembly import resolved
-from daclip.commands.evaluate import validation_data
+from daclip.commands.evaluate import tell, validation_data
 from daclip.commands.options import known, make, markdown_table, say, text_table
 from daclip.config import run_entry, user_error, validated
 from daclip.data.pairs import ValidationPairs, collate
@@ -279,7 +279,9 @@ def sampler_report(cfg: DictConfig) -> dict[str, Any]:
             denoiser.backbone, denoiser.process, denoiser.parameterization, cfg.correct_epsilon_shift
         ).eval()
     plan, metrics = plan_samplers(cfg, restorer.denoiser.process), further_metrics(cfg)
-    pairs = validation_data(cfg, restorer.artifact).validation_pairs()
+    data = validation_data(cfg, restorer.artifact)
+    tell(data)
+    pairs = data.validation_pairs()
     prepared = prepare(pairs, restorer, cfg.photos, cfg.batch_size, cfg.seed)
     scores = measure_all(plan, restorer, prepared, metrics, Console(stderr=True))
     found = verdict(cfg, scores, metrics)

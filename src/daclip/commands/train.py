@@ -35,7 +35,6 @@ from daclip.commands.run_folders import Resumed, flat, is_job, is_trial, take_la
 from daclip.config import run_entry, user_error, validated
 from daclip.data.datamodule import MixedDegradationData
 from daclip.data.loading import loaders_watched
-from daclip.data.photos import PhotoSource
 from daclip.errors import DaclipError, StoppedError
 from daclip.files import one_line
 from daclip.training.callbacks import quiet_libraries, skipped_steps, take_average
@@ -94,8 +93,6 @@ def _describe(cfg: DictConfig, data: MixedDegradationData, guide: Path | None) -
     facts = [f"recipe {recipe}" if recipe else "no recipe", f"data {source}"]
     if root := cfg.data.get("root"):
         facts[-1] += f" {root}"
-    if not data.photos.streaming and type(data.photos).prepare is PhotoSource.prepare:  # listing it is cheap
-        facts[-1] += f" ({len(data.photos.train())} photos, {len(data.photos.validation())} for validation)"
     if cfg.clip:
         architecture = cfg.clip.architecture if isinstance(cfg.clip.architecture, str) else "of its own"
         facts.append(f"CLIP {architecture} ({guide or cfg.clip.pretrained or 'random weights'})")
@@ -113,7 +110,7 @@ def _describe(cfg: DictConfig, data: MixedDegradationData, guide: Path | None) -
 
 
 # Options that stage 1, trained for stage 2, shares with it: the photos, what happens to them, where results go.
-_SHARED = ("data", "data.root", "data.photos_root", "degradation", "seed", "debug")
+_SHARED = ("data", "data.root", "data.photos_root", "data.allow_unlike", "degradation", "seed", "debug")
 
 
 def _stage_1_command(cfg: DictConfig) -> list[str]:

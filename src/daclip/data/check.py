@@ -206,8 +206,8 @@ def _pairs(root: Path, options: CheckOptions, progress: Progress | None) -> tupl
     for path, by_class in captions.rows.items():
         for class_name in sorted(by_class):
             problems += _unknown_classes(class_name, path.name, options.classes)
-    names = [(name, name_of(lq, root), name_of(gt, root)) for _, name, _, lq, gt in matched]
-    texts = captions.describe(names) if names else []
+    asked = [(name, name_of(lq, root), name_of(gt, root)) for _, name, _, lq, gt in matched]
+    texts = captions.describe(asked) if asked else []
     validation = validation_names((key for _, _, key, _, _ in matched), options.validation)
     unsplit = all(split == "-" for split, *_ in matched)
     items = []

@@ -5,6 +5,7 @@ import json
 import logging
 import warnings
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,8 +25,10 @@ from daclip.data.pairs import (
     collate,
 )
 from daclip.data.photos import CleanPhoto, PhotoSource
+from daclip.data.selection import copies, in_place_of, large_enough, refuse_strangers, require_captions, sampled
 from daclip.degradations import Degradation, split_classes, vocabulary
 from daclip.errors import DaclipError
+from daclip.finding import left_out_line
 
 if TYPE_CHECKING:
     from daclip.data.stream import StreamLoader
@@ -53,6 +56,8 @@ class MixedDegradationData(L.LightningDataModule):
         seed: int,
         mix: Mix | None = None,
         max_damaged: int = 0,  # training photos that are left out and listed; validation photos may not be damaged
+        validation_photos: int | None = None,  # at most, of each class of real pairs; None takes all
+        allow_unlike: bool = False,  # real pairs that seem to show different pictures
     ):
         super().__init__()
         sizes = {
@@ -87,6 +92,8 @@ class MixedDegradationData(L.LightningDataModule):
         self.validation_size, self.validation_crops = validation_size, validation_crops
         self.validation_batch_size = validation_batch_size
         self.num_workers, self.seed = num_workers, seed
+        self.validation_photos, self.allow_unlike = validation_photos, allow_unlike
+        self._told = False
         self.damaged = DamagedPhotos(max_damaged)
         self._loader: EpochLoader | StreamLoader | None = None
         self._resumed: list[Any] | None = None
@@ -95,23 +102,82 @@ class MixedDegradationData(L.LightningDataModule):
     def prepare_data(self) -> None:
         """What the photos need once, such as captions."""
         self.photos.prepare()
+        if not self.allow_unlike and not self._told and not self.photos.streaming:
+            refuse_strangers(self.photos.train())
 
     def setup(self, stage: str) -> None:
-        """Note what a run is trained on when it begins: at its end photos may be gone."""
-        if stage == "fit" and self.trainer and self.trainer.is_global_zero:
-            self.found = fingerprint(self)
+        """Say once what was found and what takes part, and note what a run is trained on when it begins: at its end
+        photos may be gone."""
+        if self.trainer and self.trainer.is_global_zero:
+            if stage == "fit":
+                self.found = fingerprint(self)
+            for line in [] if self._told else self.account():
+                log.info("%s", line)
+        self._told = True
+
+    def account(self, training: bool = True, whole: bool = False) -> list[str]:
+        """What was found, left out and chosen, a line each for the source, training (if wanted) and validation."""
+        lines = [self.photos.account] if self.photos.account else []
+        if training and not self.photos.streaming:
+            photos, left_out = self._training_photos
+            lines.append("; ".join(filter(None, [f"training: {len(photos)} photos", left_out_line(left_out)])))
+        photos, left_out = self._validation_photos(whole)
+        count = len(self.photos.validation()) + len(self._moved) - sum(map(len, left_out.values()))
+        chosen = f" of {count}, chosen by the hash of the name" if len(photos) < count else ""
+        return [*lines, "; ".join(filter(None, [f"validation: {len(photos)} photos{chosen}", left_out_line(left_out)]))]
+
+    @cached_property
+    def _training_photos(self) -> tuple[list[CleanPhoto], dict[str, list[str]]]:
+        """The photos that training shows, and the names of those that it leaves out by the reason."""
+        moved = set(map(id, self._moved))
+        train = [photo for photo in self.photos.train() if id(photo) not in moved]
+        if not train:
+            raise DaclipError("there is no photo to train on, all are for validation; lower data.photos.validation")
+        photos, small = large_enough(train, self.maker.crop_size, "data.crop_size")
+        shared = copies(photos, self.photos.validation())
+        if shared and self.photos.own_split:
+            raise DaclipError(
+                f"{len(shared)} photos belong to training and to validation, such as {shared[0][0].name} and "
+                f"{shared[0][1].name}; remove them from one side"
+            )
+        gone = {id(photo) for photo, _ in shared}
+        photos = [photo for photo in photos if id(photo) not in gone]
+        if not photos:
+            raise DaclipError("every training photo is a copy of a validation photo; add other photos")
+        return photos, {
+            "smaller than data.crop_size": small,
+            "copies of validation photos": [photo.name for photo, _ in shared],
+        }
+
+    @cached_property
+    def _moved(self) -> list[CleanPhoto]:
+        """Training photos that take the place of validation photos all of which are too small for a crop."""
+        if self.photos.streaming or self.photos.own_split:
+            return []
+        return in_place_of(self.photos.validation(), self.photos.train(), self.validation_size)
+
+    def _validation_photos(self, whole: bool) -> tuple[list[CleanPhoto], dict[str, list[str]]]:
+        """The photos that are scored, and the names of those that are too small; with `whole` real pairs are neither
+        sampled nor too small, see `ValidationPairs`."""
+        found = [*self.photos.validation(), *self._moved]
+        uncut = [photo for photo in found if whole and photo.class_name]
+        cut = [photo for photo in found if not (whole and photo.class_name)]
+        cut, small = large_enough(cut, self.validation_size, "data.validation_size")
+        chosen = {id(photo) for photo in [*uncut, *sampled(cut, self.validation_photos)]}
+        return [photo for photo in found if id(photo) in chosen], {"smaller than data.validation_size": small}
+
+    def require_captions(self) -> None:
+        """Refuse photos hardly any of which have captions; of a stream the validation photos tell."""
+        require_captions(self.photos.validation() if self.photos.streaming else self.photos.train())
 
     def training_pairs(self) -> TrainingPairs:
         """The endless stream of training samples; not for photos that are streamed."""
-        photos = self.photos.train()
-        if not photos:
-            raise DaclipError("there is no photo to train on, all are for validation; lower data.photos.validation")
-        return TrainingPairs(photos, self.maker, self.mix, self.samples_per_epoch, self.seed)
+        return TrainingPairs(self._training_photos[0], self.maker, self.mix, self.samples_per_epoch, self.seed)
 
     def validation_pairs(self, whole: bool = False) -> ValidationPairs:
         """The fixed set that scores are measured on; `whole` as in `ValidationPairs`."""
-        size, crops = self.validation_size, self.validation_crops
-        return ValidationPairs(self.photos.validation(), self.degradations, size, crops, self.seed, whole)
+        photos, _ = self._validation_photos(whole)
+        return ValidationPairs(photos, self.degradations, self.validation_size, self.validation_crops, self.seed, whole)
 
     def train_dataloader(self) -> "EpochLoader | StreamLoader":
         """Balanced training batches of this rank."""

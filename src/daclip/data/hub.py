@@ -33,14 +33,15 @@ def open_split(
     try:
         if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
             saved = datasets.load_from_disk(root)
-            if isinstance(saved, datasets.DatasetDict):
-                if split not in saved:
-                    raise DaclipError(f"{root}: there is no split '{split}'; the dataset has {', '.join(saved)}")
-                saved = saved[split]
+            if not isinstance(saved, datasets.DatasetDict):
+                saved = {str(saved.split or "train"): saved}
+            _require_split(root, split, list(saved))
+            saved = saved[split]
             return saved.to_iterable_dataset(num_shards=min(PIECES, len(saved))) if streaming else saved
         if path.is_file():
             if path.suffix not in FILE_KINDS:  # other loaders of the library exist, one of which unpickles
                 raise DaclipError(f"{root}: not a file of rows ({', '.join(FILE_KINDS)}); check data.root")
+            _require_split(root, split, ["train"])
             kind = FILE_KINDS[path.suffix]
             return datasets.load_dataset(kind, data_files={split: root}, split=split, streaming=streaming)
         return datasets.load_dataset(root, config, revision=revision, split=split, streaming=streaming)
@@ -53,6 +54,14 @@ def open_split(
             f"{root}: the split '{split}' cannot be opened ({where}: {one_line(error)[:300]}); check data.root, "
             "data.photos.split, data.photos.validation and the network"
         ) from error
+
+
+def _require_split(root: str, split: str, known: Sequence[str]) -> None:
+    """Refuse a split that a dataset does not have."""
+    if split in known:
+        return
+    share = "; hold back a share of it, as in data.photos.validation=0.1" if len(known) == 1 else ""
+    raise DaclipError(f"{root}: there is no split '{split}'; the dataset has {', '.join(known)}{share}")
 
 
 @dataclass(frozen=True)
@@ -146,7 +155,8 @@ class HubRow:
     columns: Columns
     revisited: bool  # crops come back to the row, so that decoded pictures are worth keeping
 
-    def _encoded(self, column: str) -> bytes:
+    def encoded(self, column: str) -> bytes:
+        """The image file in a column."""
         return cell_content(self.table[self.index][column], self.name, self.columns.root)
 
     def _picture(self, column: str) -> Tensor:
@@ -155,11 +165,15 @@ class HubRow:
     def decode(self, column: str) -> Tensor:
         """The picture in a column, uint8 `[3, H, W]`, RGB."""
         label = self.name if column == self.columns.image else f"{self.name} (degraded)"
-        return decode_pixels(self._encoded(column), label)
+        return decode_pixels(self.encoded(column), label)
 
     def size(self) -> tuple[int, int]:
         """Height and width in pixels, from the file's header."""
-        return encoded_size(self._encoded(self.columns.image), self.name)
+        return self._size
+
+    @cached_property
+    def _size(self) -> tuple[int, int]:
+        return encoded_size(self.encoded(self.columns.image), self.name)
 
     def pixels(self) -> Tensor:
         """The clean photo, uint8 `[3, H, W]`, RGB."""
@@ -187,7 +201,7 @@ class HubPhotos(PhotoSource):
         revision: str | None,  # branch, tag or commit on the hub
         split: str,
         validation: str | float,  # a split's name, or the share of rows of `split` in (0, 1)
-        validation_rows: int,  # as many are used at most
+        validation_rows: int | None,  # as many are used at most; None uses all
         image_column: str,
         caption_column: str | None,  # None takes `caption` where there is such a column
         name_column: str | None,  # None takes `name` where there is such a column, else the photo's hash
@@ -201,7 +215,11 @@ class HubPhotos(PhotoSource):
             raise DaclipError("data.root is not set: give a dataset's folder or its name on the hub")
         if not isinstance(validation, str) and not 0 < validation < 1:
             raise DaclipError(f"data.photos.validation must be a split's name or a share in (0, 1), got {validation}")
-        if validation_rows < 1 or window < 1:
+        if validation == split:
+            raise DaclipError(
+                f"data.photos.validation={validation} is the split that training reads; name another, or a share of it"
+            )
+        if (validation_rows is not None and validation_rows < 1) or window < 1:
             raise DaclipError("data.photos.validation_rows and data.photos.window must be at least 1")
         self.root = str(root)
         self.config, self.revision, self.split = config, revision, split
@@ -282,14 +300,38 @@ class HubPhotos(PhotoSource):
         """Photos to learn from; not for a stream."""
         if self.streaming:
             raise DaclipError(f"{self.root} is streamed, so its photos are not listed; set data.photos.streaming=false")
+        return self._train
+
+    @cached_property
+    def _train(self) -> list[HubRow]:
+        for photo in self._splits[0]:
+            self.refuse_shared(photo)
         return self._splits[0]
+
+    def refuse_shared(self, photo: HubRow) -> None:
+        """Refuse a training row that is a validation row as well, by its name and its content."""
+        other = self.held_back.get(photo.name)
+        if other is not None and other.encoded(other.columns.image) == photo.encoded(photo.columns.image):
+            raise DaclipError(
+                f"{self.root}: {photo.name} belongs to the split '{self.split}' and to '{self.validation_split}'; "
+                "remove it from one, or hold back a share, as in data.photos.validation=0.1"
+            )
+
+    @cached_property
+    def held_back(self) -> dict[str, HubRow]:
+        """Rows of a validation split of its own by name."""
+        return {photo.name: photo for photo in self._chosen} if self.validation_split else {}
 
     def validation(self) -> Sequence[CleanPhoto]:
         """Photos that training never sees, at most `validation_rows` of them, spread over all."""
+        return self._chosen
+
+    @cached_property
+    def _chosen(self) -> Sequence[HubRow]:
         if self.streaming:
             return self._validation_stream
         found = self._splits[1]
-        count = min(self.validation_rows, len(found))
+        count = min(self.validation_rows or len(found), len(found))
         return [found[i * len(found) // count] for i in range(count)]
 
     @cached_property

@@ -305,9 +305,9 @@ class TrainingPairs(Dataset[Sample]):
 
 
 class ValidationPairs(Dataset[Sample]):
-    """A fixed set: the same crops of every validation photo, under every class or in its own degraded version. Their
-    side is `size`, or the shorter side of the smallest photo if that is less. With `whole`, photos with a degraded
-    version of their own are shown once each and uncut, as published scores are measured."""
+    """A fixed set: the same crops of side `size` of every validation photo, under every class or in its own degraded
+    version. With `whole`, photos with a degraded version of their own are shown once each and uncut, as published
+    scores are measured."""
 
     def __init__(
         self,
@@ -325,9 +325,7 @@ class ValidationPairs(Dataset[Sample]):
         synthetic = vocabulary(self.degradations) if any(not photo.class_name for photo in self.photos) else []
         own = {class_name for photo in self.photos for class_name in split_classes(photo.class_name)}
         self.classes = [*synthetic, *sorted(own - {"", *synthetic})]
-        self.crops, self.seed, self.whole = crops, seed, whole
-        cut = [photo for photo in self.photos if not self._uncut(photo)]
-        self.size = min([size, *(min(photo.size()) for photo in cut)])
+        self.size, self.crops, self.seed, self.whole = size, crops, seed, whole
         self._entries = [  # (crop, number of the class); -1 is the photo's own degraded version
             (number * crops + k, which)
             for number, photo in enumerate(self.photos)
@@ -355,6 +353,12 @@ class ValidationPairs(Dataset[Sample]):
             raise IndexError(index)
         crop, which = self._entries[index]
         photo = self.photos[crop // self.crops]
+        try:
+            return self._sample(photo, crop, which)
+        except DamagedPhotoError as error:
+            raise DaclipError(f"{error}; scores are measured on it, so data.max_damaged does not cover it") from None
+
+    def _sample(self, photo: CleanPhoto, crop: int, which: int) -> Sample:
         # The crop's own key leaves the class out: every class is shown on the same crop.
         generator = generator_for(self.seed, crop)
         if which < 0:

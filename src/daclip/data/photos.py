@@ -77,6 +77,7 @@ class PhotoSource(ABC):
     has_plain: bool = True  # there are photos without a degraded version of their own, to synthesise from
     classes: Sequence[str] = ()  # degradations of the photos that come with a degraded version
     streaming: bool = False  # training photos are read in passing (`daclip.data.stream`) instead of listed by `train`
+    own_split: bool = False  # who made the data decided what is for validation, not the hash of the names
     account: str = ""  # what was found, left out, paired and captioned, as one line
 
     def prepare(self) -> object:

@@ -106,6 +106,7 @@ class PairedFolder(ListedPhotos):
             for photos, part in ((train, texts[: len(train)]), (held_back, texts[len(train) :]))
         )
         self.account = "; ".join([account(self._found), pair_account(self._rules), caption_account(texts)])
+        self.own_split = bool(held_back)
         if not held_back:
             train, held_back = split_by_name(train, validation, root, key=_clean_key)
         self._train, self._validation = train, held_back

@@ -1,6 +1,7 @@
 """Training pairs from rows that pass by once: no listing, disjoint shares for ranks and workers, exact resumption."""
 
 import itertools
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -20,6 +21,8 @@ from daclip.rng import generator_for
 from daclip.types import RestorationBatch
 
 Row = Mapping[str, Any]
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -133,6 +136,8 @@ class StreamedPairs(IterableDataset[Delivered | None]):
         if rows.num_shards < world_size * max(num_workers, 1):
             rows = rows.reshard()  # parquet files fall apart into their row groups
         self.photos, self.maker, self.schedule = photos, maker, schedule
+        self._met_small = False
+        _ = photos.held_back  # read once, before there are loader processes
         self.batch_size, self.seed = batch_size, seed
         self.classes = {class_name for label in classes for class_name in split_classes(label)}
         keep = self._takes_part if photos.share else None
@@ -154,18 +159,28 @@ class StreamedPairs(IterableDataset[Delivered | None]):
         position = self.positions[worker]
         for row, position in self.stream.read(self.positions[worker]):
             try:
-                samples.append(self._sample(row, position))
+                sample = self._sample(row, position)
             except DamagedPhotoError as error:
                 self.damaged.note(error)
                 continue
+            if sample is None:
+                continue
+            samples.append(sample)
             if len(samples) == self.batch_size:
                 yield Delivered(worker, position, collate(samples))
                 samples = []
         if samples:
             yield Delivered(worker, position, collate(samples))
 
-    def _sample(self, row: Row, position: Position) -> Sample:
+    def _sample(self, row: Row, position: Position) -> Sample | None:
+        """The sample of a row; None for a photo that is too small."""
         photo = self.photos.photo(row, self.columns)
+        self.photos.refuse_shared(photo)
+        if min(photo.size()) < self.maker.crop_size:
+            if not self._met_small:
+                log.warning("left out: %s and all others that are smaller than data.crop_size", photo.name)
+            self._met_small = True
+            return None
         key = int(name_fraction(photo.name) * 2**53)
         generator = generator_for(self.seed, position.round, key, position.count)
         if not photo.class_name:

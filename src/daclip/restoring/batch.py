@@ -18,7 +18,7 @@ from daclip.decoding import PhotoFile, photo_header, read_photo
 from daclip.encoding import refuse_unwritable, result_suffix, write_photo
 from daclip.errors import DaclipError
 from daclip.files import cannot_be_written, one_line
-from daclip.finding import find_photos
+from daclip.finding import Found, account, find_photos
 from daclip.pixels import Pixels
 from daclip.restoring.control import check_strength, parse_classes
 from daclip.restoring.restorer import Classifier, Restorer, Stopped
@@ -104,12 +104,15 @@ def plan(
     files, folders and patterns (`**` crosses folders), `recursive` searches folders below folders too. `wanted` is the
     format of the results; None keeps each photo's own where it can be written. `masks` is a mask for a single photo, or
     a folder of masks with the names of the photos; `samples` is 0 if nothing will be written. Photos below an
-    output inside the folder that is searched are earlier results; `tell` gets a line about them."""
+    output inside the folder that is searched are earlier results; `tell` gets lines about what was found."""
     found: dict[Path, Path] = {}
     results: set[Path] = set()
+    searched: list[Found] = []
     for source in sources:
-        for photo, relative in _photos(source, output if samples else None, recursive, results):
+        for photo, relative in _photos(source, output if samples else None, recursive, results, searched):
             found.setdefault(photo, relative)
+    if searched:
+        tell(account(searched))
     if results:
         tell(f"{len(results)} photos in {output} count as earlier results and are left out")
     if not found:
@@ -139,8 +142,11 @@ def plan(
     return jobs
 
 
-def _photos(source: str, output: Path | None, recursive: bool, results: set[Path]) -> Iterator[tuple[Path, Path]]:
-    """The photos of one argument, each with its path below the output; those that are earlier results go to the set."""
+def _photos(
+    source: str, output: Path | None, recursive: bool, results: set[Path], searched: list[Found]
+) -> Iterator[tuple[Path, Path]]:
+    """The photos of one argument, each with its path below the output; those that are earlier results go to the set,
+    what was found in a folder to the list."""
     path = Path(source)
     # The folders before the first part with a wildcard.
     root = Path(*takewhile(lambda part: not glob.has_magic(part), path.parts[:-1])) if not path.is_dir() else path
@@ -155,7 +161,8 @@ def _photos(source: str, output: Path | None, recursive: bool, results: set[Path
     if path.is_dir():
         if output is not None and path.resolve() == output.resolve():
             raise DaclipError(f"--output {output} is the input folder; choose another, your photos would be lost")
-        for photo in find_photos(path).photos:
+        searched.append(find_photos(path))
+        for photo in searched[-1].photos:
             if (recursive or photo.parent == path) and not is_result(photo):
                 yield photo, photo.relative_to(path)
     elif path.exists():
