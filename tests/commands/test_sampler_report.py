@@ -146,7 +146,7 @@ def test_a_further_metric_has_a_table(artifact: Path, tmp_path: Path, monkeypatc
         ("nfe=[0,5]", "numbers of at least 1"),
         ("nfe=[101]", "101 is more than the 100 grid steps"),
         ("photos=0", "leaves nothing to measure"),
-        ("+options.strat=0.5", "options do not fit"),
+        ("+options.strat=0.5", "did you mean 'start'"),
         ("+options.start=2", "share of the process"),
         ("+options.guidance=2.0", "nfe=1 is too little"),
         ("correct_epsilon_shift=true", "needs parameterization epsilon"),

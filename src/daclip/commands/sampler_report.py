@@ -9,7 +9,6 @@ from typing import Any
 import hydra
 import pandas as pd
 import torch
-from hydra.errors import InstantiationException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from rich.console import Console
 
@@ -18,12 +17,12 @@ from daclip.artifacts import find_artifact
 from daclip.commands.assembly import resolved
 from daclip.commands.evaluate import tell, validation_data
 from daclip.commands.options import known, make, markdown_table, say, text_table
-from daclip.config import run_entry, user_error, validated
+from daclip.config import run_entry, validated
 from daclip.data.pairs import ValidationPairs, collate
 from daclip.diffusion.denoiser import Denoiser
 from daclip.diffusion.sde import MeanRevertingSDE
 from daclip.errors import DaclipError
-from daclip.files import choices, one_line, write_json, write_text
+from daclip.files import choices, write_json, write_text
 from daclip.metrics.image import PairMetric, psnr, quantise, ssim
 from daclip.reporting.charts import Panel, line_charts, svg
 from daclip.restoring.restorer import Restorer
@@ -89,11 +88,7 @@ class Prepared:
 def _within(node: Mapping[str, Any], budget: int) -> Sampler:
     """The sampler of the most steps that needs no more evaluations than the budget."""
     for steps in range(budget, 0, -1):
-        try:
-            sampler: Sampler = make({**node, "steps": steps})
-        except InstantiationException as error:
-            misfit = DaclipError(f"the options do not fit {node['_target_']}: {one_line(error)}")
-            raise user_error(error) or misfit from error
+        sampler: Sampler = make({**node, "steps": steps})
         if sampler.nfe <= budget:
             return sampler
     raise DaclipError(f"nfe={budget} is too little for one step of {node['_target_']}; raise it")
