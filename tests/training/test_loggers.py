@@ -47,10 +47,14 @@ def seen_by_tensorboard(folder: Path) -> set[str]:
 
 
 def seen_by_mlflow(folder: Path) -> set[str]:
-    (run,) = (path.parent for path in folder.rglob("params"))
-    assert (run / "params" / "trainer" / "max_steps").read_text(encoding="utf-8") == "1"
-    grids = {"samples/grid" for _ in run.glob("artifacts/samples/grid/*.png")}
-    return grids | {path.relative_to(run / "metrics").as_posix() for path in (run / "metrics").rglob("*/*")}
+    from mlflow.tracking import MlflowClient
+
+    client = MlflowClient(f"sqlite:///{folder}/mlflow.db")
+    (experiment,) = (one for one in client.search_experiments() if one.name == "daclip")
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.data.params["trainer/max_steps"] == "1"
+    grids = {"samples/grid" for _ in client.list_artifacts(run.info.run_id, "samples/grid")}
+    return grids | set(run.data.metrics)
 
 
 SEEN = {"csv": seen_by_csv, "wandb": seen_by_wandb, "tensorboard": seen_by_tensorboard, "mlflow": seen_by_mlflow}
@@ -65,6 +69,8 @@ def test_two_processes_write_one_run(
         pytest.importorskip(logger)
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_DATA_DIR", str(tmp_path / "staging"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
     run = tmp_path / "run"
     guide = [f"daclip={restorer_artifact / 'daclip'}"] if stage == "restorer" else []
     ranks = ["trainer=torchrun", "trainer.accelerator=cpu", "trainer.log_every_n_steps=1", "data.batch_size=5"]

@@ -4,7 +4,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import lightning as L
+from lightning.fabric.utilities.rank_zero import _get_rank
 from lightning.pytorch.loggers import CSVLogger, Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities import rank_zero_only
 from PIL.Image import Image
 from torchvision.transforms.functional import pil_to_tensor
@@ -13,6 +15,16 @@ from torchvision.transforms.functional import pil_to_tensor
 def logged_step(trainer: L.Trainer) -> int:
     """The step that Lightning writes beside scalars: in a validation pass one less than `trainer.global_step`."""
     return int(trainer.fit_loop.epoch_loop._batches_that_stepped)
+
+
+def first_rank() -> bool:
+    """Whether this is the first process, by its environment: loggers are made before Lightning numbers processes."""
+    return not _get_rank()
+
+
+def mlflow_logger(**options: Any) -> Logger:
+    """MLflow's logger, on the first rank only: it opens its database, and may have to make it, when it is made."""
+    return MLFlowLogger(**options) if first_rank() else DummyLogger()
 
 
 @rank_zero_only

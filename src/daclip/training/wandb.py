@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from daclip.images import to_pil
 from daclip.metrics.image import psnr, quantise
-from daclip.training.loggers import logged_step
+from daclip.training.loggers import first_rank, logged_step
 from daclip.types import RestorationBatch
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def wandb_logger(
     if sweep is not None:
         name, group = name or job or folder.name, group or sweep.name
     # Only the first rank starts a run.
-    mode = rank_zero_only(_mode, default="disabled")()
+    mode = _mode() if first_rank() else "disabled"
     logger = WandbLogger(
         project=project, save_dir=save_dir, name=(name or folder.name)[:128], group=group, mode=mode, **options
     )
