@@ -121,7 +121,7 @@ def test_a_protocol_prepares_photos(name: str, photos: torch.Tensor) -> None:
     side = 200 - 2 * protocol.border
     assert prepared.shape == (2, 3 if protocol.colour == "rgb" else 1, side, side)
     assert 0 <= float(prepared.min()) <= float(prepared.max()) <= 1
-    assert protocol.prepare(photos, rgb=True).shape[1] == 3
+    assert protocol.prepare(photos, network=True).shape[1] == 3
     assert protocol.describe().startswith(name)
 
 
