@@ -321,7 +321,7 @@ def test_a_few_real_kills(tmp_path: Path) -> None:
     """The fault injection of `experiments/`, small; the table of many kills is in docs/reliability.md."""
     script = Path(__file__).parents[2] / "experiments" / "fault_injection.py"
     done = subprocess.run(
-        [sys.executable, str(script), "--kills", "3", "--steps", "60", "--work", str(tmp_path / "work")],
+        [sys.executable, str(script), "--kills", "2", "--work", str(tmp_path / "work")],
         capture_output=True,
         text=True,
         check=False,
