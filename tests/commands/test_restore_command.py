@@ -18,9 +18,9 @@ from skimage import data
 from daclip import Restorer
 from daclip.commands import main as cli
 from daclip.errors import DaclipError
-from daclip.restoring import restorer as restorer_module
 from daclip.restoring.batch import attempt, plan
 from daclip.restoring.control import Uncertainty, parse_classes
+from daclip.restoring.sampling import sample_photos
 
 # Mutated photos in the fuzz test; hundreds take minutes.
 FUZZ = int(os.environ.get("DACLIP_FUZZ", "60"))
@@ -486,15 +486,13 @@ def test_mutated_photos_through_the_command(place: Path) -> None:
 
 
 def test_a_result_that_is_no_number_is_a_failure_of_that_photo(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    sample_photos = restorer_module.sample_photos
-
     def broken(sampler: Any, denoiser: Any, photos: Any, *others: Any) -> Any:
         images = sample_photos(sampler, denoiser, photos, *others)
         if photos[0].width == 60:
             images[0][0, 5, 5] = torch.nan
         return images
 
-    monkeypatch.setattr(restorer_module, "sample_photos", broken)
+    monkeypatch.setattr("daclip.restoring.restorer.sample_photos", broken)
     assert "1 of 2 photos could not be restored" in str(run("restore", "photos", "--output", "clean"))
     first, second = lines(place / "clean" / "summary.jsonl")
     assert (first["status"], second["status"]) == ("failed", "restored")

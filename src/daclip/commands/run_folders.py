@@ -124,7 +124,7 @@ class Resumed:
                 "give the same ones, or start anew without resume"
             )
         guides = [Path(found) / WEIGHTS for found in (self.guide(), config["daclip"]) if found]
-        if len(guides) == 2 and guides[0].is_file() and not filecmp.cmp(*guides, shallow=False):
+        if len(guides) == 2 and guides[0].is_file() and not filecmp.cmp(guides[0], guides[1], shallow=False):
             raise DaclipError(
                 f"resume={self.path}: its network knows the embeddings of {guides[0].parent} only, not of "
                 f"{guides[1].parent}; leave daclip out, or start anew without resume"

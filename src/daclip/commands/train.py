@@ -243,7 +243,7 @@ def _final_scores(
 ) -> tuple[dict[str, Any], Exception | None]:
     """Scores of the trained network, or the reason why there are none, and the error behind it: nothing after the last
     step may cost the artifact."""
-    if trainer.limit_val_batches == 0:  # type: ignore[attr-defined]
+    if trainer.limit_val_batches == 0:
         return {UNSCORED: "trainer.limit_val_batches=0"}, None
     try:
         with loaders_watched():
