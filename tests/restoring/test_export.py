@@ -4,6 +4,7 @@ import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -73,7 +74,7 @@ def test_a_photo_can_be_restored_from_the_graphs_alone(tmp_path: Path, restorer_
     assert torch.allclose(x.clamp(0, 1), expected, atol=1e-4)
 
 
-FEW_BLOCKS = {
+FEW_BLOCKS: dict[str, Any] = {
     "unet": {"multipliers": [1, 8]},
     "nafnet": {"encoder_blocks": [1], "middle_blocks": 1, "decoder_blocks": [1]},
 }
