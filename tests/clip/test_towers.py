@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import timm
@@ -17,8 +18,9 @@ ARCHITECTURE = {
 }
 
 
-def make(pretrained: str | None = None, **options: str) -> DaClip:
-    return create_daclip(ARCHITECTURE, pretrained, **({"view": "tiles", "injection": "aligned"} | options), seed=0)
+def make(pretrained: str | None = None, **options: Any) -> DaClip:
+    settings: dict[str, Any] = {"view": "tiles", "injection": "aligned", "seed": 0} | options
+    return create_daclip(ARCHITECTURE, pretrained, **settings)
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import timm.optim
 import torch
 from hydra.utils import instantiate
 from runs import compose, fit, parts
@@ -58,7 +57,7 @@ def test_every_optimizer_yaml_descends(path: Path) -> None:
 
 def test_muon_in_float32_differs_from_muon_by_rounding_alone() -> None:
     moves = {}
-    for make in (timm.optim.Muon, FloatMuon):
+    for make in (timm_muon.Muon, FloatMuon):
         torch.manual_seed(0)
         layer, photo = nn.Linear(24, 16, bias=False), torch.rand(8, 24)
         start = layer.weight.detach().clone()

@@ -45,7 +45,8 @@ class ConvTower(nn.Module):
         self.proj = nn.Linear(2 * self.widths[-1], embed_dim)
         self.embed_dim = embed_dim
         self.image_size = (image_size, image_size)
-        self.image_mean, self.image_std = net.default_cfg["mean"], net.default_cfg["std"]
+        settings: Any = net.default_cfg
+        self.image_mean, self.image_std = settings["mean"], settings["std"]
 
     def train(self, mode: bool = True) -> "ConvTower":
         """Keep the batch statistics of pretraining: a batch holds photos that are corrupted in different ways."""

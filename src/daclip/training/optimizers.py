@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 import lightning as L
-import timm.optim
 import torch
 from timm.optim import muon as timm_muon
 from torch import Tensor, nn
@@ -20,7 +19,7 @@ OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
 SchedulerFactory = Callable[[Optimizer], LRScheduler]
 
 
-class FloatMuon(timm.optim.Muon):
+class FloatMuon(timm_muon.Muon):
     """Muon that orthogonalises in float32. Bfloat16, which its author chose, takes three quarters of a training step on
     a CPU that has to emulate it."""
 
