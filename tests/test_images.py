@@ -18,6 +18,7 @@ from skimage import data
 from daclip.decoding import PhotoFile, read_photo
 from daclip.encoding import result_suffix, write_photo
 from daclip.errors import DaclipError
+from daclip.images import PixelCache
 from daclip.pixels import Pixels, unpack
 
 COFFEE = np.ascontiguousarray(data.coffee()[40:100, 100:190])
@@ -152,6 +153,21 @@ def test_heic_where_the_plugin_is(tmp_path: Path) -> None:
     result = again(tmp_path / "a.heic")
     assert np.abs(result.pixels.colour.astype(int) - COFFEE).mean() < 8
     assert result.exif is not None
+
+
+def test_the_cache_of_photos_is_bounded_by_bytes(tmp_path: Path) -> None:
+    paths = [tmp_path / f"{number}.png" for number in range(3)]
+    for number, path in enumerate(paths):
+        Image.new("RGB", (10, 10), (number, 0, 0)).save(path)
+    cache = PixelCache(limit=2 * 300)
+    first = cache(paths[0])
+    second = cache(paths[1])
+    assert cache(paths[0]) is first
+    cache(paths[2])  # the least recently used one makes room
+    assert cache(paths[0]) is first
+    assert cache.size == 600
+    assert cache(paths[1]) is not second
+    assert PixelCache(limit=10)(paths[2])[0].eq(2).all()
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 300), (300, 1)])
