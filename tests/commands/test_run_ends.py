@@ -206,6 +206,18 @@ def test_what_fails_behind_the_last_step_costs_no_artifact(
     assert not (tmp_path / "out" / "latest").exists()
 
 
+def test_a_deleted_stage_1_costs_stage_2_no_artifact(
+    tmp_path: Path, runs: dict[str, Path], add_callback: Callable[[Callback], None]
+) -> None:
+    stage_1 = tmp_path / "stage_1"
+    shutil.copytree(runs["daclip"] / "artifact", stage_1)
+    add_callback(Break(lambda _: shutil.rmtree(stage_1)))
+    artifact = run("restorer", tmp_path / "out" / "run", f"daclip={stage_1}")
+    weights = [folder / WEIGHTS for folder in (artifact / "daclip", runs["daclip"] / "artifact")]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    assert not (tmp_path / "out" / "run" / "held_daclip").exists()
+
+
 def test_a_diverged_run_ends_in_one_line_and_never_becomes_latest(
     tmp_path: Path, add_callback: Callable[[Callback], None]
 ) -> None:

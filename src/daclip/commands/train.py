@@ -3,6 +3,7 @@
 import logging
 import math
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -31,7 +32,7 @@ from daclip.commands.assembly import (
     resolved,
 )
 from daclip.commands.options import make
-from daclip.commands.run_folders import Resumed, flat, is_job, is_trial, take_latest
+from daclip.commands.run_folders import Resumed, flat, hold, is_job, is_trial, take_latest
 from daclip.config import run_entry, user_error, validated
 from daclip.data.datamodule import MixedDegradationData
 from daclip.data.loading import loaders_watched
@@ -198,6 +199,10 @@ def train(cfg: DictConfig, run_folder: Path) -> tuple[dict[str, Any], dict[str, 
         config["clip"]["architecture"] = daclip.clip.architecture  # a name on the hub becomes what it stands for
     trainer = build_trainer(cfg)
     trainer.callbacks.append(RecordedConfig(config))  # type: ignore[attr-defined]
+    held = {name: run_folder / f"held_{name}" for name in parts}
+    if trainer.is_global_zero:
+        for name, place in held.items():
+            hold(parts[name], place)
     if resumed is not None:
         resumed.prepare(trainer, module)
     describe_run(trainer.loggers, config)
@@ -229,7 +234,9 @@ def train(cfg: DictConfig, run_folder: Path) -> tuple[dict[str, Any], dict[str, 
             run_folder=run_folder,
         )
         record |= {"trial": True} if is_trial(trainer) else {}
-        folder = save_artifact(run_folder / "artifact", kind, config, weights, metrics, record, parts, tokenizer)
+        folder = save_artifact(run_folder / "artifact", kind, config, weights, metrics, record, held, tokenizer)
+        for place in held.values():
+            shutil.rmtree(place)
         moved = failure is None and not is_job() and take_latest(folder, cfg.output)
         log.info("artifact: %s%s", folder, f" (also {cfg.output}/latest)" if moved else "")
         log_artifact(trainer.loggers, kind, folder, parts, metrics)
