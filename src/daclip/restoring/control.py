@@ -84,8 +84,8 @@ def unknown_classes(classes: Mapping[str, float], vocabulary: Sequence[str]) -> 
 def change_share(probabilities: Mapping[str, float]) -> float:
     """Share of the change that is made, in [0, 1], by how sure recognition is that something is wrong: none where the
     photo is clean for sure, so that restoring does it no harm; all where it is hardly clean."""
-    surely, hardly = CLEAN_FOR_SURE, HARDLY_CLEAN
-    return min(max((surely - probabilities.get(CLEAN, 0.0)) / (surely - hardly), 0.0), 1.0)
+    unsure = CLEAN_FOR_SURE - probabilities.get(CLEAN, 0.0)
+    return min(max(unsure / (CLEAN_FOR_SURE - HARDLY_CLEAN), 0.0), 1.0)
 
 
 def check_strength(strength: float) -> None:
