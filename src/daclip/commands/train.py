@@ -249,9 +249,11 @@ def _final_scores(
     trainer: L.Trainer, module: Any, data: MixedDegradationData
 ) -> tuple[dict[str, Any], Exception | None]:
     """Scores of the trained network, or the reason why there are none, and the error behind it: nothing after the last
-    step may cost the artifact."""
+    step may cost the artifact. Where training ended with a validation pass, they are its scores."""
     if trainer.limit_val_batches == 0:
         return {UNSCORED: "trainer.limit_val_batches=0"}, None
+    if module.is_scored():
+        return dict(module.results()), None
     try:
         with loaders_watched():
             trainer.validate(module, data, verbose=False)

@@ -1,5 +1,7 @@
-"""Base class of both stages' LightningModules: parameter groups, learning-rate schedule, clipping, skipped steps."""
+"""Base class of both stages' LightningModules: parameter groups, learning-rate schedule, clipping, skipped steps,
+which weights were scored."""
 
+import hashlib
 import math
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -50,6 +52,15 @@ def global_norm(gradients: Sequence[Tensor]) -> Tensor:
     return nn.utils.get_total_norm(gradients) if gradients else torch.zeros(())
 
 
+def digest(module: nn.Module) -> bytes:
+    """Hash of the trainable parameters."""
+    found = hashlib.blake2b(digest_size=16)
+    for parameter in module.parameters():
+        if parameter.requires_grad:
+            found.update(parameter.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+    return found.digest()
+
+
 def warmup_cosine(step: int, warmup: int, total: int, final: float) -> float:
     """Factor of the learning rate after `step` steps: linear warm-up, then half a cosine down to `final` at `total`.
 
@@ -84,6 +95,7 @@ class StageModule(L.LightningModule):
         self.final_lr = final_lr
         self.step_skipped = False
         self._options: list[dict[str, Any]] = []
+        self._scored = b""
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Groups of all trainable parameters for the optimiser."""
@@ -113,6 +125,15 @@ class StageModule(L.LightningModule):
             if before != now and before:
                 group["lr"] *= now / before
                 scheduler.base_lrs[index] = group["initial_lr"] = now
+
+    def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Note the weights that this validation pass scores: the average, where there is one."""
+        if batch_idx == 0 and not self.trainer.sanity_checking:
+            self._scored = digest(self)
+
+    def is_scored(self) -> bool:
+        """Whether the last validation pass scored the weights as they are now."""
+        return self._scored == digest(self)
 
     def validation_numbers(self, batch_index: int, count: int) -> list[int]:
         """Numbers of a batch's photos in the validation set; ranks take turns, and those ≥ its length are repeats."""
