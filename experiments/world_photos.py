@@ -3,7 +3,7 @@
 Needs:    --photos, a folder with `cid22` (the 200 training references of CID22-512, CC BY-SA 4.0) and `clic2025` (the
           CLIC 2025 photos, Unsplash licence), both in the public repository imazen/codec-corpus. --debian, where the
           packages below were unpacked: `apt-get download PACKAGE` and `dpkg -x PACKAGE*.deb FOLDER`; their copyright
-          files name authors and licences (CC BY-SA 4.0, CC BY 4.0, GPL-2+).
+          files name authors and licences (CC BY-SA, CC BY, GPL, public domain).
 Writes:   one folder for each source to --output; photos above 1,536 pixels are reduced, which also removes their noise.
 """
 
@@ -18,7 +18,13 @@ from daclip.files import atomic_file
 from daclip.finding import find_photos
 
 LONGEST = 1536  # px
-# The photographs among the wallpapers; the others are drawn, or show weather, darkness or drops.
+GROUNDS = (
+    "HortonRockWall HortonRockWall2 Paving_stones_2 black_rockMountain bow_tile canyon "
+    "city_asphalt_1 city_ground city_rock cracked-earth-texture dirt grass2 grass3 pyramidwall "
+    "racetrack_grass rock rockMountain rock_mountain rockwall sand2 stonetex summersky_b tarmac "
+    "woodBridge wood_planks1 yellow_dirt"
+)
+# The photographs among the pictures; the others are drawn, or show weather, darkness or drops.
 DEBIAN = {
     "lomiri-wallpapers-20.04": (
         "Bridge_by_Sander_Klootwijk.jpg",
@@ -48,6 +54,21 @@ DEBIAN = {
         *(f"{name}/contents/images/2560x1600.jpg" for name in ("OneStandsOut", "Path", "summer_1am")),
         "Volna/contents/images/5120x2880.jpg",
     ),
+    "supertuxkart-data": (  # grounds and walls, on which shadows fall
+        *(f"textures/{name}.jpg" for name in GROUNDS.split()),
+        "tracks/ancient_colosseum_labyrinth/3td_BrickOldRound_01.jpg",
+        "tracks/black_forest/brick_wall_06.jpg",
+        "tracks/black_forest/forest_floor.jpg",
+        "tracks/black_forest/rock_gray.jpg",
+        "tracks/black_forest/whiteTowel.jpg",
+        "tracks/introcutscene2/sign_backside.jpg",
+        "tracks/minigolf/racetrack_grass-dark.jpg",
+        "tracks/minigolf/sand.jpg",
+        "tracks/stk_enterprise/base1c.jpg",
+        *(f"tracks/volcano_island/{name}.jpg" for name in ("grass", "hut1", "hut2", "road2", "rock02", "wall2")),
+        "tracks/xr591/red_dirt.jpg",
+        "tracks/zengarden/rockMountainWater.jpg",
+    ),
 }
 
 
@@ -66,7 +87,7 @@ def main() -> None:
     """Entry point."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--photos", type=Path, required=True, help="folder with cid22 and clic2025")
-    parser.add_argument("--debian", type=Path, help="where the wallpaper packages were unpacked")
+    parser.add_argument("--debian", type=Path, help="where the packages were unpacked")
     parser.add_argument("--output", type=Path, default=Path("outputs/world_photos"))
     options = parser.parse_args()
     count = 0

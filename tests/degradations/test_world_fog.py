@@ -9,7 +9,14 @@ from wide import PHOTO, configured, errors, seeded
 
 from daclip.degradations.world.fog import Fog
 
-PLAIN: dict[str, Any] = {"guided": 0, "gradient": 0, "scatter": 0, "noise": 0, "tints": {"grey": [1, 1, 1]}}
+PLAIN: dict[str, Any] = {
+    "guided": 0,
+    "gradient": 0,
+    "shaded": 0,
+    "scatter": 0,
+    "noise": 0,
+    "tints": {"grey": [1, 1, 1]},
+}
 
 
 def only(kind: str) -> dict[str, float]:
@@ -68,3 +75,14 @@ def test_severity_goes_from_hardly_visible_to_opaque() -> None:
 def test_photos_have_eight_bits() -> None:
     levels = configured("hazy")(PHOTO, [seeded(3)]) * 255
     torch.testing.assert_close(levels, levels.round(), rtol=0, atol=1e-4)
+
+
+def test_clouds_of_fog_may_shade_one_another() -> None:
+    lit, shaded = (
+        configured("hazy", **{**PLAIN, "shaded": share}, airlight=0.9).draw(64, 96, 0.5, seeded(0))["airlight"]
+        for share in (0, 1)
+    )
+    torch.testing.assert_close(lit, torch.full_like(lit, 0.9))
+    assert (shaded <= 0.9).all()
+    assert shaded.min() < 0.7
+    assert shaded.max() == pytest.approx(0.9, abs=1e-3)

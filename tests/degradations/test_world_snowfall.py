@@ -19,6 +19,7 @@ STILL: dict[str, Any] = {
     "light": 1.0,
     "tint": 0.0,
     "ambience": 0.0,
+    "glare": 0.0,
 }
 
 
@@ -73,3 +74,11 @@ def test_severity_raises_the_mean_error() -> None:
     errors = [float((snow(grey, generators(12), x) - grey).abs().mean()) for x in (0, 0.3, 0.6, 1)]
     assert errors == sorted(errors)
     assert errors[-1] > 5 * errors[0]
+
+
+def test_glare_brightens_with_severity_and_never_darkens() -> None:
+    photos = torch.rand(4, 3, 32, 48, generator=torch.Generator().manual_seed(0))
+    dry = Snowfall(**{**STILL, "opacity": 0.0, "glare": 1.0})
+    faint, strong = (dry(photos, generators(4), severity) - photos for severity in (0.0, 1.0))
+    assert faint.min() >= 0
+    assert strong.mean() > 3 * faint.mean() > 0

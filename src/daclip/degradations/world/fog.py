@@ -33,7 +33,8 @@ HORIZON_SHARPNESS = 6.0  # of the sky's edge, in heights of the picture
 class Fog(OneByOne):
     """Koschmieder's law, I = J·t + A·(1 - t), t = exp(-τ) (Narasimhan and Nayar, "Vision and the Atmosphere", 2002).
     The optical depth τ follows a drawn depth: a plane, a ground with sky, objects one behind another, smooth, or clouds
-    of smoke (NH-HAZE: Ancuti et al., 2020). Far parts lose detail, as light is scattered several times."""
+    of smoke (NH-HAZE: Ancuti et al., 2020). Far parts lose detail, as light is scattered several times. For a share
+    `shaded` of the samples the airlight differs from place to place, where clouds of fog shade one another."""
 
     fields = ("plane", "ground", "objects", "smooth", "smoke")
 
@@ -46,6 +47,7 @@ class Fog(OneByOne):
         airlight: Span,
         tints: Mapping[str, Sequence[float]],
         gradient: float,
+        shaded: float,
         scatter: float,
         noise: float,
     ) -> None:
@@ -56,6 +58,7 @@ class Fog(OneByOne):
         self.airlight = span(airlight, "airlight", most=1)
         self.tints = {name: torch.tensor([float(v) for v in tint]).view(1, 3, 1, 1) for name, tint in tints.items()}
         self.gradient = float(gradient)
+        self.shaded = fraction(shaded, "shaded")
         self.scatter = fraction(scatter, "scatter")
         self.noise = float(noise)
 
@@ -75,6 +78,9 @@ class Fog(OneByOne):
         angle = uniform(0, 2 * math.pi, generator)
         slope = uniform(0, self.gradient, generator)
         light = 1 + slope * (math.sin(angle) * rows / height + math.cos(angle) * columns / width)
+        if uniform(0, 1, generator) < self.shaded:
+            clouds = self._depth("smoke", height, width, generator)
+            light = light * torch.lerp(torch.ones(()), clouds, uniform(0.3, 1, generator))
         sigma = max(uniform(-self.noise, self.noise, generator), 0.0) / 255  # half of the photos have none
         return {
             "depth": depth[None, None],

@@ -22,6 +22,9 @@ from daclip.degradations.weather import patches, smoothstep, stamp
 from daclip.degradations.world.fields import streak, strewn, torus
 
 FAR_KERNELS = 3  # sizes and directions of the farthest flakes
+GLARE = (0.1, 0.6)  # share of an overexposed, colourless copy of the scene,
+EXPOSURE = (0.8, 1.8)  # its contrast
+LIFT = (0.2, 0.6)  # and what it adds
 
 
 class Snowfall(Degradation):
@@ -31,7 +34,8 @@ class Snowfall(Degradation):
     `[smallest, largest]` a layer, far to near, are all scaled by a factor within `zoom`; the flakes of the first layer
     are too small to have a shape. `motion` is the longest path during the exposure in pixels, `wind` the largest angle
     from the vertical in degrees. `light` in [0, 1] is the brightness of the flakes; its channels deviate by up to
-    `tint`, and it takes on up to `ambience` of the scene's own colour."""
+    `tint`, and it takes on up to `ambience` of the scene's own colour. A share `glare` of the samples lies in the light
+    that snow throws back: what is bright becomes white, more so at high severity."""
 
     def __init__(
         self,
@@ -45,6 +49,7 @@ class Snowfall(Degradation):
         light: Span,
         tint: float,
         ambience: float,
+        glare: float,
     ) -> None:
         self.coverage = span(coverage, "coverage", least=0.001, most=0.9)
         self.opacity = span(opacity, "opacity", most=1)
@@ -56,17 +61,23 @@ class Snowfall(Degradation):
         self.light = span(light, "light", most=1)
         self.tint = float(tint)
         self.ambience = fraction(ambience, "ambience")
+        self.glare = fraction(glare, "glare")
 
     def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
         """Opacity of the flakes and of the veil, both `[1, 1, H, W]`, their light `[1, 3, 1, 1]`, the veil's share of
-        it, and the share of the scene's own colour."""
+        it, the share of the scene's own colour; the glare's share, and how it brightens."""
         coverage = math.exp(ramp(logarithms(self.coverage), severity, generator))
         opacity = ramp(self.opacity, severity, generator)
         veil = ramp(self.veil, severity, generator) * uniform(0, 1, generator) ** 2
         flakes = opacity * self._flakes(coverage, height, width, generator)
         banks = torch.sigmoid(smooth_noise(height, width, max(height, width) / 2, generator))
         tint = self.tint * (2 * torch.rand(1, 3, 1, 1, generator=generator) - 1)
+        shines = uniform(0, 1, generator) < self.glare
+        glare = ramp(GLARE, severity, generator) * uniform(0.5, 1, generator) if shines else 0.0
         return {
+            "glare": scalar(glare),
+            "exposure": scalar(uniform(*EXPOSURE, generator)),
+            "lift": scalar(uniform(*LIFT, generator)),
             "flakes": flakes[None, None],
             "veil": (veil * (0.5 + banks))[None, None].clamp(max=1),
             "light": (uniform(*self.light, generator) + tint).clamp(0, 1),
@@ -75,7 +86,9 @@ class Snowfall(Degradation):
         }
 
     def apply(self, images: Tensor, drawn: Drawn) -> Tensor:
-        """Veil `[B, 3, H, W]`, then cover it with flakes."""
+        """Light up `[B, 3, H, W]`, veil it, then cover it with flakes."""
+        white = drawn["exposure"] * images.mean(dim=1, keepdim=True) + drawn["lift"]
+        images = torch.lerp(images, torch.maximum(images, white.clamp(max=1)), drawn["glare"])
         scene = images.mean(dim=(2, 3), keepdim=True).clamp(min=0.01)
         colour = torch.lerp(torch.ones_like(scene), scene / scene.amax(dim=1, keepdim=True), drawn["ambience"])
         light = drawn["light"] * colour
@@ -86,7 +99,7 @@ class Snowfall(Degradation):
         """All layers `[H, W]` in [0, 1]."""
         zoom = math.exp(uniform(*logarithms(self.zoom), generator))
         wind = uniform(-self.wind, self.wind, generator)
-        motion = self.motion * uniform(0, 1, generator) ** 1.5
+        motion = self.motion * uniform(0, 1, generator)
         flutter = uniform(0.1, 0.8, generator)
         share = torch.rand(len(self.radii), generator=generator) ** 2 + 0.05
         share = share / torch.arange(1, len(share) + 1)  # near flakes are few
