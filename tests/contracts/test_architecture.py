@@ -99,3 +99,24 @@ def test_only_the_top_knows_hydra(name: str) -> None:
     known = {parts for parts in _imported(MODULES[name]) if parts[0].split(".")[0] in ("hydra", "omegaconf")}
     allowed = {("hydra.utils", "instantiate")}
     assert known <= (allowed if name == "artifacts" else set())
+
+
+def _needs_at_once(name: str) -> set[str]:
+    """The package's own modules that an import of this one imports, as far as the top of its file says."""
+    top = ast.Module([node for node in ast.parse(MODULES[name].read_text()).body if isinstance(node, ast.ImportFrom)])
+    found = set()
+    for node in ast.walk(top):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("daclip."):
+            inner = str(node.module).partition(".")[2]
+            parents = {inner.rpartition(".")[0]} & MODULES.keys()
+            found |= {inner, *parents} | ({f"{inner}.{alias.name}" for alias in node.names} & MODULES.keys())
+    return (found & MODULES.keys()) - {name, ""}
+
+
+def test_restoring_starts_without_the_metrics() -> None:
+    reached, left = set[str](), {"restoring.restorer"}
+    while left:
+        reached |= left
+        left = {needed for name in left for needed in _needs_at_once(name)} - reached
+    assert len(reached) > 20
+    assert not {name for name in reached if name.split(".")[0] in ("metrics", "training", "reporting", "app")}

@@ -5,7 +5,7 @@ how often training visits a time.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,8 +13,10 @@ from torch import Tensor
 from daclip.diffusion.denoiser import Denoiser, Prediction
 from daclip.diffusion.sde import MeanRevertingSDE
 from daclip.errors import DaclipError
-from daclip.metrics.perceptual import Recognizer
 from daclip.types import Conditioning
+
+if TYPE_CHECKING:  # restoring takes seconds less without the metrics' imports
+    from daclip.metrics.perceptual import Recognizer
 
 RELATIVE_FLOOR = 0.01  # errors far below the visible shall not attract ever larger gradients
 
@@ -197,7 +199,7 @@ class VelocityMatching(Objective):
 class PerceptualDistance:
     """`factor` times the distance in features of a frozen recognition network (Johnson et al. 2016), never saved."""
 
-    def __init__(self, network: Recognizer, factor: float) -> None:
+    def __init__(self, network: "Recognizer", factor: float) -> None:
         self.network = network
         self.factor = factor
 
