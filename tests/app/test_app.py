@@ -68,6 +68,16 @@ def test_a_program_restores_and_classifies(address: str, photo: Path) -> None:
     assert probabilities.keys() == report["probabilities"].keys()
 
 
+def test_a_program_says_what_it_wants(address: str, photo: Path) -> None:
+    client = client_of(address)
+    given = {"photo": gradio_client.handle_file(photo), "api_name": "/restore"}
+    _, report = client.predict(**given, instruction="remove the rain but keep the fog")
+    assert report["repaired"] == ["rainy"]
+    assert report["left"][0] == "hazy"
+    with pytest.raises(Exception, match="'tourists' is nothing that can be repaired here"):
+        client.predict(**given, instruction="remove the tourists")
+
+
 def test_a_program_fills_what_a_mask_marks(address: str, photo: Path, tmp_path: Path) -> None:
     marked = np.zeros(COFFEE.shape[:2], bool)
     marked[10:30, 20:50] = True
@@ -88,7 +98,7 @@ def test_plain_http_is_enough(address: str, photo: Path) -> None:
     """The commands of docs/app.md, with the standard library in place of curl."""
     path = upload(address, "cup.png", photo.read_bytes())
     file = {"path": path, "meta": {"_type": "gradio.FileData"}}
-    given = json.dumps({"data": [file, "", 1, 1, "as trained", 1, 0, None]}).encode()
+    given = json.dumps({"data": [file, "", 1, 1, "as trained", 1, 0, None, ""]}).encode()
     call = f"{address}gradio_api/call/restore"
     with urlopen(Request(call, given, {"Content-Type": "application/json"})) as answer:
         event = json.load(answer)["event_id"]

@@ -82,6 +82,9 @@ def test_results_follow_the_settings(service: Service, photo: Path, tmp_path: Pa
         (changed(strength=float("nan")), "strength"),
         (changed(classes="x" * 41), "text"),
         (changed(classes="rainy:none"), "rainy"),
+        (changed(instruction="remove the tourists"), "'tourists' is nothing that can be repaired here"),
+        (changed(instruction="x" * 41), "length of what you want"),
+        (changed(classes="rainy", instruction="remove the rain"), "not both"),
         (changed(sampler="../../etc/passwd"), "no sampler"),
         (changed(sampler="ddim seed=3"), "no sampler"),
     ],
@@ -92,6 +95,13 @@ def test_settings_beyond_the_limits_are_refused(
     with pytest.raises(DaclipError, match=part):
         service.restore(photo, settings, tmp_path / "out", None)
     assert not (tmp_path / "out").exists()
+
+
+def test_one_can_say_what_one_wants(service: Service, photo: Path, tmp_path: Path) -> None:
+    told = service.restore(photo, changed(instruction="half derain, keep the fog"), tmp_path / "told", None)
+    named = service.restore(photo, changed(classes="rainy", strength=0.5), tmp_path / "named", None)
+    assert Path(told.results[0]).read_bytes() == Path(named.results[0]).read_bytes()
+    assert (told.repaired, told.left[0], named.repaired) == (["rainy"], "hazy", [])
 
 
 def test_errors_name_the_photo_and_no_folder(service: Service, tmp_path: Path) -> None:

@@ -156,6 +156,29 @@ def test_words_and_strength_change_the_result(place: Path, capsys: pytest.Captur
     assert np.abs(half - (COFFEE[:40, :60].astype(int) + plain) / 2).max() <= 1
 
 
+def test_one_can_say_what_one_wants(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photo, told = "photos/a [1].png", "--instruction"
+    assert run("restore", photo, "-o", "told", told, "slightly remove the rain but keep the fog") is None
+    assert "repaired rainy; left hazy" in capsys.readouterr().out
+    assert run("restore", photo, "-o", "named", "--degradation", "rainy", "--strength", "0.3") is None
+    assert Path("told/a [1].png").read_bytes() == Path("named/a [1].png").read_bytes()
+    (line,) = lines(place / "told" / "summary.jsonl")
+    assert line["repaired"] == ["rainy"]
+    assert line["left"][0] == "hazy"
+    assert run("restore", photo, "--dry-run", told, "remove the rain but keep the fog") is None
+    assert "would repair rainy; left hazy" in capsys.readouterr().out
+    for arguments, part in (
+        ([told, "remove the tourists"], "'tourists' is nothing that can be repaired here; what can be repaired: "),
+        ([told, ""], "it asks for no change"),
+        ([told, "remove the rain", "--degradation", "rainy"], "not both"),
+    ):
+        error = str(run("restore", "photos", "-o", "refused", *arguments))
+        assert error.startswith("error: ")
+        assert part in error
+        assert "\n" not in error
+    assert not Path("refused").exists()
+
+
 def test_names_that_other_tools_would_misread(place: Path) -> None:
     names = ["it's.png", "a=b [1],{c}.png", "-rf.png", "x$(touch made).png", "${y}.png"]
     for name in names:

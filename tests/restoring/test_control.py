@@ -1,4 +1,4 @@
-"""How much of a restoration is made."""
+"""How much of a restoration is made, and of what."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,10 +6,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from running import TEN
 from skimage import data
 
 from daclip import Restorer
-from daclip.restoring.control import CLEAN_FOR_SURE, HARDLY_CLEAN, change_share
+from daclip.errors import DaclipError
+from daclip.restoring.control import CLEAN_FOR_SURE, HARDLY_CLEAN, Plan, change_share, class_meant
+from daclip.restoring.instruction import Wish
+from daclip.restoring.lexicon import lexicon_of
 
 PHOTO = np.ascontiguousarray(data.coffee()[:48, :64])
 
@@ -45,3 +50,115 @@ def test_what_the_user_names_is_repaired_all_the_same(restorer: Restorer) -> Non
     done = restorer.restore(PHOTO, degradation="noisy")
     assert not np.array_equal(done.image, PHOTO)
     assert not done.notes
+
+
+FOUND = {"hazy": 0.5, "rainy": 0.3, "noisy": 0.15, "clean": 0.05}
+
+
+@pytest.mark.parametrize(
+    ("wish", "plan"),
+    [
+        # Named: nothing else, the strongest strength, weights by strength.
+        (Wish({"snowy": 1.0}, (), 1.0), Plan({"snowy": 1.0}, 1.0, ("snowy",), ("hazy", "rainy", "noisy"))),
+        (
+            Wish({"rainy": 0.6, "noisy": 0.3}, ("hazy",), 1.0),
+            Plan({"rainy": 0.6 / 0.9, "noisy": 0.3 / 0.9}, 0.6, ("rainy", "noisy"), ("hazy",)),
+        ),
+        # Not named: what was recognised, without what is kept.
+        (Wish({}, (), 0.3), Plan(None, 0.3, ("hazy", "rainy", "noisy"))),
+        (
+            Wish({}, ("hazy",), 1.0),
+            Plan({"rainy": 0.3 / 0.45, "noisy": 0.15 / 0.45}, 1.0, ("rainy", "noisy"), ("hazy",)),
+        ),
+        (Wish({}, ("snowy",), 1.0), Plan(None, 1.0, ("hazy", "rainy", "noisy"), ("snowy",))),
+    ],
+)
+def test_a_wish_becomes_a_plan_for_what_was_recognised(wish: Wish, plan: Plan) -> None:
+    found = Plan.of(FOUND, None, wish)
+    assert (found.share, found.repaired, found.left) == (pytest.approx(plan.share), plan.repaired, plan.left)
+    assert found.classes == (plan.classes and pytest.approx(plan.classes))
+
+
+def test_nothing_is_done_where_only_what_is_kept_was_found() -> None:
+    plan = Plan.of({"hazy": 0.95, "rainy": 0.05}, None, Wish({}, ("hazy",), 1.0))
+    assert (plan.share, plan.repaired, plan.left) == (0.0, (), ("hazy",))
+    assert "only what is to be left was found" in plan.notes[0]
+
+
+@pytest.fixture(scope="module")
+def plain(restorer_artifact: Path) -> Restorer:
+    return Restorer(restorer_artifact, device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("instruction", "same"),
+    [
+        ("denoise it", {"degradation": "noisy"}),
+        ("remove the rain and the haze", {"degradation": "rainy,hazy"}),
+        ("remove the rain slightly", {"degradation": "rainy", "strength": 0.3}),
+        ("remove the rain completely and the fog by half", {"degradation": "rainy:2,hazy:1"}),
+        ("restore it", {}),
+        ("restore it by 40%", {"strength": 0.4}),
+    ],
+)
+def test_an_instruction_is_what_the_options_say(plain: Restorer, instruction: str, same: dict[str, Any]) -> None:
+    assert np.array_equal(plain.restore(PHOTO, instruction=instruction).image, plain.restore(PHOTO, **same).image)
+
+
+def test_strengths_of_an_instruction_and_an_option_are_multiplied(plain: Restorer) -> None:
+    once = plain.restore(PHOTO, instruction="remove half of the noise", strength=0.5).image
+    assert np.array_equal(once, plain.restore(PHOTO, degradation="noisy", strength=0.25).image)
+
+
+def test_what_is_to_be_left_is_taken_out_of_what_was_recognised(plain: Restorer) -> None:
+    found = plain.restore(PHOTO).probabilities
+    first = next(iter(found))
+    done = plain.restore([PHOTO, PHOTO], numbers=[0, 0], instruction=f"restore it but keep the {first} look")
+    others = {name: share for name, share in found.items() if name != first and share >= 0.1}
+    assert done[0].left == (first,)
+    assert done[0].repaired == tuple(others)
+    expected = plain.restore(PHOTO, degradation=others).image if others else PHOTO
+    assert all(np.array_equal(photo.image, expected) for photo in done)
+
+
+def test_an_instruction_needs_no_degradation(plain: Restorer) -> None:
+    with pytest.raises(DaclipError, match="not both"):
+        plain.restore(PHOTO, degradation="rainy", instruction="remove the rain")
+    with pytest.raises(DaclipError, match="'tourists' is nothing that can be repaired here"):
+        plain.restore(PHOTO, instruction="remove the tourists")
+
+
+LEXICON = lexicon_of(("hazy", "rainy"))
+TOLD = {"ordinary": LEXICON.ordinary, **LEXICON.faults}
+
+
+class Tower:
+    """A text tower whose directions are classes for the words that it knows, and random for the others."""
+
+    def __init__(self, knows: bool):
+        self.knows = knows
+
+    def encode_text(self, texts: list[str]) -> torch.Tensor:
+        return torch.stack([self.direction(text.removeprefix("a photo with ")) for text in texts])
+
+    def direction(self, phrase: str) -> torch.Tensor:
+        names = ["ordinary", "hazy", "rainy"]
+        meant = {"pea soup": [1], "soggy weather": [1, 2]}.get(phrase, [])
+        meant = meant or [k for k, name in enumerate(names) if phrase in TOLD.get(name, ())]
+        if not self.knows or not meant:
+            generator = torch.Generator().manual_seed(sum(map(ord, phrase)))
+            return torch.nn.functional.normalize(torch.randn(3, generator=generator), dim=0)
+        return torch.nn.functional.normalize(sum(torch.eye(3)[k] for k in meant), dim=0)  # type: ignore[arg-type]
+
+
+def test_a_text_tower_that_knows_language_finds_the_class_of_a_phrase() -> None:
+    knows: Any = Tower(knows=True)
+    assert class_meant("pea soup", ["hazy", "rainy"], knows) == "hazy"
+    assert class_meant("soggy weather", ["hazy", "rainy"], knows) is None  # which?
+    assert class_meant("people", ["hazy", "rainy"], knows) is None
+    guesses: Any = Tower(knows=False)
+    assert class_meant("pea soup", ["hazy", "rainy"], guesses) is None
+
+
+def test_random_weights_know_no_language(plain: Restorer) -> None:
+    assert class_meant("pea soup", sorted(TEN), plain.daclip.clip) is None

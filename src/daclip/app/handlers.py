@@ -174,6 +174,7 @@ class Handlers:
         sampler: str,
         steps: float,
         seed: float,
+        instruction: str | None,
         request: gr.Request,
     ) -> Iterator[Update]:
         """Restore one photo and tell how far it is."""
@@ -182,7 +183,7 @@ class Handlers:
         if photo is None:
             yield {**ended, parts.status: _message("choose a photo first")}
             return
-        chosen = _settings(classes, strength, samples, sampler, steps, seed)
+        chosen = _settings(classes, strength, samples, sampler, steps, seed, instruction)
         started = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="daclip-") as folder:
             try:
@@ -205,13 +206,14 @@ class Handlers:
             shown = [preview(read_photo(path)) for path in (*paths[-1:], *paths[:-1])]
             titles = ["restored", *(f"sample {i}" for i in range(2, chosen.samples + 1)), "uncertainty"]
             captioned = list(zip(shown, titles, strict=False)) if len(shown) > 1 else None
+            remarks = (f"done in {outcome.seconds:.1f} s", *outcome.changes, *outcome.notes)
             yield {
                 **ended,
                 parts.slider: (preview(read_photo(photo)), shown[0]),
                 parts.bars: outcome.probabilities,
                 parts.gallery: gr.Gallery(value=captioned, visible=captioned is not None),
                 parts.files: gr.File(value=[str(path) for path in (*paths[-1:], *paths[:-1])], visible=True),
-                parts.status: _message(" · ".join((f"done in {outcome.seconds:.1f} s", *outcome.notes))),
+                parts.status: _message(" · ".join(remarks)),
             }
 
     def restore_all(
@@ -223,6 +225,7 @@ class Handlers:
         sampler: str,
         steps: float,
         seed: float,
+        instruction: str | None,
         request: gr.Request,
     ) -> Iterator[Update]:
         """Restore several photos into a zip; a photo that fails costs only itself."""
@@ -233,7 +236,7 @@ class Handlers:
             text = "choose photos first" if not photos else f"{len(photos)} photos; here at most {most} at a time"
             yield {**ended, parts.batch_status: _message(text)}
             return
-        chosen = _settings(classes, strength, samples, sampler, steps, seed)
+        chosen = _settings(classes, strength, samples, sampler, steps, seed, instruction)
         started = time.monotonic()
         outcomes: list[Outcome] = []
         with tempfile.TemporaryDirectory(prefix="daclip-") as folder:
@@ -279,9 +282,10 @@ class Handlers:
         steps: float = 0,
         seed: float = 0,
         mask: str | None = None,
+        instruction: str = "",
     ) -> Iterator[tuple[list[str] | None, dict[str, Any]]]:
         """Restore a photo: yields no files and the finished share until its files (restoration first) and report."""
-        chosen = _settings(degradation, strength, samples, sampler, steps, seed)
+        chosen = _settings(degradation, strength, samples, sampler, steps, seed, instruction)
         with tempfile.TemporaryDirectory(prefix="daclip-") as folder:
             try:
                 with self._watched(Path(photo), chosen, Path(folder), mask) as work:
@@ -314,9 +318,15 @@ class Handlers:
 
 
 def _settings(
-    classes: str | None, strength: float, samples: float, sampler: str, steps: float, seed: float
+    classes: str | None,
+    strength: float,
+    samples: float,
+    sampler: str,
+    steps: float,
+    seed: float,
+    instruction: str | None,
 ) -> Settings:
-    return Settings(classes or "", strength, int(samples), sampler, int(steps), int(seed))
+    return Settings(classes or "", strength, int(samples), sampler, int(steps), int(seed), instruction or "")
 
 
 def _count(outcomes: Sequence[Outcome]) -> str:
@@ -329,7 +339,7 @@ def _table(outcomes: Sequence[Outcome]) -> str:
     rows = []
     for outcome in outcomes:
         found = ", ".join(f"{class_name} {share:.0%}" for class_name, share in list(outcome.probabilities.items())[:2])
-        text = outcome.error or " · ".join((outcome.status, found, *outcome.notes))
+        text = outcome.error or " · ".join((outcome.status, found, *outcome.changes, *outcome.notes))
         cells = (outcome.photo, text.removeprefix(f"{outcome.photo}: "))
         style = "text-align: left; vertical-align: top; padding: 0.3em; min-width: 7em; overflow-wrap: anywhere"
         rows.append("".join(f'<td style="{style}">{html.escape(cell)}</td>' for cell in cells))

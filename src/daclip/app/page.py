@@ -97,6 +97,9 @@ def _settings(service: Service, seed: int) -> list[gr.components.Component]:
     """The choices that both tabs share, in the order of the handlers' arguments."""
     limits, restorer = service.limits, service.restorer
     own = restorer.sampler
+    instruction = gr.Textbox(
+        label="Say what you want", placeholder="remove the rain but keep the fog", max_length=limits.classes, lines=1
+    )
     # Closed, since on a phone it stands between the button and the result.
     with gr.Accordion("Settings", open=False):
         classes = gr.Dropdown(
@@ -115,7 +118,7 @@ def _settings(service: Service, seed: int) -> list[gr.components.Component]:
                 maximum=limits.steps, min_width=140,
             )  # fmt: skip
             number = gr.Number(seed, label="Seed", precision=0, minimum=0, min_width=140)
-    return [classes, strength, samples, sampler, steps, number]
+    return [classes, strength, samples, sampler, steps, number, instruction]
 
 
 def _connect(
@@ -145,11 +148,12 @@ def _programs(handlers: Handlers, service: Service) -> None:
         steps = gr.Number(0, label="steps", precision=0)
         seed = gr.Number(0, label="seed", precision=0)
         mask = gr.File(file_types=FILE_TYPES, label="mask")
+        instruction = gr.Textbox("", label="instruction")
         files = gr.File(file_count="multiple", label="files")
         report = gr.JSON(label="report")
         probabilities = gr.JSON(label="probabilities")
         start, name = gr.Button(), gr.Button()
-    inputs = [photo, degradation, strength, samples, sampler, steps, seed, mask]
+    inputs = [photo, degradation, strength, samples, sampler, steps, seed, mask, instruction]
     start.click(handlers.restore_for_programs, inputs, [files, report], api_name="restore", **QUEUE)
     name.click(handlers.classify_for_programs, photo, probabilities, api_name="classify", concurrency_limit=2)
 

@@ -30,7 +30,7 @@ class Limits:
     files: int  # photos in one batch
     samples: int  # restorations of one photo
     steps: int  # most steps of a sampler
-    classes: int  # longest text that names degradations, in characters
+    classes: int  # longest text that names degradations or says what is wanted, in characters
     samplers: tuple[str, ...]  # the samplers that may be chosen, by their names in `conf/sampler/`
 
 
@@ -44,6 +44,7 @@ class Settings:
     sampler: str  # one of the limits' samplers, or `AS_TRAINED`
     steps: int  # of the sampler; 0 takes its own number
     seed: int  # seed of the noise
+    instruction: str = ""  # what to repair and what to leave, in plain English
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,7 @@ class Service:
             ("steps", settings.steps, 0, self.limits.steps),
             ("seed", settings.seed, 0, 2**31 - 1),
             ("the text of degradations", len(settings.classes), 0, self.limits.classes),
+            ("the length of what you want", len(settings.instruction), 0, self.limits.classes),
         ):
             if not least <= value <= most:
                 raise DaclipError(f"{name} must lie between {least} and {most} here, got {value}")
@@ -111,6 +113,10 @@ class Service:
             raise DaclipError(f"there is no sampler '{settings.sampler}'; choose from {', '.join(names)}")
         if settings.classes.strip():
             parse_classes(settings.classes)
+        if settings.instruction.strip():
+            if settings.classes.strip():
+                raise DaclipError("say what you want or choose what to repair, not both")
+            self.restorer.understand(settings.instruction)
 
     def restore(
         self, photo: Path, settings: Settings, folder: Path, on_progress: Progress | None, mask: Path | None = None
@@ -126,7 +132,8 @@ class Service:
         except DaclipError as error:
             raise DaclipError(without_folders(str(error))) from None
         classes = settings.classes.strip() or None
-        request = Request(classes, settings.strength, settings.samples, dry_run=False, overwrite=False)
+        wish = settings.instruction.strip() or None
+        request = Request(classes, settings.strength, settings.samples, False, False, instruction=wish)
         given = [photo] if mask is None else [photo, mask]
         try:
             for file in given:

@@ -26,6 +26,7 @@ def parser() -> Parser:
         "PHOTO… [options]",
         [
             "daclip restore photo.jpg holiday/ 'scans/**/*.tif' -o clean",
+            'daclip restore photo.jpg --instruction "remove the rain but keep the fog"',
             "daclip restore photo.jpg --degradation rainy:0.7,hazy:0.3 --strength 0.8 --samples 4",
             "daclip restore old.png --mask holes.png --sampler unipc --steps 5",
         ],
@@ -37,6 +38,7 @@ def parser() -> Parser:
 
     add = parser.add_argument_group("what is done").add_argument
     add("--degradation", metavar="TEXT", help="repair this instead of what is recognised: rainy, rainy:0.7,hazy:0.3, …")
+    add("--instruction", metavar="TEXT", help="say in plain English what to repair, what to leave and how strongly")
     add("--strength", type=float, default=1.0, metavar="X", help="share of the change made, 0 to 1 (default: 1)")
     add("--samples", type=int, default=1, metavar="N", help="restorations; several also map where they differ")
     add("--mask", metavar="FILE", help="picture, or folder of pictures named like the photos; white is missing")
@@ -83,7 +85,10 @@ def restore(options: Namespace) -> "list[Outcome]":
     from daclip.restoring.batch import Request, attempt, plan
 
     output, dry = Path(options.output), options.dry_run
-    request = Request(options.degradation, options.strength, options.samples, dry, options.overwrite)
+    told = options.instruction
+    if told is not None and options.degradation is not None:
+        raise DaclipError("give --degradation or --instruction, not both")
+    request = Request(options.degradation, options.strength, options.samples, dry, options.overwrite, told)
     jobs = plan(
         options.photos,
         output,
@@ -94,6 +99,8 @@ def restore(options: Namespace) -> "list[Outcome]":
         tell=say,
     )
     restorer = restorer_of(options)
+    if told is not None:
+        restorer.understand(told)  # one that cannot be met ends here, before the photos
     record = Path(options.summary) if options.summary else None if dry else output / "summary.jsonl"
     return worked([partial(attempt, restorer, job, request) for job in jobs], record, lines)
 
@@ -146,6 +153,8 @@ def lines(outcome: "Outcome") -> Iterator[tuple[str, str | None]]:
         yield f"{outcome.photo}  {', '.join(likely)}", None
     else:
         yield f"{outcome.photo} → {outcome.results[-1]}  {likely[0]}", None
+    for text in outcome.changes:
+        yield f"  {text}", None
     for note in outcome.notes:
         yield f"  {note}", "yellow"
 

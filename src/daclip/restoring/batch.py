@@ -20,7 +20,7 @@ from daclip.errors import DaclipError
 from daclip.files import cannot_be_written, one_line
 from daclip.finding import Found, account, find_photos
 from daclip.pixels import Pixels
-from daclip.restoring.control import check_strength, parse_classes
+from daclip.restoring.control import Plan, check_strength, parse_classes
 from daclip.restoring.restorer import Classifier, Restorer, Stopped
 from daclip.restoring.sampling import Progress
 
@@ -58,12 +58,23 @@ class Outcome:
     status: str  # `restored`, `classified`, `kept` (its result was there already) or `failed`
     results: list[str] = field(default_factory=list)
     probabilities: dict[str, float] = field(default_factory=dict)  # most likely class first
+    repaired: list[str] = field(default_factory=list)  # by an instruction
+    left: list[str] = field(default_factory=list)
     size: list[int] | None = None  # width and height in pixels
     seed: int | None = None
     seconds: float | None = None  # wall time with reading and writing
     uncertainty: float | None = None  # largest value of the map, in units of an image in [0, 1]
     notes: list[str] = field(default_factory=list)
     error: str | None = None
+
+    @property
+    def changes(self) -> list[str]:
+        """What an instruction let be repaired and left, for people: a text, or none without one."""
+        if not self.repaired and not self.left:
+            return []
+        verb = "would repair" if self.status == "classified" else "repaired"
+        left = f"; left {', '.join(self.left)}" if self.left else ""
+        return [f"{verb} {', '.join(self.repaired) or 'nothing'}{left}"]
 
     def line(self) -> str:
         """The outcome as JSON without what is empty."""
@@ -204,6 +215,7 @@ class Request:
     samples: int
     dry_run: bool
     overwrite: bool
+    instruction: str | None = None
 
     def __post_init__(self) -> None:
         check_strength(self.strength)
@@ -225,6 +237,10 @@ def attempt(restorer: Classifier, job: Job, request: Request, on_progress: Progr
             outcome.notes, outcome.size = list(file.notes), [file.pixels.width, file.pixels.height]
             outcome.probabilities = _rounded(restorer.classify(file.pixels)[0])
             outcome.status = "classified"
+            if request.instruction is not None:
+                assert isinstance(restorer, Restorer)
+                planned = Plan.of(outcome.probabilities, None, restorer.understand(request.instruction))
+                outcome.repaired, outcome.left = list(planned.repaired), list(planned.left)
         elif job.result.exists() and not request.overwrite:
             outcome.status, outcome.results = "kept", [str(job.result)]
             return outcome
@@ -258,6 +274,7 @@ def _restore(restorer: Restorer, job: Job, request: Request, outcome: Outcome, o
         file.pixels,
         [0],
         degradation=request.degradation,
+        instruction=request.instruction,
         strength=request.strength,
         samples=request.samples,
         mask=mask,
@@ -265,6 +282,7 @@ def _restore(restorer: Restorer, job: Job, request: Request, outcome: Outcome, o
     )
     outcome.notes, outcome.size = [*file.notes, *done.notes], [file.pixels.width, file.pixels.height]
     outcome.probabilities, outcome.seed = _rounded(done.probabilities), done.seed
+    outcome.repaired, outcome.left = list(done.repaired), list(done.left)
     for number, sample in enumerate(done.samples[1:], start=1):
         write_photo(replace(file, pixels=sample), job.sample(number))
     if done.uncertainty is not None:

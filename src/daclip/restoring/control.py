@@ -4,7 +4,7 @@ import difflib
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,12 @@ import torch
 from torch import Tensor
 
 from daclip.clip.controller import DaClip
+from daclip.clip.frozen_clip import FrozenClip
 from daclip.degradations.base import CLEAN
 from daclip.errors import DaclipError
 from daclip.pixels import BAND, Pixels
+from daclip.restoring.instruction import Wish
+from daclip.restoring.lexicon import lexicon_of
 from daclip.types import Conditioning
 
 
@@ -86,6 +89,67 @@ def change_share(probabilities: Mapping[str, float]) -> float:
     photo is clean for sure, so that restoring does it no harm; all where it is hardly clean."""
     unsure = CLEAN_FOR_SURE - probabilities.get(CLEAN, 0.0)
     return min(max(unsure / (CLEAN_FOR_SURE - HARDLY_CLEAN), 0.0), 1.0)
+
+
+RECOGNISED = 0.1  # probability from which a class counts as recognised, also beside surer ones
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is done to one photo."""
+
+    classes: dict[str, float] | None  # in place of what was recognised, with weights that add up to 1
+    share: float  # of the change that is made
+    repaired: tuple[str, ...] = ()  # by an instruction
+    left: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, probabilities: Mapping[str, float], classes: dict[str, float] | None, wish: Wish | None) -> "Plan":
+        """The plan for what was recognised, or the user's classes, or the user's wish."""
+        share = change_share(probabilities)
+        notes = () if share else ("nothing wrong was found, and the photo was left as it is",)
+        if classes is not None:
+            return cls(classes, 1.0)
+        if wish is None:
+            return cls(None, share, notes=notes)
+        found = {name: p for name, p in probabilities.items() if p >= RECOGNISED and name != CLEAN}
+        if wish.repair:
+            left = dict.fromkeys([*wish.keep, *(name for name in found if name not in wish.repair)])
+            strongest = max(wish.repair.values())
+            return cls(parse_classes(wish.repair), strongest, tuple(wish.repair), tuple(left))
+        wanted = {name: p for name, p in found.items() if name not in wish.keep}
+        if not share or (found and not wanted):
+            notes = notes or ("only what is to be left was found, and the photo was left as it is",)
+            return cls(None, 0.0, (), wish.keep, notes)
+        mixture = parse_classes(wanted) if len(wanted) < len(found) else None
+        return cls(mixture, share * wish.strength, tuple(wanted), wish.keep)
+
+
+# Of a phrase's probability among all known phrases, and of the known phrases that a text tower must tell apart.
+CERTAIN, TOWER_KNOWS = 0.9, 0.7
+
+
+def class_meant(phrase: str, classes: Sequence[str], clip: FrozenClip) -> str | None:
+    """The class that an unknown phrase means, where the text tower knows language, which shows in that it finds the
+    classes of known phrases by the other ones; random weights do not. None where it is unsure."""
+    lexicon = lexicon_of(tuple(classes))
+    known = [(text, name) for name, faults in lexicon.faults.items() for text in faults]
+    known += [(text, "") for text in lexicon.ordinary]
+    texts = clip.encode_text([f"a photo with {text}" for text, _ in known])
+    of_class = torch.tensor([[name == other for other in ("", *classes)] for _, name in known], device=texts.device)
+
+    def chances(embedded: Tensor, without: Tensor | None = None) -> Tensor:
+        logits = 100 * embedded @ texts.T
+        logits = logits if without is None else logits.masked_fill(without, -math.inf)
+        return logits.softmax(-1) @ of_class.float()
+
+    itself = torch.eye(len(known), dtype=torch.bool, device=texts.device)
+    right = chances(texts, itself).argmax(-1) == of_class.int().argmax(-1)
+    best = chances(clip.encode_text([f"a photo with {phrase}"]))[0]
+    place = int(best.argmax())
+    sure = right.float().mean() >= TOWER_KNOWS and best[place] >= CERTAIN
+    return classes[place - 1] if sure and place else None
 
 
 def check_strength(strength: float) -> None:

@@ -1,24 +1,12 @@
 """Wishes in plain English, such as "remove the rain but keep the fog": what to repair, what to leave, how strongly."""
 
-import difflib
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Any
-
-import yaml
+from itertools import pairwise
 
 from daclip.errors import DaclipError
-from daclip.files import config_folder
+from daclip.restoring.lexicon import MENTIONS, Item, Lexicon, lexicon_of
 
-ENDINGS = [re.compile(ending) for ending in (r"(?<!s)s$", r"ness$", r"(ing|er|est|ed|ion)$", r"[yie]$")]
-CONTRACTED = {"won't": "will not", "can't": "can not", "cannot": "can not", "dont": "do not", "doesnt": "does not"}
-NUMBER = re.compile(r"(\d+(?:\.\d+)?)(%?)")
-WORD = re.compile(r"\d+(?:\.\d+)?%?|[^\W\d]+(?:'[^\W\d]+)*|[,;:.!?&()\n/]")
-
-
-MENTIONS = ("fault", "cure", "goal")
 VERBS = ("repair", "keep", "cure")
 TAILS = ("still", "gone")  # what is said behind its subject
 LINKS = ("and", "or", "nor", "but", "except", "instead", "without", "clause", "stop")
@@ -32,16 +20,6 @@ class Wish:
     keep: tuple[str, ...]  # classes that are left
     strength: float  # share of the change where no class is named
     remarks: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Item:
-    """A word or phrase of the text with its part in the grammar: one of the lists of the configuration, `fault`, `cure`,
-    `goal`, `strength`, `stop`, or `word` for what is unknown."""
-
-    kind: str
-    text: str
-    value: Any = None  # classes, or a number
 
 
 @dataclass
@@ -68,119 +46,6 @@ class Clause:
         return [item for item in self.items if item.kind in MENTIONS]
 
 
-def stem(word: str) -> str:
-    """A word without its endings, at least three letters of it.
-
-    >>> [stem(word) for word in ("noisy", "noise", "blurred", "haziness", "foggy", "glass")]
-    ['nois', 'nois', 'blur', 'haz', 'fog', 'glass']
-    """
-    for ending in ENDINGS:
-        shorter = ending.sub("", word)
-        word = shorter if len(shorter) >= 3 else word
-    if word[-1:] == word[-2:-1] and word[-1:] not in "lsz" and len(word) > 3:
-        word = word[:-1]
-    return word
-
-
-def words_of(text: str) -> list[str]:
-    """The words, numbers and marks of a text in lower case, without contractions and hyphens.
-
-    >>> words_of("Don't de-noise the low-light photo, it’s fine")
-    ['do', 'not', 'denoise', 'the', 'low', 'light', 'photo', ',', 'it', 'is', 'fine']
-    """
-    text = re.sub(r"(\d)\s*(?:%|percent\b|per cent\b)", r"\1%", text.lower().replace("’", "'").replace("w/o", "without"))
-    text = re.sub(r"\b(de|un)-(?=\w)", r"\1", text).replace("-", " ").replace("_", " ")
-    found: list[str] = []
-    for word in WORD.findall(text):
-        whole = CONTRACTED.get(word, word)
-        whole = re.sub(r"n't$", " not", whole)
-        whole = re.sub(r"'d$", " would", whole)
-        whole = re.sub(r"^(it|that|he|she|there|what)'s$", r"\1 is", whole)
-        found += re.sub(r"'(?:s|re|ve|m|ll)$", "", whole).split()
-    return found
-
-
-class Lexicon:
-    """The phrases that are understood, for the classes of one restorer."""
-
-    def __init__(self, classes: Sequence[str]):
-        path = config_folder() / "instruction" / "english.yaml"
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-        self.after_not: dict[str, float] = settings["after_not"]
-        self.names: dict[str, str] = {}  # a word that people use for each class
-        self._phrases: dict[tuple[str, ...], Item] = {}
-        for kind, phrases in settings["words"].items():
-            for phrase in phrases:
-                self._add(Item(kind, phrase))
-        for phrase in settings["too_much"]:
-            self._add(Item("too_much", phrase))
-        for value, phrases in settings["strengths"].items():
-            for phrase in phrases:
-                self._add(Item("strength", phrase, float(value)))
-        for name in classes:
-            entry = settings["classes"].get(name, {})
-            for kind in MENTIONS:
-                for phrase in entry.get(f"{kind}s", ()):
-                    self._name(kind, phrase, name)
-            self._name("fault", name, name)
-            self.names[name] = entry.get("faults", [name])[0]
-        self._longest = max(map(len, self._phrases))
-
-    def _key(self, phrase: str) -> tuple[str, ...]:
-        return (phrase,) if phrase.startswith("=") else tuple(map(stem, words_of(phrase)))
-
-    def _add(self, item: Item) -> None:
-        self._phrases[self._key(item.text)] = item
-
-    def _name(self, kind: str, phrase: str, class_name: str) -> None:
-        """Let a phrase stand for a class too; two classes may share it."""
-        other = self._phrases.get(self._key(phrase))
-        shared = other.value if other is not None and other.kind == kind else ()
-        self._add(Item(kind, phrase, tuple(dict.fromkeys((*shared, class_name)))))
-
-    def items(self, text: str) -> Iterator[Item]:
-        """The text as items, the longest phrase first at each place."""
-        words = words_of(text)
-        start = 0
-        while start < len(words):
-            item, length = self._at(words, start)
-            yield item
-            start += length
-
-    def _at(self, words: Sequence[str], start: int) -> tuple[Item, int]:
-        word = words[start]
-        if exact := self._phrases.get((f"={word}",)):
-            return Item(exact.kind, word, exact.value), 1
-        for length in range(min(self._longest, len(words) - start), 0, -1):
-            piece = words[start : start + length]
-            found = self._phrases.get(tuple(map(stem, piece)))
-            if found is not None:
-                return Item(found.kind, " ".join(piece), found.value), length
-        if number := NUMBER.fullmatch(word):
-            share = float(number[1]) / (100 if number[2] else 1)
-            is_share = number[2] or "." in word
-            if is_share and share > 1:
-                raise DaclipError(f"instruction: {word} is more than the whole; give at most 100 %")
-            return (Item("strength", word, share) if is_share else Item("filler", word)), 1
-        if not word[0].isalpha():
-            return Item("and" if word in ",/&" else "stop", word), 1
-        cured = self._phrases.get((stem(word)[2:],)) if word.startswith(("de", "un")) else None
-        if cured is not None and cured.kind == "fault":
-            return Item("cure", word, cured.value), 1
-        return Item("word", word), 1
-
-    def close_to(self, word: str) -> str | None:
-        """A word for a fault that is spelt nearly so."""
-        known = [item.text for item in self._phrases.values() if item.kind in MENTIONS]
-        return next(iter(difflib.get_close_matches(word, known, n=1, cutoff=0.75)), None)
-
-
-@lru_cache(maxsize=8)
-def lexicon_of(classes: tuple[str, ...]) -> Lexicon:
-    """The phrases for these classes, read once."""
-    return Lexicon(classes)
-
-
 def understand(text: str, classes: Sequence[str], nearest: Callable[[str], str | None] = lambda phrase: None) -> Wish:
     """The wish of a text about photos that can be repaired from these classes. `nearest` may find the class that an
     unknown phrase means.
@@ -189,7 +54,7 @@ def understand(text: str, classes: Sequence[str], nearest: Callable[[str], str |
     Wish(repair={'rainy': 1.0}, keep=('hazy',), strength=1.0, remarks=())
     """
     lexicon = lexicon_of(tuple(classes))
-    clauses = _clauses(lexicon.items(text))
+    clauses = _clauses(list(lexicon.items(text)))
     _judge(clauses)
     remarks = _settle(clauses, lexicon, nearest)
     _measure(clauses, lexicon)
@@ -221,7 +86,8 @@ def understand(text: str, classes: Sequence[str], nearest: Callable[[str], str |
 
 
 def _cannot(words: str, lexicon: Lexicon) -> DaclipError:
-    known = ", ".join(word if word == name else f"{word} ({name})" for name, word in lexicon.names.items())
+    named = ((faults[0], name) for name, faults in lexicon.faults.items())
+    known = ", ".join(word if word == name else f"{word} ({name})" for word, name in named)
     close = next(filter(None, map(lexicon.close_to, words.split())), None)
     reason = f"'{words}' is nothing that can be repaired here" if words else "it asks for no change"
     return DaclipError(
@@ -229,10 +95,10 @@ def _cannot(words: str, lexicon: Lexicon) -> DaclipError:
     )
 
 
-def _clauses(items: Iterator[Item]) -> list[Clause]:
+def _clauses(items: Sequence[Item]) -> list[Clause]:
     """Items cut at what connects them, and where an opposite verb or a `not` begins without a connecting word."""
     clauses = [Clause("stop")]
-    for item in items:
+    for place, item in enumerate(items):
         now = clauses[-1]
         if item.kind in LINKS:
             if now.items:
@@ -242,11 +108,12 @@ def _clauses(items: Iterator[Item]) -> list[Clause]:
             continue
         verb = now.first(*VERBS)
         opposite = verb is not None and item.kind in VERBS and (item.kind == "keep") != (verb.kind == "keep")
-        if now.named and (opposite or (item.kind == "not" and not now.has("state"))):
+        last = place + 1 == len(items) or items[place + 1].kind in LINKS
+        if now.named and (opposite or (item.kind == "not" and not last and not now.has("state"))):
             clauses.append(Clause("stop" if opposite else "and"))
         clauses[-1].items.append(item)
     clauses = [clause for clause in clauses if clause.items]
-    for before, clause in zip(clauses, clauses[1:], strict=False):
+    for before, clause in pairwise(clauses):
         told = clause.first(*MENTIONS, *VERBS, *TAILS, "not", "no", "only")
         if clause.link == "but" and before.has("all", "nothing") and not before.named and told in clause.named[:1]:
             clause.link = "except"  # "everything but the rain"
@@ -316,6 +183,7 @@ def _settle(clauses: Sequence[Clause], lexicon: Lexicon, nearest: Callable[[str]
         words = " ".join(item.text for item in strange)
         if found := nearest(words):
             clause.items.append(Item("fault", words, (found,)))
+            remarks.append(f"'{words}' is taken for {found}")
         elif clause.wanted:
             raise _cannot(words, lexicon)
         else:
@@ -382,7 +250,7 @@ def _strength(clause: Clause, lexicon: Lexicon) -> float | None:
             clause.wanted, clause.negated = True, False
             return lexicon.after_not[key]
     if degree is None:
-        return None
+        return 1.0 if clause.has("all") and clause.named else None
     place = items.index(degree)
     if not clause.wanted:
         verb, named = clause.first("keep"), clause.named

@@ -3,29 +3,32 @@
 import copy
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from daclip.arithmetic import autocast, device_by_name
 from daclip.artifacts import Artifact, from_hub, load_daclip, load_denoiser
 from daclip.decoding import Header, read_photo
+from daclip.degradations.base import CLEAN
 from daclip.errors import DaclipError
 from daclip.pixels import Pixels, unpack
 from daclip.restoring.control import (
+    Plan,
     Uncertainty,
     blend_,
-    change_share,
     check_strength,
+    class_meant,
     holes_of,
     parse_classes,
     steer,
     unknown_classes,
 )
+from daclip.restoring.instruction import Wish, understand
+from daclip.restoring.results import Restoration, Restored
 from daclip.restoring.sampling import (
     GIB,
     RUNTIME,
@@ -95,59 +98,6 @@ def read_paths(photos: Any) -> Any:
 
 class Stopped(Exception):  # noqa: N818  it is no error
     """Raised by a caller's `on_progress` to end work whose result nobody needs any more."""
-
-
-@dataclass(frozen=True)
-class Restoration:
-    """The result for one photo."""
-
-    image: Any  # the restored photo, of the kind that was given (Pillow image, array, tensor; Pillow for a path)
-    probabilities: dict[str, float]  # recognised classes, most likely first
-    seed: int
-    seconds: float  # wall time
-    samples: tuple[Any, ...] = ()  # all restorations if several were asked for; `image` is the first
-    # Per-pixel standard deviation over the samples, float32 `[H, W]`, in units of an image in [0, 1].
-    uncertainty: np.ndarray | None = None
-    notes: tuple[str, ...] = ()  # such as a class that the restorer did not learn
-
-    @property
-    def degradation(self) -> str:
-        """The most likely class."""
-        return next(iter(self.probabilities))
-
-
-class Restored(Sequence[Restoration]):
-    """The results for several photos, in their order."""
-
-    def __init__(self, restorations: Sequence[Restoration]):
-        self._restorations = list(restorations)
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._restorations[index]
-
-    def __len__(self) -> int:
-        return len(self._restorations)
-
-    @property
-    def images(self) -> Any:
-        """The restored photos: one tensor `[B, C, H, W]` or array `[B, H, W, C]` where they can be stacked."""
-        images = [restoration.image for restoration in self._restorations]
-        if len({getattr(image, "shape", None) for image in images}) == 1:
-            if isinstance(images[0], Tensor):
-                return torch.stack(images)
-            if isinstance(images[0], np.ndarray):
-                return np.stack(images)
-        return images
-
-    @property
-    def probabilities(self) -> list[dict[str, float]]:
-        """For each photo its classes with probabilities, most likely first."""
-        return [restoration.probabilities for restoration in self._restorations]
-
-    @property
-    def classes(self) -> list[str]:
-        """The most likely class of each photo."""
-        return [restoration.degradation for restoration in self._restorations]
 
 
 # Pixels up to which a photo is never cut, whatever the budget.
@@ -228,6 +178,7 @@ class Restorer(Classifier):
         numbers: Sequence[int] | None = None,
         *,
         degradation: Any = None,
+        instruction: str | None = None,
         strength: float = 1.0,
         samples: int = 1,
         mask: Any = None,
@@ -238,10 +189,11 @@ class Restorer(Classifier):
         A photo is a path, a Pillow image, an array `[H, W]`, `[H, W, C]` or `[B, H, W, C]`, or a tensor `[C, H, W]` or
         `[B, C, H, W]` (uint8, uint16, or float in [0, 1]; C is 1, 3 or 4); several are also a list. `numbers` choose
         each photo's draw of noise; by default its place. `degradation` replaces the recognised one: a class, any text,
-        or several with weights as a mapping or as `rainy:0.7,hazy:0.3`. `strength` in [0, 1] is the share of the change
-        that is made; several `samples` also give the uncertainty. `mask` `[H, W]` is true where a single photo is
-        missing: only that part is restored, as `uncompleted` unless `degradation` says otherwise. `on_progress` gets
-        the finished share and may raise `Stopped` to end the work."""
+        or several with weights as a mapping or as `rainy:0.7,hazy:0.3`; `instruction` says in plain English what to
+        repair, what to leave and how strongly. `strength` in [0, 1] is the share of the change that is made; several
+        `samples` also give the uncertainty. `mask` `[H, W]` is true where a single photo is missing: only that part is
+        restored, as `uncompleted` unless one of the two says otherwise. `on_progress` gets the finished share and may
+        raise `Stopped` to end the work."""
         unpacked, packs, single = unpack(read_paths(photos))
         numbers = list(range(len(unpacked))) if numbers is None else list(numbers)
         if len(numbers) != len(unpacked):
@@ -255,30 +207,32 @@ class Restorer(Classifier):
             trained = Artifact(self.artifact.folder / "daclip").config.get("degradation") or {}
             fill = (trained.get("uncompleted") or {}).get("fill", 1.0)
             unpacked = [photo.filled(holes, float(fill)) for photo in unpacked]
-            if degradation is None and "uncompleted" in self.classes:
+            if degradation is None and instruction is None and "uncompleted" in self.classes:
                 degradation = "uncompleted"
         classes = None if degradation is None else parse_classes(degradation, self.classes)
-        notes = () if classes is None else tuple(unknown_classes(classes, self.classes))
+        wish = None if instruction is None else self.understand(instruction)
+        if classes is not None and wish is not None:
+            raise DaclipError("give a degradation or an instruction, not both")
+        notes = tuple(unknown_classes(classes or {}, self.classes)) + (wish.remarks if wish else ())
         done: list[Restoration] = []
         chunks = list(_chunks(unpacked, self.batch_size))
         for part, chunk in enumerate(chunks):
-            told = on_progress and _part(on_progress, part, len(chunks))
+            on_part = on_progress and _part(on_progress, part, len(chunks))
             started = time.perf_counter()
             lq = [unpacked[i] for i in chunk]
             with torch.inference_mode(), memory_errors():
                 recognised = [self.recognise(photo) for photo in lq]
-                conditioning = Conditioning.stacked([self.decided(found) for found, _ in recognised])
-                if classes is not None:
-                    conditioning = steer(conditioning, self.daclip, classes, self.vocabulary)
-                shares = [change_share(probabilities) if classes is None else 1.0 for _, probabilities in recognised]
-                strengths = [strength * share for share in shares]
-                found = self._samples(lq, conditioning, [numbers[i] for i in chunk], strengths, samples, holes, told)
+                plans = [Plan.of(probabilities, classes, wish) for _, probabilities in recognised]
+                given = zip(recognised, plans, strict=True)
+                conditioning = Conditioning.stacked([self._steered(found, plan) for (found, _), plan in given])
+                strengths = [strength * plan.share for plan in plans]
+                found = self._samples(lq, conditioning, [numbers[i] for i in chunk], strengths, samples, holes, on_part)
             seconds = (time.perf_counter() - started) / len(chunk)
-            for i, (_, probabilities), share, (images, spread) in zip(chunk, recognised, shares, found, strict=True):
+            for i, (_, probabilities), plan, (images, spread) in zip(chunk, recognised, plans, found, strict=True):
                 results = tuple(packs[i](image) for image in images)
                 several = results if samples > 1 else ()
-                remarks = notes if share else (*notes, "nothing wrong was found, and the photo was left as it is")
-                done.append(Restoration(results[0], probabilities, self.seed, seconds, several, spread, remarks))
+                told = (*notes, *plan.notes), plan.repaired, plan.left
+                done.append(Restoration(results[0], probabilities, self.seed, seconds, several, spread, *told))
         return done[0] if single else Restored(done)
 
     def _samples(
@@ -323,6 +277,16 @@ class Restorer(Classifier):
                 if samples > 1:
                     spread.add(image)
         return list(zip(images, [spread.map().numpy() if samples > 1 else None for spread in spreads], strict=True))
+
+    def understand(self, instruction: str) -> Wish:
+        """The wish of an instruction in plain English; one that cannot be met is a `DaclipError`."""
+        classes = [name for name in self.classes if name != CLEAN]
+        return understand(instruction, classes, lambda phrase: class_meant(phrase, classes, self.daclip.clip))
+
+    def _steered(self, conditioning: Conditioning, plan: Plan) -> Conditioning:
+        """The embeddings that the network gets for one photo."""
+        decided = self.decided(conditioning)
+        return decided if plan.classes is None else steer(decided, self.daclip, plan.classes, self.vocabulary)
 
     def decided(self, conditioning: Conditioning) -> Conditioning:
         """The embeddings that the network was trained on: with a temperature below 1, as if recognition were surer."""
