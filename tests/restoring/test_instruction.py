@@ -41,7 +41,7 @@ def mistake(row: dict[str, Any]) -> str | None:
 def test_the_table_is_large_and_says_nothing_twice() -> None:
     said = [row["say"] for row in chain(*TABLE.values())]
     assert len(set(said)) == len(said) >= 80
-    assert len(TABLE["held_out"]) >= len(said) // 5
+    assert len(TABLE["held_out"]) >= 40
 
 
 @pytest.mark.parametrize("row", [*TABLE["own"], *TABLE["prompts"], *TABLE["hard"]], ids=lambda row: row["say"])

@@ -67,7 +67,8 @@ def understand(text: str, classes: Sequence[str], nearest: Callable[[str], str |
         for item in clause.named:
             for name in item.value:
                 if clause.wanted and share > 0:
-                    repair[name] = max(repair.get(name, 0.0), share)
+                    if clause.strength is not None or name not in repair:
+                        repair[name] = share
                 elif not clause.wanted and item.kind == "goal" and not clause.negated:
                     continue  # "keep it sharp"
                 else:
@@ -131,10 +132,10 @@ def _judge(clauses: Sequence[Clause]) -> None:
 
 
 def _accepts(clause: Clause) -> bool:
-    """Whether a clause says that what came before it may stay, such as `leave it`, `I like that`."""
+    """Whether a clause says that what came before it may stay, such as `leave it`, `don't remove it`."""
     told = [item for item in clause.items if item.kind not in ("still", "filler")]
     pronoun = bool(told) and told[-1].kind == "photo" and told[-1].text in ("it", "that", "this", "them")
-    fond = clause.has("keep", "like") and not clause.wanted
+    fond = clause.has("keep", "like", "repair") and not clause.wanted
     return pronoun and not clause.named and (fond or (clause.has("want") and clause.link == "but"))
 
 
@@ -158,7 +159,7 @@ def _verdict(clause: Clause, before: Clause | None) -> tuple[bool, bool]:
         return (True if negative or clause.has("no") else _carried(clause, before)), False
     base = verb.kind not in ("keep", "still")
     if clause.has("no"):
-        return True, False
+        return verb.kind != "cure", verb.kind == "cure"  # "no noise is to be left", but "no sharpening"
     shared = clause.link == "or" and before is not None and before.negated
     turned = negative or clause.link in ("without", "nor") or shared
     return base != turned, turned
