@@ -227,13 +227,18 @@ def run_charts(runs: Runs) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     series: dict[str, dict[str, float]] = {}
     shared = same_inputs(runs.evaluations) if runs.evaluations else True
+
+    def finite(rows: Mapping[str, Mapping[str, float]], column: str) -> dict[str, float]:
+        return {class_name: row[column] for class_name, row in rows.items() if math.isfinite(row[column])}
+
     for one in runs.evaluations:
         rows = one.metrics["per_degradation"]
         if "psnr" in one.metrics["mean"]:
             if "psnr_lq" in one.metrics["mean"]:
                 title = "degraded photo" if shared else f"degraded photo of {one.label}"
-                series.setdefault(title, {w: row["psnr_lq"] for w, row in rows.items()})
-            series[one.label] = {w: row["psnr"] for w, row in rows.items() if math.isfinite(row["psnr"])}
+                series.setdefault(title, finite(rows, "psnr_lq"))
+            series[one.label] = finite(rows, "psnr")
+    series = {name: row for name, row in series.items() if row}
     axes = list(dict.fromkeys(class_name for row in series.values() for class_name in row))
     if len(axes) >= 3:
         found["PSNR by degradation"] = [chart_address(radar(series, axes, "dB"))]
