@@ -1,13 +1,8 @@
-"""Every command in the README and the guides runs: its make target exists and its configuration composes.
+"""What README and guides say, without running their commands, which test_docs_run does: the values that a command
+composes, code, links, names of commands."""
 
-Composing is what most commands can do wrong: a misspelt option, a value that moved, a file that is gone. The commands
-themselves run from end to end in the other tests of this folder.
-"""
-
-import os
 import re
 import shlex
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -15,126 +10,24 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from documented import ALL, BLOCK, PAGES, ROOT, from_make
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from running import TOOLS, invoke, parser_of
+from running import invoke
 from skimage import data
 
 from daclip.commands.main import COMMANDS
-from daclip.commands.options import make
 from daclip.config import _arranged
-from daclip.trust import TRUSTED
 from daclip.types import Conditioning
 
-ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-
-# Make targets and commands that compose nothing; `info` is run in test_commands.
-PLAIN = {"test", "help", "lint", "format", "lock", "wheel", "info"}
-# Blocks that need a server of their own: test_app sends the same requests to one.
-SERVED = re.compile(r"\bcurl\b")
-
-
-def commands(page: Path) -> list[str]:
-    """Lines of the page's `sh` blocks, without comments."""
-    blocks = [text for language, text in BLOCK.findall(page.read_text(encoding="utf-8")) if language == "sh"]
-    whole = [re.sub(r"\\\n\s*", " ", block) for block in blocks if not SERVED.search(block)]
-    lines = [line.strip() for block in whole for line in block.splitlines()]
-    return [line for line in lines if line and not line.startswith("#")]
-
-
-ALL = sorted({(page.name, command) for page in PAGES for command in commands(page)})
+# Make targets that are no commands of the console script.
+PLAIN = {"test", "help", "lint", "format", "lock", "wheel"}
 
 
 def test_there_are_commands_on_every_guide() -> None:
     assert len(ALL) > 60
     guides = {"protocols.md", "reports.md", "cluster.md", "loggers.md", "faq.md"}
-    assert guides | {"README.md"} <= {name for name, _ in ALL}
-
-
-def from_make(classes: list[str]) -> list[str]:
-    """What a make command runs, as `from_console`."""
-    printed = subprocess.run(
-        ["make", "-n", "--no-print-directory", "-o", ".venv/ready", *classes],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    if classes[0] in PLAIN:
-        return []
-    (line,) = [line for line in printed.splitlines() if "-m daclip " in line]
-    # The shell puts names of files in.
-    given = {"INPUT": "", "OUTPUT": "", "SOURCE": "", "ARTIFACT": "", "RUNS": "", "DACLIP": "", "VARIANT": ""}
-    given |= dict(word.split("=", 1) for word in classes[1:] if "=" in word)
-    shown = subprocess.run(
-        ["bash", "-c", "printf '%s\\0' " + line.removeprefix("@")],
-        env={**os.environ, **given},
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    return from_console(shown.split("\0")[3:-1])
-
-
-def from_console(classes: list[str]) -> list[str]:
-    """Arguments of what the console script runs, behind the name of a tool or the module of another command."""
-    if classes[0] in PLAIN:
-        return []
-    name, *rest = classes
-    assert name in COMMANDS
-    return classes if name in TOOLS else [f"daclip.commands.{name.replace('-', '_')}", *rest]
-
-
-def check_script(classes: list[str]) -> None:
-    """A script of experiments/ exists and knows the options; it is too long to run."""
-    text = (ROOT / classes[0]).read_text(encoding="utf-8")
-    for option in (class_name for class_name in classes if class_name.startswith("--")):
-        assert f'"{option}"' in text, option
-
-
-@pytest.mark.parametrize(("page", "command"), ALL, ids=[f"{page}-{number}" for number, (page, _) in enumerate(ALL)])
-def test_a_command_composes(
-    page: str,
-    command: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    head, *classes = shlex.split(command, comments=True)
-    if head == "pip":
-        extra = re.fullmatch(r"daclip\[(\w+)\]", classes[-1])
-        assert extra
-        assert f"\n{extra[1]} = [" in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
-        return
-    if head == "python" and classes[0] != "-m":
-        check_script(classes)
-        return
-    if head in ("python", "srun", "torchrun"):  # whatever starts the ranks
-        found = [class_name.replace("$SLURM_JOB_ID", "1") for class_name in classes[classes.index("-m") + 1 :]]
-    else:
-        assert head in ("make", "daclip"), f"{page}: this test does not know how to try '{command}'"
-        found = from_make(classes) if head == "make" else from_console(classes)
-    if not found:
-        return
-    module, *overrides = found
-    if page in ("degradations.md", "own-backbone.md"):
-        overrides = [override for override in overrides if override not in MADE]
-    if "-m" in overrides:  # a sweep: its first run
-        overrides = [override.split(",")[0] for override in overrides if override != "-m"]
-        if "hydra/launcher=ray" in overrides:  # has an environment of its own
-            overrides = [override for override in overrides if "launcher" not in override]
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv(TRUSTED, "")  # what a command adds to it ends with the test
-    if module in TOOLS:
-        parser_of(module).read(overrides)
-        return
-    assert invoke(module, "--cfg", "job", *overrides) is None, command
-    composed = yaml.safe_load(capsys.readouterr().out)
-    assert composed
-    if module == "daclip.commands.train_daclip":  # options that compose and are refused when the loss is made
-        make(composed["stage"].get("loss", {}))
+    assert guides | {"README.md"} <= set(ALL.values())
 
 
 ADAMW, MUON = "torch.optim.AdamW", "timm.optim.Muon"
@@ -210,11 +103,6 @@ def test_a_recipe_and_a_sweep_go_together() -> None:
         assert module == "daclip.commands.train_daclip"
         assert "experiment=embedded_daclip" not in words
         assert _arranged("train_daclip", words)[0] == "-m"
-
-
-# What the guides let the reader write first.
-MADE = {"degradation=[faded]", "degradation=[noisy,rainy,faded]", "backbone=plain"}
-MADE |= {"degradation=[noisy,faded]", "hydra.searchpath=[file://mine/conf]"}
 
 
 @pytest.mark.parametrize("page", ["degradations.md", "own-backbone.md"])
