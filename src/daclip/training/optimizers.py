@@ -57,7 +57,7 @@ def digest(module: nn.Module) -> bytes:
     found = hashlib.blake2b(digest_size=16)
     for parameter in module.parameters():
         if parameter.requires_grad:
-            found.update(parameter.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+            found.update(parameter.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
     return found.digest()
 
 
