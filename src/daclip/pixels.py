@@ -19,6 +19,9 @@ BAND = 256
 
 DEPTHS = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535, np.dtype(np.float32): 1}
 
+LUMA = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
+"""Weights of red, green and blue in the brightness of a pixel (ITU-R BT.601), as in Pillow's own conversion to gray."""
+
 
 @dataclass(frozen=True)
 class Pixels:
@@ -72,8 +75,7 @@ class Pixels:
         for top in range(0, self.height, BAND):
             band = image[:, top : top + BAND].clamp(0, 1)
             if self.gray:
-                # Luma of ITU-R BT.601, as Pillow's own conversion to gray.
-                band = (band * band.new_tensor([0.299, 0.587, 0.114]).view(3, 1, 1)).sum(0, keepdim=True)
+                band = (band * LUMA).sum(0, keepdim=True)
             values = band.permute(1, 2, 0).numpy()
             colour[top : top + BAND] = values if most == 1 else np.rint(values * most)
         return Pixels(np.broadcast_to(colour, (self.height, self.width, 3)), self.alpha, self.gray)

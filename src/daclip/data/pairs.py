@@ -15,9 +15,9 @@ from torch.utils.data import Dataset
 from daclip.data.photos import CleanPhoto
 from daclip.degradations import Degradation
 from daclip.degradations.base import split_classes, vocabulary
-from daclip.degradations.noise import LUMA
 from daclip.degradations.world.clean import Clean
 from daclip.errors import DaclipError, DamagedPhotoError
+from daclip.pixels import LUMA
 from daclip.rng import generator_for
 from daclip.types import RestorationBatch
 
@@ -94,7 +94,7 @@ class Augmentation:
             for _ in range(int(torch.randint(1, MOST_LEAVES + 1, (), generator=generator))):
                 image = lay(self._piece(pixels, size, generator), image, generator)
         if self.gray and _uniform(0, 1, generator) < self.gray:
-            image = (image * LUMA[0]).sum(0, keepdim=True).expand(3, -1, -1)
+            image = (image * LUMA).sum(0, keepdim=True).expand(3, -1, -1)
         return self.traced(image.contiguous(), generator)
 
     def traced(self, image: Tensor, generator: torch.Generator) -> Tensor:

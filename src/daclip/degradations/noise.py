@@ -6,9 +6,7 @@ import torch
 from torch import Tensor
 
 from daclip.degradations.base import Degradation, Drawn, Span, fraction, logarithms, ramp, span, uniform
-
-LUMA = torch.tensor([0.299, 0.587, 0.114]).view(1, 3, 1, 1)
-"""Weights of red, green and blue in the brightness of a pixel (ITU-R BT.601)."""
+from daclip.pixels import LUMA
 
 
 class GaussianNoise(Degradation):

@@ -8,8 +8,8 @@ from torch import Tensor
 from daclip.degradations.base import Degradation, Drawn, fork, fraction, join_classes, permuted, uniform
 from daclip.degradations.compose import OneByOne, named, steps
 from daclip.degradations.digital import Resize
-from daclip.degradations.noise import LUMA
 from daclip.errors import DaclipError
+from daclip.pixels import LUMA
 
 BACK = "back"  # name of the step that gives the photo its size again
 GRAY = "gray"
@@ -61,7 +61,7 @@ class WildPipeline(OneByOne):
         """The draws of the parts of each round, as `ROUND/PART/KEY`, in the order of application."""
         drawn: Drawn = {}
         if uniform(0, 1, generator) < self.gray:
-            drawn.update(named("0", named(GRAY, {"luma": LUMA})))
+            drawn.update(named("0", named(GRAY, {"luma": LUMA[None]})))
         size = (height, width)
         for number, names in enumerate(self._plan(generator), start=1):
             for name in names:
