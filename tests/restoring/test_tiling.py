@@ -1,5 +1,6 @@
 """Photos in pieces: nobody can tell that they were cut."""
 
+import resource
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -253,6 +254,35 @@ def test_pieces_keep_to_the_budget() -> None:
 @pytest.fixture(scope="module")
 def restorer(restorer_artifact: Path) -> Restorer:
     return Restorer.from_pretrained(restorer_artifact, precision="fp32", device="cpu")
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux")
+def test_freed_images_leave_the_process(restorer: Restorer) -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    def image() -> Tensor:
+        return torch.ones(2, 2**20)
+
+    torch.ones(7, 2**20)  # by itself glibc learns from its end to keep smaller ones
+    before = resident()
+    images = [image() for _ in range(12)]
+    last = image()
+    assert resident() > before + 80 * 2**20
+    images.clear()
+    assert resident() < before + 20 * 2**20
+    assert last.sum() == 2**21
+
+
+def test_behind_the_sampler_there_is_one_copy_of_a_photo(restorer: Restorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`Restorer._photo_bytes` counts no more."""
+    height, width = 2048, 32  # taken whole
+    monkeypatch.setattr("daclip.restoring.restorer.sample_photos", lambda *_: torch.rand(1, 3, height, width))
+    photo = Pixels(np.zeros((height, width, 3), np.uint8))
+    with PeakMemory() as memory:
+        restorer._samples([photo], Conditioning(), [0], [0.5], 1, None, None)
+    image = height * width * 12
+    assert image <= memory.peak < 1.5 * image
 
 
 def test_memory_is_checked_before_a_photo_is_decoded(restorer: Restorer, tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ from daclip.restoring.sampling import (
     choose_pieces,
     measured_costs,
     memory_errors,
+    return_freed_memory,
     sample_photos,
     sampler_options,
     tensor_bytes,
@@ -56,6 +57,8 @@ class Classifier:
         if stage_1.config["kind"] == "restorer":
             stage_1 = Artifact(stage_1.folder / "daclip")
         self.device = device_by_name(device)
+        if self.device.type == "cpu":
+            return_freed_memory()
         self.precision = precision
         self.daclip = load_daclip(stage_1.folder).to(self.device)
         self.vocabulary = stage_1.classes
@@ -267,7 +270,7 @@ class Restorer(Classifier):
             given = (photos, conditioning, fields, pieces)
             restored = sample_photos(self.sampler, self.denoiser, *given, self.overlap, self.precision, share)
             for photo, image, strength, done, spread in zip(photos, restored, strengths, images, spreads, strict=True):
-                if not bool(image.isfinite().all()):
+                if bool(image.sum().isnan()):  # without a copy; it was clamped, so nothing else is left of infinity
                     raise DaclipError(
                         "the network's result is not a number, so nothing is written; "
                         "try --precision fp32, else this photo or these weights are beyond it"
