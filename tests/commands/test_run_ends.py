@@ -329,6 +329,14 @@ def test_folders_of_one_second_are_claimed_by_one_run_each(tmp_path: Path) -> No
     assert cfg.hydra.run.dir == f"{tmp_path}/mine"
 
 
+def test_a_run_folder_that_is_named_again_keeps_its_run(tmp_path: Path) -> None:
+    folder = tmp_path / "mine"
+    before = (run("daclip", folder, "trainer.max_steps=1") / WEIGHTS).read_bytes()
+    with pytest.raises(DaclipError, match="mine belongs to another run; go on with that by resume=auto"):
+        run("daclip", folder, "trainer.max_steps=1", "seed=1")
+    assert (folder / "artifact" / WEIGHTS).read_bytes() == before
+
+
 def test_a_mistake_is_one_line_on_the_screen_and_a_traceback_in_the_log(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

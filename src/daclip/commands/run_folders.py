@@ -23,7 +23,7 @@ from daclip.commands.assembly import resolved
 from daclip.config import STAGES
 from daclip.errors import DaclipError
 from daclip.files import one_line
-from daclip.training.checkpointing import RecordedConfig, read_checkpoint
+from daclip.training.checkpointing import FOLDER, RecordedConfig, read_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +67,16 @@ def claim(node: DictConfig) -> None:
     assert isinstance(raw, dict)
     if first_rank and "${now:" in str(raw["dir"]):
         node.dir = str(claimed(Path(node.dir)))
+
+
+def claim_states(run_folder: Path) -> None:
+    """Claim the run folder that a new run is to fill: another run there, over or not, would lose its artifact."""
+    try:
+        (run_folder / FOLDER).mkdir(parents=True)
+    except FileExistsError:
+        raise DaclipError(
+            f"{run_folder} belongs to another run; go on with that by resume=auto, or name another hydra.run.dir"
+        ) from None
 
 
 def recorded_config(path: Path, checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -32,7 +32,7 @@ from daclip.commands.assembly import (
     resolved,
 )
 from daclip.commands.options import make
-from daclip.commands.run_folders import Resumed, flat, hold, is_job, is_trial, take_latest
+from daclip.commands.run_folders import Resumed, claim_states, flat, hold, is_job, is_trial, take_latest
 from daclip.config import run_entry, user_error, validated
 from daclip.data.datamodule import MixedDegradationData
 from daclip.data.loading import loaders_watched
@@ -201,6 +201,8 @@ def train(cfg: DictConfig, run_folder: Path) -> tuple[dict[str, Any], dict[str, 
     trainer.callbacks.append(RecordedConfig(config))  # type: ignore[attr-defined]
     held = {name: run_folder / f"held_{name}" for name in parts}
     if trainer.is_global_zero:
+        if cfg.resume is None and not is_job():
+            claim_states(run_folder)
         for name, place in held.items():
             hold(parts[name], place)
     if resumed is not None:
