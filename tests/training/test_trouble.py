@@ -1,6 +1,7 @@
 """Losses and gradients that are not finite, and photos that cannot be decoded."""
 
 import logging
+import struct
 from pathlib import Path
 from types import MethodType
 from typing import Any
@@ -127,14 +128,21 @@ def test_the_norm_and_its_limit_are_those_of_torch() -> None:
     assert global_norm([]) == 0
 
 
+BOMB = "huge.bmp"
+
+
 def folder_of_photos(root: Path) -> Path:
-    """Eight photos, of which two that training sees are cut off behind their headers."""
+    """Eight photos, of which two that training sees are cut off behind their headers, and the header of a huge one."""
     root.mkdir()
     for number in range(8):
         path = root / f"{number:02d}.png"
         Image.fromarray(photos.coffee()[: 64 + number, :80]).save(path)
         if number in (1, 5):
             path.write_bytes(path.read_bytes()[:2000])
+    Image.new("RGB", (1, 1)).save(root / BOMB)
+    header = bytearray((root / BOMB).read_bytes())
+    header[18:26] = struct.pack("<ii", 50_000, 50_000)  # width and height
+    (root / BOMB).write_bytes(header)
     return root
 
 
@@ -145,8 +153,8 @@ def options_for(root: Path, limit: int) -> list[str]:
 @pytest.mark.parametrize("workers", [0, 2])
 def test_damaged_photos_are_left_out_counted_and_listed(tmp_path: Path, workers: int) -> None:
     root = folder_of_photos(tmp_path / "photos")
-    damaged = {"01.png", "05.png"}
-    options = [*options_for(root, 2), f"data.num_workers={workers}"]
+    damaged = {"01.png": "damaged", "05.png": "damaged", BOMB: "million pixels"}
+    options = [*options_for(root, 3), f"data.num_workers={workers}"]
     seen: set[str] = set()
 
     class Names(Callback):
@@ -156,10 +164,10 @@ def test_damaged_photos_are_left_out_counted_and_listed(tmp_path: Path, workers:
 
     trainer, _, _ = fit("daclip", tmp_path / "run", *options, callbacks=[Names()])
     listed = trainer.datamodule.damaged.names()  # type: ignore[attr-defined]
-    assert len(listed) == 2
-    assert all(any(name in line and "damaged" in line for line in listed) for name in damaged)
+    assert len(listed) == 3
+    assert all(any(name in line and reason in line for line in listed) for name, reason in damaged.items())
     assert seen
-    assert not seen & damaged
+    assert not seen & damaged.keys()
 
 
 def test_more_damaged_photos_than_the_limit_end_the_run(tmp_path: Path) -> None:
