@@ -103,7 +103,9 @@ def test_only_the_top_knows_hydra(name: str) -> None:
 
 def _needs_at_once(name: str) -> set[str]:
     """The package's own modules that an import of this one imports, as far as the top of its file says."""
-    top = ast.Module([node for node in ast.parse(MODULES[name].read_text()).body if isinstance(node, ast.ImportFrom)])
+    top = ast.Module(
+        [node for node in ast.parse(MODULES[name].read_text()).body if isinstance(node, ast.ImportFrom)], []
+    )
     found = set()
     for node in ast.walk(top):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("daclip."):
