@@ -41,6 +41,7 @@ def parser() -> Parser:
     add("--instruction", metavar="TEXT", help="say in plain English what to repair, what to leave and how strongly")
     add("--strength", type=float, default=1.0, metavar="X", help="share of the change made, 0 to 1 (default: 1)")
     add("--samples", type=int, default=1, metavar="N", help="restorations; several also map where they differ")
+    add("--passes", default="1", metavar="N", help="repair up to N faults in turn; auto: as long as one is sure")
     add("--mask", metavar="FILE", help="picture, or folder of pictures named like the photos; white is missing")
     add("--sampler", metavar="NAME", help="sampler of conf/sampler/, such as unipc (default: the artifact's own)")
     add("--steps", type=int, metavar="N", help="steps of the sampler (default: its own)")
@@ -88,7 +89,8 @@ def restore(options: Namespace) -> "list[Outcome]":
     told = options.instruction
     if told is not None and options.degradation is not None:
         raise DaclipError("give --degradation or --instruction, not both")
-    request = Request(options.degradation, options.strength, options.samples, dry, options.overwrite, told)
+    passes = int(options.passes) if options.passes.isdecimal() else options.passes
+    request = Request(options.degradation, options.strength, options.samples, dry, options.overwrite, told, passes)
     jobs = plan(
         options.photos,
         output,

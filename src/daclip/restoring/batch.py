@@ -21,6 +21,7 @@ from daclip.files import cannot_be_written, one_line
 from daclip.finding import Found, account, find_photos
 from daclip.pixels import Pixels
 from daclip.restoring.control import Plan, check_strength, parse_classes
+from daclip.restoring.passes import Passes, check_passes
 from daclip.restoring.restorer import Classifier, Restorer, Stopped
 from daclip.restoring.sampling import Progress
 
@@ -60,6 +61,7 @@ class Outcome:
     probabilities: dict[str, float] = field(default_factory=dict)  # most likely class first
     repaired: list[str] = field(default_factory=list)  # by an instruction
     left: list[str] = field(default_factory=list)
+    passes: list[tuple[str, float]] = field(default_factory=list)  # class and confidence, where several were made
     size: list[int] | None = None  # width and height in pixels
     seed: int | None = None
     seconds: float | None = None  # wall time with reading and writing
@@ -69,12 +71,14 @@ class Outcome:
 
     @property
     def changes(self) -> list[str]:
-        """What an instruction let be repaired and left, for people: a text, or none without one."""
+        """What an instruction let be repaired and left, and the passes, for people; none without either."""
+        turns = ", then ".join(f"{class_name} ({confidence:.0%})" for class_name, confidence in self.passes)
+        found = [f"repaired in turn: {turns}"] if turns else []
         if not self.repaired and not self.left:
-            return []
+            return found
         verb = "would repair" if self.status == "classified" else "repaired"
         left = f"; left {', '.join(self.left)}" if self.left else ""
-        return [f"{verb} {', '.join(self.repaired) or 'nothing'}{left}"]
+        return [f"{verb} {', '.join(self.repaired) or 'nothing'}{left}", *found]
 
     def line(self) -> str:
         """The outcome as JSON without what is empty."""
@@ -216,11 +220,13 @@ class Request:
     dry_run: bool
     overwrite: bool
     instruction: str | None = None
+    passes: Passes = 1
 
     def __post_init__(self) -> None:
         check_strength(self.strength)
         if self.samples < 1:
             raise DaclipError(f"samples must be at least 1, got {self.samples}")
+        check_passes(self.passes, degradation=self.degradation, samples=self.samples > 1)
         if self.degradation is not None:
             parse_classes(self.degradation)
 
@@ -278,11 +284,14 @@ def _restore(restorer: Restorer, job: Job, request: Request, outcome: Outcome, o
         strength=request.strength,
         samples=request.samples,
         mask=mask,
+        passes=request.passes,
         on_progress=on_progress,
     )
     outcome.notes, outcome.size = [*file.notes, *done.notes], [file.pixels.width, file.pixels.height]
     outcome.probabilities, outcome.seed = _rounded(done.probabilities), done.seed
     outcome.repaired, outcome.left = list(done.repaired), list(done.left)
+    if len(done.passes) > 1:
+        outcome.passes = [(one.degradation, round(one.confidence, 4)) for one in done.passes]
     for number, sample in enumerate(done.samples[1:], start=1):
         write_photo(replace(file, pixels=sample), job.sample(number))
     if done.uncertainty is not None:

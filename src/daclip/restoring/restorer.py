@@ -28,6 +28,7 @@ from daclip.restoring.control import (
     unknown_classes,
 )
 from daclip.restoring.instruction import Wish, understand
+from daclip.restoring.passes import Passes, check_passes, in_turn
 from daclip.restoring.results import Restoration, Restored
 from daclip.restoring.sampling import (
     GIB,
@@ -185,6 +186,7 @@ class Restorer(Classifier):
         strength: float = 1.0,
         samples: int = 1,
         mask: Any = None,
+        passes: Passes = 1,
         on_progress: Progress | None = None,
     ) -> Any:
         """Restore one photo or several: a `Restoration` for a single photo, else `Restored`, a sequence of them.
@@ -195,8 +197,10 @@ class Restorer(Classifier):
         or several with weights as a mapping or as `rainy:0.7,hazy:0.3`; `instruction` says in plain English what to
         repair, what to leave and how strongly. `strength` in [0, 1] is the share of the change that is made; several
         `samples` also give the uncertainty. `mask` `[H, W]` is true where a single photo is missing: only that part is
-        restored, as `uncompleted` unless one of the two says otherwise. `on_progress` gets the finished share and may
-        raise `Stopped` to end the work."""
+        restored, as `uncompleted` unless one of the two says otherwise. Up to so many `passes`, or `auto`, repair one
+        degradation after the other, as long as recognition is sure of one more. `on_progress` gets the finished share
+        and may raise `Stopped` to end the work."""
+        most = check_passes(passes, degradation=degradation, samples=samples > 1, mask=mask is not None)
         unpacked, packs, single = unpack(read_paths(photos))
         numbers = list(range(len(unpacked))) if numbers is None else list(numbers)
         if len(numbers) != len(unpacked):
@@ -216,6 +220,20 @@ class Restorer(Classifier):
         wish = None if instruction is None else self.understand(instruction)
         if classes is not None and wish is not None:
             raise DaclipError("give a degradation or an instruction, not both")
+        if most > 1:
+            turns = [
+                self._in_turn(photo, number, most, instruction, wish, strength)
+                for photo, number in zip(unpacked, numbers, strict=True)
+            ]
+            packed = [
+                replace(
+                    turn,
+                    image=pack(turn.image),
+                    passes=tuple(replace(one, image=pack(one.image)) for one in turn.passes),
+                )
+                for turn, pack in zip(turns, packs, strict=True)
+            ]
+            return packed[0] if single else Restored(packed)
         notes = tuple(unknown_classes(classes or {}, self.classes)) + (wish.remarks if wish else ())
         done: list[Restoration] = []
         chunks = list(_chunks(unpacked, self.batch_size))
@@ -237,6 +255,21 @@ class Restorer(Classifier):
                 told = (*notes, *plan.notes), plan.repaired, plan.left
                 done.append(Restoration(results[0], probabilities, self.seed, seconds, several, spread, *told))
         return done[0] if single else Restored(done)
+
+    def _in_turn(
+        self, photo: Pixels, number: int, most: int, instruction: str | None, wish: Wish | None, strength: float
+    ) -> Restoration:
+        """One photo in several passes; an instruction chooses the first, and what later ones may repair."""
+
+        def repair(image: Pixels, class_name: str | None) -> Restoration:
+            asked = {"instruction": instruction} if class_name is None else {"degradation": class_name}
+            done: Restoration = self.restore(image, [number], strength=strength, **asked)
+            return done
+
+        def allowed(class_name: str) -> bool:
+            return wish is None or (class_name in wish.repair if wish.repair else class_name not in wish.keep)
+
+        return in_turn(repair, lambda image: self.recognise(image)[1], photo, most, allowed)
 
     def _samples(
         self,

@@ -10,6 +10,15 @@ from torch import Tensor
 
 
 @dataclass(frozen=True)
+class Pass:
+    """One of several repairs in turn."""
+
+    degradation: str
+    confidence: float  # of recognition, before the pass
+    image: Any  # after it
+
+
+@dataclass(frozen=True)
 class Restoration:
     """The result for one photo."""
 
@@ -23,6 +32,7 @@ class Restoration:
     notes: tuple[str, ...] = ()  # such as a class that the restorer did not learn
     repaired: tuple[str, ...] = ()  # classes that an instruction let be repaired
     left: tuple[str, ...] = ()  # classes that it let be, though they were recognised or named
+    passes: tuple[Pass, ...] = ()  # where several were asked for
 
     @property
     def degradation(self) -> str:

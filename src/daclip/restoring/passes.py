@@ -1,0 +1,52 @@
+"""Several degradations one after the other: recognise, repair, recognise again."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Literal
+
+from daclip.degradations.base import CLEAN
+from daclip.errors import DaclipError
+from daclip.restoring.results import Pass, Restoration
+
+Passes = int | Literal["auto"]
+
+SURE = 0.6  # of a class, for one more pass
+MOST = 4  # passes of `auto`
+
+
+def check_passes(passes: Passes, **beside: Any) -> int:
+    """The most passes that are made; `beside` are options that say what to repair, or how often, by other means."""
+    if passes == 1:
+        return 1
+    most = MOST if passes == "auto" else passes
+    if isinstance(most, bool) or not isinstance(most, int) or most < 1:
+        raise DaclipError(f"passes must be a number of at least 1, or auto, got {passes}")
+    if given := [name for name, value in beside.items() if value]:
+        raise DaclipError(f"several passes do not go together with {', '.join(given)}; give one of both")
+    return most
+
+
+def in_turn(
+    repair: Callable[[Any, str | None], Restoration],
+    classify: Callable[[Any], dict[str, float]],
+    photo: Any,
+    most: int,
+    allowed: Callable[[str], bool] = lambda class_name: True,
+) -> Restoration:
+    """Repair what is recognised, then each time the surest class, as long as one is sure and was not repaired before.
+
+    `repair` restores a photo, of a class or (None) as one pass would; `classify` gives its probabilities. The first
+    pass is what a single one would be, so that more of them cannot spoil a photo with one degradation."""
+    first = done = repair(photo, None)
+    passes = [Pass(first.degradation, first.probabilities[first.degradation], first.image)]
+    seconds = first.seconds
+    while len(passes) < most:
+        probabilities = classify(done.image)
+        surest = max((name for name in probabilities if name != CLEAN), key=probabilities.__getitem__)
+        repaired = {one.degradation for one in passes}
+        if probabilities[surest] < SURE or surest in repaired or not allowed(surest):
+            break
+        done = repair(done.image, surest)
+        passes.append(Pass(surest, probabilities[surest], done.image))
+        seconds += done.seconds
+    return replace(first, image=done.image, seconds=seconds, passes=tuple(passes))
