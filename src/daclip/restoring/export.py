@@ -189,7 +189,9 @@ def _run_onnx(graph: Graph, path: Path) -> list[Tensor]:
         import onnxruntime
     except ModuleNotFoundError:
         raise DaclipError("--format onnx needs onnxruntime; install it with pip install 'daclip[export]'") from None
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()  # its own threads spin, and starve whatever runs beside them
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     given = {name: value.numpy() for name, value in zip(graph.inputs, graph.example, strict=True)}
     return [torch.from_numpy(np.asarray(value)) for value in session.run(list(graph.outputs), given)]
 
