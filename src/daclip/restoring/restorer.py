@@ -58,8 +58,6 @@ class Classifier:
         if stage_1.config["kind"] == "restorer":
             stage_1 = Artifact(stage_1.folder / "daclip")
         self.device = device_by_name(device)
-        if self.device.type == "cpu":
-            return_freed_memory()
         self.precision = precision
         self.daclip = load_daclip(stage_1.folder).to(self.device)
         self.vocabulary = stage_1.classes
@@ -301,7 +299,9 @@ class Restorer(Classifier):
             fields = [NoiseField((self.seed, number, sample), height, width) for number in numbers]
             share = on_progress and _part(on_progress, sample, samples)
             given = (photos, conditioning, fields, pieces)
+            return_freed_memory()
             restored = sample_photos(self.sampler, self.denoiser, *given, self.overlap, self.precision, share)
+            return_freed_memory()
             for photo, image, strength, done, spread in zip(photos, restored, strengths, images, spreads, strict=True):
                 if bool(image.sum().isnan()):  # without a copy; it was clamped, so nothing else is left of infinity
                     raise DaclipError(
