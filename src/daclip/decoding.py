@@ -248,6 +248,19 @@ def _photo(image: Image.Image, content: bytes, name: str | Path) -> PhotoFile:
     return PhotoFile(pixels, exif, icc, tuple(notes), more, options)
 
 
+def read_paths(photos: Any) -> Any:
+    """Photos with Pillow images in place of paths."""
+    if isinstance(photos, (list, tuple)):
+        return [read_paths(photo) for photo in photos]
+    if not isinstance(photos, (str, Path)):
+        return photos
+    file = read_photo(photos)
+    image = file.pixels.to_pil()
+    kept = {"exif": file.exif, "icc_profile": file.icc, "xmp": file.more.xmp, "dpi": file.more.dpi}
+    image.info.update({key: value for key, value in kept.items() if value})
+    return image
+
+
 def _options(image: Image.Image, content: bytes) -> dict[str, dict[str, Any]]:
     """What the writer of the same format needs to know to make a file of the same kind."""
     if image.format in ("JPEG", "MPO"):

@@ -1,6 +1,6 @@
 """The page as Gradio components, and its server: no telemetry, no network, no file but what the page gives out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import gradio as gr
@@ -221,10 +221,20 @@ class FewFiles:
         await self.app(scope, counted if upload else receive, send)
 
 
-def page_of(artifact: str | None, limits: Limits, queue: int = 32, seed: int = 0, **options: Any) -> Any:
-    """Gradio page of a restorer (folder or hub name, default `outputs/restorer/latest`); `options` as `Restorer`'s."""
+def page_of(
+    artifact: str | None,
+    limits: Limits,
+    queue: int = 32,
+    seed: int = 0,
+    networks: Iterable[tuple[str, str | None]] = (),
+    **options: Any,
+) -> Any:
+    """Gradio page of a restorer (folder or hub name, default `outputs/restorer/latest`); `options` as `Restorer`'s,
+    `networks` arguments of `Restorer.with_network`."""
     folder = find_artifact(artifact, "outputs/restorer", "make train-restorer")
     restorer = Restorer.from_pretrained(folder, seed=seed, **options)
+    for path, class_name in networks:
+        restorer = restorer.with_network(path, class_name)
     page: Any = build_page(Service(restorer, limits), seed).queue(max_size=queue, default_concurrency_limit=1)
     page.most_files = limits.files
     return page

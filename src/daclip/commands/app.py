@@ -2,7 +2,7 @@
 
 import argparse
 
-from daclip.commands.options import Parser, add_artifact, add_machine, entry_point, say
+from daclip.commands.options import Parser, add_artifact, add_machine, add_network, entry_point, named_network, say
 from daclip.errors import DaclipError
 from daclip.files import choices
 
@@ -11,6 +11,7 @@ def parser() -> Parser:
     """The command's options."""
     made = Parser("app", "[options]", ["daclip app", "daclip app --host 0.0.0.0 --port 8000 --max-memory 4"])
     add_artifact(made)
+    add_network(made)
     add = made.add_argument
     add("--host", default="127.0.0.1", help="0.0.0.0 lets other machines of the network in (default: %(default)s)")
     add("--port", type=int, default=7860, help="port of the page (default: %(default)s)")
@@ -50,7 +51,8 @@ def app(options: argparse.Namespace) -> None:
         tuple(choices("sampler")),
     )
     machine = {name: getattr(options, name) for name in ("device", "precision", "max_memory")}
-    page = page_of(options.artifact, limits, options.queue, options.seed, **machine)
+    networks = map(named_network, options.network)
+    page = page_of(options.artifact, limits, options.queue, options.seed, networks, **machine)
     address = launch(page, options.host, options.port, options.max_upload_mb)
     say(f"the page is at {address}  (Ctrl+C ends it)")
     page.block_thread()

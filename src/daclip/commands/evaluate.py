@@ -48,6 +48,7 @@ class EvaluateConfig:
     """Top level of `evaluate.yaml`."""
 
     artifact: str | None = None
+    network: Any = None
     pred: str | None = None
     gt: str | None = None
     lq: str | None = None
@@ -88,6 +89,18 @@ def _sampler(cfg: DictConfig, artifact: Artifact) -> Any:
     given = {key: value for key, value in resolved(cfg.sampler).items() if (key, value) != ("steps", None)}
     own = {} if "_target_" in given else artifact.section("sampler")
     return make({**own, **given}) if given else None
+
+
+def _with_networks(cfg: DictConfig, restorer: Restorer) -> Restorer:
+    """The restorer with the networks of others that the command line names, as `FILE` or by class."""
+    if cfg.network is None:
+        return restorer
+    named: dict[str | None, Any] = dict(cfg.network) if isinstance(cfg.network, DictConfig) else {None: cfg.network}
+    if None in named and _sampler(cfg, restorer.artifact) is not None:
+        raise DaclipError(f"network={cfg.network} restores in one call; leave out the sampler and its steps")
+    for class_name, path in named.items():
+        restorer = restorer.with_network(str(path), class_name)
+    return restorer
 
 
 def _offer(extremes: Extremes, scorer: Scorer, photo: PhotoScore, images: dict[str, Tensor]) -> None:
@@ -189,6 +202,8 @@ def _check(cfg: DictConfig) -> None:
         raise DaclipError("give both pred=FOLDER (restored photos) and gt=FOLDER (references); lq=FOLDER may follow")
     if cfg.pred is not None and cfg.artifact is not None:
         raise DaclipError("give either artifact=FOLDER or pred=FOLDER gt=FOLDER, not both")
+    if cfg.network is not None and cfg.pred is not None:
+        raise DaclipError("give either network=FILE or pred=FOLDER gt=FOLDER, not both")
     if not cfg.metric:
         raise DaclipError("no metric is chosen; give at least one, as in metric=[psnr]")
     if cfg.pictures < 0 or cfg.bootstrap.draws < 1 or not 0 < cfg.bootstrap.confidence < 1:
@@ -202,6 +217,8 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     artifact = None
     if cfg.pred is None:
         artifact = Artifact(find_artifact(cfg.artifact, cfg.paths.restorer, "make train-restorer"))
+    if artifact and cfg.network is not None:
+        artifact.require("restorer")
     stage_1 = artifact if artifact and artifact.config["kind"] == "daclip" else None
     metrics, seen = _score_stage_1(cfg, stage_1) if stage_1 else _score_photos(cfg, artifact)
     metrics["record"] = provenance(
@@ -228,11 +245,13 @@ def _score_photos(cfg: DictConfig, artifact: Artifact | None) -> tuple[dict[str,
         facts: dict[str, Any] = {"pred": cfg.pred, "gt": cfg.gt}
     else:
         machine = (cfg.device, cfg.precision, cfg.seed, cfg.max_memory)
-        restorer = Restorer(artifact.folder, _sampler(cfg, artifact), *machine)
+        restorer = _with_networks(cfg, Restorer(artifact.folder, _sampler(cfg, artifact), *machine))
         data = validation_data(cfg, artifact)
         tell(data, whole=True)
         facts, grid = score(restorer, data.validation_pairs(whole=True), cfg.batch_size or 10, scorer, extremes)
-        facts |= {"artifact": str(artifact.folder), "sampler": type(restorer.sampler).__name__}
+        others = [f"{name}: {other.name}" for name, other in restorer.others.items()]
+        method = ", ".join([restorer.network or type(restorer.sampler).__name__, *others])
+        facts |= {"artifact": str(artifact.folder), "sampler": method}
         seen = {"validation": fingerprint(data)["validation"]}
     sets = scorer.sets(with_lq=cfg.pred is None or cfg.lq is not None)
     if not scorer.photos[0].scores and not sets:

@@ -5,6 +5,7 @@ import difflib
 import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from rich.console import Console
@@ -67,6 +68,22 @@ def add_trust(parser: argparse.ArgumentParser) -> None:
     """Add `--trust-package` to the help; `take_trust` reads it."""
     text = f"package of your own whose parts the artifact may name; may be repeated, or {TRUSTED}=NAME,NAME"
     parser.add_argument(FLAG, metavar="NAME", help=text)
+
+
+def add_network(parser: Any) -> None:
+    """Add `--network`; `named_network` reads it."""
+    text = "network of others, in a file that spandrel reads, for all photos or for those of one class; may be repeated"
+    parser.add_argument("--network", action="append", default=[], metavar="[CLASS=]FILE", help=text)
+
+
+def named_network(text: str) -> tuple[str, str | None]:
+    """File and class of `FILE` or `CLASS=FILE`.
+
+    >>> named_network("rainy=nets/derain.pth")
+    ('nets/derain.pth', 'rainy')
+    """
+    class_name, equals, path = text.partition("=")
+    return (path, class_name) if equals and not Path(text).exists() else (text, None)
 
 
 def add_machine(parser: Any, memory: bool = True) -> None:

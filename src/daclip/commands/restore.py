@@ -7,7 +7,18 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from daclip.commands.options import Parser, add_artifact, add_machine, add_set, entry_point, make, part, say
+from daclip.commands.options import (
+    Parser,
+    add_artifact,
+    add_machine,
+    add_network,
+    add_set,
+    entry_point,
+    make,
+    named_network,
+    part,
+    say,
+)
 from daclip.errors import DaclipError
 from daclip.text import printable
 
@@ -36,13 +47,15 @@ def parser() -> Parser:
     add("-o", "--output", default="outputs/restored", metavar="FOLDER", help="for the results (default: %(default)s)")
     add_artifact(parser)
 
-    add = parser.add_argument_group("what is done").add_argument
+    done = parser.add_argument_group("what is done")
+    add = done.add_argument
     add("--degradation", metavar="TEXT", help="repair this instead of what is recognised: rainy, rainy:0.7,hazy:0.3, …")
     add("--instruction", metavar="TEXT", help="say in plain English what to repair, what to leave and how strongly")
     add("--strength", type=float, default=1.0, metavar="X", help="share of the change made, 0 to 1 (default: 1)")
     add("--samples", type=int, default=1, metavar="N", help="restorations; several also map where they differ")
     add("--passes", default="1", metavar="N", help="repair up to N faults in turn; auto: as long as one is sure")
     add("--mask", metavar="FILE", help="picture, or folder of pictures named like the photos; white is missing")
+    add_network(done)
     add("--sampler", metavar="NAME", help="sampler of conf/sampler/, such as unipc (default: the artifact's own)")
     add("--steps", type=int, metavar="N", help="steps of the sampler (default: its own)")
     add_set(parser, "sampler.start=0.3 with --sampler posterior")
@@ -78,7 +91,12 @@ def restorer_of(options: Namespace) -> "Restorer":
     folder = find_artifact(options.artifact, "outputs/restorer", "make train-restorer")
     names = ("device", "precision", "seed", "max_memory", "tile", "overlap", "batch_size")
     machine = {name: getattr(options, name) for name in names}
-    return Restorer.from_pretrained(folder, sampler=sampler, steps=steps, **machine)
+    restorer = Restorer.from_pretrained(folder, sampler=sampler, steps=steps, **machine)
+    for path, class_name in map(named_network, options.network):
+        if class_name is None and (sampler is not None or steps is not None):
+            raise DaclipError(f"--network {path} restores in one call; leave out --sampler and --steps")
+        restorer = restorer.with_network(path, class_name)
+    return restorer
 
 
 def restore(options: Namespace) -> "list[Outcome]":
@@ -154,7 +172,8 @@ def lines(outcome: "Outcome") -> Iterator[tuple[str, str | None]]:
     elif outcome.status == "classified":
         yield f"{outcome.photo}  {', '.join(likely)}", None
     else:
-        yield f"{outcome.photo} → {outcome.results[-1]}  {likely[0]}", None
+        by = f", by {outcome.network}" if outcome.network else ""
+        yield f"{outcome.photo} → {outcome.results[-1]}  {likely[0]}{by}", None
     for text in outcome.changes:
         yield f"  {text}", None
     for note in outcome.notes:

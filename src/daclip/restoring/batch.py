@@ -61,6 +61,7 @@ class Outcome:
     probabilities: dict[str, float] = field(default_factory=dict)  # most likely class first
     repaired: list[str] = field(default_factory=list)  # by an instruction
     left: list[str] = field(default_factory=list)
+    network: str | None = None  # of others, where one restored the photo
     passes: list[tuple[str, float]] = field(default_factory=list)  # class and confidence, where several were made
     size: list[int] | None = None  # width and height in pixels
     seed: int | None = None
@@ -289,7 +290,7 @@ def _restore(restorer: Restorer, job: Job, request: Request, outcome: Outcome, o
     )
     outcome.notes, outcome.size = [*file.notes, *done.notes], [file.pixels.width, file.pixels.height]
     outcome.probabilities, outcome.seed = _rounded(done.probabilities), done.seed
-    outcome.repaired, outcome.left = list(done.repaired), list(done.left)
+    outcome.repaired, outcome.left, outcome.network = list(done.repaired), list(done.left), done.network
     if len(done.passes) > 1:
         outcome.passes = [(one.degradation, round(one.confidence, 4)) for one in done.passes]
     for number, sample in enumerate(done.samples[1:], start=1):

@@ -125,6 +125,11 @@ class Plan:
         mixture = parse_classes(wanted) if len(wanted) < len(found) else None
         return cls(mixture, share * wish.strength, tuple(wanted), wish.keep)
 
+    def foremost(self, probabilities: Mapping[str, float]) -> str:
+        """The class that is repaired most, of those recognised where none is named."""
+        weights = self.classes or {name: p for name, p in probabilities.items() if name != CLEAN}
+        return max(weights, key=lambda name: weights[name], default=CLEAN)
+
 
 # Of a phrase's probability among all known phrases, and of the known phrases that a text tower must tell apart.
 CERTAIN, TOWER_KNOWS = 0.9, 0.7

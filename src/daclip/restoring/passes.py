@@ -39,7 +39,7 @@ def in_turn(
     pass is what a single one would be, so that more of them cannot spoil a photo with one degradation."""
     first = done = repair(photo, None)
     passes = [Pass(first.degradation, first.probabilities[first.degradation], first.image)]
-    seconds = first.seconds
+    seconds, networks = first.seconds, [first.network]
     while len(passes) < most:
         probabilities = classify(done.image)
         surest = max((name for name in probabilities if name != CLEAN), key=probabilities.__getitem__)
@@ -49,4 +49,6 @@ def in_turn(
         done = repair(done.image, surest)
         passes.append(Pass(surest, probabilities[surest], done.image))
         seconds += done.seconds
-    return replace(first, image=done.image, seconds=seconds, passes=tuple(passes))
+        networks.append(done.network)
+    by = ", ".join(dict.fromkeys(filter(None, networks))) or None
+    return replace(first, image=done.image, seconds=seconds, passes=tuple(passes), network=by)

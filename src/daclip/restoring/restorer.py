@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 
 from daclip.arithmetic import autocast, device_by_name
 from daclip.artifacts import Artifact, from_hub, load_daclip, load_denoiser
-from daclip.decoding import Header, read_photo
+from daclip.decoding import Header, read_paths
 from daclip.degradations.base import CLEAN
 from daclip.errors import DaclipError
 from daclip.pixels import Pixels, unpack
@@ -28,6 +28,7 @@ from daclip.restoring.control import (
     unknown_classes,
 )
 from daclip.restoring.instruction import Wish, understand
+from daclip.restoring.networks import Other, load_other
 from daclip.restoring.passes import Passes, check_passes, in_turn
 from daclip.restoring.results import Restoration, Restored
 from daclip.restoring.sampling import (
@@ -37,11 +38,13 @@ from daclip.restoring.sampling import (
     Pieces,
     Progress,
     choose_pieces,
+    chunks_of,
     measured_costs,
     memory_errors,
+    part_of,
     return_freed_memory,
     sample_photos,
-    sampler_options,
+    sampler_of,
     tensor_bytes,
 )
 from daclip.rng import NoiseField
@@ -83,19 +86,6 @@ class Classifier:
             row = self.daclip.classify(conditioning.degradation, self.vocabulary)[0].cpu()
         order = row.argsort(descending=True).tolist()
         return conditioning, {self.vocabulary[i]: float(row[i]) for i in order}
-
-
-def read_paths(photos: Any) -> Any:
-    """Photos with Pillow images in place of paths."""
-    if isinstance(photos, (list, tuple)):
-        return [read_paths(photo) for photo in photos]
-    if not isinstance(photos, (str, Path)):
-        return photos
-    file = read_photo(photos)
-    image = file.pixels.to_pil()
-    kept = {"exif": file.exif, "icc_profile": file.icc, "xmp": file.more.xmp, "dpi": file.more.dpi}
-    image.info.update({key: value for key, value in kept.items() if value})
-    return image
 
 
 class Stopped(Exception):  # noqa: N818  it is no error
@@ -146,7 +136,10 @@ class Restorer(Classifier):
         self.denoiser = load_denoiser(self.artifact, self.daclip.embed_dim).to(self.device)
         self.sampler: Sampler = sampler or self.artifact.build("sampler")
         self.temperature: float = self.artifact.config["stage"].get("temperature", 1.0)
-        self._costs: tuple[Cost, Cost] | None = None
+        self.network: str | None = None  # of others, in place of the denoiser
+        self.others: dict[str, Other] = {}  # networks of others by class
+        self._loaded: tuple[torch.nn.Module, ...] = ()  # beside the denoiser
+        self._costs: dict[torch.nn.Module, tuple[Cost, Cost]] = {}
 
     @classmethod
     def from_pretrained(
@@ -162,16 +155,37 @@ class Restorer(Classifier):
         is one, or the name of one of `conf/sampler/`; it and `steps` default to the artifact's; `options`:
         `Restorer`'s."""
         folder = Path(source) if Path(source).is_dir() else from_hub(str(source), revision)
-        return cls(folder, _sampler(Artifact(folder), sampler, steps), **options)
+        return cls(folder, sampler_of(Artifact(folder), sampler, steps), **options)
 
     def using(
         self, *, sampler: str | Sampler | None = None, steps: int | None = None, seed: int | None = None
     ) -> "Restorer":
         """The same networks with another sampler (see `from_pretrained`) or seed (None keeps this restorer's)."""
         other = copy.copy(self)
-        other.sampler = _sampler(self.artifact, sampler, steps)
+        if self.network is None:
+            other.sampler = sampler_of(self.artifact, sampler, steps)
+        elif sampler is not None or steps is not None:
+            raise DaclipError(f"{self.network} restores in one call; leave out the sampler and its steps")
         other.seed = self.seed if seed is None else seed
-        other._costs = None
+        other._costs = {}
+        return other
+
+    def with_network(self, path: str | Path, class_name: str | None = None) -> "Restorer":
+        """The same recognition with a network of others, from a file that spandrel knows, for the photos of one class;
+        without a class for all that have no network of their own."""
+        if class_name is not None and class_name not in self.classes:
+            raise DaclipError(f"{path}: there is no class '{class_name}'; choose from {', '.join(self.classes)}")
+        found = load_other(path, self.device, self.precision)
+        if class_name is None:
+            return self._by(found)
+        other = copy.copy(self)
+        other.others = {**self.others, class_name: found}
+        other._loaded = (*self._loaded, self.denoiser, found.denoiser)
+        return other
+
+    def _by(self, found: Other) -> "Restorer":
+        other = copy.copy(self)
+        other.network, other.denoiser, other.sampler = found.name, found.denoiser, found.sampler
         return other
 
     def restore(
@@ -205,9 +219,13 @@ class Restorer(Classifier):
             raise ValueError(f"expected one number a photo, got {len(numbers)} for {len(unpacked)} photos")
         if samples < 1:
             raise DaclipError(f"samples must be at least 1, got {samples}")
+        if samples > 1 and (self.network or self.others):
+            raise DaclipError("a network of others has one result for a photo; leave out samples")
+        if self.network and instruction is not None:
+            raise DaclipError(f"{self.network} cannot be told what to repair; leave out the instruction")
         check_strength(strength)
         holes = None if mask is None else holes_of(mask, unpacked)
-        if holes is not None:
+        if holes is not None and not self.network:
             # Missing pixels get the value that they had in training.
             trained = Artifact(self.artifact.folder / "daclip").config.get("degradation") or {}
             fill = (trained.get("uncompleted") or {}).get("fill", 1.0)
@@ -234,9 +252,9 @@ class Restorer(Classifier):
             return packed[0] if single else Restored(packed)
         notes = tuple(unknown_classes(classes or {}, self.classes)) + (wish.remarks if wish else ())
         done: list[Restoration] = []
-        chunks = list(_chunks(unpacked, self.batch_size))
+        chunks = list(chunks_of(unpacked, 1 if self.others else self.batch_size))
         for part, chunk in enumerate(chunks):
-            on_part = on_progress and _part(on_progress, part, len(chunks))
+            on_part = on_progress and part_of(on_progress, part, len(chunks))
             started = time.perf_counter()
             lq = [unpacked[i] for i in chunk]
             with torch.inference_mode(), memory_errors():
@@ -245,12 +263,15 @@ class Restorer(Classifier):
                 given = zip(recognised, plans, strict=True)
                 conditioning = Conditioning.stacked([self._steered(found, plan) for (found, _), plan in given])
                 strengths = [strength * plan.share for plan in plans]
-                found = self._samples(lq, conditioning, [numbers[i] for i in chunk], strengths, samples, holes, on_part)
+                # Where there are networks for classes, a chunk is one photo.
+                other = self.others.get(plans[0].foremost(recognised[0][1]))
+                by = self._by(other) if other else self
+                found = by._samples(lq, conditioning, [numbers[i] for i in chunk], strengths, samples, holes, on_part)
             seconds = (time.perf_counter() - started) / len(chunk)
             for i, (_, probabilities), plan, (images, spread) in zip(chunk, recognised, plans, found, strict=True):
                 results = tuple(packs[i](image) for image in images)
                 several = results if samples > 1 else ()
-                told = (*notes, *plan.notes), plan.repaired, plan.left
+                told = (*notes, *plan.notes), plan.repaired, plan.left, by.network if strength * plan.share else None
                 done.append(Restoration(results[0], probabilities, self.seed, seconds, several, spread, *told))
         return done[0] if single else Restored(done)
 
@@ -288,7 +309,7 @@ class Restorer(Classifier):
             # Large ones one by one, each in the pieces that it gets when it comes alone.
             found: list[tuple[list[Pixels], np.ndarray | None]] = []
             for i, photo in enumerate(photos):
-                told = on_progress and _part(on_progress, i, len(photos))
+                told = on_progress and part_of(on_progress, i, len(photos))
                 row = [photo], conditioning.rows([i]), [numbers[i]], [strengths[i]]
                 found += self._samples(*row, samples, holes, told)
             return found
@@ -297,7 +318,7 @@ class Restorer(Classifier):
         for sample in range(samples):
             # The first sample is what a single one would be.
             fields = [NoiseField((self.seed, number, sample), height, width) for number in numbers]
-            share = on_progress and _part(on_progress, sample, samples)
+            share = on_progress and part_of(on_progress, sample, samples)
             given = (photos, conditioning, fields, pieces)
             return_freed_memory()
             restored = sample_photos(self.sampler, self.denoiser, *given, self.overlap, self.precision, share)
@@ -338,16 +359,17 @@ class Restorer(Classifier):
         whole = -(-max(height, width) // 64) * 64
         if self.tile is None and height * width <= ALWAYS_WHOLE:
             return Pieces(whole, whole, self.batch_size)
-        if self._costs is None:
-            self._costs = measured_costs(self.sampler, self.denoiser, conditioning.rows([0]), self.precision)
-        network, sampling = self._costs
+        if self.denoiser not in self._costs:
+            costs = measured_costs(self.sampler, self.denoiser, conditioning.rows([0]), self.precision)
+            self._costs[self.denoiser] = costs
+        network, sampling = self._costs[self.denoiser]
         photo_bytes = len(photos) * self._photo_bytes(Header(width, height, photos[0].colour.itemsize))
         sampling = Cost(sampling.fixed, sampling.per_pixel * len(photos))
         limits = (self.max_memory, self.batch_size, self.tile)
         return choose_pieces(height, width, photo_bytes, self._weight_bytes(), network, sampling, *limits)
 
     def _weight_bytes(self) -> int:
-        return tensor_bytes(self.daclip) + tensor_bytes(self.denoiser)
+        return sum(map(tensor_bytes, {self.daclip, self.denoiser, *self._loaded}))
 
     def _photo_bytes(self, header: Header) -> int:
         """In host memory: the photo, the restored floats, the result, and the encoder's copy of it."""
@@ -364,35 +386,3 @@ class Restorer(Classifier):
                 f"pixels: libraries and weights take {floor / GIB:.1f}, the photo {(needed - floor) / GIB:.1f}; "
                 f"give --max-memory {needed / GIB + 0.3:.1f} or more"
             )
-
-
-def _sampler(artifact: Artifact, sampler: str | Sampler | None, steps: int | None) -> Sampler:
-    """A sampler by name, or the one the artifact was trained with, with so many steps."""
-    if isinstance(sampler, Sampler):
-        if steps is not None:
-            raise DaclipError(f"steps={steps} goes with a sampler's name; give the sampler itself its steps")
-        return sampler
-    artifact.require("restorer")
-    chosen = dict(artifact.config["sampler"]) if sampler is None else sampler_options(sampler)
-    if steps is not None:
-        chosen["steps"] = steps
-    built: Sampler = artifact.build("sampler", chosen)
-    return built
-
-
-def _part(on_progress: Progress, index: int, count: int) -> Progress:
-    """Progress of the whole from that of part number `index` of `count`."""
-    return lambda share: on_progress((index + share) / count)
-
-
-def _chunks(photos: Sequence[Pixels], size: int) -> Iterator[list[int]]:
-    """Indices of photos that are restored together: neighbours of equal size, at most `size` of them."""
-    chunk: list[int] = []
-    for i, photo in enumerate(photos):
-        first = photos[chunk[0]] if chunk else photo
-        if chunk and (len(chunk) == size or (first.height, first.width) != (photo.height, photo.width)):
-            yield chunk
-            chunk = []
-        chunk.append(i)
-    if chunk:
-        yield chunk

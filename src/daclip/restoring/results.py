@@ -32,6 +32,7 @@ class Restoration:
     notes: tuple[str, ...] = ()  # such as a class that the restorer did not learn
     repaired: tuple[str, ...] = ()  # classes that an instruction let be repaired
     left: tuple[str, ...] = ()  # classes that it let be, though they were recognised or named
+    network: str | None = None  # of others, where one restored the photo: its architecture and file
     passes: tuple[Pass, ...] = ()  # where several were asked for
 
     @property

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from daclip.arithmetic import autocast
+from daclip.artifacts import Artifact
 from daclip.diffusion.denoiser import Denoiser, Prediction
 from daclip.errors import DaclipError
 from daclip.files import choices, config_folder
@@ -176,6 +177,25 @@ def memory_errors() -> Iterator[None]:
 Progress = Callable[[float], None]
 """Called with the finished share in [0, 1] after each call of the network; may raise `Stopped` to end the work."""
 
+
+def part_of(on_progress: Progress, index: int, count: int) -> Progress:
+    """Progress of the whole from that of part number `index` of `count`."""
+    return lambda share: on_progress((index + share) / count)
+
+
+def chunks_of(photos: Sequence[Pixels], size: int) -> Iterator[list[int]]:
+    """Indices of photos that are restored together: neighbours of equal size, at most `size` of them."""
+    chunk: list[int] = []
+    for i, photo in enumerate(photos):
+        first = photos[chunk[0]] if chunk else photo
+        if chunk and (len(chunk) == size or (first.height, first.width) != (photo.height, photo.width)):
+            yield chunk
+            chunk = []
+        chunk.append(i)
+    if chunk:
+        yield chunk
+
+
 # Windows for the means over a photo: large enough for the network's view, enough of them for an average.
 SCOUT, MOST_SCOUTS = 256, 25
 
@@ -279,3 +299,17 @@ def sampler_options(name: str, folder: str = "sampler") -> dict[str, Any]:
         elif default != "_self_":
             options |= sampler_options(default.removesuffix("@_here_"), folder)
     return options | own
+
+
+def sampler_of(artifact: Artifact, sampler: str | Sampler | None, steps: int | None) -> Sampler:
+    """A sampler by name, or the one the artifact was trained with, with so many steps."""
+    if isinstance(sampler, Sampler):
+        if steps is not None:
+            raise DaclipError(f"steps={steps} goes with a sampler's name; give the sampler itself its steps")
+        return sampler
+    artifact.require("restorer")
+    chosen = dict(artifact.config["sampler"]) if sampler is None else sampler_options(sampler)
+    if steps is not None:
+        chosen["steps"] = steps
+    built: Sampler = artifact.build("sampler", chosen)
+    return built
