@@ -1,10 +1,8 @@
 """The web page as programs see it: a real server, real files, hostile requests."""
 
-import html
 import json
 import threading
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -16,15 +14,13 @@ from PIL import Image
 from ranks import free_port
 from skimage import data
 
-from daclip import Restorer
 from daclip.errors import DaclipError
 
 gradio = pytest.importorskip("gradio")
 gradio_client = pytest.importorskip("gradio_client")
 
-from daclip.app.handlers import Handlers, Parts  # noqa: E402
-from daclip.app.page import launch, page_of  # noqa: E402
-from daclip.app.service import AS_TRAINED, Limits, Service  # noqa: E402
+from daclip.app.server import launch, page_of  # noqa: E402
+from daclip.app.service import Limits  # noqa: E402
 
 LIMITS = Limits(megapixels=0.01, files=50, samples=8, steps=100, classes=200, samplers=("ddim", "posterior"))
 COFFEE = np.ascontiguousarray(data.coffee()[:48, :64])
@@ -80,26 +76,6 @@ def test_a_program_says_what_it_wants(address: str, photo: Path) -> None:
     assert report["left"][0] == "hazy"
     with pytest.raises(Exception, match="'tourists' is nothing that can be repaired here"):
         client.predict(**given, instruction="remove the tourists")
-
-
-def test_the_page_does_what_is_said(restorer_artifact: Path, photo: Path) -> None:
-    service = Service(Restorer.from_pretrained(restorer_artifact, device="cpu"), LIMITS)
-    with gradio.Blocks():
-        parts = Parts(*(gradio.HTML() for _ in fields(Parts)))
-    handlers, visitor = Handlers(service, parts), gradio.Request(session_hash="visitor")
-
-    def one(instruction: str) -> Any:
-        return [*handlers.restore(str(photo), None, "", 1.0, 1, AS_TRAINED, 1, 0, instruction, visitor)][-1]
-
-    def several(instruction: str) -> Any:
-        return [*handlers.restore_all([str(photo)] * 2, "", 1.0, 1, AS_TRAINED, 1, 0, instruction, visitor)][-1]
-
-    wish, other = "remove the rain but keep the fog", "remove the tourists"
-    done, refused = html.escape("repaired rainy; left hazy"), html.escape("'tourists' is nothing that can be repaired")
-    assert done in one(wish)[parts.status]
-    assert refused in one(other)[parts.status]
-    assert several(wish)[parts.table].count(done) == 2
-    assert refused in several(other)[parts.batch_status]
 
 
 def test_a_program_fills_what_a_mask_marks(address: str, photo: Path, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 
-from daclip.app.page import launch, page_of  # noqa: E402
+from daclip.app.server import launch, page_of  # noqa: E402
 from daclip.app.service import Limits  # noqa: E402
 
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
@@ -95,8 +95,16 @@ def test_from_upload_to_download(page: Any, photo: Path) -> None:
     page.get_by_text("done in").wait_for(timeout=120_000)
     shot(page, "restored")
     # The slider holds both pictures, which differ.
-    pictures = page.locator(".slider-wrap img, [data-testid=imageslider] img, .image-container img")
-    assert pictures.count() >= 2
+    pictures = page.locator("#slider img")
+    assert pictures.count() == 2
+    # Keys move what divides them.
+    handle = page.locator("#slider .outer")
+    before = handle.bounding_box()["x"]
+    page.locator("#divider input[type=range]").focus()
+    for _ in range(10):
+        page.keyboard.press("ArrowRight")
+    page.wait_for_timeout(300)
+    assert handle.bounding_box()["x"] > before
     with page.expect_download() as waited:
         page.locator("#files a[download]").first.click()
     image = Image.open(io.BytesIO(Path(waited.value.path()).read_bytes()))
@@ -135,6 +143,19 @@ def test_a_bad_file_is_named(page: Any, photo: Path) -> None:
     page.locator("#status").get_by_text("bad.png: the image is damaged").wait_for(timeout=60_000)
     assert page.get_by_role("button", name="Restore", exact=True).is_disabled()
     shot(page, "bad")
+
+
+def test_a_refused_setting_leaves_the_page_usable(page: Any, photo: Path) -> None:
+    upload(page, "#photo", photo)
+    page.get_by_text("cup.png:").wait_for(timeout=60_000)
+    page.get_by_role("button", name="Settings").click()
+    restore = page.get_by_role("button", name="Restore", exact=True)
+    for label, value, text in (("Steps", "500", "steps must lie"), ("Seed", "-5", "seed must lie"), ("Steps", "", "")):
+        page.get_by_label(label, exact=True).fill(value)
+        restore.click()
+        page.locator("#status").get_by_text(text or "done in").wait_for(timeout=60_000)
+        playwright.expect(restore).to_be_enabled()
+        page.get_by_label(label, exact=True).fill("1")
 
 
 def test_several_photos_become_a_zip(page: Any, photo: Path) -> None:

@@ -1,7 +1,7 @@
 """What the web page does with photos, without a page and without Gradio."""
 
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,13 @@ from PIL import Image
 from skimage import data
 
 from daclip import Restorer
-from daclip.app.handlers import Watched
-from daclip.app.page import NoOtherServers
-from daclip.app.service import AS_TRAINED, Limits, Service, Settings, preview
+from daclip.app.server import NoOtherServers
+from daclip.app.service import AS_TRAINED, Limits, Service, Settings, preview, shown
+from daclip.app.work import Turns, Watched
 from daclip.decoding import read_photo
 from daclip.errors import DaclipError
 from daclip.restoring.batch import Outcome
+from daclip.restoring.control import Phrases
 from daclip.restoring.restorer import Stopped
 
 LIMITS = Limits(megapixels=0.01, files=3, samples=4, steps=20, classes=40, samplers=("ddim", "posterior"))
@@ -43,7 +44,7 @@ def changed(**values: Any) -> Settings:
 def test_a_photo_is_looked_at(service: Service, photo: Path) -> None:
     look = service.look(photo)
     assert look.size == (80, 60)
-    assert look.shown.size == (80, 60)
+    assert look.shown == str(photo)
     assert set(look.probabilities) == set(service.restorer.vocabulary)
 
 
@@ -82,6 +83,7 @@ def test_results_follow_the_settings(service: Service, photo: Path, tmp_path: Pa
         (changed(strength=float("nan")), "strength"),
         (changed(classes="x" * 41), "text"),
         (changed(classes="rainy:none"), "rainy"),
+        (changed(classes="rany"), "'rany' is no class that the restorer learned .* did you mean 'rainy'"),
         (changed(instruction="remove the tourists"), "'tourists' is nothing that can be repaired here"),
         (changed(instruction="x" * 41), "length of what you want"),
         (changed(classes="rainy", instruction="remove the rain"), "not both"),
@@ -159,6 +161,37 @@ def test_a_mask_says_what_is_filled_and_names_no_folder(service: Service, tmp_pa
         assert str(tmp_path) not in error
 
 
+def test_a_word_that_was_not_learned_needs_a_tower_that_knows_it(
+    service: Service, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Phrases, "understood", True)
+    other = Service(service.restorer, LIMITS)
+    outcome = other.restore(photo, changed(classes="dust"), tmp_path / "out", None)
+    assert "taken as free text" in outcome.notes[0]
+
+
+def test_browsers_get_the_files_that_they_can_show(photo: Path) -> None:
+    assert shown(photo) == str(photo)
+    Image.fromarray(COFFEE).save(photo.with_suffix(".tif"))
+    picture = shown(photo.with_suffix(".tif"))
+    assert np.array_equal(np.asarray(picture), COFFEE)
+
+
+def test_turns_come_in_order() -> None:
+    turns, order, places = Turns(), [], []
+    with ThreadPoolExecutor() as pool, turns.turn(lambda before: None):
+        for number in range(3):
+            pool.submit(_have_turn, turns, order, places, number)
+            while (number + 1) not in places:
+                time.sleep(0.005)
+    assert order == [0, 1, 2]
+
+
+def _have_turn(turns: Turns, order: list[int], places: list[int], number: int) -> None:
+    with turns.turn(places.append):
+        order.append(number)
+
+
 def test_the_preview_shows_transparency_and_is_small(tmp_path: Path) -> None:
     pixels = np.zeros((10, 3000, 4), np.uint8)
     pixels[:, 1500:] = (200, 0, 0, 255)
@@ -179,17 +212,22 @@ def test_watched_work_ends_when_it_is_no_longer_wanted() -> None:
             seen.append(i / 1000)
         return 1
 
-    alone = threading.Lock()
-    with Watched(run, alone) as work:
+    turns = Turns(1)
+    with Watched(run, turns) as work:
         assert next(iter(work.shares(0.02))) < 0.5
     with pytest.raises(Stopped):
         work.result()
     assert len(seen) < 900
     # The next one gets the network.
-    with Watched(lambda told: 5, alone) as work:
+    with Watched(lambda told: 5, turns) as work:
         assert work.result() == 5
-    # One that waits can be stopped too.
-    with alone, Watched(lambda told: 5, alone) as work:
+    # One that waits can be stopped too, and there are not too many of them.
+    with turns.turn(lambda before: None), Watched(lambda told: 5, turns) as work:
+        for _ in work.shares(0.02):
+            if work.before == 1:
+                break
+        with Watched(lambda told: 5, turns) as other, pytest.raises(DaclipError, match="1 requests are waiting"):
+            other.result()
         work.stop()
         with pytest.raises(Stopped):
             work.result()
@@ -197,7 +235,7 @@ def test_watched_work_ends_when_it_is_no_longer_wanted() -> None:
     def fails(on_progress: object) -> int:
         raise DaclipError("it")
 
-    with Watched(fails, alone) as work, pytest.raises(DaclipError, match="it"):
+    with Watched(fails, turns) as work, pytest.raises(DaclipError, match="it"):
         work.result()
 
 

@@ -1,4 +1,4 @@
-"""The functions behind the page's buttons, and the threads in which they let the restorer work."""
+"""The functions behind the page's buttons."""
 
 import html
 import json
@@ -7,24 +7,17 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import gradio as gr
 
-from daclip.app.service import Service, Settings, preview
-from daclip.decoding import read_photo
+from daclip.app.service import Service, Settings, shown
+from daclip.app.work import Watched, progress_bar
 from daclip.errors import DaclipError
 from daclip.restoring.batch import Outcome
 from daclip.restoring.restorer import Stopped
-from daclip.restoring.sampling import Progress
-
-T = TypeVar("T")
-
-# Seconds of waiting for the network of another request before looking whether this one is still wanted.
-PATIENCE = 0.2
 
 Update = dict[Any, Any]
 """New values of the page's parts."""
@@ -38,6 +31,7 @@ class Parts:
     stop: gr.Button  # stops it
     status: gr.HTML  # progress, remarks and errors
     slider: gr.ImageSlider  # the photo before and after
+    divider: gr.Slider  # moves what divides them
     bars: gr.Label  # recognised degradations
     gallery: gr.Gallery  # several samples and their differences
     files: gr.File  # results in full size
@@ -47,70 +41,6 @@ class Parts:
     batch_status: gr.HTML  # progress of several photos
     table: gr.HTML  # the outcome of each photo
     archive: gr.DownloadButton  # all results as a zip
-
-
-class Watched(Generic[T]):
-    """Runs a function in a thread under the lock `alone`; leaving the context makes its `on_progress` raise `Stopped`.
-
-    >>> with Watched(lambda on_progress: 6 * 7, threading.Lock()) as work:
-    ...     shares = list(work.shares())
-    >>> work.result()
-    42
-    """
-
-    def __init__(self, run: Callable[[Progress], T], alone: threading.Lock):
-        self._run = run
-        self._alone = alone
-        self._share = 0.0
-        self._stop = threading.Event()
-        self._future: Future[T] = Future()
-
-    def __enter__(self) -> "Watched[T]":
-        threading.Thread(target=self._work, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-
-    def stop(self) -> None:
-        """End the work at its next step; `result` then raises `Stopped`."""
-        self._stop.set()
-
-    def shares(self, every: float = 0.25) -> Iterator[float]:
-        """Yield the finished share every so many seconds until the work is done or has failed."""
-        while not wait([self._future], timeout=every).done:
-            yield self._share
-
-    def result(self) -> T:
-        """The function's result; its exception is raised here."""
-        return self._future.result()
-
-    def _told(self, share: float) -> None:
-        self._share = share
-        if self._stop.is_set():
-            raise Stopped
-
-    def _work(self) -> None:
-        try:
-            while not self._alone.acquire(timeout=PATIENCE):
-                self._told(0.0)
-            try:
-                self._told(0.0)
-                self._future.set_result(self._run(self._told))
-            finally:
-                self._alone.release()
-        except BaseException as error:  # the watching thread raises it
-            self._future.set_exception(error)
-
-
-def progress_bar(what: str, share: float, started: float) -> str:
-    """A progress bar with the time left, as HTML that screen readers announce; `started` is by `time.monotonic`."""
-    passed = time.monotonic() - started
-    left = f"about {passed * (1 - share) / share:.0f} s left" if share > 0 else "waiting for its turn"
-    return (
-        f'<div role="status"><label>{html.escape(what)} · {left}<br>'
-        f'<progress max="1" value="{share:.3f}" style="width: 100%"></progress></label></div>'
-    )
 
 
 def _message(text: str) -> str:
@@ -130,6 +60,7 @@ class Handlers:
         parts = self.parts
         cleared = {
             parts.slider: None,
+            parts.divider: gr.Slider(visible=False),
             parts.bars: None,
             parts.gallery: gr.Gallery(value=None, visible=False),
             parts.files: gr.File(value=None, visible=False),
@@ -158,6 +89,17 @@ class Handlers:
         self._stops[str(request.session_hash)] = threading.Event()
         return {self.parts.restore: gr.Button(interactive=False), self.parts.stop: gr.Button(interactive=True)}
 
+    def ready(self, photo: str | None) -> Update:
+        """Let the page begin again: this follows on every end, also on one that Gradio itself has made."""
+        return {
+            self.parts.restore: gr.Button(interactive=photo is not None),
+            self.parts.stop: gr.Button(interactive=False),
+        }
+
+    def ready_all(self) -> Update:
+        """As `ready`, for the batch."""
+        return {self.parts.restore_all: gr.Button(interactive=True), self.parts.stop_all: gr.Button(interactive=False)}
+
     def stop(self, request: gr.Request) -> str:
         """Stop what this visitor has begun."""
         if event := self._stops.get(str(request.session_hash)):
@@ -179,19 +121,17 @@ class Handlers:
     ) -> Iterator[Update]:
         """Restore one photo and tell how far it is."""
         parts = self.parts
-        ended = {parts.restore: gr.Button(interactive=photo is not None), parts.stop: gr.Button(interactive=False)}
         if photo is None:
-            yield {**ended, parts.status: _message("choose a photo first")}
+            yield {parts.status: _message("choose a photo first")}
             return
-        chosen = _settings(classes, strength, samples, sampler, steps, seed, instruction)
-        started = time.monotonic()
         with tempfile.TemporaryDirectory(prefix="daclip-") as folder:
             try:
+                chosen = _settings(classes, strength, samples, sampler, steps, seed, instruction)
                 with self._watched(Path(photo), chosen, Path(folder), mask) as work:
                     for share in work.shares():
                         if self._stopped(request):
                             work.stop()
-                        yield {parts.status: progress_bar(Path(photo).name, share, started)}
+                        yield {parts.status: progress_bar(Path(photo).name, share, work.seconds, work.before)}
                 outcome = work.result()
             except Stopped:
                 failure: str | None = "stopped"
@@ -200,19 +140,19 @@ class Handlers:
             else:
                 failure = outcome.error
             if failure is not None:
-                yield {**ended, parts.status: _message(failure)}
+                yield {parts.status: _message(failure)}
                 return
             paths = [Path(path) for path in outcome.results]
-            shown = [preview(read_photo(path)) for path in (*paths[-1:], *paths[:-1])]
+            paths = [*paths[-1:], *paths[:-1]]
             titles = ["restored", *(f"sample {i}" for i in range(2, chosen.samples + 1)), "uncertainty"]
-            captioned = list(zip(shown, titles, strict=False)) if len(shown) > 1 else None
+            captioned = [*zip(map(shown, paths), titles, strict=True)] if len(paths) > 1 else None
             remarks = (f"done in {outcome.seconds:.1f} s", *outcome.changes, *outcome.notes)
             yield {
-                **ended,
-                parts.slider: (preview(read_photo(photo)), shown[0]),
+                parts.slider: gr.ImageSlider(value=(shown(Path(photo)), shown(paths[0])), slider_position=50),
+                parts.divider: gr.Slider(value=50, visible=True),
                 parts.bars: outcome.probabilities,
                 parts.gallery: gr.Gallery(value=captioned, visible=captioned is not None),
-                parts.files: gr.File(value=[str(path) for path in (*paths[-1:], *paths[:-1])], visible=True),
+                parts.files: gr.File(value=[*map(str, paths)], visible=True),
                 parts.status: _message(" · ".join(remarks)),
             }
 
@@ -230,24 +170,24 @@ class Handlers:
     ) -> Iterator[Update]:
         """Restore several photos into a zip; a photo that fails costs only itself."""
         parts = self.parts
-        ended = {parts.restore_all: gr.Button(interactive=True), parts.stop_all: gr.Button(interactive=False)}
         most = self.service.limits.files
         if not photos or len(photos) > most:
             text = "choose photos first" if not photos else f"{len(photos)} photos; here at most {most} at a time"
-            yield {**ended, parts.batch_status: _message(text)}
+            yield {parts.batch_status: _message(text)}
             return
-        chosen = _settings(classes, strength, samples, sampler, steps, seed, instruction)
         started = time.monotonic()
         outcomes: list[Outcome] = []
         with tempfile.TemporaryDirectory(prefix="daclip-") as folder:
             try:
+                chosen = _settings(classes, strength, samples, sampler, steps, seed, instruction)
                 for number, photo in enumerate(photos):
                     with self._watched(Path(photo), chosen, Path(folder) / f"{number}") as work:
                         for share in work.shares():
                             if self._stopped(request):
                                 work.stop()
                             what, whole = f"photo {number + 1} of {len(photos)}", (number + share) / len(photos)
-                            bar = progress_bar(what, whole, started)
+                            worked = work.seconds + sum(outcome.seconds or 0 for outcome in outcomes)
+                            bar = progress_bar(what, whole, worked, work.before)
                             yield {parts.batch_status: bar, parts.table: _table(outcomes)}
                     outcomes.append(work.result())
                 text = f"{_count(outcomes)} in {time.monotonic() - started:.1f} s"
@@ -258,7 +198,7 @@ class Handlers:
             archive = Path(folder) / "restored.zip"
             _zip(outcomes, archive)
             button = gr.DownloadButton(value=str(archive), interactive=any(outcome.results for outcome in outcomes))
-            yield {**ended, parts.table: _table(outcomes), parts.archive: button, parts.batch_status: _message(text)}
+            yield {parts.table: _table(outcomes), parts.archive: button, parts.batch_status: _message(text)}
 
     def begin_all(self, request: gr.Request) -> Update:
         """As `begin`, for the batch."""
@@ -285,9 +225,9 @@ class Handlers:
         instruction: str = "",
     ) -> Iterator[tuple[list[str] | None, dict[str, Any]]]:
         """Restore a photo: yields no files and the finished share until its files (restoration first) and report."""
-        chosen = _settings(degradation, strength, samples, sampler, steps, seed, instruction)
         with tempfile.TemporaryDirectory(prefix="daclip-") as folder:
             try:
+                chosen = _settings(degradation, strength, samples, sampler, steps, seed, instruction)
                 with self._watched(Path(photo), chosen, Path(folder), mask) as work:
                     for share in work.shares():
                         yield None, {"progress": round(share, 3)}
@@ -305,7 +245,7 @@ class Handlers:
         def run(on_progress: Callable[[float], None]) -> Outcome:
             return self.service.restore(photo, settings, folder, on_progress, Path(mask) if mask else None)
 
-        return Watched(run, self.service.alone)
+        return Watched(run, self.service.turns)
 
     def _stopped(self, request: gr.Request) -> bool:
         event = self._stops.get(str(request.session_hash))
@@ -319,14 +259,16 @@ class Handlers:
 
 def _settings(
     classes: str | None,
-    strength: float,
-    samples: float,
+    strength: float | None,
+    samples: float | None,
     sampler: str,
-    steps: float,
-    seed: float,
+    steps: float | None,
+    seed: float | None,
     instruction: str | None,
 ) -> Settings:
-    return Settings(classes or "", strength, int(samples), sampler, int(steps), int(seed), instruction or "")
+    """The choices of the page; one whose field is empty is as it is at the beginning."""
+    numbers = (int(samples or 1), sampler, int(steps or 0), int(seed or 0))
+    return Settings(classes or "", 1.0 if strength is None else strength, *numbers, instruction or "")
 
 
 def _count(outcomes: Sequence[Outcome]) -> str:

@@ -1,34 +1,23 @@
-"""The page as Gradio components, and its server: no telemetry, no network, no file but what the page gives out."""
+"""The page as Gradio components."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
-from gradio_client import utils as client_utils
-from starlette.formparsers import MultiPartException
 
 from daclip.app.handlers import Handlers, Parts
-from daclip.app.service import AS_TRAINED, Limits, Service
-from daclip.artifacts import find_artifact
+from daclip.app.service import AS_TRAINED, Service
 from daclip.decoding import FORMATS
-from daclip.errors import DaclipError
-from daclip.restoring.restorer import Restorer
 
 FILE_TYPES = ["image", *FORMATS]
 
-TITLE = "# Restore photos\nBlur, haze, rain, snow, noise, darkness, holes: drop a photo, and get it back clean."
-
-# Everything that uses the network for long goes through one queue, one request after the other.
-QUEUE: dict[str, Any] = {"concurrency_id": "restorer", "concurrency_limit": 1}
+TITLE = "# Restore photos\nDrop a photo, see what is recognised, and let it be repaired as far as this model can."
 
 # Options of the page's own events: Gradio would else publish them, and name the programs' endpoints something_1.
 PRIVATE: dict[str, Any] = {"api_name": "page", "api_visibility": "private", "show_progress": "hidden"}
 
 # How long, in seconds, results stay on the server for download.
 KEPT = 3600
-
-# The method by which Gradio fetches whatever a request names into its own folder.
-FETCH = "async_move_resource_to_block_cache"
 
 
 def build_page(service: Service, seed: int) -> gr.Blocks:
@@ -64,8 +53,11 @@ def build_page(service: Service, seed: int) -> gr.Blocks:
             with gr.Column(scale=3, min_width=300):
                 with gr.Column() as one_result:
                     slider = gr.ImageSlider(
-                        label="Before and after", type="pil", format="png", interactive=False, max_height=640
-                    )
+                        label="Before and after", type="filepath", format="png", interactive=False, max_height=640,
+                        buttons=["fullscreen"], elem_id="slider",
+                    )  # fmt: skip
+                    # The picture's own divider takes no keys.
+                    divider = gr.Slider(0, 100, 50, step=1, label="Divider", visible=False, elem_id="divider")
                     bars = gr.Label(label="What is wrong with it", num_top_classes=4, show_heading=False)
                     gallery = gr.Gallery(label="Samples and their uncertainty", visible=False, format="png", columns=3)
                     files = gr.File(
@@ -75,7 +67,7 @@ def build_page(service: Service, seed: int) -> gr.Blocks:
                     table = gr.HTML(elem_id="table")
                     archive = gr.DownloadButton("Download all (zip)", interactive=False, elem_id="archive")
         parts = Parts(
-            restore, stop, status, slider, bars, gallery, files, mask,
+            restore, stop, status, slider, divider, bars, gallery, files, mask,
             restore_all, stop_all, batch_status, table, archive,
         )  # fmt: skip
         handlers = Handlers(service, parts)
@@ -89,7 +81,6 @@ def build_page(service: Service, seed: int) -> gr.Blocks:
             )
         page.unload(handlers.forget)
         _programs(handlers, service)
-    _stay_local(page)
     return page
 
 
@@ -113,27 +104,38 @@ def _settings(service: Service, seed: int) -> list[gr.components.Component]:
         samples = gr.Slider(1, limits.samples, 1, step=1, label="Samples", info="Several also show where they differ.")
         with gr.Row():
             sampler = gr.Dropdown([AS_TRAINED, *limits.samplers], value=AS_TRAINED, label="Sampler", min_width=140)
-            steps = gr.Number(
-                0, label="Steps", info=f"0: its own ({own.steps} as trained)", precision=0, minimum=0,
-                maximum=limits.steps, min_width=140,
-            )  # fmt: skip
-            number = gr.Number(seed, label="Seed", precision=0, minimum=0, min_width=140)
+            # Without limits of their own, which Gradio would enforce in words of its own.
+            own_steps = f"0: its own ({own.steps} as trained)"
+            steps = gr.Number(0, label="Steps", info=own_steps, precision=0, min_width=140)
+            number = gr.Number(seed, label="Seed", precision=0, min_width=140)
     return [classes, strength, samples, sampler, steps, number, instruction]
 
 
 def _connect(
     handlers: Handlers, parts: Parts, photo: gr.File, photos: gr.File, settings: Sequence[gr.components.Component]
 ) -> None:
-    one = [parts.restore, parts.stop, parts.status, parts.slider, parts.bars, parts.gallery, parts.files, parts.mask]
+    one = [
+        parts.restore,
+        parts.stop,
+        parts.status,
+        parts.slider,
+        parts.divider,
+        parts.bars,
+        parts.gallery,
+        parts.files,
+        parts.mask,
+    ]
     several = [parts.restore_all, parts.stop_all, parts.batch_status, parts.table, parts.archive]
     gr.on([photo.upload, photo.clear], handlers.look, photo, one, concurrency_limit=2, **PRIVATE)
     parts.restore.click(handlers.begin, None, [parts.restore, parts.stop], queue=False, **PRIVATE).then(
-        handlers.restore, [photo, parts.mask, *settings], one, **QUEUE, **PRIVATE
-    )
+        handlers.restore, [photo, parts.mask, *settings], one, **PRIVATE
+    ).then(handlers.ready, photo, [parts.restore, parts.stop], queue=False, **PRIVATE)
+    move = "position => ({__type__: 'update', slider_position: position})"
+    parts.divider.input(None, parts.divider, parts.slider, js=move, **PRIVATE)
     parts.stop.click(handlers.stop, None, parts.status, queue=False, **PRIVATE)
     parts.restore_all.click(handlers.begin_all, None, [parts.restore_all, parts.stop_all], queue=False, **PRIVATE).then(
-        handlers.restore_all, [photos, *settings], several, **QUEUE, **PRIVATE
-    )
+        handlers.restore_all, [photos, *settings], several, **PRIVATE
+    ).then(handlers.ready_all, None, [parts.restore_all, parts.stop_all], queue=False, **PRIVATE)
     parts.stop_all.click(handlers.stop, None, parts.batch_status, queue=False, **PRIVATE)
 
 
@@ -154,111 +156,5 @@ def _programs(handlers: Handlers, service: Service) -> None:
         probabilities = gr.JSON(label="probabilities")
         start, name = gr.Button(), gr.Button()
     inputs = [photo, degradation, strength, samples, sampler, steps, seed, mask, instruction]
-    start.click(handlers.restore_for_programs, inputs, [files, report], api_name="restore", **QUEUE)
+    start.click(handlers.restore_for_programs, inputs, [files, report], api_name="restore")
     name.click(handlers.classify_for_programs, photo, probabilities, api_name="classify", concurrency_limit=2)
-
-
-def _stay_local(page: gr.Blocks) -> None:
-    """Refuse addresses where files are expected: this server fetches nothing from elsewhere."""
-
-    def guarded(move: Any) -> Any:
-        async def only_files(path: Any) -> Any:
-            if path is not None and client_utils.is_http_url_like(str(path)):
-                raise gr.Error("give a file and no address: this server fetches nothing", print_exception=False)
-            return await move(path)
-
-        return only_files
-
-    for block in page.blocks.values():
-        if hasattr(block, FETCH):
-            # An instance's own: Gradio has no setting for it, and a subclass would be no part that its page knows.
-            setattr(block, FETCH, guarded(getattr(block, FETCH)))
-
-
-class NoOtherServers:
-    """ASGI middleware that refuses Gradio's routes for fetching files from other servers."""
-
-    def __init__(self, app: Any):
-        self.app = app
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer one request."""
-        path = str(scope.get("path", "")).lower()
-        if scope["type"] == "http" and ("/proxy=" in path or "file=http" in path):
-            await send({"type": "http.response.start", "status": 403, "headers": [(b"content-type", b"text/plain")]})
-            await send({"type": "http.response.body", "body": b"this server fetches nothing from elsewhere\n"})
-            return
-        await self.app(scope, receive, send)
-
-
-# What begins each file of an upload.
-FILE_PART = b'content-disposition: form-data; name="files"'
-
-
-class FewFiles:
-    """ASGI middleware that refuses an upload of more files than a batch may have, before the rest of it arrives."""
-
-    def __init__(self, app: Any, most: int):
-        self.app = app
-        self.most = most
-
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        """Answer one request."""
-        found, seen = 0, b""
-
-        async def counted() -> Any:
-            nonlocal found, seen
-            message = await receive()
-            seen += message.get("body", b"").lower()
-            found += seen.count(FILE_PART)
-            seen = seen[1 - len(FILE_PART) :]
-            if found > self.most:
-                # The error by which Gradio's own limits end an upload: what has arrived is deleted.
-                raise MultiPartException(f"at most {self.most} photos at a time here")
-            return message
-
-        upload = scope["type"] == "http" and str(scope.get("path", "")).endswith("/upload")
-        await self.app(scope, counted if upload else receive, send)
-
-
-def page_of(
-    artifact: str | None,
-    limits: Limits,
-    queue: int = 32,
-    seed: int = 0,
-    networks: Iterable[tuple[str, str | None]] = (),
-    **options: Any,
-) -> Any:
-    """Gradio page of a restorer (folder or hub name, default `outputs/restorer/latest`); `options` as `Restorer`'s,
-    `networks` arguments of `Restorer.with_network`."""
-    folder = find_artifact(artifact, "outputs/restorer", "make train-restorer")
-    restorer = Restorer.from_pretrained(folder, seed=seed, **options)
-    for path, class_name in networks:
-        restorer = restorer.with_network(path, class_name)
-    page: Any = build_page(Service(restorer, limits), seed).queue(max_size=queue, default_concurrency_limit=1)
-    page.most_files = limits.files
-    return page
-
-
-def launch(page: Any, host: str, port: int, max_upload_mb: int) -> str:
-    """Serve the page in the background; returns its address."""
-    from starlette.middleware import Middleware
-
-    try:
-        _, address, _ = page.launch(
-            server_name=host,
-            server_port=port,
-            max_file_size=f"{max_upload_mb}mb",
-            app_kwargs={"middleware": [Middleware(NoOtherServers), Middleware(FewFiles, most=page.most_files)]},
-            prevent_thread_lock=True,
-            share=False,
-            ssr_mode=False,
-            run_history=False,
-            enable_monitoring=False,
-            footer_links=["api"],
-            show_error=False,  # of the page's own errors the text is shown all the same
-            quiet=True,
-        )
-    except OSError as error:
-        raise DaclipError(f"{host}:{port} cannot be served ({error}); choose another --port") from None
-    return str(address)

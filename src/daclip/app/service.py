@@ -1,24 +1,27 @@
 """The page's work on photos, without a page: look at one, restore one, refuse what is too much."""
 
 import re
-import threading
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from PIL import Image
 
+from daclip.app.work import Turns
 from daclip.decoding import PhotoFile, photo_header, read_photo
+from daclip.degradations.base import CLEAN
 from daclip.encoding import result_suffix
 from daclip.errors import DaclipError
 from daclip.restoring.batch import Job, Outcome, Request, attempt
-from daclip.restoring.control import check_strength, parse_classes
+from daclip.restoring.control import Phrases, check_strength, parse_classes, unknown_classes
 from daclip.restoring.restorer import Restorer
 from daclip.restoring.sampling import Progress
 
 # The choice of no sampler.
 AS_TRAINED = "as trained"
 
-# Longest side of what the page shows; the files that it gives out are whole.
+# Formats that browsers show, and the longest side of the preview of others.
+BROWSERS = {"JPEG", "MPO", "PNG", "WEBP"}
 SHOWN = 1600
 
 
@@ -51,7 +54,7 @@ class Settings:
 class Look:
     """A photo before it is restored."""
 
-    shown: Image.Image  # the photo as the page shows it
+    shown: str | Image.Image  # the photo as the page shows it
     probabilities: dict[str, float]  # classes, most likely first
     size: tuple[int, int]  # width and height
     notes: tuple[str, ...]  # remarks of the reader of files
@@ -65,6 +68,17 @@ def preview(file: PhotoFile) -> Image.Image:
     ground = Image.new("RGBA", image.size, (230, 230, 230, 255))
     ground.alpha_composite(image)
     return ground.convert("RGB")
+
+
+def shown(path: Path) -> str | Image.Image:
+    """What the page shows of a photo file: the file itself, whole, if browsers can, else a preview."""
+    try:
+        with Image.open(path) as image:
+            if image.format in BROWSERS:
+                return str(path)
+    except OSError:  # a kind that Pillow alone does not read
+        pass
+    return preview(read_photo(path))
 
 
 def without_folders(text: str, *files: Path) -> str:
@@ -81,10 +95,10 @@ def without_folders(text: str, *files: Path) -> str:
 class Service:
     """Looks at and restores uploaded photos within the limits, one request after the other."""
 
-    def __init__(self, restorer: Restorer, limits: Limits):
+    def __init__(self, restorer: Restorer, limits: Limits, queue: int = 32):
         self.restorer = restorer
         self.limits = limits
-        self.alone = threading.Lock()
+        self.turns = Turns(queue)
 
     def look(self, photo: Path) -> Look:
         """Read a photo and name what is wrong with it."""
@@ -94,7 +108,7 @@ class Service:
             probabilities = self.restorer.classify(file.pixels)[0]
         except DaclipError as error:
             raise DaclipError(without_folders(str(error), photo)) from None
-        return Look(preview(file), probabilities, (file.pixels.width, file.pixels.height), file.notes)
+        return Look(shown(photo), probabilities, (file.pixels.width, file.pixels.height), file.notes)
 
     def check(self, settings: Settings) -> None:
         """Refuse settings beyond the limits: requests also come from programs."""
@@ -112,7 +126,7 @@ class Service:
         if settings.sampler not in (AS_TRAINED, *names):
             raise DaclipError(f"there is no sampler '{settings.sampler}'; choose from {', '.join(names)}")
         if settings.classes.strip():
-            parse_classes(settings.classes)
+            self._check_words(settings.classes)
         if settings.instruction.strip():
             if settings.classes.strip():
                 raise DaclipError("say what you want or choose what to repair, not both")
@@ -147,6 +161,18 @@ class Service:
         outcome.error = outcome.error and without_folders(outcome.error, *given, folder)
         outcome.notes = [without_folders(note, *given, folder) for note in outcome.notes]
         return outcome
+
+    def _check_words(self, text: str) -> None:
+        """Refuse words that nothing was trained on where the text tower knows no language either."""
+        known = self.restorer.classes
+        remarks = unknown_classes(parse_classes(text, known), known, "its text tower knows no other words")
+        if remarks and not self._language:
+            raise DaclipError(remarks[0])
+
+    @cached_property
+    def _language(self) -> bool:
+        classes = [name for name in self.restorer.classes if name != CLEAN]
+        return Phrases(classes, self.restorer.daclip.clip).understood
 
     def _check_size(self, photo: Path) -> None:
         try:

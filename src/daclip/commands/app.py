@@ -35,7 +35,7 @@ def parser() -> Parser:
 def app(options: argparse.Namespace) -> None:
     """Serve until interrupted."""
     try:
-        from daclip.app.page import launch, page_of
+        from daclip.app.server import launch, page_of
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("gradio", "gradio_client"):
             raise

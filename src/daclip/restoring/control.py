@@ -74,13 +74,15 @@ def parse_classes(classes: Any, vocabulary: Sequence[str] = ()) -> dict[str, flo
     return {class_name: weight / total for class_name, weight in weights.items()}
 
 
-def unknown_classes(classes: Mapping[str, float], vocabulary: Sequence[str]) -> list[str]:
-    """A remark for each class that the restorer was not trained on: it is taken as free text."""
+def unknown_classes(
+    classes: Mapping[str, float], vocabulary: Sequence[str], fate: str = "is taken as free text"
+) -> list[str]:
+    """A remark for each class that the restorer was not trained on, with what becomes of it."""
     remarks = []
     for class_name in (name for name in classes if name not in vocabulary):
         close = difflib.get_close_matches(class_name, vocabulary, n=1)
         hint = f"; did you mean '{close[0]}'?" if close else f" (it knows {', '.join(vocabulary)})"
-        remarks.append(f"'{class_name}' is no class that the restorer learned and is taken as free text{hint}")
+        remarks.append(f"'{class_name}' is no class that the restorer learned and {fate}{hint}")
     return remarks
 
 
@@ -135,26 +137,38 @@ class Plan:
 CERTAIN, TOWER_KNOWS = 0.9, 0.7
 
 
-def class_meant(phrase: str, classes: Sequence[str], clip: FrozenClip) -> str | None:
-    """The class that an unknown phrase means, where the text tower knows language, which shows in that it finds the
-    classes of known phrases by the other ones; random weights do not. None where it is unsure."""
-    lexicon = lexicon_of(tuple(classes))
-    known = [(text, name) for name, faults in lexicon.faults.items() for text in faults]
-    known += [(text, "") for text in lexicon.ordinary]
-    texts = clip.encode_text([f"a photo with {text}" for text, _ in known])
-    of_class = torch.tensor([[name == other for other in ("", *classes)] for _, name in known], device=texts.device)
+class Phrases:
+    """The known phrases of classes and of ordinary things, in the text tower's eyes."""
 
-    def chances(embedded: Tensor, without: Tensor | None = None) -> Tensor:
-        logits = 100 * embedded @ texts.T
+    def __init__(self, classes: Sequence[str], clip: FrozenClip):
+        lexicon = lexicon_of(tuple(classes))
+        known = [(text, name) for name, faults in lexicon.faults.items() for text in faults]
+        known += [(text, "") for text in lexicon.ordinary]
+        self.texts = clip.encode_text([f"a photo with {text}" for text, _ in known])
+        found = [[name == other for other in ("", *classes)] for _, name in known]
+        self.of_class = torch.tensor(found, device=self.texts.device)
+
+    def chances(self, embedded: Tensor, without: Tensor | None = None) -> Tensor:
+        """Probabilities of `""` (no class) and the classes for each embedded text."""
+        logits = 100 * embedded @ self.texts.T
         logits = logits if without is None else logits.masked_fill(without, -math.inf)
-        return logits.softmax(-1) @ of_class.float()
+        return logits.softmax(-1) @ self.of_class.float()
 
-    itself = torch.eye(len(known), dtype=torch.bool, device=texts.device)
-    right = chances(texts, itself).argmax(-1) == of_class.int().argmax(-1)
-    best = chances(clip.encode_text([f"a photo with {phrase}"]))[0]
+    @property
+    def understood(self) -> bool:
+        """Whether the text tower knows language, which shows in that it finds the classes of known phrases by the other
+        ones; random weights do not."""
+        itself = torch.eye(len(self.texts), dtype=torch.bool, device=self.texts.device)
+        right = self.chances(self.texts, itself).argmax(-1) == self.of_class.int().argmax(-1)
+        return bool(right.float().mean() >= TOWER_KNOWS)
+
+
+def class_meant(phrase: str, classes: Sequence[str], clip: FrozenClip) -> str | None:
+    """The class that an unknown phrase means, where the text tower knows language; None where it is unsure."""
+    phrases = Phrases(classes, clip)
+    best = phrases.chances(clip.encode_text([f"a photo with {phrase}"]))[0]
     place = int(best.argmax())
-    sure = right.float().mean() >= TOWER_KNOWS and best[place] >= CERTAIN
-    return classes[place - 1] if sure and place else None
+    return classes[place - 1] if place and best[place] >= CERTAIN and phrases.understood else None
 
 
 def check_strength(strength: float) -> None:
