@@ -104,7 +104,7 @@ format: .venv/ready ## let ruff mend what it can
 	$(BIN)/ruff format .
 
 lock: .venv/ready ## pin newest versions into requirements.lock
-	$(BIN)/uv pip compile --quiet --universal --generate-hashes --group dev --extra app --extra dashboards --extra export --extra heic --extra networks --extra perceptual --extra sweeps --upgrade \
+	$(BIN)/uv pip compile --quiet --universal --generate-hashes --group dev --extra app --extra dashboards --extra export --extra heic --extra networks --extra perceptual --extra sweeps --extra video --upgrade \
 		--custom-compile-command "make lock" --output-file requirements.lock pyproject.toml
 
 audit: .venv/ready ## known vulnerabilities of the locked packages; needs a network

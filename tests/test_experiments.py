@@ -7,6 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 ROOT = Path(__file__).parents[1]
 
@@ -48,3 +49,11 @@ def test_whatever_grows_piles_up_or_slows_down_is_named(change: object, part: st
     _, wrong = soak.verdict("daclip", samples)
     assert len(wrong) == 1
     assert wrong[0].startswith(f"daclip: {part}")
+
+
+def test_flicker_is_what_changes_in_the_same_place() -> None:
+    study = script("video_flicker")
+    clean = study.panned(3, 40, 4)
+    assert study.flicker(clean, 4) == 0
+    assert study.flicker(clean, 0) > 1
+    assert study.flicker(clean + torch.tensor([0.0, 0.1, 0.0]).view(3, 1, 1, 1), 4) == pytest.approx(25.5, rel=1e-4)

@@ -40,6 +40,7 @@ def parser() -> Parser:
             'daclip restore photo.jpg --instruction "remove the rain but keep the fog"',
             "daclip restore photo.jpg --degradation rainy:0.7,hazy:0.3 --strength 0.8 --samples 4",
             "daclip restore old.png --mask holes.png --sampler unipc --steps 5",
+            "daclip restore clip.mp4 -o clean.mp4",
         ],
     )
     add = parser.add_argument
@@ -101,7 +102,8 @@ def restorer_of(options: Namespace) -> "Restorer":
 
 def restore(options: Namespace) -> "list[Outcome]":
     """Restore (`--dry-run`: only classify) the photos that have no result yet, or all with `--overwrite`."""
-    from daclip.restoring.batch import Request, attempt, plan
+    from daclip.restoring.batch import Request, attempt, plan, video_jobs
+    from daclip.restoring.video import is_video
 
     output, dry = Path(options.output), options.dry_run
     told = options.instruction
@@ -109,15 +111,20 @@ def restore(options: Namespace) -> "list[Outcome]":
         raise DaclipError("give --degradation or --instruction, not both")
     passes = int(options.passes) if options.passes.isdecimal() else options.passes
     request = Request(options.degradation, options.strength, options.samples, dry, options.overwrite, told, passes)
-    jobs = plan(
-        options.photos,
-        output,
-        recursive=options.recursive,
-        wanted=options.format,
-        masks=Path(options.mask) if options.mask else None,
-        samples=0 if dry else options.samples,
-        tell=say,
-    )
+    if any(map(is_video, options.photos)):
+        jobs = video_jobs(options.photos, output, request, options.mask)
+        output = jobs[0].result.parent
+        say("a video that is stopped starts over; those that are finished stay")
+    else:
+        jobs = plan(
+            options.photos,
+            output,
+            recursive=options.recursive,
+            wanted=options.format,
+            masks=Path(options.mask) if options.mask else None,
+            samples=0 if dry else options.samples,
+            tell=say,
+        )
     restorer = restorer_of(options)
     if told is not None:
         restorer.understand(told)  # one that cannot be met ends here, before the photos

@@ -24,6 +24,7 @@ from daclip.restoring.control import Plan, check_strength, parse_classes
 from daclip.restoring.passes import Passes, check_passes
 from daclip.restoring.restorer import Classifier, Restorer, Stopped
 from daclip.restoring.sampling import Progress
+from daclip.restoring.video import is_video, restore_video, result_of
 
 
 @dataclass(frozen=True)
@@ -272,6 +273,9 @@ def _restore(restorer: Restorer, job: Job, request: Request, outcome: Outcome, o
         for path in job.results(request.samples):
             if path.exists():
                 raise DaclipError(f"{path} is there already; --overwrite replaces it")
+    if is_video(job.photo):
+        _restore_video(restorer, job, request, outcome, on_progress)
+        return
     restorer.refuse_too_large(photo_header(job.photo, job.photo))
     file = read_photo(job.photo)
     refuse_unwritable(file.pixels, job.result)
@@ -304,6 +308,38 @@ def _restore(restorer: Restorer, job: Job, request: Request, outcome: Outcome, o
     outcome.notes += write_photo(replace(file, pixels=done.image), job.result)
     outcome.results = [str(path) for path in job.results(request.samples)]
     outcome.status = "restored"
+
+
+def _restore_video(
+    restorer: Restorer, job: Job, request: Request, outcome: Outcome, on_progress: Progress | None
+) -> None:
+    wanted = {"degradation": request.degradation, "instruction": request.instruction, "strength": request.strength}
+    clip = restore_video(restorer, job.photo, job.result, on_progress, **wanted)
+    done = clip.last
+    assert done is not None
+    outcome.notes, outcome.size = list(clip.notes), list(clip.size)
+    outcome.probabilities, outcome.seed, outcome.network = _rounded(done.probabilities), done.seed, done.network
+    outcome.repaired, outcome.left = list(done.repaired), list(done.left)
+    outcome.results, outcome.status = [str(job.result)], "restored"
+
+
+def video_jobs(sources: Sequence[str], output: Path, request: Request, mask: str | None) -> list[Job]:
+    """The videos that are restored, each with the file of its result."""
+    if not all(map(is_video, sources)):
+        raise DaclipError("give videos and photos to a command each")
+    if request.dry_run or request.samples > 1 or request.passes != 1 or mask is not None:
+        raise DaclipError("a video takes no --dry-run, --samples, --passes or --mask; leave them out")
+    if is_video(output) and len(sources) > 1:
+        raise DaclipError(f"--output {output} is one file for {len(sources)} videos; give a folder")
+    jobs = [Job(Path(source), result_of(Path(source), output)) for source in dict.fromkeys(sources)]
+    if shared := [result for result, count in Counter(job.result for job in jobs).items() if count > 1]:
+        raise DaclipError(f"{shared[0]} would be the result of several videos; restore them into folders of their own")
+    for job in jobs:
+        if not job.photo.is_file():
+            raise DaclipError(f"{job.photo}: no such file; check the path")
+        if job.result.resolve() == job.photo.resolve():
+            raise DaclipError(f"{job.result} is the video itself and would be overwritten; choose another output")
+    return jobs
 
 
 def _rounded(probabilities: dict[str, float]) -> dict[str, float]:

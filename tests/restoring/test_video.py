@@ -1,0 +1,138 @@
+"""A clip made here, with sound, through the command: what changes, what is kept, and that nothing flickers."""
+
+import json
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from running import assert_one_line, invoke
+from skimage import data
+
+from daclip import Restorer
+from daclip.errors import DaclipError
+from daclip.restoring.video import SteadyRestorer, restore_video
+
+av = pytest.importorskip("av")
+
+RATE = 25
+PHOTO = np.ascontiguousarray(data.coffee()[100:164, 200:264])
+# Frames need not follow each other evenly.
+TIMES = [0, 1, 2, 3, 5, 6, 7, 8, 9, 12]
+
+
+def make(path: Path, frames: list[np.ndarray], sound: bool = True, colorspace: int = 1) -> Path:
+    with av.open(str(path), "w") as out:
+        shown = out.add_stream("libx264", rate=RATE, options={"crf": "4"})
+        shown.height, shown.width, shown.pix_fmt = *frames[0].shape[:2], "yuv420p"
+        shown.codec_context.colorspace = colorspace
+        heard = out.add_stream("aac", rate=16000, layout="mono") if sound else None
+        for time, pixels in zip(TIMES, frames, strict=False):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(
+                format="yuv420p", dst_colorspace=colorspace
+            )
+            frame.pts, frame.time_base = time, Fraction(1, RATE)
+            out.mux(shown.encode(frame))
+        out.mux(shown.encode())
+        if heard is not None:
+            tone = np.sin(np.arange(8000) / 16000 * 440 * 2 * np.pi).astype(np.float32)[None]
+            samples = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
+            samples.sample_rate, samples.pts, samples.time_base = 16000, 0, Fraction(1, 16000)
+            out.mux(heard.encode(samples))
+            out.mux(heard.encode())
+    return path
+
+
+def frames_of(path: Path) -> tuple[np.ndarray, list[float]]:
+    with av.open(str(path)) as read:
+        frames = list(read.decode(video=0))
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in frames]), [frame.time for frame in frames]
+
+
+def sound_of(path: Path) -> list[tuple[Any, ...]]:
+    with av.open(str(path)) as read:
+        return [(packet.pts, packet.time_base, bytes(packet)) for packet in read.demux(audio=0) if packet.size]
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make(tmp_path_factory.mktemp("video") / "clip.mp4", [np.roll(PHOTO, i, 1) for i in range(10)])
+
+
+@pytest.fixture(scope="module")
+def restorer(restorer_artifact: Path) -> Restorer:
+    return Restorer(restorer_artifact, None, "cpu", "fp32")
+
+
+def test_the_command_keeps_sound_and_timing(restorer_artifact: Path, clip: Path, tmp_path: Path, capsys: Any) -> None:
+    result = tmp_path / "out" / "clean.mp4"
+    common = ["daclip.commands.restore", str(clip), "--artifact", str(restorer_artifact)]
+    assert invoke(*common, "-o", str(result)) is None
+    assert "starts over" in capsys.readouterr().out
+    before, times = frames_of(clip)
+    after, same = frames_of(result)
+    assert after.shape == before.shape
+    assert same == pytest.approx(times)
+    assert times == pytest.approx([time / RATE for time in TIMES])
+    assert np.abs(after.astype(int) - before).mean() > 3
+    assert sound_of(result) == sound_of(clip)
+    assert len(sound_of(clip)) > 5
+    record = json.loads((result.parent / "summary.jsonl").read_text())
+    assert (record["status"], record["size"], record["results"]) == ("restored", [64, 64], [str(result)])
+    assert [path.name for path in result.parent.iterdir() if path.name.startswith(".")] == []
+    # What is there stays, and a folder takes the video's name.
+    stamp = result.stat().st_mtime_ns
+    assert invoke(*common, "-o", str(result)) is None
+    assert result.stat().st_mtime_ns == stamp
+    assert_one_line(invoke(*common, "-o", str(clip.parent)), "would be overwritten")
+    assert_one_line(invoke(*common, "-o", str(result), "--samples", "2"), "a video takes no")
+    assert_one_line(invoke(*common, "photo.png", "-o", str(tmp_path)), "a command each")
+    assert_one_line(invoke(*common, "-o", str(tmp_path / "clean.avi")), "videos are written as .mp4")
+
+
+@pytest.mark.parametrize("colorspace", [1, 5])
+def test_a_video_that_is_left_keeps_its_colours(restorer: Restorer, tmp_path: Path, colorspace: int) -> None:
+    source = make(tmp_path / "a.mp4", [PHOTO] * 2, sound=False, colorspace=colorspace)
+    clip = restore_video(restorer, source, tmp_path / "b.mkv", strength=0.0)
+    assert clip.frames == 2
+    change = frames_of(tmp_path / "b.mkv")[0].astype(int) - frames_of(source)[0]
+    # Encoding once more costs detail, but moves no colour.
+    assert np.abs(change).mean() < 3
+    assert np.abs(change.mean((0, 1, 2))).max() < 0.7
+
+
+def test_still_frames_stay_still(restorer: Restorer) -> None:
+    still = np.stack([PHOTO] * 3)
+    done = SteadyRestorer(restorer).restore(still, [0] * 3).images
+    assert np.array_equal(done[0], done[1])
+    assert np.array_equal(done[1], done[2])
+    assert not np.array_equal(done[0], restorer.restore(still).images[1])
+
+
+def test_recognition_is_an_exponential_mean(restorer: Restorer) -> None:
+    steady = SteadyRestorer(restorer, memory=0.75)
+    photos = [torch.from_numpy(photo).movedim(-1, 0) for photo in (PHOTO, 255 - PHOTO)]
+    found = restorer.classify(photos)
+    first, second = steady.classify(photos)
+    assert first == found[0]
+    for name, share in second.items():
+        assert share == pytest.approx(0.75 * found[0][name] + 0.25 * found[1][name])
+    assert list(second.values()) == sorted(second.values(), reverse=True)
+
+
+def test_a_damaged_video_is_refused_and_nothing_is_left(restorer: Restorer, clip: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.mp4").write_text("no video")
+    (tmp_path / "half.mp4").write_bytes(clip.read_bytes()[:2000])
+    with av.open(str(tmp_path / "sound.mp4"), "w") as out:
+        heard = out.add_stream("aac", rate=16000, layout="mono")
+        samples = av.AudioFrame.from_ndarray(np.zeros((1, 4000), np.float32), format="fltp", layout="mono")
+        samples.sample_rate = 16000
+        out.mux(heard.encode(samples))
+        out.mux(heard.encode())
+    for name, reason in (("text.mp4", "damaged"), ("half.mp4", "damaged"), ("sound.mp4", "only sound")):
+        with pytest.raises(DaclipError, match=reason) as caught:
+            restore_video(restorer, tmp_path / name, tmp_path / "out" / "a.mp4")
+        assert "\n" not in str(caught.value)
+    assert not list(tmp_path.glob("out/*"))
