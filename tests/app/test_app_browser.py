@@ -17,11 +17,15 @@ from PIL import Image
 from ranks import free_port
 from skimage import data
 
+from daclip.commands.options import make
+from daclip.config import composed
+
 pytest.importorskip("gradio")
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 
+from daclip.app.examples import make_examples  # noqa: E402
 from daclip.app.server import launch, page_of  # noqa: E402
 from daclip.app.service import Limits  # noqa: E402
 
@@ -36,7 +40,9 @@ SIDE = 400 if ARTIFACT else 64
 def address(restorer_artifact: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("gradio")))
-        page = page_of(ARTIFACT or str(restorer_artifact), LIMITS)
+        degradations = make(composed(None, ["+degradation=world"])["degradation"])
+        examples = make_examples(degradations, tmp_path_factory.mktemp("examples"))
+        page = page_of(ARTIFACT or str(restorer_artifact), LIMITS, examples=examples)
         yield launch(page, "127.0.0.1", free_port(), max_upload_mb=40)
         page.close()
 
@@ -88,7 +94,7 @@ def upload(page: Any, where: str, *paths: Path) -> None:
 
 def test_from_upload_to_download(page: Any, photo: Path) -> None:
     shot(page, "empty")
-    upload(page, "#photo", photo)
+    upload(page, "#photos", photo)
     page.get_by_text("cup.png:").wait_for(timeout=60_000)
     shot(page, "uploaded")
     page.get_by_role("button", name="Restore", exact=True).click()
@@ -106,7 +112,7 @@ def test_from_upload_to_download(page: Any, photo: Path) -> None:
     page.wait_for_timeout(300)
     assert handle.bounding_box()["x"] > before
     with page.expect_download() as waited:
-        page.locator("#files a[download]").first.click()
+        page.locator("#download").click()
     image = Image.open(io.BytesIO(Path(waited.value.path()).read_bytes()))
     assert waited.value.suggested_filename == "cup-restored.png"
     assert image.size == (SIDE, SIDE * 3 // 4)
@@ -115,40 +121,44 @@ def test_from_upload_to_download(page: Any, photo: Path) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= page.width
 
 
-def test_a_mask_is_filled_and_the_rest_stays(page: Any, photo: Path) -> None:
+def test_what_is_painted_is_filled(page: Any, photo: Path) -> None:
     before = np.asarray(Image.open(photo))
-    marked = np.zeros(before.shape[:2], bool)
-    marked[SIDE // 4 : SIDE // 2, SIDE // 4 : SIDE // 2] = True
-    Image.fromarray(marked).save(photo.with_name("holes.png"))
-    upload(page, "#photo", photo)
+    upload(page, "#photos", photo)
     page.get_by_text("cup.png:").wait_for(timeout=60_000)
-    page.get_by_role("button", name="Fill what is missing").click()
-    upload(page, "#mask", photo.with_name("holes.png"))
-    page.locator("#mask").get_by_text("holes").wait_for(timeout=60_000)
+    page.get_by_role("button", name="Paint over what is missing").click()
+    canvas = page.locator("#editor canvas").first
+    canvas.wait_for(timeout=60_000)
+    page.wait_for_timeout(3000)
+    canvas.scroll_into_view_if_needed()
+    box = canvas.bounding_box()
+    middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
+    page.mouse.move(middle[0] - 20, middle[1])
+    page.mouse.down()
+    page.mouse.move(middle[0] + 20, middle[1], steps=8)
+    page.mouse.up()
+    page.wait_for_timeout(1000)
+    shot(page, "painted")
     page.get_by_role("button", name="Restore", exact=True).click()
     page.get_by_text("done in").wait_for(timeout=120_000)
     shot(page, "filled")
     with page.expect_download() as waited:
-        page.locator("#files a[download]").first.click()
-    after = np.asarray(Image.open(waited.value.path()))
-    assert np.array_equal(after[~marked], before[~marked])
-    assert not np.array_equal(after[marked], before[marked])
-    # It goes with its photo.
-    page.locator("#photo").get_by_role("button", name="Clear").click()
-    page.locator("#mask").get_by_text("holes").wait_for(state="detached", timeout=60_000)
+        page.locator("#download").click()
+    changed = (np.asarray(Image.open(waited.value.path())) != before).any(-1)
+    assert changed[SIDE * 3 // 8, SIDE // 2]
+    assert not changed[[0, 0, -1, -1], [0, -1, 0, -1]].any()
 
 
 def test_a_bad_file_is_named(page: Any, photo: Path) -> None:
-    upload(page, "#photo", photo.with_name("bad.png"))
+    upload(page, "#photos", photo.with_name("bad.png"))
     page.locator("#status").get_by_text("bad.png: the image is damaged").wait_for(timeout=60_000)
     assert page.get_by_role("button", name="Restore", exact=True).is_disabled()
     shot(page, "bad")
 
 
 def test_a_refused_setting_leaves_the_page_usable(page: Any, photo: Path) -> None:
-    upload(page, "#photo", photo)
+    upload(page, "#photos", photo)
     page.get_by_text("cup.png:").wait_for(timeout=60_000)
-    page.get_by_role("button", name="Settings").click()
+    page.get_by_role("button", name="More settings").click()
     restore = page.get_by_role("button", name="Restore", exact=True)
     for label, value, text in (("Steps", "500", "steps must lie"), ("Seed", "-5", "seed must lie"), ("Steps", "", "")):
         page.get_by_label(label, exact=True).fill(value)
@@ -159,21 +169,34 @@ def test_a_refused_setting_leaves_the_page_usable(page: Any, photo: Path) -> Non
 
 
 def test_several_photos_become_a_zip(page: Any, photo: Path) -> None:
-    page.get_by_role("tab", name="Many photos").click()
-    upload(page, "#photos", photo, photo.with_name("bad.png"))
-    page.wait_for_timeout(500)
-    page.get_by_role("button", name="Restore all").click()
-    page.get_by_text("1 of 2 photos restored").wait_for(timeout=120_000)
-    shot(page, "many")
+    others = [photo.with_name(f"cup {number}.jpg") for number in range(3)]
+    for other in others:
+        Image.open(photo).save(other)
+    upload(page, "#photos", photo, *others, photo.with_name("bad.png"))
+    page.get_by_text("5 photos, 5 looked at").wait_for(timeout=60_000)
+    shot(page, "several")
+    page.get_by_role("button", name="Restore", exact=True).click()
+    page.get_by_text("4 of 5 photos restored").wait_for(timeout=120_000)
+    page.locator("#gallery button").nth(1).click()
+    page.wait_for_timeout(1000)
+    assert "cup%200" in page.locator("#slider img").first.get_attribute("src").replace(" ", "%20")
+    shot(page, "batch")
     with page.expect_download() as waited:
-        page.locator("#archive").click()
+        page.locator("#download").click()
     with zipfile.ZipFile(waited.value.path()) as archive:
-        assert set(archive.namelist()) == {"cup-restored.png", "summary.jsonl"}
+        assert len(archive.namelist()) == 5
         assert b"damaged" in archive.read("summary.jsonl")
 
 
+def test_an_example_is_one_click(page: Any) -> None:
+    page.locator("#examples button").filter(has_text="rainy").click()
+    page.get_by_text("rainy.png: 480").wait_for(timeout=60_000)
+    playwright.expect(page.locator("#examples")).to_be_hidden()
+    shot(page, "example")
+
+
 def test_the_keyboard_is_enough(page: Any, photo: Path) -> None:
-    upload(page, "#photo", photo)
+    upload(page, "#photos", photo)
     page.get_by_text("cup.png:").wait_for(timeout=60_000)
     button = page.get_by_role("button", name="Restore", exact=True)
     for _ in range(40):

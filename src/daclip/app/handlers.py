@@ -4,20 +4,24 @@ import html
 import json
 import tempfile
 import threading
-import time
-import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from daclip.app.service import Service, Settings, shown
+from daclip.app.results import count, pack, table
+from daclip.app.service import Service, Settings, painted, preview, shown
 from daclip.app.work import Watched, progress_bar
+from daclip.decoding import read_photo
 from daclip.errors import DaclipError
 from daclip.restoring.batch import Outcome
 from daclip.restoring.restorer import Stopped
+from daclip.restoring.sampling import Progress
+
+# Longest sides of what is painted on, and of the pictures of the gallery.
+PAINTED, SMALL = 1024, 480
 
 Update = dict[Any, Any]
 """New values of the page's parts."""
@@ -27,20 +31,29 @@ Update = dict[Any, Any]
 class Parts:
     """The components of the page that change."""
 
-    restore: gr.Button  # starts with one photo
-    stop: gr.Button  # stops it
+    photos: gr.File  # the upload
+    examples: gr.Gallery  # photos to try
+    restore: gr.Button
+    stop: gr.Button
     status: gr.HTML  # progress, remarks and errors
     slider: gr.ImageSlider  # the photo before and after
     divider: gr.Slider  # moves what divides them
     bars: gr.Label  # recognised degradations
-    gallery: gr.Gallery  # several samples and their differences
-    files: gr.File  # results in full size
-    mask: gr.File  # the upload of the photo's missing parts
-    restore_all: gr.Button  # starts with several photos
-    stop_all: gr.Button  # stops them
-    batch_status: gr.HTML  # progress of several photos
-    table: gr.HTML  # the outcome of each photo
-    archive: gr.DownloadButton  # all results as a zip
+    download: gr.DownloadButton  # the result, or all as a zip
+    table: gr.HTML  # what came of each of several photos
+    gallery: gr.Gallery  # several results
+    files: gr.File  # the same as files
+    pairs: gr.State  # photo and result of each picture of the gallery, as paths
+    brush: gr.Accordion  # holds the editor
+    editor: gr.ImageEditor  # the photo, to be painted on
+
+
+@dataclass
+class Visit:
+    """What a visitor has under way."""
+
+    stop: threading.Event
+    running: int = 0
 
 
 def _message(text: str) -> str:
@@ -50,160 +63,198 @@ def _message(text: str) -> str:
 class Handlers:
     """The functions behind the page's buttons."""
 
-    def __init__(self, service: Service, parts: Parts):
+    def __init__(self, service: Service, parts: Parts, examples: Sequence[str] = ()):
         self.service = service
         self.parts = parts
-        self._stops: dict[str, threading.Event] = {}
+        self.examples = examples
+        self._visits: dict[str, Visit] = {}
 
-    def look(self, photo: str | None) -> Update:
-        """Show an uploaded photo with what is recognised."""
+    def example(self, chosen: gr.SelectData) -> list[str]:
+        """Take an example as the upload."""
+        return [self.examples[chosen.index]]
+
+    def look(self, photos: Sequence[str] | None) -> Iterator[Update]:
+        """Show uploaded photos with what is recognised."""
         parts = self.parts
-        cleared = {
-            parts.slider: None,
-            parts.divider: gr.Slider(visible=False),
-            parts.bars: None,
-            parts.gallery: gr.Gallery(value=None, visible=False),
-            parts.files: gr.File(value=None, visible=False),
-            parts.mask: None,  # of another photo
+        yield {
+            parts.examples: gr.Gallery(visible=not photos and bool(self.examples)),
+            parts.slider: gr.ImageSlider(value=None, visible=False),
+            parts.bars: gr.Label(value=None, visible=False),
+            parts.brush: gr.Accordion(open=False, visible=bool(photos) and len(photos) == 1),
+            parts.editor: None,  # of another photo
+            **self._without_results(),
             parts.status: "",
             parts.restore: gr.Button(interactive=False),
         }
-        if photo is None:
-            return cleared
+        if not photos:
+            return
+        if len(photos) > self.service.limits.files:
+            yield {parts.status: _message(self._too_many(photos))}
+        elif len(photos) == 1:
+            yield self._look_at(photos[0])
+        else:
+            outcomes: list[Outcome] = []
+            for photo in map(Path, photos):
+                try:
+                    found = self.service.look(photo)
+                    outcomes.append(Outcome(photo.name, "recognised", [], found.probabilities, notes=[*found.notes]))
+                except DaclipError as error:
+                    outcomes.append(Outcome(photo.name, "failed", error=str(error)))
+                text = _message(f"{len(photos)} photos, {len(outcomes)} looked at")
+                yield {parts.table: table(outcomes), parts.status: text, parts.restore: gr.Button(interactive=True)}
+
+    def _look_at(self, photo: str) -> Update:
+        parts = self.parts
         try:
             look = self.service.look(Path(photo))
         except DaclipError as error:
-            gr.Warning(html.escape(str(error)))
-            return {**cleared, parts.status: _message(str(error))}
+            return {parts.status: _message(str(error)), parts.brush: gr.Accordion(visible=False)}
         text = " · ".join((f"{Path(photo).name}: {look.size[0]} × {look.size[1]} pixels", *look.notes))
         return {
-            **cleared,
-            parts.slider: (look.shown, look.shown),
-            parts.bars: look.probabilities,
+            parts.slider: gr.ImageSlider(value=(look.shown, look.shown), visible=True),
+            parts.bars: gr.Label(value=look.probabilities, visible=True),
             parts.status: _message(text),
             parts.restore: gr.Button(interactive=True),
         }
 
+    def paint(self, photos: Sequence[str] | None) -> Update:
+        """Give the editor the photo."""
+        background = preview(read_photo(photos[0]), PAINTED) if photos else None
+        return {self.parts.editor: background and {"background": background, "layers": [], "composite": None}}
+
     def begin(self, request: gr.Request) -> Update:
-        """Let the page stop what now begins."""
-        self._stops[str(request.session_hash)] = threading.Event()
+        """Let the page stop what now begins; it ends what the visitor had begun before."""
+        visit = self._visits.setdefault(str(request.session_hash), Visit(threading.Event()))
+        visit.stop.set()
+        visit.stop = threading.Event()
+        visit.running += 1
         return {self.parts.restore: gr.Button(interactive=False), self.parts.stop: gr.Button(interactive=True)}
 
-    def ready(self, photo: str | None) -> Update:
+    def ready(self, photos: Sequence[str] | None, request: gr.Request) -> Update:
         """Let the page begin again: this follows on every end, also on one that Gradio itself has made."""
+        if visit := self._visits.get(str(request.session_hash)):
+            visit.running -= 1
+            if visit.running > 0:
+                return {self.parts.stop: gr.skip()}
         return {
-            self.parts.restore: gr.Button(interactive=photo is not None),
+            self.parts.restore: gr.Button(interactive=bool(photos)),
             self.parts.stop: gr.Button(interactive=False),
         }
 
-    def ready_all(self) -> Update:
-        """As `ready`, for the batch."""
-        return {self.parts.restore_all: gr.Button(interactive=True), self.parts.stop_all: gr.Button(interactive=False)}
-
     def stop(self, request: gr.Request) -> str:
         """Stop what this visitor has begun."""
-        if event := self._stops.get(str(request.session_hash)):
-            event.set()
+        if visit := self._visits.get(str(request.session_hash)):
+            visit.stop.set()
         return _message("stopping …")
+
+    def forget(self, request: gr.Request) -> None:
+        """Stop what a visitor who has left has begun."""
+        self.stop(request)
+        self._visits.pop(str(request.session_hash), None)
 
     def restore(
         self,
-        photo: str | None,
-        mask: str | None,
-        classes: str | None,
-        strength: float,
-        samples: float,
-        sampler: str,
-        steps: float,
-        seed: float,
-        instruction: str | None,
-        request: gr.Request,
-    ) -> Iterator[Update]:
-        """Restore one photo and tell how far it is."""
-        parts = self.parts
-        if photo is None:
-            yield {parts.status: _message("choose a photo first")}
-            return
-        with tempfile.TemporaryDirectory(prefix="daclip-") as folder:
-            try:
-                chosen = _settings(classes, strength, samples, sampler, steps, seed, instruction)
-                with self._watched(Path(photo), chosen, Path(folder), mask) as work:
-                    for share in work.shares():
-                        if self._stopped(request):
-                            work.stop()
-                        yield {parts.status: progress_bar(Path(photo).name, share, work.seconds, work.before)}
-                outcome = work.result()
-            except Stopped:
-                failure: str | None = "stopped"
-            except DaclipError as error:
-                failure = str(error)
-            else:
-                failure = outcome.error
-            if failure is not None:
-                yield {parts.status: _message(failure)}
-                return
-            paths = [Path(path) for path in outcome.results]
-            paths = [*paths[-1:], *paths[:-1]]
-            titles = ["restored", *(f"sample {i}" for i in range(2, chosen.samples + 1)), "uncertainty"]
-            captioned = [*zip(map(shown, paths), titles, strict=True)] if len(paths) > 1 else None
-            remarks = (f"done in {outcome.seconds:.1f} s", *outcome.changes, *outcome.notes)
-            yield {
-                parts.slider: gr.ImageSlider(value=(shown(Path(photo)), shown(paths[0])), slider_position=50),
-                parts.divider: gr.Slider(value=50, visible=True),
-                parts.bars: outcome.probabilities,
-                parts.gallery: gr.Gallery(value=captioned, visible=captioned is not None),
-                parts.files: gr.File(value=[*map(str, paths)], visible=True),
-                parts.status: _message(" · ".join(remarks)),
-            }
-
-    def restore_all(
-        self,
         photos: Sequence[str] | None,
+        editor: Mapping[str, Any] | None,
         classes: str | None,
-        strength: float,
-        samples: float,
+        strength: float | None,
+        passes: str,
+        samples: float | None,
         sampler: str,
-        steps: float,
-        seed: float,
+        steps: float | None,
+        seed: float | None,
         instruction: str | None,
         request: gr.Request,
     ) -> Iterator[Update]:
-        """Restore several photos into a zip; a photo that fails costs only itself."""
+        """Restore the photos and tell how far it is; one that fails costs only itself."""
         parts = self.parts
-        most = self.service.limits.files
-        if not photos or len(photos) > most:
-            text = "choose photos first" if not photos else f"{len(photos)} photos; here at most {most} at a time"
-            yield {parts.batch_status: _message(text)}
+        if not photos or len(photos) > self.service.limits.files:
+            yield {parts.status: _message(self._too_many(photos) if photos else "choose a photo first")}
             return
-        started = time.monotonic()
+        visit = self._visits.get(str(request.session_hash)) or Visit(threading.Event())
+        stop = visit.stop
         outcomes: list[Outcome] = []
+        end = None
         with tempfile.TemporaryDirectory(prefix="daclip-") as folder:
             try:
-                chosen = _settings(classes, strength, samples, sampler, steps, seed, instruction)
-                for number, photo in enumerate(photos):
-                    with self._watched(Path(photo), chosen, Path(folder) / f"{number}") as work:
+                chosen = _settings(classes, strength, passes, samples, sampler, steps, seed, instruction)
+                self.service.check(chosen)
+                mask = painted(editor, Path(photos[0]), Path(folder)) if len(photos) == 1 else None
+                for number, photo in enumerate(map(Path, photos)):
+                    with self._watched(photo, chosen, Path(folder) / f"{number}", mask) as work:
                         for share in work.shares():
-                            if self._stopped(request):
+                            if stop.is_set():
                                 work.stop()
-                            what, whole = f"photo {number + 1} of {len(photos)}", (number + share) / len(photos)
+                            what = photo.name if len(photos) == 1 else f"photo {number + 1} of {len(photos)}"
                             worked = work.seconds + sum(outcome.seconds or 0 for outcome in outcomes)
-                            bar = progress_bar(what, whole, worked, work.before)
-                            yield {parts.batch_status: bar, parts.table: _table(outcomes)}
+                            bar = progress_bar(what, (number + share) / len(photos), worked, work.before)
+                            yield {parts.status: bar}
                     outcomes.append(work.result())
-                text = f"{_count(outcomes)} in {time.monotonic() - started:.1f} s"
+                    if len(photos) > 1:
+                        yield {parts.table: table(outcomes)}
             except Stopped:
-                text = f"stopped: {_count(outcomes)}"
+                end = "stopped"
             except DaclipError as error:
-                text = str(error)
-            archive = Path(folder) / "restored.zip"
-            _zip(outcomes, archive)
-            button = gr.DownloadButton(value=str(archive), interactive=any(outcome.results for outcome in outcomes))
-            yield {parts.table: _table(outcomes), parts.archive: button, parts.batch_status: _message(text)}
+                end = str(error)
+            yield self._results(photos, outcomes, end, Path(folder))
 
-    def begin_all(self, request: gr.Request) -> Update:
-        """As `begin`, for the batch."""
-        self.begin(request)
-        return {self.parts.restore_all: gr.Button(interactive=False), self.parts.stop_all: gr.Button(interactive=True)}
+    def _results(self, photos: Sequence[str], outcomes: Sequence[Outcome], end: str | None, folder: Path) -> Update:
+        """What came of the photos; `end` says what ended the work early."""
+        parts = self.parts
+        told = [end] if end else []
+        if len(photos) > 1 and outcomes:
+            told.append(f"{count(outcomes)} in {sum(outcome.seconds or 0 for outcome in outcomes):.1f} s")
+        elif outcomes:
+            (outcome,) = outcomes
+            told += [outcome.error or f"done in {outcome.seconds:.1f} s", *outcome.changes, *outcome.notes]
+        update: Update = {parts.status: _message(" · ".join(told))}
+        pairs = [(photo, path) for photo, outcome in zip(photos, outcomes, strict=False) for path in outcome.files]
+        if len(photos) > 1:
+            update[parts.table] = table(outcomes)
+        if not pairs:
+            return update
+        files = [path for _, path in pairs]
+        if several := len(files) > 1:
+            whole, label = str(pack(outcomes, folder / "restored.zip")), "Download all (zip)"
+            small = [(preview(read_photo(path), SMALL), Path(path).name) for path in files]
+            update[parts.gallery] = gr.Gallery(value=small, visible=True)
+            update[parts.files] = gr.File(value=files, visible=True)
+        else:
+            whole, label = files[0], "Download"
+        return {
+            **update,
+            parts.download: gr.DownloadButton(label, value=whole, visible=True),
+            parts.pairs: [photo for photo, _ in pairs] if several else [],
+            **self._compared(*pairs[0]),
+            **({parts.bars: gr.Label(value=outcomes[0].probabilities)} if len(photos) == 1 else {}),
+        }
+
+    def compare(self, photos: Sequence[str], files: Sequence[str] | None, chosen: gr.SelectData) -> Update:
+        """Show a picture of the gallery against its photo."""
+        if not files or not photos:
+            return {self.parts.slider: gr.skip()}
+        return self._compared(photos[chosen.index], files[chosen.index])
+
+    def _compared(self, photo: str, result: str) -> Update:
+        both = shown(Path(photo)), shown(Path(result))
+        return {
+            self.parts.slider: gr.ImageSlider(value=both, slider_position=50, visible=True),
+            self.parts.divider: gr.Slider(value=50, visible=True),
+        }
+
+    def _without_results(self) -> Update:
+        parts = self.parts
+        return {
+            parts.divider: gr.Slider(visible=False),
+            parts.download: gr.DownloadButton(visible=False),
+            parts.table: "",
+            parts.gallery: gr.Gallery(value=None, visible=False),
+            parts.files: gr.File(value=None, visible=False),
+            parts.pairs: [],
+        }
+
+    def _too_many(self, photos: Sequence[str]) -> str:
+        return f"{len(photos)} photos; here at most {self.service.limits.files} at a time"
 
     def classify_for_programs(self, photo: str) -> dict[str, float]:
         """Classes of a photo with probabilities, most likely first."""
@@ -223,43 +274,35 @@ class Handlers:
         seed: float = 0,
         mask: str | None = None,
         instruction: str = "",
+        passes: str = "1",
     ) -> Iterator[tuple[list[str] | None, dict[str, Any]]]:
         """Restore a photo: yields no files and the finished share until its files (restoration first) and report."""
         with tempfile.TemporaryDirectory(prefix="daclip-") as folder:
             try:
-                chosen = _settings(degradation, strength, samples, sampler, steps, seed, instruction)
-                with self._watched(Path(photo), chosen, Path(folder), mask) as work:
+                chosen = _settings(degradation, strength, passes, samples, sampler, steps, seed, instruction)
+                with self._watched(Path(photo), chosen, Path(folder), Path(mask) if mask else None) as work:
                     for share in work.shares():
-                        yield None, {"progress": round(share, 3)}
+                        yield None, {"progress": round(share, 3), "before": work.before}
                 outcome = work.result()
             except DaclipError as error:
                 raise gr.Error(str(error), print_exception=False) from None
             if outcome.error is not None:
                 raise gr.Error(outcome.error, print_exception=False)
             report = json.loads(outcome.line())
-            files = [*outcome.results[-1:], *outcome.results[:-1]]
-            report["results"] = [Path(path).name for path in files]
-            yield files, report
+            report["results"] = [Path(path).name for path in outcome.files]
+            yield outcome.files, report
 
-    def _watched(self, photo: Path, settings: Settings, folder: Path, mask: str | None = None) -> Watched[Outcome]:
-        def run(on_progress: Callable[[float], None]) -> Outcome:
-            return self.service.restore(photo, settings, folder, on_progress, Path(mask) if mask else None)
+    def _watched(self, photo: Path, settings: Settings, folder: Path, mask: Path | None = None) -> Watched[Outcome]:
+        def run(on_progress: Progress) -> Outcome:
+            return self.service.restore(photo, settings, folder, on_progress, mask)
 
         return Watched(run, self.service.turns)
-
-    def _stopped(self, request: gr.Request) -> bool:
-        event = self._stops.get(str(request.session_hash))
-        return event is not None and event.is_set()
-
-    def forget(self, request: gr.Request) -> None:
-        """Stop what a visitor who has left has begun."""
-        self.stop(request)
-        self._stops.pop(str(request.session_hash), None)
 
 
 def _settings(
     classes: str | None,
     strength: float | None,
+    passes: str,
     samples: float | None,
     sampler: str,
     steps: float | None,
@@ -268,38 +311,4 @@ def _settings(
 ) -> Settings:
     """The choices of the page; one whose field is empty is as it is at the beginning."""
     numbers = (int(samples or 1), sampler, int(steps or 0), int(seed or 0))
-    return Settings(classes or "", 1.0 if strength is None else strength, *numbers, instruction or "")
-
-
-def _count(outcomes: Sequence[Outcome]) -> str:
-    done = sum(outcome.status == "restored" for outcome in outcomes)
-    return f"{done} of {len(outcomes)} photos restored"
-
-
-def _table(outcomes: Sequence[Outcome]) -> str:
-    """A row for each photo, as an HTML table whose texts wrap on a phone."""
-    rows = []
-    for outcome in outcomes:
-        found = ", ".join(f"{class_name} {share:.0%}" for class_name, share in list(outcome.probabilities.items())[:2])
-        text = outcome.error or " · ".join((outcome.status, found, *outcome.changes, *outcome.notes))
-        cells = (outcome.photo, text.removeprefix(f"{outcome.photo}: "))
-        style = "text-align: left; vertical-align: top; padding: 0.3em; min-width: 7em; overflow-wrap: anywhere"
-        rows.append("".join(f'<td style="{style}">{html.escape(cell)}</td>' for cell in cells))
-    return f"<table>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>" if rows else ""
-
-
-def _zip(outcomes: Sequence[Outcome], path: Path) -> None:
-    """All results, and a line for each photo; names that occur twice are numbered."""
-    taken: set[str] = set()
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        for outcome in outcomes:
-            names = []
-            for result in map(Path, outcome.results):
-                name, number = result.name, 2
-                while name.lower() in taken:
-                    name, number = f"{result.stem}-{number}{result.suffix}", number + 1
-                taken.add(name.lower())
-                archive.write(result, name)
-                names.append(name)
-            outcome.results = names
-        archive.writestr("summary.jsonl", "".join(outcome.line() + "\n" for outcome in outcomes))
+    return Settings(classes or "", 1.0 if strength is None else strength, *numbers, instruction or "", passes)

@@ -1,6 +1,6 @@
 """The page's server: no telemetry, no network, no file but what the page gives out."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import gradio as gr
@@ -86,15 +86,17 @@ def page_of(
     queue: int = 32,
     seed: int = 0,
     networks: Iterable[tuple[str, str | None]] = (),
+    examples: Mapping[str, str] | None = None,
     **options: Any,
 ) -> Any:
     """Gradio page of a restorer (folder or hub name, default `outputs/restorer/latest`); `options` as `Restorer`'s,
-    `networks` arguments of `Restorer.with_network`."""
+    `networks` arguments of `Restorer.with_network`, `examples` photos to try by their captions."""
     folder = find_artifact(artifact, "outputs/restorer", "make train-restorer")
     restorer = Restorer.from_pretrained(folder, seed=seed, **options)
     for path, class_name in networks:
         restorer = restorer.with_network(path, class_name)
-    page: Any = build_page(Service(restorer, limits, queue), seed).queue(default_concurrency_limit=None)
+    gr.set_static_paths([*(examples or {}).values()])  # else they would go with old results
+    page: Any = build_page(Service(restorer, limits, queue), seed, examples).queue(default_concurrency_limit=None)
     _stay_local(page)
     page.most_files = limits.files
     return page

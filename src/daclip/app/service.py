@@ -1,11 +1,13 @@
 """The page's work on photos, without a page: look at one, restore one, refuse what is too much."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageChops
 
 from daclip.app.work import Turns
 from daclip.decoding import PhotoFile, photo_header, read_photo
@@ -14,15 +16,20 @@ from daclip.encoding import result_suffix
 from daclip.errors import DaclipError
 from daclip.restoring.batch import Job, Outcome, Request, attempt
 from daclip.restoring.control import Phrases, check_strength, parse_classes, unknown_classes
+from daclip.restoring.passes import Passes, check_passes
 from daclip.restoring.restorer import Restorer
 from daclip.restoring.sampling import Progress
 
-# The choice of no sampler.
+# The choice of no sampler, and those of passes.
 AS_TRAINED = "as trained"
+ONCE, IN_TURN = "1", "auto"
 
 # Formats that browsers show, and the longest side of the preview of others.
 BROWSERS = {"JPEG", "MPO", "PNG", "WEBP"}
 SHOWN = 1600
+
+# From this alpha a pixel counts as painted on.
+HALF = 128
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,7 @@ class Settings:
     steps: int  # of the sampler; 0 takes its own number
     seed: int  # seed of the noise
     instruction: str = ""  # what to repair and what to leave, in plain English
+    passes: str = ONCE  # or `IN_TURN`
 
 
 @dataclass(frozen=True)
@@ -60,10 +68,10 @@ class Look:
     notes: tuple[str, ...]  # remarks of the reader of files
 
 
-def preview(file: PhotoFile) -> Image.Image:
-    """A photo as browsers show it: 8 bits, at most 1600 pixels a side, transparency on light gray."""
+def preview(file: PhotoFile, side: int = SHOWN) -> Image.Image:
+    """A photo as browsers show it: 8 bits, at most so many pixels a side, transparency on light gray."""
     image = file.pixels.shallow().to_pil()
-    image.thumbnail((SHOWN, SHOWN))
+    image.thumbnail((side, side))
     image = image.convert("RGBA")
     ground = Image.new("RGBA", image.size, (230, 230, 230, 255))
     ground.alpha_composite(image)
@@ -79,6 +87,20 @@ def shown(path: Path) -> str | Image.Image:
     except OSError:  # a kind that Pillow alone does not read
         pass
     return preview(read_photo(path))
+
+
+def painted(editor: Mapping[str, Any] | None, photo: Path, folder: Path) -> Path | None:
+    """A mask of the photo's size, white where the editor's layers are painted on; None where nothing is."""
+    marked: Image.Image | None = None
+    for layer in (editor or {}).get("layers", ()):
+        alpha = layer.getchannel("A")
+        marked = ImageChops.lighter(marked, alpha) if marked else alpha
+    if marked is None or marked.getextrema()[1] < HALF:
+        return None
+    header = photo_header(photo, photo)
+    mask = marked.resize((header.width, header.height)).point(lambda value: 255 * (value >= HALF))
+    mask.save(folder / "mask.png")
+    return folder / "mask.png"
 
 
 def without_folders(text: str, *files: Path) -> str:
@@ -122,6 +144,9 @@ class Service:
         ):
             if not least <= value <= most:
                 raise DaclipError(f"{name} must lie between {least} and {most} here, got {value}")
+        if settings.passes not in (ONCE, IN_TURN):
+            raise DaclipError(f"passes must be {ONCE} or {IN_TURN}, got {settings.passes}")
+        check_passes(_passes(settings), degradation=settings.classes.strip(), samples=settings.samples > 1)
         names = self.limits.samplers
         if settings.sampler not in (AS_TRAINED, *names):
             raise DaclipError(f"there is no sampler '{settings.sampler}'; choose from {', '.join(names)}")
@@ -147,7 +172,8 @@ class Service:
             raise DaclipError(without_folders(str(error))) from None
         classes = settings.classes.strip() or None
         wish = settings.instruction.strip() or None
-        request = Request(classes, settings.strength, settings.samples, False, False, instruction=wish)
+        asked = {"instruction": wish, "passes": _passes(settings)}
+        request = Request(classes, settings.strength, settings.samples, False, False, **asked)
         given = [photo] if mask is None else [photo, mask]
         try:
             for file in given:
@@ -184,3 +210,7 @@ class Service:
                 f"{photo}: {header.width} x {header.height} pixels are more than the {self.limits.megapixels:g} "
                 "million that are restored here; scale it down, or use `daclip restore` on your own machine"
             )
+
+
+def _passes(settings: Settings) -> Passes:
+    return 1 if settings.passes == ONCE else "auto"

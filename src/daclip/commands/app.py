@@ -1,8 +1,19 @@
 """The web page."""
 
 import argparse
+import tempfile
+from pathlib import Path
 
-from daclip.commands.options import Parser, add_artifact, add_machine, add_network, entry_point, named_network, say
+from daclip.commands.options import (
+    Parser,
+    add_artifact,
+    add_machine,
+    add_network,
+    entry_point,
+    make,
+    named_network,
+    say,
+)
 from daclip.errors import DaclipError
 from daclip.files import choices
 
@@ -40,7 +51,9 @@ def app(options: argparse.Namespace) -> None:
         if (error.name or "").partition(".")[0] not in ("gradio", "gradio_client"):
             raise
         raise DaclipError("the web app needs Gradio; install it with pip install 'daclip[app]'") from None
+    from daclip.app.examples import make_examples
     from daclip.app.service import Limits
+    from daclip.config import composed
 
     limits = Limits(
         options.max_megapixels,
@@ -52,10 +65,13 @@ def app(options: argparse.Namespace) -> None:
     )
     machine = {name: getattr(options, name) for name in ("device", "precision", "max_memory")}
     networks = map(named_network, options.network)
-    page = page_of(options.artifact, limits, options.queue, options.seed, networks, **machine)
-    address = launch(page, options.host, options.port, options.max_upload_mb)
-    say(f"the page is at {address}  (Ctrl+C ends it)")
-    page.block_thread()
+    degradations = make(composed(None, ["+degradation=world"])["degradation"])
+    with tempfile.TemporaryDirectory(prefix="daclip-") as folder:
+        examples = make_examples(degradations, Path(folder))
+        page = page_of(options.artifact, limits, options.queue, options.seed, networks, examples, **machine)
+        address = launch(page, options.host, options.port, options.max_upload_mb)
+        say(f"the page is at {address}  (Ctrl+C ends it)")
+        page.block_thread()
 
 
 main = entry_point((parser(), app))

@@ -72,6 +72,11 @@ class Outcome:
     error: str | None = None
 
     @property
+    def files(self) -> list[str]:
+        """The results, the restoration itself first."""
+        return [*self.results[-1:], *self.results[:-1]]
+
+    @property
     def changes(self) -> list[str]:
         """What an instruction let be repaired and left, and the passes, for people; none without either."""
         turns = ", then ".join(f"{class_name} ({confidence:.0%})" for class_name, confidence in self.passes)

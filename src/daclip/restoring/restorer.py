@@ -4,6 +4,7 @@ import copy
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -237,9 +238,10 @@ class Restorer(Classifier):
         if classes is not None and wish is not None:
             raise DaclipError("give a degradation or an instruction, not both")
         if most > 1:
+            parts = [on_progress and part_of(on_progress, i, len(unpacked)) for i in range(len(unpacked))]
             turns = [
-                self._in_turn(photo, number, most, instruction, wish, strength)
-                for photo, number in zip(unpacked, numbers, strict=True)
+                self._in_turn(photo, most, instruction, wish, told, numbers=[number], strength=strength)
+                for photo, number, told in zip(unpacked, numbers, parts, strict=True)
             ]
             packed = [
                 replace(
@@ -276,13 +278,15 @@ class Restorer(Classifier):
         return done[0] if single else Restored(done)
 
     def _in_turn(
-        self, photo: Pixels, number: int, most: int, instruction: str | None, wish: Wish | None, strength: float
+        self, photo: Pixels, most: int, instruction: str | None, wish: Wish | None, on_progress: Any, **asked: Any
     ) -> Restoration:
         """One photo in several passes; an instruction chooses the first, and what later ones may repair."""
+        turn = count()
 
         def repair(image: Pixels, class_name: str | None) -> Restoration:
-            asked = {"instruction": instruction} if class_name is None else {"degradation": class_name}
-            done: Restoration = self.restore(image, [number], strength=strength, **asked)
+            told = on_progress and part_of(on_progress, next(turn), most)
+            what = {"instruction": instruction} if class_name is None else {"degradation": class_name}
+            done: Restoration = self.restore(image, on_progress=told, **what, **asked)
             return done
 
         def allowed(class_name: str) -> bool:
