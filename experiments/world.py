@@ -49,6 +49,7 @@ CORRUPTIONS = {
     "snow": "snowy",
     "spatter": "raindrop",
 }
+UNSHARED = "spatter"  # named or not, it is no fault of recognition
 
 
 @dataclass
@@ -239,23 +240,28 @@ def markdown(rows: Sequence[Row]) -> str:
 def summary(rows: Sequence[Row]) -> dict[str, Any]:
     """What the rows come to: means over classes of means over their sets."""
 
-    def over_classes(part: str, score: str) -> float:
+    def over_classes(part: str, score: str, without: str | None = None) -> float:
         found: dict[str, list[float]] = {}
-        for row in rows:
+        for row in (row for row in rows if row.name != without):
             value = row.named if score == "named" else row.scores.get(score)
             if row.part == part and value is not None:
                 found.setdefault(row.degradation, []).append(value)
         return statistics.fmean(statistics.fmean(values) for values in found.values()) if found else float("nan")
 
-    pairs = [row for row in rows if row.part == "paired"]
+    def least(part: str, score: str) -> float | None:
+        return min((row.scores[score] for row in rows if row.part == part), default=None)
+
     return {
         "paired_named": over_classes("paired", "named"),
         "paired_gain": over_classes("paired", "gain"),
-        "paired_worst_set": min((row.scores["gain"] for row in pairs), default=None),
+        "paired_worst_set": least("paired", "gain"),
+        "unpaired_named": over_classes("unpaired", "named"),
         "clean_named": over_classes("clean", "named"),
-        "clean_worst": min((row.scores["worst"] for row in rows if row.part == "clean"), default=None),
-        "generator_named": over_classes("generator", "named"),
+        "clean_median": least("clean", "median"),  # of the set that comes back least alike
+        "clean_worst": least("clean", "worst"),
+        "generator_named": over_classes("generator", "named", without=UNSHARED),
         "generator_gain": over_classes("generator", "gain"),
+        "generator_worst": least("generator", "gain"),
     }
 
 

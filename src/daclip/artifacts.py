@@ -23,6 +23,8 @@ from daclip.trust import read_yaml, refuse_foreign_parts
 
 HUB_FILES = ["*.yaml", "*.json", "*.safetensors"]
 UNSCORED = "not_scored"  # the key of the scores that says why there are none
+# The restorer inside the package, which the name PRETRAINED stands for, and its model card.
+PRETRAINED, PACKAGED = "pretrained", Path(__file__).parent / "pretrained"
 CONFIG, WEIGHTS, METRICS, RECORD = "config.yaml", "weights.safetensors", "metrics.json", "record.json"
 EMBEDDED_PHOTOS = "daclip.data.sources.EmbeddedPhotos"
 
@@ -89,7 +91,7 @@ class Artifact:
     """An artifact folder with `config.yaml` (resolved, as `config`) and `weights.safetensors`; else a `DaclipError`."""
 
     def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
+        self.folder = PACKAGED if str(folder) == PRETRAINED else Path(folder)
         if not self.folder.is_dir():
             raise DaclipError(f"{folder}: no such artifact folder; check the path")
         for name in (CONFIG, WEIGHTS):
@@ -304,6 +306,13 @@ def read_metrics(folder: str | Path) -> dict[str, Any]:
 def read_record(folder: str | Path) -> dict[str, Any]:
     """Provenance in an artifact folder."""
     return _read_json(Path(folder) / RECORD)
+
+
+def artifact_folder(source: str | Path, revision: str | None = None) -> Path:
+    """The folder that a path, a model `owner/name` of the hub at a revision, or `pretrained` stands for."""
+    if str(source) == PRETRAINED:
+        return PACKAGED
+    return Path(source) if Path(source).is_dir() else from_hub(str(source), revision)
 
 
 def from_hub(name: str, revision: str | None = None) -> Path:

@@ -30,8 +30,9 @@ COFFEE, CAT = data.coffee(), data.chelsea()
 
 @pytest.fixture
 def place(tmp_path: Path, restorer_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working folder with an artifact where the commands look for it, and a folder of photos."""
+    """A working folder with a folder of photos, and a small restorer in place of the package's."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("daclip.artifacts.PACKAGED", restorer_artifact)
     (tmp_path / "outputs" / "restorer").mkdir(parents=True)
     (tmp_path / "outputs" / "restorer" / "latest").symlink_to(restorer_artifact, target_is_directory=True)
     (tmp_path / "photos" / "trip").mkdir(parents=True)

@@ -107,7 +107,7 @@ def test_restore_keeps_names_and_sizes_and_names_the_degradation(place: Path) ->
     (photos / "trip").mkdir(parents=True)
     Image.fromarray(data.coffee()[:45, :70]).save(photos / "a b.png")
     Image.fromarray(data.chelsea()[:33, :50]).convert("L").save(photos / "trip" / "cat.jpg")
-    done = run("daclip", "restore", str(photos), "-o", "clean", cwd=place)
+    done = run("daclip", "restore", str(photos), "-o", "clean", "--artifact", "outputs/restorer/latest", cwd=place)
     assert Image.open(place / "clean" / "a b.png").size == (70, 45)
     assert Image.open(place / "clean" / "trip" / "cat.jpg").size == (50, 33)
     lines = [line for line in done.stdout.splitlines() if "→" in line]
@@ -115,7 +115,8 @@ def test_restore_keeps_names_and_sizes_and_names_the_degradation(place: Path) ->
     assert all(any(class_name in line for class_name in TEN) for line in lines)
     first = (place / "clean" / "a b.png").read_bytes()
     with contextlib.chdir(place):
-        assert invoke("daclip.commands.restore", str(photos / "a b.png"), "--output", "clean2") is None
+        own = ["--artifact", "outputs/restorer/latest"]
+        assert invoke("daclip.commands.restore", str(photos / "a b.png"), "--output", "clean2", *own) is None
     assert (place / "clean2" / "a b.png").read_bytes() == first
 
 

@@ -9,7 +9,6 @@ from starlette.formparsers import MultiPartException
 
 from daclip.app.page import build_page
 from daclip.app.service import Limits, Service
-from daclip.artifacts import find_artifact
 from daclip.errors import DaclipError
 from daclip.restoring.restorer import Restorer
 
@@ -81,7 +80,7 @@ class FewFiles:
 
 
 def page_of(
-    artifact: str | None,
+    artifact: str,
     limits: Limits,
     queue: int = 32,
     seed: int = 0,
@@ -89,10 +88,9 @@ def page_of(
     examples: Mapping[str, str] | None = None,
     **options: Any,
 ) -> Any:
-    """Gradio page of a restorer (folder or hub name, default `outputs/restorer/latest`); `options` as `Restorer`'s,
-    `networks` arguments of `Restorer.with_network`, `examples` photos to try by their captions."""
-    folder = find_artifact(artifact, "outputs/restorer", "make train-restorer")
-    restorer = Restorer.from_pretrained(folder, seed=seed, **options)
+    """Gradio page of a restorer (folder, hub name or `pretrained`); `options` as `Restorer`'s, `networks` arguments of
+    `Restorer.with_network`, `examples` photos to try by their captions."""
+    restorer = Restorer.from_pretrained(artifact, seed=seed, **options)
     for path, class_name in networks:
         restorer = restorer.with_network(path, class_name)
     gr.set_static_paths([*(examples or {}).values()])  # else they would go with old results

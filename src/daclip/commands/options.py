@@ -57,10 +57,10 @@ class Parser(argparse.ArgumentParser):
         return found
 
 
-def add_artifact(parser: argparse.ArgumentParser, default: str = "outputs/restorer/latest") -> None:
+def add_artifact(parser: argparse.ArgumentParser) -> None:
     """Add `--artifact`."""
-    text = f"artifact folder, or OWNER/NAME on the hub (default: {default})"
-    parser.add_argument("--artifact", metavar="FOLDER", help=text)
+    text = "artifact folder, or OWNER/NAME on the hub (default: the restorer in the package)"
+    parser.add_argument("--artifact", metavar="FOLDER", default="pretrained", help=text)
     add_trust(parser)
 
 

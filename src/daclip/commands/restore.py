@@ -80,7 +80,6 @@ def parser() -> Parser:
 
 def restorer_of(options: Namespace) -> "Restorer":
     """The restorer that the options describe."""
-    from daclip.artifacts import find_artifact
     from daclip.restoring.restorer import Restorer
 
     sampler, steps = None, options.steps
@@ -89,10 +88,9 @@ def restorer_of(options: Namespace) -> "Restorer":
         sampler, steps = make(node if steps is None else {**node, "steps": steps}), None
     elif options.overrides:
         raise DaclipError("--set changes a sampler that is named; add --sampler NAME")
-    folder = find_artifact(options.artifact, "outputs/restorer", "make train-restorer")
     names = ("device", "precision", "seed", "max_memory", "tile", "overlap", "batch_size")
     machine = {name: getattr(options, name) for name in names}
-    restorer = Restorer.from_pretrained(folder, sampler=sampler, steps=steps, **machine)
+    restorer = Restorer.from_pretrained(options.artifact, sampler=sampler, steps=steps, **machine)
     for path, class_name in map(named_network, options.network):
         if class_name is None and (sampler is not None or steps is not None):
             raise DaclipError(f"--network {path} restores in one call; leave out --sampler and --steps")
@@ -196,7 +194,7 @@ def classify_parser() -> Parser:
     )
     add = parser.add_argument
     add("photos", nargs="+", metavar="PHOTO", help="photos, folders, quoted patterns; after -- also -names")
-    add_artifact(parser, "outputs/restorer/latest, else outputs/daclip/latest")
+    add_artifact(parser)
     add("--json", action="store_true", help="print a line of JSON a photo, with all probabilities")
     add("--summary", metavar="FILE", help="write these lines of JSON to a file")
     add("--recursive", action=BooleanOptionalAction, default=True, help="folders with all below them (default: yes)")
@@ -206,14 +204,11 @@ def classify_parser() -> Parser:
 
 def classify(options: Namespace) -> "list[Outcome]":
     """Name what is wrong with each photo; one that cannot be read does not cost the others."""
-    from daclip.artifacts import find_artifact
     from daclip.restoring.batch import Request, attempt, plan
     from daclip.restoring.restorer import Classifier
 
     jobs = plan(options.photos, Path(), recursive=options.recursive, samples=0, tell=_tell_aside)
-    root = "outputs/restorer" if Path("outputs/restorer/latest").is_dir() else "outputs/daclip"
-    folder = find_artifact(options.artifact, root, "make train-daclip")
-    classifier = Classifier.from_pretrained(folder, device=options.device, precision=options.precision)
+    classifier = Classifier.from_pretrained(options.artifact, device=options.device, precision=options.precision)
     record = Path(options.summary) if options.summary else None
     request = Request(None, strength=1.0, samples=1, dry_run=True, overwrite=False)
     tasks = [partial(attempt, classifier, job, request) for job in jobs]

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from daclip.arithmetic import autocast, device_by_name
-from daclip.artifacts import Artifact, from_hub, load_daclip, load_denoiser
+from daclip.artifacts import PRETRAINED, Artifact, artifact_folder, load_daclip, load_denoiser
 from daclip.decoding import Header, read_paths
 from daclip.degradations.base import CLEAN
 from daclip.errors import DaclipError
@@ -67,9 +67,9 @@ class Classifier:
         self.vocabulary = stage_1.classes
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, **options: Any) -> "Classifier":
-        """A classifier from an artifact folder or a model of the Hugging Face hub."""
-        return cls(source if Path(source).is_dir() else from_hub(str(source)), **options)
+    def from_pretrained(cls, source: str | Path = PRETRAINED, **options: Any) -> "Classifier":
+        """A classifier from an artifact folder, a model of the Hugging Face hub, or, by default, the package."""
+        return cls(artifact_folder(source), **options)
 
     def classify(self, photos: Any) -> list[dict[str, float]]:
         """Probabilities of the classes of each photo, most likely first; see `Restorer.restore` for kinds of photos."""
@@ -145,17 +145,17 @@ class Restorer(Classifier):
     @classmethod
     def from_pretrained(
         cls,
-        source: str | Path,
+        source: str | Path = PRETRAINED,
         *,
         sampler: str | Sampler | None = None,
         steps: int | None = None,
         revision: str | None = None,
         **options: Any,
     ) -> "Restorer":
-        """A restorer from an artifact folder, or from `owner/name` on the Hugging Face hub at a `revision`. `sampler`
-        is one, or the name of one of `conf/sampler/`; it and `steps` default to the artifact's; `options`:
-        `Restorer`'s."""
-        folder = Path(source) if Path(source).is_dir() else from_hub(str(source), revision)
+        """A restorer from an artifact folder, from `owner/name` on the Hugging Face hub at a `revision`, or, by
+        default, from the package. `sampler` is one, or the name of one of `conf/sampler/`; it and `steps` default to
+        the artifact's; `options`: `Restorer`'s."""
+        folder = artifact_folder(source, revision)
         return cls(folder, sampler_of(Artifact(folder), sampler, steps), **options)
 
     def using(

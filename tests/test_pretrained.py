@@ -1,0 +1,77 @@
+"""The restorer in the package, on photos that it was not trained on."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage import data
+from torch import Tensor
+
+from daclip import Restorer
+from daclip.artifacts import PACKAGED
+from daclip.degradations.base import CLEAN
+from daclip.metrics.image import psnr
+
+MOST_BYTES = 12.6e6
+
+
+@pytest.fixture(scope="module")
+def restorer() -> Restorer:
+    return Restorer.from_pretrained(device="cpu", precision="fp32")
+
+
+def photo(name: str) -> Tensor:
+    pixels = np.ascontiguousarray(getattr(data, name)()[:256, :256])
+    return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
+
+
+def noisy(hq: Tensor) -> Tensor:
+    noise = torch.randn(hq.shape, generator=torch.Generator().manual_seed(0))
+    return ((hq + 50 / 255 * noise).clamp(0, 1) * 255).round() / 255
+
+
+def compressed(hq: Tensor) -> Tensor:
+    file = io.BytesIO()
+    Image.fromarray((hq * 255).byte().permute(1, 2, 0).numpy()).save(file, "JPEG", quality=10)
+    return torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1).float() / 255
+
+
+def test_it_is_small_and_knows_no_folder_of_the_machine_that_trained_it() -> None:
+    files = [path for path in PACKAGED.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < MOST_BYTES
+    for path in files:
+        if path.suffix != ".safetensors":
+            text = path.read_text(encoding="utf-8")
+            assert not [word for word in ("/home/", "/root/", "/tmp/", "/work/") if word in text], path
+
+
+def test_its_card_says_what_it_is_from_and_what_it_cannot_do() -> None:
+    card = (PACKAGED / "MODEL_CARD.md").read_text(encoding="utf-8")
+    for word in ("CC BY-SA 4.0", "world_restorer", "commit", "seed", "cannot do", "| paired |", "| clean |"):
+        assert word in card
+
+
+@pytest.mark.parametrize("name", ["astronaut", "coffee", "chelsea"])
+def test_it_leaves_good_photos_alone(restorer: Restorer, name: str) -> None:
+    hq = photo(name)
+    done = restorer.restore(hq)
+    assert done.degradation == CLEAN
+    assert float(psnr(done.image[None], hq[None])) > 45
+
+
+@pytest.mark.parametrize(("corrupt", "class_name", "gain"), [(noisy, "noisy", 6), (compressed, "jpeg-compressed", 0.3)])
+def test_it_names_and_repairs(restorer: Restorer, corrupt: "object", class_name: str, gain: float) -> None:
+    hq = photo("astronaut")
+    lq = corrupt(hq)  # type: ignore[operator]
+    done = restorer.restore(lq)
+    assert done.degradation == class_name
+    assert float(psnr(done.image[None], hq[None]) - psnr(lq[None], hq[None])) > gain
+
+
+def test_paths_and_the_name_stand_for_the_same(restorer: Restorer) -> None:
+    other = Restorer(Path(PACKAGED), device="cpu", precision="fp32")
+    lq = noisy(photo("coffee"))
+    assert torch.equal(other.restore(lq).image, restorer.restore(lq).image)
