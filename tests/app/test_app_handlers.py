@@ -50,7 +50,8 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def restored(handlers: Handlers, photos: list[Path], editor: Any = None, **settings: Any) -> Iterator[Any]:
-    return handlers.restore([*map(str, photos)], editor, *(PLAIN | settings).values(), VISITOR)
+    given: list[Any] = [*(PLAIN | settings).values(), VISITOR]
+    return handlers.restore([*map(str, photos)], editor, *given)
 
 
 def last(updates: Iterator[Any]) -> dict[Any, Any]:
@@ -123,7 +124,7 @@ def test_the_whole_result_can_be_had(handlers: Handlers, photo: Path) -> None:
             chosen = gradio.SelectData(None, {"index": 1, "value": None})
             slider = handlers.compare(update[parts.pairs], files, chosen)[parts.slider]
             assert [Path(side["path"]).suffix for side in slider.value] == [".jpg", ".jpg"]
-            updates.close()
+            updates.close()  # type: ignore[attr-defined]
 
 
 def test_what_is_painted_is_filled_and_the_rest_stays(handlers: Handlers, photo: Path) -> None:
@@ -240,6 +241,6 @@ def test_every_word_has_an_example(tmp_path: Path) -> None:
     assert first.shape == second.shape == (320, 480, 3)
     assert not np.array_equal(first, second)
     with gradio.Blocks():
-        handlers = Handlers(Any, Parts(*(gradio.HTML() for _ in fields(Parts))), [*examples.values()])
+        handlers = Handlers(Any, Parts(*(gradio.HTML() for _ in fields(Parts))), [*examples.values()])  # type: ignore[arg-type]
     chosen = gradio.SelectData(None, {"index": 1, "value": None})
     assert handlers.example(chosen) == [examples["uncompleted"]]

@@ -178,7 +178,7 @@ def test_browsers_get_the_files_that_they_can_show(photo: Path) -> None:
 
 
 def test_turns_come_in_order() -> None:
-    turns, order, places = Turns(), [], []
+    turns, order, places = Turns(), list[int](), list[int]()
     with ThreadPoolExecutor() as pool, turns.turn(lambda before: None):
         for number in range(3):
             pool.submit(_have_turn, turns, order, places, number)

@@ -80,7 +80,7 @@ class Handlers:
             parts.examples: gr.Gallery(visible=not photos and bool(self.examples)),
             parts.slider: gr.ImageSlider(value=None, visible=False),
             parts.bars: gr.Label(value=None, visible=False),
-            parts.brush: gr.Accordion(open=False, visible=bool(photos) and len(photos) == 1),
+            parts.brush: gr.Accordion(open=False, visible=photos is not None and len(photos) == 1),
             parts.editor: None,  # of another photo
             **self._without_results(),
             parts.status: "",

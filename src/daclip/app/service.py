@@ -95,7 +95,7 @@ def painted(editor: Mapping[str, Any] | None, photo: Path, folder: Path) -> Path
     for layer in (editor or {}).get("layers", ()):
         alpha = layer.getchannel("A")
         marked = ImageChops.lighter(marked, alpha) if marked else alpha
-    if marked is None or marked.getextrema()[1] < HALF:
+    if marked is None or not marked.point(lambda value: value >= HALF).getbbox():
         return None
     header = photo_header(photo, photo)
     mask = marked.resize((header.width, header.height)).point(lambda value: 255 * (value >= HALF))
@@ -172,8 +172,7 @@ class Service:
             raise DaclipError(without_folders(str(error))) from None
         classes = settings.classes.strip() or None
         wish = settings.instruction.strip() or None
-        asked = {"instruction": wish, "passes": _passes(settings)}
-        request = Request(classes, settings.strength, settings.samples, False, False, **asked)
+        request = Request(classes, settings.strength, settings.samples, False, False, wish, _passes(settings))
         given = [photo] if mask is None else [photo, mask]
         try:
             for file in given:
