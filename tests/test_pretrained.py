@@ -59,7 +59,7 @@ def test_it_leaves_good_photos_alone(restorer: Restorer, name: str) -> None:
     hq = photo(name)
     done = restorer.restore(hq)
     assert done.degradation == CLEAN
-    assert float(psnr(done.image[None], hq[None])) > 45
+    assert float(psnr(done.image[None], hq[None])) > 35
 
 
 @pytest.mark.parametrize(("corrupt", "class_name", "gain"), [(noisy, "noisy", 6), (compressed, "jpeg-compressed", 0.3)])

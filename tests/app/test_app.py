@@ -98,7 +98,7 @@ def test_plain_http_is_enough(address: str, photo: Path) -> None:
     """The commands of docs/app.md, with the standard library in place of curl."""
     path = upload(address, "cup.png", photo.read_bytes())
     file = {"path": path, "meta": {"_type": "gradio.FileData"}}
-    given = json.dumps({"data": [file, "", 1, 1, "as trained", 1, 0, None, ""]}).encode()
+    given = json.dumps({"data": [file, "", 1, 1, "as trained", 1, 0, None, "", "1"]}).encode()
     call = f"{address}gradio_api/call/restore"
     with urlopen(Request(call, given, {"Content-Type": "application/json"})) as answer:
         event = json.load(answer)["event_id"]

@@ -129,7 +129,8 @@ def test_what_is_painted_is_filled(page: Any, photo: Path) -> None:
     canvas = page.locator("#editor canvas").first
     canvas.wait_for(timeout=60_000)
     page.wait_for_timeout(3000)
-    canvas.scroll_into_view_if_needed()
+    canvas.evaluate("element => element.scrollIntoView({block: 'center'})")  # not by Playwright: it never stands still
+    page.wait_for_timeout(1000)
     box = canvas.bounding_box()
     middle = box["x"] + box["width"] / 2, box["y"] + box["height"] / 2
     page.mouse.move(middle[0] - 20, middle[1])
