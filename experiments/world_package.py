@@ -25,7 +25,7 @@ RECORDED = ("seed", "seconds", "finished", "commit", "versions", "hardware", "da
 LIMITS = (
     "It learned from 208 photos in hours on two CPU cores: networks with millions of photos behind them restore more.",
     "A photo that it misreads can get worse: a dim or textured one read as hazy or noisy loses several dB.",
-    "Motion blur, drops and shadows get better by little or not; what a hole or a drop hides is filled in smoothly and not invented.",
+    "Motion blur, drops and shadows get better by little or not; what a hole or a drop hides is filled in smoothly.",
     "Its text tower is random: it knows the words of its classes and no others.",
     "Faces, text and documents got no special care. Do not use its output as evidence of what a photo showed.",
 )
