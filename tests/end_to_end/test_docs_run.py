@@ -28,6 +28,7 @@ from daclip.trust import TRUSTED
 NETWORK, SERVES = "needs a network", "serves until it is stopped; tests/app asks it"
 WANDB, GUIDE = "needs an account; test_loggers runs it offline", "needs the reader's own part; test_own_package runs it"
 LONG, EXPORT = "takes minutes at any size", "test_export writes and runs both formats"
+OTHERS = "needs another network's file; test_networks makes one"
 NOT_RUN = {
     "make test": "runs this",
     'make test ARGS="tests/contracts/test_degradations.py"': "the same, of one file",
@@ -51,6 +52,15 @@ NOT_RUN = {
     "data.root=PHOTOS": GUIDE,
     "daclip evaluate --trust-package mine": GUIDE,
     "daclip restore photo.jpg --trust-package mine": GUIDE,
+    "daclip restore photo.jpg --network nafnet.pth": OTHERS,
+    "daclip restore photos --network nafnet.pth": OTHERS,
+    "daclip restore photos --network rainy=derain.pth --network noisy=scunet.pth": OTHERS,
+    "daclip app --network nafnet.pth": OTHERS,
+    "daclip evaluate network=nafnet.pth output=outputs/theirs": OTHERS,
+    "daclip restore clip.mp4 -o clean.mp4": "needs a video; test_video makes one",
+    'make train-restorer EXPERIMENT=world_restorer ARGS="init=pretrained data.root=PHOTOS"': (
+        "its network is the package's, which has no smoke size"
+    ),
     "python experiments/soak.py 60": LONG,
     "python experiments/ablation_context.py --daclip ARTIFACT --steps 300 --seeds 0,1,2": LONG,
     "python experiments/time_to_quality.py --daclip ARTIFACT --minutes 30": LONG,
