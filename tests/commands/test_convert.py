@@ -132,6 +132,7 @@ def test_an_imported_restorer_evaluates_and_restores(
     artifact = _convert(place / "tiny.pth", "-o", tmp_path, "--daclip", place / "guide", *TINY, *sizes)
     told = capsys.readouterr().out
     assert "--sampler original --precision fp32" in told
+    assert f"--artifact {artifact.parents[1]}/latest" in told
     assert Artifact(artifact).classes == ["noisy"]
     scores = [f"artifact={artifact}", f"output={tmp_path}/scores"]
     assert invoke("daclip.commands.evaluate", *scores) is None

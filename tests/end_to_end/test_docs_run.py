@@ -51,7 +51,7 @@ NOT_RUN = {
     "daclip train-restorer hydra.searchpath=[file://mine/conf] degradation=[noisy,faded] backbone=plain "
     "data.root=PHOTOS": GUIDE,
     "daclip evaluate --trust-package mine": GUIDE,
-    "daclip restore photo.jpg --trust-package mine": GUIDE,
+    "daclip restore photo.jpg --artifact outputs/restorer/latest --trust-package mine": GUIDE,
     "daclip restore photo.jpg --network nafnet.pth": OTHERS,
     "daclip restore photos --network nafnet.pth": OTHERS,
     "daclip restore photos --network rainy=derain.pth --network noisy=scunet.pth": OTHERS,

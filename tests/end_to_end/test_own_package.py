@@ -43,7 +43,7 @@ def test_parts_of_ones_own_train_score_and_restore(
     assert "--trust-package mine" in capsys.readouterr().out
 
     Image.fromarray(data.coffee()[:40, :48]).save("photo.png")
-    restore = ["daclip.commands.restore", "photo.png", "-o", "clean"]
+    restore = ["daclip.commands.restore", "photo.png", "-o", "clean", "--artifact", "outputs/restorer/latest"]
     for command in (["daclip.commands.evaluate"], restore):
         assert_one_line(invoke(*command), "mine.plain.PlainNet", "--trust-package mine")
     # An artifact cannot vouch for itself: neither its configuration nor a file in it is asked.

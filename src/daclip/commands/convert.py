@@ -2,6 +2,7 @@
 stages: the source decides direction and stage. `export` writes graphs for other runtimes; `info` shows what one holds.
 """
 
+import shlex
 import sys
 import tempfile
 from argparse import Namespace
@@ -84,7 +85,8 @@ def convert(options: Namespace) -> Path:
     point_latest(folder, root)
     say(f"artifact: {folder} (also {root}/latest)")
     if not stage_1:
-        say("to restore as the original does: daclip restore PHOTO --sampler original --precision fp32")
+        own = f"--artifact {shlex.quote(str(root / 'latest'))}"
+        say(f"to restore as the original does: daclip restore PHOTO {own} --sampler original --precision fp32")
         say("to score as it does: daclip evaluate sampler=original precision=fp32 protocol=daclip metric=paper")
         say("faster, and never measured on these weights: --steps 10, or --sampler unipc --steps 10")
     return folder
