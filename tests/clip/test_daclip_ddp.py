@@ -38,6 +38,7 @@ def test_two_ranks_train_as_one_process_with_the_whole_batch(tmp_path: Path) -> 
         check=False,
         cwd=tmp_path,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
+        timeout=300,  # a rank that never joins would be waited for half an hour
     )
     assert done.returncode == 0, done.stdout + done.stderr
     with contextlib.chdir(tmp_path):
