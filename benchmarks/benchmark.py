@@ -16,7 +16,7 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.benchmark_daclip import measure_step
-from benchmarks.benchmark_restorer import restorer_rows, section, step_rate
+from benchmarks.benchmark_restorer import folder_row, restorer_rows, section, step_rate
 from benchmarks.timing import median_seconds, row
 from daclip.arithmetic import autocast
 from daclip.clip.controller import DaClip
@@ -155,10 +155,14 @@ def _loader_processes(cfg: DictConfig, step: dict[str, Any], count: int) -> dict
 
 def _degradations(cfg: DictConfig, repeats: int, count: int) -> list[dict[str, Any]]:
     """Each degradation on photos of 256² in one thread: a call a photo, against one call."""
-    crops = [load_image(photo.path)[:, :256, :256] for photo in make(cfg.photos).validation()]
+    crops = [photo[:, :256, :256] for photo in _validation_photos(cfg)]
     photos = torch.stack([crops[i % len(crops)] for i in range(count)])
     with _one_thread():
         return [_degradation(name, degradation, photos, repeats) for name, degradation in make(cfg.degradation).items()]
+
+
+def _validation_photos(cfg: DictConfig) -> list[Tensor]:
+    return [load_image(photo.path) for photo in make(cfg.photos).validation()]
 
 
 def _degradation(class_name: str, degradation: Degradation, photos: Tensor, repeats: int) -> dict[str, Any]:
@@ -199,6 +203,7 @@ def benchmark(options: argparse.Namespace) -> list[dict[str, Any]]:
         _loader("loader_restorer", build_data(restorer), step_rate(restorer, daclip, options.repeats), options.samples),
         *restorer_rows(stage_2, daclip, options.repeats, options.steps, options.sides),
         *_degradations(sheet, options.repeats, options.photos),
+        folder_row([photo[:, :384, :512] for photo in _validation_photos(sheet)], options.folder),
     ]
 
 
@@ -210,6 +215,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=5, help="timed calls, of which the median counts")
     parser.add_argument("--samples", type=int, default=2560, help="samples that the loaders make")
     parser.add_argument("--photos", type=int, default=16, help="photos that each degradation corrupts")
+    parser.add_argument("--folder", type=int, default=50, help="photos in the folder that is restored")
     parser.add_argument("--steps", type=int, default=50, help="training steps of the restorer, each way")
     parser.add_argument("--sides", type=int, nargs="+", default=[256, 512, 1024], help="px, of evaluated photos")
     options = parser.parse_args(arguments)

@@ -1,9 +1,12 @@
 """Stage 2 against the plain way: a training step, a restored photo, memory."""
 
 import statistics
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,14 +15,19 @@ from torch import Tensor, nn
 
 from benchmarks.textbook import textbook
 from benchmarks.timing import in_new_process, median_seconds, row
+from daclip import Restorer
 from daclip.arithmetic import autocast
 from daclip.clip.controller import DaClip
 from daclip.commands.assembly import build_data
 from daclip.commands.options import make
+from daclip.commands.restore import side_by_side, worked
 from daclip.data.pairs import collate
 from daclip.diffusion.denoiser import Denoiser
 from daclip.diffusion.module import FrozenGuide
 from daclip.diffusion.objectives import draw_training_state
+from daclip.images import save_image
+from daclip.restoring.batch import Request, attempt, plan
+from daclip.restoring.turns import Turns
 from daclip.rng import generator_for
 from daclip.training.callbacks import peak_memory
 from daclip.types import Conditioning, RestorationBatch
@@ -210,3 +218,31 @@ def _evaluation(network: dict[str, Any], width: int, side: int, fast: bool, repe
     seconds = median_seconds(lambda: evaluate(side), repeats)
     # Nothing at all would make no ratio.
     return max(peak_memory() - before, 1.0), seconds
+
+
+def folder_row(photos: Sequence[Tensor], count: int) -> dict[str, Any]:
+    """Photos a minute of a folder, as `daclip restore` works on it, against one by one; with reading and writing."""
+    restorer = Restorer.from_pretrained(device="cpu")
+    workers = side_by_side(restorer, count)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for number in range(count):
+            photo = photos[number % len(photos)]
+            noisy = photo + 0.1 * torch.randn(photo.shape, generator=generator_for(number))
+            save_image(noisy.clamp(0, 1), folder / f"{number}.png")
+
+        def rate(at_once: int) -> float:
+            request = Request(None, strength=1.0, samples=1, dry_run=False, overwrite=True)
+            jobs = plan([name], folder / "restored", recursive=False)
+            turns = Turns(restorer.photo_budget, at_once) if at_once > 1 else None
+            tasks = [partial(attempt, restorer, job, request, turns=turns) for job in jobs]
+            started = time.perf_counter()
+            outcomes = worked(tasks, None, lambda outcome: (), at_once)
+            assert all(outcome.status == "restored" for outcome in outcomes)
+            return 60 * count / (time.perf_counter() - started)
+
+        rate(1)  # what is made once is made
+        singly, together = rate(1), rate(workers)
+    size = " x ".join(str(length) for length in reversed(photos[0].shape[1:]))
+    note = f"{count} photos of {size}, one by one on all cores → {workers} at once"
+    return row("restore_folder", "photos/min", singly, together, True, note)

@@ -18,7 +18,7 @@ from skimage import data
 from daclip import Restorer
 from daclip.commands import main as cli
 from daclip.errors import DaclipError
-from daclip.restoring.batch import attempt, plan
+from daclip.restoring.batch import Job, attempt, plan
 from daclip.restoring.control import Uncertainty, parse_classes
 from daclip.restoring.sampling import sample_photos
 
@@ -318,19 +318,36 @@ def lines_after(place: Path) -> list[dict[str, Any]]:
     return lines(place / "clean" / "summary.jsonl")
 
 
+def test_a_folder_side_by_side_is_the_same_as_one_by_one(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(5):
+        noisy = COFFEE[: 48 + 16 * number, 100:196] + rng.normal(0, 30, (48 + 16 * number, 96, 3))
+        Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(place / "photos" / f"{number}.png")
+    (place / "photos" / "broken.png").write_bytes(b"no picture")
+    found = []
+    for folder, cores in ("one", 1), ("several", 3):
+        monkeypatch.setattr(torch, "get_num_threads", lambda cores=cores: cores)
+        assert "1 of 8 photos could not be restored" in str(run("restore", "photos", "-o", folder))
+        found.append([{**line, "seconds": 0} for line in lines(place / folder / "summary.jsonl")])
+    one, several = found
+    assert [line["photo"] for line in one] == [line["photo"] for line in several]
+    for result in (path for path in (place / "one").rglob("*") if path.suffix in (".png", ".jpg")):
+        assert result.read_bytes() == (place / "several" / result.relative_to(place / "one")).read_bytes()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
 def test_stopping_keeps_what_is_done(
-    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], workers: int
 ) -> None:
     tried = attempt
-    calls = []
 
-    def stops(*arguments: Any) -> Any:
-        calls.append(arguments)
-        if len(calls) == 2:
+    def stops(restorer: Restorer, job: Job, *arguments: Any, **options: Any) -> Any:
+        if job.photo.name.startswith("cat"):
             raise KeyboardInterrupt
-        return tried(*arguments)
+        return tried(restorer, job, *arguments, **options)
 
     monkeypatch.setattr("daclip.restoring.batch.attempt", stops)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: workers)
     assert run("restore", "photos", "-o", "clean") == 130
     assert "stopped after 1 of 2" in capsys.readouterr().err
     assert [line["status"] for line in lines(place / "clean" / "summary.jsonl")] == ["restored"]

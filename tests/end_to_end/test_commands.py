@@ -168,7 +168,7 @@ def test_benchmark_writes_rows(place: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for module in ("benchmark_daclip", "benchmark_restorer"):
         # Each of nine processes would import everything again, for figures that nobody looks at here.
         monkeypatch.setattr(f"benchmarks.{module}.in_new_process", lambda work, *given, plain=False: work(*given))
-    sizes = ["--repeats=1", "--samples=8", "--photos=1", "--steps=3", "--sides", "32"]
+    sizes = ["--repeats=1", "--samples=8", "--photos=1", "--steps=3", "--folder=3", "--sides", "32"]
     assert invoke("benchmarks.benchmark", "--quick", *sizes) is None
     rows = read(place / "outputs" / "benchmark.json")
     assert {row["name"] for row in rows} == {
@@ -178,6 +178,7 @@ def test_benchmark_writes_rows(place: Path, monkeypatch: pytest.MonkeyPatch) -> 
         "loader",
         "loader_2_workers",
         "loader_restorer",
+        "restore_folder",
         "restorer_train_step",
         "restorer_train_memory",
         "restorer_loss_curve",

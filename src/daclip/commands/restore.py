@@ -24,6 +24,7 @@ from daclip.text import printable
 
 if TYPE_CHECKING:
     from daclip.restoring.batch import Outcome
+    from daclip.restoring.classifier import Classifier
     from daclip.restoring.restorer import Restorer
 
 # The shell and its tools give the codes from 126 on a meaning of their own.
@@ -101,6 +102,7 @@ def restorer_of(options: Namespace) -> "Restorer":
 def restore(options: Namespace) -> "list[Outcome]":
     """Restore (`--dry-run`: only classify) the photos that have no result yet, or all with `--overwrite`."""
     from daclip.restoring.batch import Request, attempt, plan, video_jobs
+    from daclip.restoring.turns import Turns
     from daclip.restoring.video import is_video
 
     output, dry = Path(options.output), options.dry_run
@@ -127,41 +129,70 @@ def restore(options: Namespace) -> "list[Outcome]":
     if told is not None:
         restorer.understand(told)  # one that cannot be met ends here, before the photos
     record = Path(options.summary) if options.summary else None if dry else output / "summary.jsonl"
-    return worked([partial(attempt, restorer, job, request) for job in jobs], record, lines)
+    workers = side_by_side(restorer, 1 if any(map(is_video, options.photos)) else len(jobs))
+    turns = Turns(restorer.photo_budget, workers) if workers > 1 else None
+    return worked([partial(attempt, restorer, job, request, turns=turns) for job in jobs], record, lines, workers)
 
 
 Task = Callable[[Callable[[float], None]], "Outcome"]
 """Work on one photo, which tells its finished share."""
 
 
+def side_by_side(classifier: "Classifier", photos: int) -> int:
+    """How many photos are worked on at once: one a core; on a GPU one by one."""
+    import torch
+
+    return min(torch.get_num_threads(), photos) if classifier.device.type == "cpu" else 1
+
+
 def worked(
-    tasks: Sequence[Task], record: Path | None, shown: "Callable[[Outcome], Iterable[tuple[str, str | None]]]"
+    tasks: Sequence[Task],
+    record: Path | None,
+    shown: "Callable[[Outcome], Iterable[tuple[str, str | None]]]",
+    workers: int,
 ) -> "list[Outcome]":
-    """Work on photos one by one under a progress bar; `record` gets a line of JSON a photo, `shown` is printed."""
+    """Work on so many photos at once under a progress bar; `record` gets a line of JSON a photo, `shown` is printed,
+    both in the order of the photos."""
+    from concurrent.futures import ThreadPoolExecutor
+    from threading import Event
+
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
     from daclip.restoring.batch import summary_file
+    from daclip.restoring.restorer import Stopped
 
     outcomes: list[Outcome] = []
     console = Console(soft_wrap=True, emoji=False)
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     # Only a person sees the bar: redirected output is the lines alone.
     bars = Progress("restoring", *columns, console=console, transient=True, disable=not console.is_terminal)
-    with summary_file(record) as record_line, bars as bar:
+    stop = Event()
+    with summary_file(record) as record_line, bars as bar, ThreadPoolExecutor(workers) as pool:
         row = bar.add_task("photos", total=len(tasks))
+        shares = [0.0] * len(tasks)
 
-        def advance(done: int, share: float) -> None:
-            bar.update(row, completed=done + share)
+        def advance(number: int, share: float) -> None:
+            if stop.is_set():
+                raise Stopped
+            shares[number] = share
+            bar.update(row, completed=sum(shares))
 
+        def work(number: int) -> "Outcome":
+            outcome = tasks[number](partial(advance, number))
+            advance(number, 1.0)
+            return outcome
+
+        numbers = range(len(tasks))
         try:
-            for done, task in enumerate(tasks):
-                outcomes.append(task(partial(advance, done)))
+            for outcome in map(work, numbers) if workers == 1 else pool.map(work, numbers):
+                outcomes.append(outcome)
                 record_line(outcomes[-1])
                 for line, style in shown(outcomes[-1]):
                     bar.console.print(printable(line), style=style, markup=False, highlight=False)
-                bar.update(row, completed=done + 1)
         except KeyboardInterrupt:
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
             sys.stderr.write(f"stopped after {len(outcomes)} of {len(tasks)} photos; the same command goes on there\n")
             raise SystemExit(130) from None
     return outcomes
@@ -205,14 +236,15 @@ def classify_parser() -> Parser:
 def classify(options: Namespace) -> "list[Outcome]":
     """Name what is wrong with each photo; one that cannot be read does not cost the others."""
     from daclip.restoring.batch import Request, attempt, plan
-    from daclip.restoring.restorer import Classifier
+    from daclip.restoring.classifier import Classifier
 
     jobs = plan(options.photos, Path(), recursive=options.recursive, samples=0, tell=_tell_aside)
     classifier = Classifier.from_pretrained(options.artifact, device=options.device, precision=options.precision)
     record = Path(options.summary) if options.summary else None
     request = Request(None, strength=1.0, samples=1, dry_run=True, overwrite=False)
     tasks = [partial(attempt, classifier, job, request) for job in jobs]
-    return worked(tasks, record, (lambda outcome: [(outcome.line(), None)]) if options.json else lines)
+    shown = (lambda outcome: [(outcome.line(), None)]) if options.json else lines
+    return worked(tasks, record, shown, side_by_side(classifier, len(jobs)))
 
 
 def _tell_aside(line: str) -> None:

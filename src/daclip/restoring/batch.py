@@ -5,7 +5,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
@@ -20,10 +20,12 @@ from daclip.errors import DaclipError
 from daclip.files import cannot_be_written, one_line
 from daclip.finding import Found, account, find_photos
 from daclip.pixels import Pixels
+from daclip.restoring.classifier import Classifier
 from daclip.restoring.control import Plan, check_strength, parse_classes
 from daclip.restoring.passes import Passes, check_passes
-from daclip.restoring.restorer import Classifier, Restorer, Stopped
+from daclip.restoring.restorer import Restorer, Stopped
 from daclip.restoring.sampling import Progress
+from daclip.restoring.turns import Turns
 from daclip.restoring.video import is_video, restore_video, result_of
 
 
@@ -238,8 +240,11 @@ class Request:
             parse_classes(self.degradation)
 
 
-def attempt(restorer: Classifier, job: Job, request: Request, on_progress: Progress | None = None) -> Outcome:
-    """Restore a photo file, or say why it could not be: no error leaves this function but `Stopped`."""
+def attempt(
+    restorer: Classifier, job: Job, request: Request, on_progress: Progress | None = None, turns: Turns | None = None
+) -> Outcome:
+    """Restore a photo file, or say why it could not be: no error leaves this function but `Stopped`. `turns` are shared
+    by attempts in several threads."""
     started = time.perf_counter()
     outcome = Outcome(str(job.photo), "failed")
     try:
@@ -259,7 +264,8 @@ def attempt(restorer: Classifier, job: Job, request: Request, on_progress: Progr
             return outcome
         else:
             assert isinstance(restorer, Restorer)
-            _restore(restorer, job, request, outcome, on_progress)
+            with _turn(restorer, job, turns):
+                _restore(restorer, job, request, outcome, on_progress)
     except Stopped:
         raise
     except DaclipError as error:
@@ -271,6 +277,13 @@ def attempt(restorer: Classifier, job: Job, request: Request, on_progress: Progr
         outcome.error = f"{job.photo}: could not be restored ({cause}); please report this"
     outcome.seconds = round(time.perf_counter() - started, 3)
     return outcome
+
+
+def _turn(restorer: Restorer, job: Job, turns: Turns | None) -> AbstractContextManager[None]:
+    """The photo's turn, if it must wait for one."""
+    if turns is None:
+        return nullcontext()
+    return turns.turn(restorer.needed_bytes(photo_header(job.photo, job.photo)))
 
 
 def _restore(restorer: Restorer, job: Job, request: Request, outcome: Outcome, on_progress: Progress | None) -> None:

@@ -1,4 +1,4 @@
-"""The restorer: photos in, restored photos out; and the classifier, which is stage 1 alone."""
+"""The restorer: photos in, restored photos out."""
 
 import copy
 import time
@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from daclip.arithmetic import autocast, device_by_name
-from daclip.artifacts import PRETRAINED, Artifact, artifact_folder, load_daclip, load_denoiser
+from daclip.artifacts import PRETRAINED, Artifact, artifact_folder, load_denoiser
 from daclip.decoding import Header, read_paths
 from daclip.degradations.base import CLEAN
 from daclip.errors import DaclipError
 from daclip.pixels import Pixels, unpack
+from daclip.restoring.classifier import Classifier
 from daclip.restoring.control import (
     Plan,
     Uncertainty,
@@ -51,42 +51,6 @@ from daclip.restoring.sampling import (
 from daclip.rng import NoiseField
 from daclip.samplers.base import Sampler
 from daclip.types import Conditioning
-
-
-class Classifier:
-    """Names what is wrong with photos, by an artifact of either stage; `device` and `precision` are those of
-    `Restorer`."""
-
-    def __init__(self, artifact: str | Path, device: str = "auto", precision: str = "auto"):
-        stage_1 = Artifact(artifact)
-        if stage_1.config["kind"] == "restorer":
-            stage_1 = Artifact(stage_1.folder / "daclip")
-        self.device = device_by_name(device)
-        self.precision = precision
-        self.daclip = load_daclip(stage_1.folder).to(self.device)
-        self.vocabulary = stage_1.classes
-
-    @classmethod
-    def from_pretrained(cls, source: str | Path = PRETRAINED, **options: Any) -> "Classifier":
-        """A classifier from an artifact folder, a model of the Hugging Face hub, or, by default, the package."""
-        return cls(artifact_folder(source), **options)
-
-    def classify(self, photos: Any) -> list[dict[str, float]]:
-        """Probabilities of the classes of each photo, most likely first; see `Restorer.restore` for kinds of photos."""
-        return [self.recognise(photo)[1] for photo in unpack(read_paths(photos))[0]]
-
-    def recognise(self, photo: Pixels) -> tuple[Conditioning, dict[str, float]]:
-        """Embeddings of one photo, by itself so that they do not depend on others, and its classes."""
-        # The whole photo, unless it is a thread that CLIP's resize would blow up.
-        longest = 32 * max(min(photo.height, photo.width), 64)
-        top, left = max(photo.height - longest, 0) // 2, max(photo.width - longest, 0) // 2
-        view = photo.crop(top, top + longest, left, left + longest)
-        with torch.inference_mode(), autocast(self.device, self.precision):
-            conditioning: Conditioning = self.daclip(view[None].to(self.device))
-            assert conditioning.degradation is not None
-            row = self.daclip.classify(conditioning.degradation, self.vocabulary)[0].cpu()
-        order = row.argsort(descending=True).tolist()
-        return conditioning, {self.vocabulary[i]: float(row[i]) for i in order}
 
 
 class Stopped(Exception):  # noqa: N818  it is no error
@@ -308,7 +272,7 @@ class Restorer(Classifier):
         height, width = photos[0].height, photos[0].width
         if not any(strengths) and samples == 1:
             return [([photo], None) for photo in photos]
-        pieces = self._pieces(photos, conditioning)
+        pieces = self._pieces(photos)
         if len(photos) > 1 and pieces.tile < max(height, width):
             # Large ones one by one, each in the pieces that it gets when it comes alone.
             found: list[tuple[list[Pixels], np.ndarray | None]] = []
@@ -357,20 +321,37 @@ class Restorer(Classifier):
         surer = self.daclip.decided(conditioning.degradation, self.vocabulary, self.temperature)
         return replace(conditioning, degradation=surer)
 
-    def _pieces(self, photos: Sequence[Pixels], conditioning: Conditioning) -> Pieces:
+    def _pieces(self, photos: Sequence[Pixels]) -> Pieces:
         """The pieces into which photos of one size are cut."""
         height, width = photos[0].height, photos[0].width
         whole = -(-max(height, width) // 64) * 64
         if self.tile is None and height * width <= ALWAYS_WHOLE:
             return Pieces(whole, whole, self.batch_size)
-        if self.denoiser not in self._costs:
-            costs = measured_costs(self.sampler, self.denoiser, conditioning.rows([0]), self.precision)
-            self._costs[self.denoiser] = costs
-        network, sampling = self._costs[self.denoiser]
+        network, sampling = self._measured()
         photo_bytes = len(photos) * self._photo_bytes(Header(width, height, photos[0].colour.itemsize))
         sampling = Cost(sampling.fixed, sampling.per_pixel * len(photos))
         limits = (self.max_memory, self.batch_size, self.tile)
         return choose_pieces(height, width, photo_bytes, self._weight_bytes(), network, sampling, *limits)
+
+    def _measured(self) -> tuple[Cost, Cost]:
+        if self.denoiser not in self._costs:
+            conditioning, _ = self.recognise(Pixels(np.full((64, 64, 3), 128, np.uint8)))
+            self._costs[self.denoiser] = measured_costs(self.sampler, self.denoiser, conditioning, self.precision)
+        return self._costs[self.denoiser]
+
+    @property
+    def photo_budget(self) -> int:
+        """Bytes of `max_memory` that are left for photos."""
+        return int(self.max_memory * GIB) - RUNTIME - self._weight_bytes()
+
+    def needed_bytes(self, header: Header) -> int:
+        """Bytes of the budget that restoring a photo takes, all of it for one that is restored in pieces."""
+        if self.others or self.tile is not None:
+            return self.photo_budget
+        network, sampling = self._measured()
+        pixels = header.height * header.width
+        needed = int(self._photo_bytes(header) + network.bytes(pixels) + sampling.bytes(pixels))
+        return min(needed, self.photo_budget)
 
     def _weight_bytes(self) -> int:
         return sum(map(tensor_bytes, {self.daclip, self.denoiser, *self._loaded}))
