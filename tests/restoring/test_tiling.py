@@ -248,6 +248,9 @@ def test_pieces_keep_to_the_budget() -> None:
     many = pieces(4000, 6000, 2, batch=64)
     assert (many.block, many.tile) == (cut.block, cut.tile)
     assert many.batch_size < 64
+    alone = choose_pieces(4000, 6000, 4000 * 6000 * 21, 10**8, network, sampling, 2, 1, None, alone=True)
+    assert alone.block == alone.tile > cut.tile
+    assert network.bytes(alone.tile**2) + sampling.bytes(alone.block**2) <= left
     with pytest.raises(DaclipError, match=r"0.7 GiB of memory are too little .* --max-memory"):
         pieces(4000, 6000, 0.7)
 

@@ -331,7 +331,8 @@ class Restorer(Classifier):
         photo_bytes = len(photos) * self._photo_bytes(Header(width, height, photos[0].colour.itemsize))
         sampling = Cost(sampling.fixed, sampling.per_pixel * len(photos))
         limits = (self.max_memory, self.batch_size, self.tile)
-        return choose_pieces(height, width, photo_bytes, self._weight_bytes(), network, sampling, *limits)
+        alone = self.sampler.nfe == 1 and self.device.type == "cpu"
+        return choose_pieces(height, width, photo_bytes, self._weight_bytes(), network, sampling, *limits, alone)
 
     def _measured(self) -> tuple[Cost, Cost]:
         if self.denoiser not in self._costs:

@@ -129,24 +129,29 @@ def choose_pieces(
     max_memory: float,
     batch_size: int,
     tile: int | None,
+    alone: bool = False,
 ) -> Pieces:
     """The largest pieces that keep within the budget; the whole photo if it fits. Block and tile, and so the result, do
     not depend on `batch_size`, which is lowered to fit. `photo_bytes` counts photo and result, `network` one call,
-    `sampling` the sampler's images; `max_memory` is GiB of the whole process, on a GPU of its memory."""
+    `sampling` the sampler's images; `max_memory` is GiB of the whole process, on a GPU of its memory. `alone`: each
+    block is a tile, for a sampler of one evaluation that sees tiles one by one: no overlap is computed twice over."""
     left = max_memory * GIB - RUNTIME - weight_bytes - photo_bytes
     whole = -(-max(height, width) // GRID) * GRID
     if tile is None:
         if network.bytes(height * width) + sampling.bytes(height * width) <= left:
             return Pieces(whole, whole, batch_size)
-        # Half of it for the network, so that blocks hold some tiles.
-        tile = network.largest_square(left / 2)
+        if alone:
+            tile = Cost(network.fixed + sampling.fixed, network.per_pixel + sampling.per_pixel).largest_square(left)
+        else:
+            # Half of it for the network, so that blocks hold some tiles.
+            tile = network.largest_square(left / 2)
         if tile < SMALLEST_TILE:
             needed = max_memory + (2 * network.bytes(SMALLEST_TILE**2) - left) / GIB
             raise DaclipError(
                 f"{max_memory:g} GiB of memory are too little for a photo of {width} x {height} pixels; "
                 f"give --max-memory {needed + 0.05:.1f} or more"
             )
-    block = sampling.largest_square(left - network.bytes(tile**2))
+    block = tile if alone else sampling.largest_square(left - network.bytes(tile**2))
     block = min(max(block, tile), max(whole, tile))
     fitting = (left - sampling.bytes(block**2) - network.fixed) / (network.per_pixel * tile**2)
     return Pieces(block, tile, max(1, min(batch_size, int(fitting))))

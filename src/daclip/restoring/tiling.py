@@ -52,12 +52,13 @@ class Tile:
 
 
 def spans(length: int, size: int, overlap: int) -> list[Span]:
-    """Cut an axis into pieces of at most `size` pixels that overlap by at least `overlap`, both multiples of 64. Starts
-    are multiples of 64, as evenly spaced as that allows. Pieces fade in and out with a raised cosine over what they
-    share, but for its outer eighth, which gets no weight: there a network sees the rim of its piece and not the photo.
+    """Cut an axis into pieces of at most `size` pixels that overlap by at least `overlap`, both multiples of 64; as few
+    pieces as that allows, and these as small. Starts are multiples of 64, evenly spaced. Pieces fade in and out with a
+    raised cosine over what they share, but for its outer eighth, which gets no weight: there a network sees the rim of
+    its piece and not the photo.
 
     >>> [(piece.start, piece.stop) for piece in spans(1000, 512, 64)]
-    [(0, 512), (256, 768), (512, 1000)]
+    [(0, 384), (320, 704), (640, 1000)]
     """
     if length <= size:
         return [Span(0, length, torch.ones(length))]
@@ -66,9 +67,10 @@ def spans(length: int, size: int, overlap: int) -> list[Span]:
             f"pieces of {size} pixels with an overlap of {overlap}: both must be multiples of {GRID}, and the "
             "overlap smaller"
         )
-    # The last piece must reach the end from a multiple of 64.
+    count = _count(length, size, overlap)
+    while size - GRID > overlap and _count(length, size - GRID, overlap) == count:
+        size -= GRID
     last = math.ceil((length - size) / GRID)
-    count = math.ceil(last / ((size - overlap) // GRID)) + 1
     starts = [round(last * i / (count - 1)) * GRID for i in range(count)]
     stops = [min(start + size, length) for start in starts]
     weights = []
@@ -86,6 +88,11 @@ def spans(length: int, size: int, overlap: int) -> list[Span]:
     for start, stop, weight in pieces:
         total[start:stop] += weight
     return [Span(start, stop, (weight / total[start:stop]).float()) for start, stop, weight in pieces]
+
+
+def _count(length: int, size: int, overlap: int) -> int:
+    # The last piece must reach the end from a multiple of 64.
+    return math.ceil(math.ceil((length - size) / GRID) / ((size - overlap) // GRID)) + 1
 
 
 def _rise(pixels: Tensor, start: int, stop: int) -> Tensor:
