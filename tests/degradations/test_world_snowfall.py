@@ -20,6 +20,7 @@ STILL: dict[str, Any] = {
     "tint": 0.0,
     "ambience": 0.0,
     "glare": 0.0,
+    "driven": 0.0,
 }
 
 
@@ -82,3 +83,24 @@ def test_glare_brightens_with_severity_and_never_darkens() -> None:
     faint, strong = (dry(photos, generators(4), severity) - photos for severity in (0.0, 1.0))
     assert faint.min() >= 0
     assert strong.mean() > 3 * faint.mean() > 0
+
+
+def test_driven_snow_falls_in_one_direction() -> None:
+    def along_and_across(driven: float) -> tuple[Tensor, Tensor]:
+        fallen = flakes(Snowfall(**{**STILL, "driven": driven}), (96, 96), 8)
+        return (fallen.diff(dim=1)).square().mean(), (fallen.diff(dim=2)).square().mean()
+
+    down, right = along_and_across(1.0)  # without wind it comes from above
+    assert down < 0.4 * right
+    down, right = along_and_across(0.0)
+    assert 0.8 < down / right < 1.25
+
+
+def test_driven_snow_adds_its_light_or_covers() -> None:
+    snow = Snowfall(**{**STILL, "driven": 1.0})
+    drawn = snow.draw(48, 48, 1.0, torch.Generator().manual_seed(2)) | {"glare": torch.zeros(1, 1, 1, 1)}
+    grey, opacity = torch.full((1, 3, 48, 48), 0.4), drawn["flakes"]
+    added = snow.apply(grey, drawn | {"added": torch.ones(1, 1, 1, 1)})
+    covered = snow.apply(grey, drawn | {"added": torch.zeros(1, 1, 1, 1)})
+    assert torch.allclose(added, (0.4 + opacity).clamp(max=1).expand_as(added), atol=1e-6)
+    assert torch.allclose(covered, (0.4 + 0.6 * opacity).expand_as(covered), atol=1e-6)

@@ -75,9 +75,8 @@ class Rainfall(Degradation):
     def _streaks(self, coverage: float, height: int, width: int, generator: torch.Generator) -> Tensor:
         """All layers `[H, W]` in [0, 1]; the farther, the smaller and fainter."""
         length = math.exp(uniform(*logarithms(self.length), generator))
-        breadth = min(
-            math.exp(uniform(*logarithms(self.width), generator)), length / 6
-        )  # a drop falls many times its size
+        # A drop falls many times its size, which tells rain from driven snow.
+        breadth = min(math.exp(uniform(*logarithms(self.width), generator)), length / 8)
         tilt = self.tilt * uniform(-1, 1, generator) * uniform(0, 1, generator)
         spread = self.spread * uniform(0, 1, generator) ** 2
         nearness = torch.linspace(1, uniform(0.3, 0.9, generator), self.layers)[:, None, None]

@@ -22,6 +22,8 @@ from daclip.degradations.weather import patches, smoothstep, stamp
 from daclip.degradations.world.fields import streak, strewn, torus
 
 FAR_KERNELS = 3  # sizes and directions of the farthest flakes
+BREADTH, ASPECT = (1.2, 4.0), (2.5, 6.0)  # px, of driven flakes, and how many times as long they are
+DENSE = 0.2  # least share of the picture under them
 GLARE = (0.1, 0.6)  # share of an overexposed, colourless copy of the scene,
 EXPOSURE = (0.8, 1.8)  # its contrast
 LIFT = (0.2, 0.6)  # and what it adds
@@ -35,7 +37,8 @@ class Snowfall(Degradation):
     are too small to have a shape. `motion` is the longest path during the exposure in pixels, `wind` the largest angle
     from the vertical in degrees. `light` in [0, 1] is the brightness of the flakes; its channels deviate by up to
     `tint`, and it takes on up to `ambience` of the scene's own colour. A share `glare` of the samples lies in the light
-    that snow throws back: what is bright becomes white, more so at high severity."""
+    that snow throws back: what is bright becomes white, more so at high severity. A share `driven` shows a storm near
+    the camera instead: short, broad streaks of one direction, dense and bright, mostly in such light."""
 
     def __init__(
         self,
@@ -50,6 +53,7 @@ class Snowfall(Degradation):
         tint: float,
         ambience: float,
         glare: float,
+        driven: float,
     ) -> None:
         self.coverage = span(coverage, "coverage", least=0.001, most=0.9)
         self.opacity = span(opacity, "opacity", most=1)
@@ -62,22 +66,26 @@ class Snowfall(Degradation):
         self.tint = float(tint)
         self.ambience = fraction(ambience, "ambience")
         self.glare = fraction(glare, "glare")
+        self.driven = fraction(driven, "driven")
 
     def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
         """Opacity of the flakes and of the veil, both `[1, 1, H, W]`, their light `[1, 3, 1, 1]`, the veil's share of
-        it, the share of the scene's own colour; the glare's share, and how it brightens."""
+        it, the share of the scene's own colour; the glare's share, and how it brightens; how far the flakes' light is
+        added and does not cover."""
         coverage = math.exp(ramp(logarithms(self.coverage), severity, generator))
         opacity = ramp(self.opacity, severity, generator)
         veil = ramp(self.veil, severity, generator) * uniform(0, 1, generator) ** 2
-        flakes = opacity * self._flakes(coverage, height, width, generator)
+        storm = uniform(0, 1, generator) < self.driven
+        flakes = opacity * (self._driven if storm else self._flakes)(coverage, height, width, generator)
         banks = torch.sigmoid(smooth_noise(height, width, max(height, width) / 2, generator))
         tint = self.tint * (2 * torch.rand(1, 3, 1, 1, generator=generator) - 1)
-        shines = uniform(0, 1, generator) < self.glare
+        shines = uniform(0, 1, generator) < (max(self.glare, 0.7) if storm else self.glare)
         glare = ramp(GLARE, severity, generator) * uniform(0.5, 1, generator) if shines else 0.0
         return {
             "glare": scalar(glare),
             "exposure": scalar(uniform(*EXPOSURE, generator)),
             "lift": scalar(uniform(*LIFT, generator)),
+            "added": scalar(uniform(0, 1, generator) if storm else 0.0),
             "flakes": flakes[None, None],
             "veil": (veil * (0.5 + banks))[None, None].clamp(max=1),
             "light": (uniform(*self.light, generator) + tint).clamp(0, 1),
@@ -93,7 +101,22 @@ class Snowfall(Degradation):
         colour = torch.lerp(torch.ones_like(scene), scene / scene.amax(dim=1, keepdim=True), drawn["ambience"])
         light = drawn["light"] * colour
         veiled = torch.lerp(images, drawn["grey"] * light, drawn["veil"])
-        return torch.lerp(veiled, light, drawn["flakes"]).clamp(0, 1)
+        flakes = drawn["flakes"]
+        return (veiled * (1 - (1 - drawn["added"]) * flakes) + light * flakes).clamp(0, 1)
+
+    def _driven(self, coverage: float, height: int, width: int, generator: torch.Generator) -> Tensor:
+        """Streaks of driven snow `[H, W]` in [0, 1]."""
+        wind = uniform(-self.wind, self.wind, generator)
+        breadth = math.exp(uniform(*logarithms(self.zoom), generator) + uniform(*logarithms(BREADTH), generator))
+        aspect = uniform(*ASPECT, generator)
+        numbers = torch.rand(4, FAR_KERNELS, 1, 1, generator=generator)
+        breadths = breadth * (0.7 + 0.6 * numbers[0])
+        lengths = (breadths * aspect * (0.8 + 0.4 * numbers[1])).clamp(max=min(height, width) / 2)
+        angle = wind + 0.1 * (2 * numbers[2] - 1)
+        kernels = streak(torus(height, width), lengths, breadths, angle, uniform(0.3, 0.9, generator))
+        share = numbers[3] + 0.2
+        cover = max(coverage, DENSE) * share / share.sum()
+        return strewn(kernels, cover, torch.full_like(share, uniform(0.6, 1, generator)), generator)[:height, :width]
 
     def _flakes(self, coverage: float, height: int, width: int, generator: torch.Generator) -> Tensor:
         """All layers `[H, W]` in [0, 1]."""
