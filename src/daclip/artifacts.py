@@ -55,6 +55,8 @@ MOVED = {
     "daclip.samplers.posterior": "daclip.samplers.single_step",
     "daclip.samplers.reverse_sde": "daclip.samplers.single_step",
     "daclip.samplers.unipc": "daclip.samplers.exponential",
+    "daclip.training.optimizers.FloatMuon": "daclip.training.optimizers.Muon",
+    "timm.optim.Muon": "daclip.training.optimizers.Muon",
 }
 RENAMED = {
     "damaged_limit": "max_damaged",
@@ -71,13 +73,13 @@ RENAMED = {
 }
 
 
-def _present_names(node: Any) -> Any:
+def present_names(node: Any) -> Any:
     """A configuration with what has moved or been renamed since it was written under its present name."""
     if isinstance(node, list):
-        return [_present_names(value) for value in node]
+        return [present_names(value) for value in node]
     if not isinstance(node, Mapping):
         return node
-    present = {RENAMED.get(key, key): _present_names(value) for key, value in node.items()}
+    present = {RENAMED.get(key, key): present_names(value) for key, value in node.items()}
     if isinstance(target := present.get("_target_"), str):
         module, _, name = target.rpartition(".")
         present["_target_"] = MOVED.get(target, f"{MOVED.get(module, module)}.{name}")
@@ -103,7 +105,7 @@ class Artifact:
         config = read_yaml(self.folder / CONFIG)
         if not isinstance(config, dict) or config.get("kind") not in ("daclip", "restorer"):
             raise DaclipError(f"{self.folder / CONFIG}: not the configuration of a daclip artifact")
-        self.config: dict[str, Any] = _present_names(config)
+        self.config: dict[str, Any] = present_names(config)
 
     def require(self, kind: str) -> None:
         """Refuse an artifact of the other stage."""

@@ -30,7 +30,7 @@ def test_there_are_commands_on_every_guide() -> None:
     assert guides | {"README.md"} <= set(ALL.values())
 
 
-ADAMW, MUON = "torch.optim.AdamW", "timm.optim.Muon"
+ADAMW, MUON = "torch.optim.AdamW", "daclip.training.optimizers.Muon"
 PHOTOS, EMBEDDED = "daclip.data.sources.PhotoFolder", "daclip.data.sources.EmbeddedPhotos"
 LAION = "laion2b_s34b_b79k"
 KEYS = {  # what decides what a run becomes → its place in the configuration

@@ -12,7 +12,7 @@ from timm.optim import muon as timm_muon
 from torch import nn
 
 from daclip.config import composed, config_dir
-from daclip.training.optimizers import FloatMuon, decay_groups, warmup_cosine
+from daclip.training.optimizers import Muon, decay_groups, warmup_cosine
 
 zeropower = timm_muon.zeropower_via_newtonschulz
 
@@ -55,17 +55,19 @@ def test_every_optimizer_yaml_descends(path: Path) -> None:
     assert losses[-1] < losses[0] - 0.01
 
 
-def test_muon_in_float32_differs_from_muon_by_rounding_alone() -> None:
-    moves = {}
-    for make in (timm_muon.Muon, FloatMuon):
+def test_muon_is_timms_where_bfloat16_is_native_and_else_differs_by_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
+    moves = []
+    for make, native in ((timm_muon.Muon, None), (Muon, True), (Muon, False)):
+        monkeypatch.setattr("daclip.training.optimizers.supports_bf16", lambda device, native=native: native)
         torch.manual_seed(0)
         layer, photo = nn.Linear(24, 16, bias=False), torch.rand(8, 24)
         start = layer.weight.detach().clone()
         optimizer = make(layer.parameters(), lr=0.01)
         layer(photo).square().sum().backward()
         optimizer.step()
-        moves[make] = layer.weight.detach() - start
-    plain, precise = moves.values()
+        moves.append(layer.weight.detach() - start)
+    plain, native, precise = moves
+    assert torch.equal(plain, native)
     # Bfloat16 keeps three digits; directions that the gradient hardly has are made of its rounding.
     assert not torch.equal(plain, precise)
     assert torch.cosine_similarity(plain.flatten(), precise.flatten(), dim=0) > 0.9

@@ -18,7 +18,7 @@ from hydra.types import RunMode
 from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from omegaconf import DictConfig, OmegaConf
 
-from daclip.artifacts import WEIGHTS, point_latest, read_record
+from daclip.artifacts import WEIGHTS, point_latest, present_names, read_record
 from daclip.commands.assembly import resolved
 from daclip.config import STAGES
 from daclip.errors import DaclipError
@@ -116,7 +116,7 @@ class Resumed:
         # Nothing but the names is read here; the whole file is checked when it is restored.
         try:
             self.content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-            self.config = recorded_config(path, self.content)
+            self.config = present_names(recorded_config(path, self.content))
         except Exception as error:
             read_checkpoint(path)  # says what is wrong with the file
             raise DaclipError(f"resume={path}: its configuration cannot be read ({one_line(error)})") from None
@@ -137,7 +137,7 @@ class Resumed:
             )
         before, now = dict(flat(self.config)), dict(flat(config))
         changed = [name for name in before.keys() | now.keys() if before.get(name) != now.get(name)]
-        changed = sorted(name for name in changed if not name.startswith(SILENT) and name[-9:] != "_target_")
+        changed = sorted(name for name in changed if not name.startswith(SILENT))
         told = [f"{name} {before.get(name)} → {now.get(name)}" for name in changed]
         # A schedule of one's own has the optimiser's numbers in its state.
         scheduled = (config.get("stage") or {}).get("scheduler")
