@@ -155,7 +155,7 @@ def test_what_is_painted_is_filled_and_the_rest_stays(handlers: Handlers, photo:
 def test_several_faults_are_repaired_in_turn(
     handlers: Handlers, photo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    surest = iter(["noisy", "rainy", "rainy", "noisy"])  # each pass asks, and so does what comes between them
+    surest = iter(["noisy", "rainy", "noisy"])  # before each pass, and what ends it
     recognise = Restorer.recognise
 
     def scripted(restorer: Restorer, image: Any) -> Any:

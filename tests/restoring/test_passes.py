@@ -13,7 +13,8 @@ from skimage import data
 
 from daclip import Restorer
 from daclip.errors import DaclipError
-from daclip.restoring.passes import MOST, check_passes, in_turn
+from daclip.restoring.instruction import Wish
+from daclip.restoring.passes import MOST, Recognised, check_passes, in_turn
 from daclip.restoring.results import Restoration
 
 
@@ -22,41 +23,47 @@ class Scripted:
 
     def __init__(self, **confidences: float) -> None:
         self.confidences = confidences
+        self.looks = 0
 
-    def classify(self, photo: frozenset[str]) -> dict[str, float]:
+    def recognise(self, photo: frozenset[str]) -> Recognised:
+        self.looks += 1
         found = {name: p if name in photo else 0.01 for name, p in self.confidences.items()}
         found["clean"] = 1 - max(found.values())
-        return dict(sorted(found.items(), key=lambda item: -item[1]))
+        return photo, dict(sorted(found.items(), key=lambda item: -item[1]))
 
-    def repair(self, photo: frozenset[str], class_name: str | None) -> Restoration:
-        probabilities = self.classify(photo)
-        worst = class_name or next(iter(probabilities))
-        return Restoration(photo - {worst}, probabilities, seed=0, seconds=1.0)
+    def repair(self, photo: frozenset[str], class_name: str | None, recognised: Recognised) -> Restoration:
+        assert recognised[0] == photo  # of this photo and no earlier one
+        worst = class_name or next(iter(recognised[1]))
+        return Restoration(photo - {worst}, recognised[1], seed=0, seconds=1.0)
 
 
 def run(script: Scripted, most: int = MOST, **options: Any) -> Restoration:
-    return in_turn(script.repair, script.classify, frozenset(script.confidences), most, **options)
+    return in_turn(script.repair, script.recognise, frozenset(script.confidences), most, **options)
 
 
 def test_the_surest_goes_first_until_none_is_sure() -> None:
-    done = run(Scripted(rainy=0.9, hazy=0.8, noisy=0.3))
+    script = Scripted(rainy=0.9, hazy=0.8, noisy=0.3)
+    done = run(script)
     assert [(one.degradation, one.confidence) for one in done.passes] == [("rainy", 0.9), ("hazy", 0.8)]
     assert done.image == {"noisy"}
-    assert done.seconds == 2
     assert done.degradation == "rainy"
+    assert script.looks == 3  # one a pass, and the one that ends it
 
 
 def test_passes_are_counted_and_limited_by_the_wish() -> None:
     script = Scripted(rainy=0.9, hazy=0.8, noisy=0.7)
     assert run(script, most=2).image == {"noisy"}
-    assert run(script, allowed=lambda name: name != "hazy").image == {"hazy", "noisy"}
+    for wish in (Wish({}, ("hazy",), 1.0), Wish({"rainy": 1.0, "noisy": 1.0}, (), 1.0)):
+        assert run(script, wish=wish).image == {"hazy", "noisy"}
 
 
 def test_what_comes_back_is_not_repaired_again() -> None:
     script = Scripted(rainy=0.9)
-    done = in_turn(
-        lambda photo, name: Restoration(photo, script.classify(photo), 0, 1.0), script.classify, frozenset({"rainy"}), 9
-    )
+
+    def nothing(photo: frozenset[str], name: str | None, recognised: Recognised) -> Restoration:
+        return Restoration(photo, recognised[1], 0, 1.0)
+
+    done = in_turn(nothing, script.recognise, frozenset({"rainy"}), 9)
     assert len(done.passes) == 1
 
 
@@ -69,7 +76,9 @@ def test_a_number_or_auto(passes: Any) -> None:
         check_passes(passes)
 
 
-def test_a_photo_gets_its_kind_back_and_the_first_pass_is_a_single_one(restorer_artifact: Path) -> None:
+def test_a_photo_gets_its_kind_back_and_passes_are_single_ones_in_turn(
+    restorer_artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     restorer = Restorer(restorer_artifact, device="cpu", precision="fp32")
     photo = np.ascontiguousarray(data.chelsea()[:64, :72])
     single, several = restorer.restore(photo), restorer.restore(photo, passes="auto")
@@ -81,6 +90,11 @@ def test_a_photo_gets_its_kind_back_and_the_first_pass_is_a_single_one(restorer_
     assert len(restorer.restore(batch, passes=2)) == 2
     with pytest.raises(DaclipError, match="samples"):
         restorer.restore(photo, passes=2, samples=2)
+    monkeypatch.setattr("daclip.restoring.passes.SURE", 0.0)
+    two = restorer.restore(photo, passes=2)
+    second = restorer.restore(single.image, degradation=two.passes[1].degradation)
+    assert np.array_equal(two.image, second.image)
+    assert two.passes[1].confidence == second.probabilities[two.passes[1].degradation]
 
 
 def test_the_command_tells_the_passes(

@@ -21,6 +21,10 @@ class Wish:
     strength: float  # share of the change where no class is named
     remarks: tuple[str, ...] = ()
 
+    def share(self, class_name: str) -> float:
+        """The share of the change that is asked of a class; 0 where it is left."""
+        return self.repair.get(class_name, 0.0) if self.repair else self.strength * (class_name not in self.keep)
+
 
 @dataclass
 class Clause:

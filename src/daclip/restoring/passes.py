@@ -1,14 +1,18 @@
 """Several degradations one after the other: recognise, repair, recognise again."""
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Literal
 
 from daclip.degradations.base import CLEAN
 from daclip.errors import DaclipError
+from daclip.restoring.instruction import Wish
 from daclip.restoring.results import Pass, Restoration
 
 Passes = int | Literal["auto"]
+Recognised = tuple[Any, dict[str, float]]
+"""The embeddings of a photo and its classes."""
 
 SURE = 0.6  # of a class, for one more pass
 MOST = 4  # passes of `auto`
@@ -27,28 +31,31 @@ def check_passes(passes: Passes, **beside: Any) -> int:
 
 
 def in_turn(
-    repair: Callable[[Any, str | None], Restoration],
-    classify: Callable[[Any], dict[str, float]],
+    repair: Callable[[Any, str | None, Recognised], Restoration],
+    recognise: Callable[[Any], Recognised],
     photo: Any,
     most: int,
-    allowed: Callable[[str], bool] = lambda class_name: True,
+    wish: Wish | None = None,
 ) -> Restoration:
-    """Repair what is recognised, then each time the surest class, as long as one is sure and was not repaired before.
+    """Repair what is recognised, then each time the surest class, as long as one is sure, was not repaired before and
+    is not to be left.
 
-    `repair` restores a photo, of a class or (None) as one pass would; `classify` gives its probabilities. The first
+    `repair` restores a photo, of a class or (None) as one pass would, by what `recognise` has said of it. The first
     pass is what a single one would be, so that more of them cannot spoil a photo with one degradation."""
-    first = done = repair(photo, None)
+    started = time.perf_counter()
+    first = done = repair(photo, None, recognise(photo))
     passes = [Pass(first.degradation, first.probabilities[first.degradation], first.image)]
-    seconds, networks = first.seconds, [first.network]
+    networks = [first.network]
     while len(passes) < most:
-        probabilities = classify(done.image)
+        recognised = recognise(done.image)
+        probabilities = recognised[1]
         surest = max((name for name in probabilities if name != CLEAN), key=probabilities.__getitem__)
         repaired = {one.degradation for one in passes}
-        if probabilities[surest] < SURE or surest in repaired or not allowed(surest):
+        if probabilities[surest] < SURE or surest in repaired or (wish and not wish.share(surest)):
             break
-        done = repair(done.image, surest)
+        done = repair(done.image, surest, recognised)
         passes.append(Pass(surest, probabilities[surest], done.image))
-        seconds += done.seconds
         networks.append(done.network)
     by = ", ".join(dict.fromkeys(filter(None, networks))) or None
+    seconds = time.perf_counter() - started
     return replace(first, image=done.image, seconds=seconds, passes=tuple(passes), network=by)

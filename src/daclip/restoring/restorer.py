@@ -30,7 +30,7 @@ from daclip.restoring.control import (
 )
 from daclip.restoring.instruction import Wish, understand
 from daclip.restoring.networks import Other, load_other
-from daclip.restoring.passes import Passes, check_passes, in_turn
+from daclip.restoring.passes import Passes, Recognised, check_passes, in_turn
 from daclip.restoring.results import Restoration, Restored
 from daclip.restoring.sampling import (
     GIB,
@@ -201,62 +201,65 @@ class Restorer(Classifier):
         wish = None if instruction is None else self.understand(instruction)
         if classes is not None and wish is not None:
             raise DaclipError("give a degradation or an instruction, not both")
-        if most > 1:
-            parts = [on_progress and part_of(on_progress, i, len(unpacked)) for i in range(len(unpacked))]
-            turns = [
-                self._in_turn(photo, most, instruction, wish, told, numbers=[number], strength=strength)
-                for photo, number, told in zip(unpacked, numbers, parts, strict=True)
-            ]
-            packed = [
-                replace(
-                    turn,
-                    image=pack(turn.image),
-                    passes=tuple(replace(one, image=pack(one.image)) for one in turn.passes),
-                )
-                for turn, pack in zip(turns, packs, strict=True)
-            ]
-            return packed[0] if single else Restored(packed)
         notes = tuple(unknown_classes(classes or {}, self.classes)) + (wish.remarks if wish else ())
         done: list[Restoration] = []
-        chunks = list(chunks_of(unpacked, 1 if self.others else self.batch_size))
+        chunks = list(chunks_of(unpacked, 1 if self.others or most > 1 else self.batch_size))
         for part, chunk in enumerate(chunks):
-            on_part = on_progress and part_of(on_progress, part, len(chunks))
-            started = time.perf_counter()
-            lq = [unpacked[i] for i in chunk]
-            with torch.inference_mode(), memory_errors():
-                recognised = [self.recognise(photo) for photo in lq]
-                plans = [Plan.of(probabilities, classes, wish) for _, probabilities in recognised]
-                given = zip(recognised, plans, strict=True)
-                conditioning = Conditioning.stacked([self._steered(found, plan) for (found, _), plan in given])
-                strengths = [strength * plan.share for plan in plans]
-                # Where there are networks for classes, a chunk is one photo.
-                other = self.others.get(plans[0].foremost(recognised[0][1]))
-                by = self._by(other) if other else self
-                found = by._samples(lq, conditioning, [numbers[i] for i in chunk], strengths, samples, holes, on_part)
-            seconds = (time.perf_counter() - started) / len(chunk)
-            for i, (_, probabilities), plan, (images, spread) in zip(chunk, recognised, plans, found, strict=True):
-                results = tuple(packs[i](image) for image in images)
-                several = results if samples > 1 else ()
-                told = (*notes, *plan.notes), plan.repaired, plan.left, by.network if strength * plan.share else None
-                done.append(Restoration(results[0], probabilities, self.seed, seconds, several, spread, *told))
+            told = on_progress and part_of(on_progress, part, len(chunks))
+            lq, drawn = [unpacked[i] for i in chunk], [numbers[i] for i in chunk]
+            if most > 1:
+                found = [self._in_turn(lq[0], drawn[0], most, wish, strength, told)]
+            else:
+                found = self._once(lq, drawn, classes, wish, strength, samples, holes, told)
+            for i, one in zip(chunk, found, strict=True):
+                done.append(replace(one.packed(packs[i]), notes=(*notes, *one.notes)))
         return done[0] if single else Restored(done)
 
+    def _once(
+        self,
+        photos: Sequence[Pixels],
+        numbers: Sequence[int],
+        classes: dict[str, float] | None,
+        wish: Wish | None,
+        strength: float,
+        samples: int = 1,
+        holes: np.ndarray | None = None,
+        on_progress: Progress | None = None,
+        recognised: Sequence[Recognised] = (),
+    ) -> list[Restoration]:
+        """Photos of one size in one pass, with results as `Pixels`; `recognised` are theirs where they are known."""
+        started = time.perf_counter()
+        with torch.inference_mode(), memory_errors():
+            recognised = recognised or [self.recognise(photo) for photo in photos]
+            plans = [Plan.of(probabilities, classes, wish) for _, probabilities in recognised]
+            given = zip(recognised, plans, strict=True)
+            conditioning = Conditioning.stacked([self._steered(found, plan) for (found, _), plan in given])
+            strengths = [strength * plan.share for plan in plans]
+            # Where there are networks for classes, it is one photo.
+            other = self.others.get(plans[0].foremost(recognised[0][1]))
+            by = self._by(other) if other else self
+            restored = by._samples(photos, conditioning, numbers, strengths, samples, holes, on_progress)
+        seconds = (time.perf_counter() - started) / len(photos)
+        done = []
+        for (_, probabilities), plan, (images, spread) in zip(recognised, plans, restored, strict=True):
+            several = tuple(images) if samples > 1 else ()
+            told = plan.notes, plan.repaired, plan.left, by.network if strength * plan.share else None
+            done.append(Restoration(images[0], probabilities, self.seed, seconds, several, spread, *told))
+        return done
+
     def _in_turn(
-        self, photo: Pixels, most: int, instruction: str | None, wish: Wish | None, on_progress: Any, **asked: Any
+        self, photo: Pixels, number: int, most: int, wish: Wish | None, strength: float, on_progress: Progress | None
     ) -> Restoration:
         """One photo in several passes; an instruction chooses the first, and what later ones may repair."""
         turn = count()
 
-        def repair(image: Pixels, class_name: str | None) -> Restoration:
+        def repair(image: Pixels, class_name: str | None, recognised: Recognised) -> Restoration:
             told = on_progress and part_of(on_progress, next(turn), most)
-            what = {"instruction": instruction} if class_name is None else {"degradation": class_name}
-            done: Restoration = self.restore(image, on_progress=told, **what, **asked)
-            return done
+            what = (None, wish) if class_name is None else ({class_name: 1.0}, None)
+            return self._once([image], [number], *what, strength, on_progress=told, recognised=[recognised])[0]
 
-        def allowed(class_name: str) -> bool:
-            return wish is None or (class_name in wish.repair if wish.repair else class_name not in wish.keep)
-
-        return in_turn(repair, lambda image: self.recognise(image)[1], photo, most, allowed)
+        with memory_errors():
+            return in_turn(repair, self.recognise, photo, most, wish)
 
     def _samples(
         self,

@@ -1,12 +1,14 @@
 """What restoring returns."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from daclip.pixels import Pack
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,11 @@ class Restoration:
     def degradation(self) -> str:
         """The most likely class."""
         return next(iter(self.probabilities))
+
+    def packed(self, pack: Pack) -> "Restoration":
+        """The same with other kinds of pictures."""
+        passes = tuple(replace(one, image=pack(one.image)) for one in self.passes)
+        return replace(self, image=pack(self.image), samples=tuple(map(pack, self.samples)), passes=passes)
 
 
 class Restored(Sequence[Restoration]):
