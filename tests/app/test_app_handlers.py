@@ -87,6 +87,8 @@ def test_the_page_does_what_is_said(handlers: Handlers, photo: Path) -> None:
     wish, other = "remove the rain but keep the fog", "remove the tourists"
     done, refused = html.escape("repaired rainy; left hazy"), html.escape("'tourists' is nothing that can be repaired")
     assert done in last(restored(handlers, [photo], instruction=wish))[parts.status]
+    half = last(restored(handlers, [photo], instruction="half derain"))[parts.status]
+    assert "repaired rainy by 50%" in html.unescape(half)
     assert refused in last(restored(handlers, [photo], instruction=other))[parts.status]
     assert last(restored(handlers, [photo] * 2, instruction=wish))[parts.table].count(done) == 2
     assert refused in last(restored(handlers, [photo] * 2, instruction=other))[parts.status]

@@ -160,11 +160,11 @@ def test_words_and_strength_change_the_result(place: Path, capsys: pytest.Captur
 def test_one_can_say_what_one_wants(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     photo, told = "photos/a [1].png", "--instruction"
     assert run("restore", photo, "-o", "told", told, "slightly remove the rain but keep the fog") is None
-    assert "repaired rainy; left hazy" in capsys.readouterr().out
+    assert "repaired rainy by 30%; left hazy" in capsys.readouterr().out
     assert run("restore", photo, "-o", "named", "--degradation", "rainy", "--strength", "0.3") is None
     assert Path("told/a [1].png").read_bytes() == Path("named/a [1].png").read_bytes()
     (line,) = lines(place / "told" / "summary.jsonl")
-    assert line["repaired"] == ["rainy"]
+    assert (line["repaired"], line["shares"]) == (["rainy"], {"rainy": 0.3})
     assert line["left"][0] == "hazy"
     assert run("restore", photo, "--dry-run", told, "remove the rain but keep the fog") is None
     assert "would repair rainy; left hazy" in capsys.readouterr().out

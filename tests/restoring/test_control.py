@@ -15,6 +15,7 @@ from daclip.errors import DaclipError
 from daclip.restoring.control import CLEAN_FOR_SURE, HARDLY_CLEAN, Plan, change_share, class_meant
 from daclip.restoring.instruction import Wish
 from daclip.restoring.lexicon import lexicon_of
+from daclip.restoring.networks import unmet
 
 PHOTO = np.ascontiguousarray(data.coffee()[:48, :64])
 
@@ -77,6 +78,27 @@ def test_a_wish_becomes_a_plan_for_what_was_recognised(wish: Wish, plan: Plan) -
     found = Plan.of(FOUND, None, wish)
     assert (found.share, found.repaired, found.left) == (pytest.approx(plan.share), plan.repaired, plan.left)
     assert found.classes == (plan.classes and pytest.approx(plan.classes))
+
+
+def test_a_network_of_others_repairs_its_class_and_leaves_the_rest_of_a_wish() -> None:
+    wish = Wish({"rainy": 0.6, "noisy": 0.3}, ("hazy",), 1.0)
+    plan = Plan.of(FOUND, None, wish, {"rainy"})
+    assert (plan.share, plan.repaired, plan.left) == (0.6, ("rainy",), ("hazy", "noisy"))
+    assert wish.shares(plan.repaired) == {"rainy": 0.6}
+    # Where ours restores, it repairs all.
+    assert Plan.of(FOUND, None, wish, {"noisy"}) == Plan.of(FOUND, None, wish)
+    assert list(unmet(wish, ["hazy", "noisy"], {"rainy"})) == [
+        "left for lack of a network: noisy; several passes repair one after the other"
+    ]
+    assert "as a pass takes one network: noisy" in next(unmet(wish, ["noisy"], {"rainy", "noisy"}))
+    assert not [*unmet(Wish({}, ("hazy",), 1.0), ["hazy"], {"rainy"})]
+
+
+def test_shares_are_told_where_less_than_all_is_asked() -> None:
+    assert Wish({"rainy": 1.0, "hazy": 0.5}, (), 1.0).shares(["rainy", "hazy"]) == {"rainy": 1.0, "hazy": 0.5}
+    assert Wish({"rainy": 1.0}, ("hazy",), 1.0).shares(["rainy"]) == {}
+    assert Wish({}, ("hazy",), 0.4).shares(["rainy"]) == {"rainy": 0.4}
+    assert Wish({}, ("hazy",), 0.4).shares([]) == {}
 
 
 def test_nothing_is_done_where_only_what_is_kept_was_found() -> None:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from daclip import Restorer
 from daclip.app.service import AS_TRAINED, Limits, Service, Settings
 from daclip.errors import DaclipError
+from daclip.restoring.batch import Job, Request, attempt
 from daclip.restoring.networks import load_other
 
 pytest.importorskip("spandrel")
@@ -126,6 +127,18 @@ def test_recognition_chooses_among_networks(restorer: Restorer, folder: Path, tm
     assert rest.restore(IMAGE, degradation=third).network == "NAFNet nafnet.safetensors"
     assert rest.restore(IMAGE, degradation=second).network == told.network
     assert rest._weight_bytes() > by._weight_bytes() > restorer._weight_bytes()
+
+
+def test_an_instruction_lists_what_the_network_of_a_class_repairs(restorer: Restorer, folder: Path) -> None:
+    by = restorer.with_network(folder / "nafnet.pth", "rainy")
+    told = "remove the rain completely and half of the noise"
+    done = by.restore(IMAGE, instruction=told)
+    assert (done.network, done.repaired, done.shares) == ("NAFNet nafnet.pth", ("rainy",), {})
+    assert "noisy" in done.left
+    assert "left for lack of a network: noisy" in done.notes[-1]
+    job = Job(folder / "cup.png", folder / "none.png")
+    dry = attempt(by, job, Request(None, 1.0, 1, dry_run=True, overwrite=False, instruction=told))
+    assert (dry.repaired, dry.notes) == (["rainy"], [done.notes[-1]])
 
 
 class Evil:

@@ -57,6 +57,26 @@ def test_passes_are_counted_and_limited_by_the_wish() -> None:
         assert run(script, wish=wish).image == {"hazy", "noisy"}
 
 
+def test_a_wish_is_met_in_turn_and_what_it_asks_in_part_once() -> None:
+    script, wish = Scripted(hazy=0.95, rainy=0.9, noisy=0.8), Wish({"rainy": 1.0, "hazy": 0.5}, ("noisy",), 1.0)
+
+    def first_by(*repaired: str) -> Restoration:
+        """The first pass repairs these alone, and the haze comes back."""
+
+        def repair(photo: frozenset[str], class_name: str | None, recognised: Recognised) -> Restoration:
+            left = tuple({"rainy", "hazy", "noisy"} - {*repaired}) if class_name is None else ()
+            told = () if class_name else repaired
+            changed = photo - {class_name or repaired[0]} | {"hazy"}
+            return Restoration(changed, recognised[1], 0, 1.0, repaired=told, left=left)
+
+        return in_turn(repair, script.recognise, frozenset(script.confidences), MOST, wish)
+
+    done = first_by("rainy")
+    assert [one.degradation for one in done.passes] == ["rainy", "hazy"]
+    assert (done.repaired, done.left, done.shares) == (("rainy", "hazy"), ("noisy",), {"rainy": 1.0, "hazy": 0.5})
+    assert [one.degradation for one in first_by("rainy", "hazy").passes] == ["hazy"]
+
+
 def test_what_comes_back_is_not_repaired_again() -> None:
     script = Scripted(rainy=0.9)
 

@@ -22,8 +22,10 @@ from daclip.finding import Found, account, find_photos
 from daclip.pixels import Pixels
 from daclip.restoring.classifier import Classifier
 from daclip.restoring.control import Plan, check_strength, parse_classes
+from daclip.restoring.networks import unmet
 from daclip.restoring.passes import Passes, check_passes
 from daclip.restoring.restorer import Restorer, Stopped
+from daclip.restoring.results import Restoration
 from daclip.restoring.sampling import Progress
 from daclip.restoring.turns import Turns
 from daclip.restoring.video import is_video, restore_video, result_of
@@ -64,6 +66,7 @@ class Outcome:
     probabilities: dict[str, float] = field(default_factory=dict)  # most likely class first
     repaired: list[str] = field(default_factory=list)  # by an instruction
     left: list[str] = field(default_factory=list)
+    shares: dict[str, float] = field(default_factory=dict)  # of the change, if the instruction asks for less than all
     network: str | None = None  # of others, where one restored the photo
     passes: list[tuple[str, float]] = field(default_factory=list)  # class and confidence, where several were made
     size: list[int] | None = None  # width and height in pixels
@@ -87,7 +90,8 @@ class Outcome:
             return found
         verb = "would repair" if self.status == "classified" else "repaired"
         left = f"; left {', '.join(self.left)}" if self.left else ""
-        return [f"{verb} {', '.join(self.repaired) or 'nothing'}{left}", *found]
+        repaired = [f"{name} by {self.shares[name]:.0%}" if self.shares else name for name in self.repaired]
+        return [f"{verb} {', '.join(repaired) or 'nothing'}{left}", *found]
 
     def line(self) -> str:
         """The outcome as JSON without what is empty."""
@@ -257,8 +261,12 @@ def attempt(
             outcome.status = "classified"
             if request.instruction is not None:
                 assert isinstance(restorer, Restorer)
-                planned = Plan.of(outcome.probabilities, None, restorer.understand(request.instruction))
+                wish = restorer.understand(request.instruction)
+                planned = Plan.of(outcome.probabilities, None, wish, restorer.others)
                 outcome.repaired, outcome.left = list(planned.repaired), list(planned.left)
+                outcome.shares = wish.shares(outcome.repaired)
+                if request.passes == 1:
+                    outcome.notes += unmet(wish, outcome.left, restorer.others)
         elif job.result.exists() and not request.overwrite:
             outcome.status, outcome.results = "kept", [str(job.result)]
             return outcome
@@ -311,8 +319,7 @@ def _restore(restorer: Restorer, job: Job, request: Request, outcome: Outcome, o
         on_progress=on_progress,
     )
     outcome.notes, outcome.size = [*file.notes, *done.notes], [file.pixels.width, file.pixels.height]
-    outcome.probabilities, outcome.seed = _rounded(done.probabilities), done.seed
-    outcome.repaired, outcome.left, outcome.network = list(done.repaired), list(done.left), done.network
+    _tell(outcome, done)
     if len(done.passes) > 1:
         outcome.passes = [(one.degradation, round(one.confidence, 4)) for one in done.passes]
     for number, sample in enumerate(done.samples[1:], start=1):
@@ -336,8 +343,7 @@ def _restore_video(
     done = clip.last
     assert done is not None
     outcome.notes, outcome.size = list(clip.notes), list(clip.size)
-    outcome.probabilities, outcome.seed, outcome.network = _rounded(done.probabilities), done.seed, done.network
-    outcome.repaired, outcome.left = list(done.repaired), list(done.left)
+    _tell(outcome, done)
     outcome.results, outcome.status = [str(job.result)], "restored"
 
 
@@ -358,6 +364,11 @@ def video_jobs(sources: Sequence[str], output: Path, request: Request, mask: str
         if job.result.resolve() == job.photo.resolve():
             raise DaclipError(f"{job.result} is the video itself and would be overwritten; choose another output")
     return jobs
+
+
+def _tell(outcome: Outcome, done: Restoration) -> None:
+    outcome.probabilities, outcome.seed, outcome.network = _rounded(done.probabilities), done.seed, done.network
+    outcome.repaired, outcome.left, outcome.shares = list(done.repaired), list(done.left), done.shares
 
 
 def _rounded(probabilities: dict[str, float]) -> dict[str, float]:

@@ -3,7 +3,7 @@
 import difflib
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -107,8 +107,22 @@ class Plan:
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, probabilities: Mapping[str, float], classes: dict[str, float] | None, wish: Wish | None) -> "Plan":
-        """The plan for what was recognised, or the user's classes, or the user's wish."""
+    def of(
+        cls,
+        probabilities: Mapping[str, float],
+        classes: dict[str, float] | None,
+        wish: Wish | None,
+        others: Container[str] = (),
+    ) -> "Plan":
+        """The plan for what was recognised, or the user's classes, or the user's wish; a network of `others` repairs
+        its class alone, and leaves the rest of a wish."""
+        plan = cls._of(probabilities, classes, wish)
+        foremost = plan.foremost(probabilities)
+        rest = tuple(name for name in plan.repaired if name != foremost and foremost in others)
+        return replace(plan, repaired=(foremost,), left=(*plan.left, *rest)) if rest else plan
+
+    @classmethod
+    def _of(cls, probabilities: Mapping[str, float], classes: dict[str, float] | None, wish: Wish | None) -> "Plan":
         share = change_share(probabilities)
         notes = () if share else ("nothing wrong was found, and the photo was left as it is",)
         if classes is not None:

@@ -1,6 +1,6 @@
 """Wishes in plain English, such as "remove the rain but keep the fog": what to repair, what to leave, how strongly."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -24,6 +24,11 @@ class Wish:
     def share(self, class_name: str) -> float:
         """The share of the change that is asked of a class; 0 where it is left."""
         return self.repair.get(class_name, 0.0) if self.repair else self.strength * (class_name not in self.keep)
+
+    def shares(self, class_names: Iterable[str]) -> dict[str, float]:
+        """The shares of the change that are asked of classes; none where it is all of it."""
+        shares = {name: self.share(name) for name in class_names}
+        return shares if min(shares.values(), default=1.0) < 1 else {}
 
 
 @dataclass

@@ -1,6 +1,7 @@
 """Restoration networks of others, from files of an architecture that the package spandrel knows."""
 
 from collections import Counter
+from collections.abc import Container, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from daclip.diffusion.denoiser import Denoiser
 from daclip.diffusion.sde import DirectRegression
 from daclip.errors import DaclipError
 from daclip.files import one_line
+from daclip.restoring.instruction import Wish
 from daclip.samplers.base import Sampler
 from daclip.samplers.single_step import PosteriorSampler
 from daclip.types import Conditioning
@@ -76,6 +78,14 @@ def load_other(path: str | Path, device: torch.device, precision: str) -> Other:
         raise DaclipError(f"{path}: its network does not run ({one_line(error)})") from None
     denoiser = Denoiser(backbone, DirectRegression(), "image").to(device).eval()
     return Other(f"{found.architecture.name} {Path(path).name}", denoiser, PosteriorSampler(steps=1))
+
+
+def unmet(wish: Wish, left: Sequence[str], others: Container[str]) -> Iterator[str]:
+    """Remarks on classes that a pass by a network of `others`, which repairs its own alone, has left against a wish."""
+    wanted = [name for name in left if wish.share(name)]
+    for reason, has in (("for lack of a network", False), ("as a pass takes one network", True)):
+        if names := [name for name in wanted if (name in others) == has]:
+            yield f"left {reason}: {', '.join(names)}; several passes repair one after the other"
 
 
 def _useless(found: Any) -> str | None:

@@ -44,18 +44,28 @@ def in_turn(
     pass is what a single one would be, so that more of them cannot spoil a photo with one degradation."""
     started = time.perf_counter()
     first = done = repair(photo, None, recognise(photo))
-    passes = [Pass(first.degradation, first.probabilities[first.degradation], first.image)]
+    confidence = dict.fromkeys(first.repaired, 0.0) | first.probabilities  # one may be unknown to recognition
+    surest = max(first.repaired, key=confidence.__getitem__, default=first.degradation)
+    passes = [Pass(surest, confidence[surest], first.image)]
     networks = [first.network]
     while len(passes) < most:
         recognised = recognise(done.image)
         probabilities = recognised[1]
         surest = max((name for name in probabilities if name != CLEAN), key=probabilities.__getitem__)
         repaired = {one.degradation for one in passes}
-        if probabilities[surest] < SURE or surest in repaired or (wish and not wish.share(surest)):
+        share = wish.share(surest) if wish else 1.0
+        # What was asked for in part is not repaired twice.
+        enough = share == 0 or (share < 1 and surest in first.repaired)
+        if probabilities[surest] < SURE or surest in repaired or enough:
             break
         done = repair(done.image, surest, recognised)
         passes.append(Pass(surest, probabilities[surest], done.image))
         networks.append(done.network)
+    if wish:
+        # Each pass may have been another network's, which repairs its class alone.
+        told = tuple(dict.fromkeys([*first.repaired, *(one.degradation for one in passes[1:])]))
+        left = tuple(name for name in first.left if name not in told)
+        first = replace(first, repaired=told, left=left, shares=wish.shares(told))
     by = ", ".join(dict.fromkeys(filter(None, networks))) or None
     seconds = time.perf_counter() - started
     return replace(first, image=done.image, seconds=seconds, passes=tuple(passes), network=by)

@@ -29,7 +29,7 @@ from daclip.restoring.control import (
     unknown_classes,
 )
 from daclip.restoring.instruction import Wish, understand
-from daclip.restoring.networks import Other, load_other
+from daclip.restoring.networks import Other, load_other, unmet
 from daclip.restoring.passes import Passes, Recognised, check_passes, in_turn
 from daclip.restoring.results import Restoration, Restored
 from daclip.restoring.sampling import (
@@ -212,7 +212,8 @@ class Restorer(Classifier):
             else:
                 found = self._once(lq, drawn, classes, wish, strength, samples, holes, told)
             for i, one in zip(chunk, found, strict=True):
-                done.append(replace(one.packed(packs[i]), notes=(*notes, *one.notes)))
+                left = unmet(wish, one.left, self.others) if wish and most == 1 else ()
+                done.append(replace(one.packed(packs[i]), notes=(*notes, *one.notes, *left)))
         return done[0] if single else Restored(done)
 
     def _once(
@@ -231,7 +232,7 @@ class Restorer(Classifier):
         started = time.perf_counter()
         with torch.inference_mode(), memory_errors():
             recognised = recognised or [self.recognise(photo) for photo in photos]
-            plans = [Plan.of(probabilities, classes, wish) for _, probabilities in recognised]
+            plans = [Plan.of(probabilities, classes, wish, self.others) for _, probabilities in recognised]
             given = zip(recognised, plans, strict=True)
             conditioning = Conditioning.stacked([self._steered(found, plan) for (found, _), plan in given])
             strengths = [strength * plan.share for plan in plans]
@@ -243,7 +244,8 @@ class Restorer(Classifier):
         done = []
         for (_, probabilities), plan, (images, spread) in zip(recognised, plans, restored, strict=True):
             several = tuple(images) if samples > 1 else ()
-            told = plan.notes, plan.repaired, plan.left, by.network if strength * plan.share else None
+            shares = wish.shares(plan.repaired) if wish else {}
+            told = plan.notes, plan.repaired, plan.left, shares, by.network if strength * plan.share else None
             done.append(Restoration(images[0], probabilities, self.seed, seconds, several, spread, *told))
         return done
 
@@ -255,8 +257,11 @@ class Restorer(Classifier):
 
         def repair(image: Pixels, class_name: str | None, recognised: Recognised) -> Restoration:
             told = on_progress and part_of(on_progress, next(turn), most)
-            what = (None, wish) if class_name is None else ({class_name: 1.0}, None)
-            return self._once([image], [number], *what, strength, on_progress=told, recognised=[recognised])[0]
+            given: dict[str, Any] = {"on_progress": told, "recognised": [recognised]}
+            if class_name is None:
+                return self._once([image], [number], None, wish, strength, **given)[0]
+            share = strength * wish.share(class_name) if wish else strength
+            return self._once([image], [number], {class_name: 1.0}, None, share, **given)[0]
 
         with memory_errors():
             return in_turn(repair, self.recognise, photo, most, wish)

@@ -1,7 +1,7 @@
 """What restoring returns."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -34,6 +34,7 @@ class Restoration:
     notes: tuple[str, ...] = ()  # such as a class that the restorer did not learn
     repaired: tuple[str, ...] = ()  # classes that an instruction let be repaired
     left: tuple[str, ...] = ()  # classes that it let be, though they were recognised or named
+    shares: dict[str, float] = field(default_factory=dict)  # of the change, if it asked for less than all
     network: str | None = None  # of others, where one restored the photo: its architecture and file
     passes: tuple[Pass, ...] = ()  # where several were asked for
 
