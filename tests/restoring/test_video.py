@@ -13,7 +13,8 @@ from skimage import data
 
 from daclip import Restorer
 from daclip.errors import DaclipError
-from daclip.restoring.video import SteadyRestorer, restore_video
+from daclip.pixels import Pixels
+from daclip.restoring.video import Cuts, SteadyRestorer, restore_video
 
 av = pytest.importorskip("av")
 
@@ -113,13 +114,42 @@ def test_still_frames_stay_still(restorer: Restorer) -> None:
 
 def test_recognition_is_an_exponential_mean(restorer: Restorer) -> None:
     steady = SteadyRestorer(restorer, memory=0.75)
-    photos = [torch.from_numpy(photo).movedim(-1, 0) for photo in (PHOTO, 255 - PHOTO)]
+    noisy = np.random.default_rng(0).integers(-40, 40, PHOTO.shape) + PHOTO
+    frames = PHOTO, noisy.clip(0, 255).astype(np.uint8), 255 - PHOTO, 255 - PHOTO
+    photos = [torch.from_numpy(photo).movedim(-1, 0) for photo in frames]
     found = restorer.classify(photos)
-    first, second = steady.classify(photos)
-    assert first == found[0]
+    first, second, *others = steady.classify(photos)
+    assert first == found[0] != found[1]
     for name, share in second.items():
         assert share == pytest.approx(0.75 * found[0][name] + 0.25 * found[1][name])
     assert list(second.values()) == sorted(second.values(), reverse=True)
+    # A new scene inherits nothing.
+    assert others[0] == found[2]
+    assert others[1] == pytest.approx(found[3])
+
+
+def begins(frames: list[np.ndarray]) -> list[int]:
+    """The frames with which scenes begin."""
+    cuts = Cuts()
+    return [number for number, frame in enumerate(frames) if cuts.begins(Pixels(frame))]
+
+
+def flat(*levels: int) -> list[np.ndarray]:
+    return [np.full((20, 30, 3), level, np.uint8) for level in levels]
+
+
+def test_a_scene_begins_where_the_picture_changes_by_far_more_than_before() -> None:
+    assert begins(flat(100, 100, 114, 114)) == [0]  # by 0.055
+    assert begins(flat(100, 100, 117, 117)) == [0, 2]  # by 0.067
+    # One that goes up and down by 0.08 each time is soon taken as usual.
+    assert max(begins(flat(*[60, 80] * 6))) < 4
+    assert begins(flat(*[60, 80] * 6, *[250] * 3))[-1] == 12
+    # A pan, and another place.
+    ramp = np.repeat(np.arange(0, 240, 4, dtype=np.uint8)[None, :, None], 3, 2).repeat(20, 0)
+    pan = [np.roll(ramp, step, 1) for step in range(6)]
+    assert begins(pan + [frame[:, ::-1] for frame in pan]) == [0, 6]
+    # A flash is a scene of its own, and what follows does not inherit it either.
+    assert begins(flat(*[50] * 6, 255, *[50] * 6)) == [0, 6, 7]
 
 
 def test_a_damaged_video_is_refused_and_nothing_is_left(restorer: Restorer, clip: Path, tmp_path: Path) -> None:

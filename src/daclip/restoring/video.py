@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 
 from daclip.errors import DaclipError
 from daclip.files import atomic_file, one_line
-from daclip.pixels import Pixels
+from daclip.pixels import LUMA, Pixels
 from daclip.restoring.restorer import Restorer
 from daclip.restoring.results import Restoration
 from daclip.restoring.sampling import Progress
@@ -29,6 +31,10 @@ VIDEOS = {*WRITTEN, ".avi"}
 EXACT = 0x4 | 0x40000 | 0x2000
 
 MEMORY = 0.9  # of the exponential mean: some ten frames
+
+# A cut: the side of the gray pictures that are compared, the least mean absolute difference in [0, 1], how many times
+# the usual one it must be, and the frames that make up what is usual.
+SMALL, LEAST, TIMES, USUAL = 16, 0.06, 3, 5
 
 
 def is_video(path: str | Path) -> bool:
@@ -47,19 +53,40 @@ def result_of(video: Path, output: Path) -> Path:
     return result
 
 
+class Cuts:
+    """Finds where scenes begin, in the frames of one clip in their order: there the picture changes by far more than it
+    just did from frame to frame."""
+
+    def __init__(self) -> None:
+        self._before: Tensor | None = None
+        self._usual = 0.0  # exponential mean of the differences
+
+    def begins(self, frame: Pixels) -> bool:
+        """Whether this frame is the first of a scene."""
+        small = adaptive_avg_pool2d((frame.crop() * LUMA).sum(0, keepdim=True), SMALL)
+        before, self._before = self._before, small
+        if before is None:
+            return True
+        difference = float((small - before).abs().mean())
+        usual, self._usual = self._usual, self._usual + (difference - self._usual) / USUAL
+        return difference > max(LEAST, TIMES * usual)
+
+
 class SteadyRestorer(Restorer):
     """A restorer for the frames of one clip in their order. Embeddings and probabilities are exponential means over the
-    frames so far, of which `memory` is the share of the past: what comes from one frame alone would flicker."""
+    frames of the scene so far, of which `memory` is the share of the past: what comes from one frame alone would
+    flicker."""
 
     def __init__(self, restorer: Restorer, memory: float = MEMORY):
         self.__dict__.update(restorer.__dict__)
         self.memory = memory
-        self._past: tuple[Conditioning, dict[str, float]] | None = None
+        self._cuts = Cuts()
+        self._past: tuple[Conditioning, dict[str, float]] = Conditioning(), {}
 
     def recognise(self, photo: Pixels) -> tuple[Conditioning, dict[str, float]]:
-        """Embeddings and classes as of this frame and those before it."""
+        """Embeddings and classes as of this frame and those before it in its scene."""
         now, probabilities = super().recognise(photo)
-        if self._past is not None:
+        if not self._cuts.begins(photo):
             before, past = self._past
             now = _mixed(before, now, self.memory)
             shares = {name: self.memory * past[name] + (1 - self.memory) * p for name, p in probabilities.items()}
@@ -80,7 +107,7 @@ class Clip:
     size: tuple[int, int] = (0, 0)  # width and height
     frames: int = 0
     notes: Counter[str] = field(default_factory=Counter)
-    last: Restoration | None = None  # its probabilities are means over the clip
+    last: Restoration | None = None  # its probabilities are means over the last scene
 
 
 def restore_video(
