@@ -117,6 +117,20 @@ def test_from_upload_to_download(page: Any, photo: Path) -> None:
     assert waited.value.suggested_filename == "cup-restored.png"
     assert image.size == (SIDE, SIDE * 3 // 4)
     assert not np.array_equal(np.asarray(image), np.asarray(Image.open(photo)))
+    # A changed choice needs no new upload: another word, and strength 0, which gives the photo back.
+    old = pictures.last.get_attribute("src")
+    page.get_by_label("Repair", exact=True).click()
+    page.get_by_role("option", name="rainy", exact=True).click()
+    playwright.expect(pictures.last).not_to_have_attribute("src", old, timeout=60_000)
+    old = pictures.last.get_attribute("src")
+    strength = page.get_by_label("number input for Strength")
+    strength.fill("0")
+    strength.blur()
+    playwright.expect(pictures.last).not_to_have_attribute("src", old, timeout=60_000)
+    with page.expect_download() as waited:
+        page.locator("#download").click()
+    assert np.array_equal(np.asarray(Image.open(waited.value.path())), np.asarray(Image.open(photo)))
+    shot(page, "again")
     # Nothing sticks out of a phone's screen.
     assert page.evaluate("document.documentElement.scrollWidth") <= page.width
 

@@ -50,8 +50,11 @@ def photo(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def restored(handlers: Handlers, photos: list[Path], editor: Any = None, **settings: Any) -> Iterator[Any]:
-    given: list[Any] = [*(PLAIN | settings).values(), VISITOR]
-    return handlers.restore([*map(str, photos)], editor, *given)
+    return handlers.restore(VISITOR, [*map(str, photos)], editor, *(PLAIN | settings).values())
+
+
+def again(handlers: Handlers, photos: list[Path], sources: list[str], **settings: Any) -> Iterator[Any]:
+    return handlers.again(VISITOR, [*map(str, photos)], sources, None, *(PLAIN | settings).values())
 
 
 def last(updates: Iterator[Any]) -> dict[Any, Any]:
@@ -124,7 +127,7 @@ def test_the_whole_result_can_be_had(handlers: Handlers, photo: Path) -> None:
             files = [file["path"] for file in update[parts.files].value]
             assert len(files) == len(update[parts.gallery].value) == 3
             chosen = gradio.SelectData(None, {"index": 1, "value": None})
-            slider = handlers.compare(update[parts.pairs], files, chosen)[parts.slider]
+            slider = handlers.compare(update[parts.sources], files, chosen)[parts.slider]
             assert [Path(side["path"]).suffix for side in slider.value] == [".jpg", ".jpg"]
             updates.close()  # type: ignore[attr-defined]
 
@@ -218,6 +221,42 @@ def test_buttons_are_ready_when_all_that_a_visitor_began_has_ended(handlers: Han
     assert parts.restore not in handlers.ready([str(photo)], VISITOR)
     ready = handlers.ready([str(photo)], VISITOR)
     assert (ready[parts.restore].interactive, ready[parts.stop].interactive) == (True, False)
+
+
+def test_a_changed_choice_restores_the_photo_again(handlers: Handlers, photo: Path) -> None:
+    parts = handlers.parts
+
+    def starts(updates: Iterator[Any]) -> bool:
+        return parts.download in last(updates)
+
+    assert not starts(again(handlers, [photo], [], strength=0.5))  # nothing was restored yet
+    handlers.begin(VISITOR)
+    shown = last(restored(handlers, [photo]))[parts.sources]
+    assert shown == [str(photo)]
+    handlers.ready([str(photo)], VISITOR)
+    assert not starts(again(handlers, [photo], shown))  # nothing was changed
+    assert not starts(again(handlers, [photo] * 2, shown * 2, strength=0.5))
+    for changed in ({"strength": 0.5}, {"classes": "rainy"}, {"instruction": "remove the rain"}):
+        seen = last(again(handlers, [photo], shown, **changed))
+        assert "done in" in seen[parts.status]
+        assert (seen[parts.restore].interactive, seen[parts.stop].interactive) == (True, False)
+    refused = last(again(handlers, [photo], shown, classes="tourists"))
+    assert "no class that the restorer learned" in html.unescape(refused[parts.status])
+    assert refused[parts.restore].interactive
+
+
+def test_the_latest_choice_ends_what_still_runs(handlers: Handlers, photo: Path) -> None:
+    parts = handlers.parts
+    handlers.begin(VISITOR)
+    with handlers.service.turns.turn(lambda before: None):
+        first = restored(handlers, [photo])
+        assert "waiting: 1 before you" in last([next(first), next(first)])[parts.status]  # type: ignore[arg-type]
+        second = again(handlers, [photo], [str(photo)], strength=0.5)
+        assert next(second)[parts.stop].interactive
+        assert not last(first)  # it is silent, and has left the queue
+        assert parts.restore not in handlers.ready([str(photo)], VISITOR)
+        assert "waiting: 1 before you" in last([next(second), next(second)])[parts.status]  # type: ignore[arg-type]
+    assert last(second)[parts.restore].interactive
 
 
 @pytest.mark.parametrize("photos", [1, 2])

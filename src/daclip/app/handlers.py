@@ -43,7 +43,7 @@ class Parts:
     table: gr.HTML  # what came of each of several photos
     gallery: gr.Gallery  # several results
     files: gr.File  # the same as files
-    pairs: gr.State  # photo and result of each picture of the gallery, as paths
+    sources: gr.State  # the photo of each result that is shown, as a path
     brush: gr.Accordion  # holds the editor
     editor: gr.ImageEditor  # the photo, to be painted on
 
@@ -54,6 +54,7 @@ class Visit:
 
     stop: threading.Event
     running: int = 0
+    chosen: Settings | None = None  # for the latest
 
 
 def _message(text: str) -> str:
@@ -152,21 +153,35 @@ class Handlers:
         self.stop(request)
         self._visits.pop(str(request.session_hash), None)
 
+    def again(
+        self,
+        request: gr.Request,
+        photos: Sequence[str] | None,
+        sources: Sequence[str],
+        editor: Mapping[str, Any] | None,
+        *choices: Any,
+    ) -> Iterator[Update]:
+        """Restore a single photo whose result is shown once more, if a choice has changed since."""
+        visit = self._visits.get(str(request.session_hash))
+        if visit is None or not photos or len(photos) > 1 or not sources or visit.chosen == _settings(*choices):
+            yield {self.parts.status: gr.skip()}
+            return
+        yield self.begin(request)
+        try:
+            yield from self.restore(request, photos, editor, *choices)
+        finally:
+            ready = self.ready(photos, request)
+        yield ready
+
     def restore(
         self,
+        request: gr.Request,
         photos: Sequence[str] | None,
         editor: Mapping[str, Any] | None,
-        classes: str | None,
-        strength: float | None,
-        passes: str,
-        samples: float | None,
-        sampler: str,
-        steps: float | None,
-        seed: float | None,
-        instruction: str | None,
-        request: gr.Request,
+        *choices: Any,
     ) -> Iterator[Update]:
-        """Restore the photos and tell how far it is; one that fails costs only itself."""
+        """Restore the photos and tell how far it is; one that fails costs only itself. What the visitor has begun
+        later takes its place on the page."""
         parts = self.parts
         if not photos or len(photos) > self.service.limits.files:
             yield {parts.status: _message(self._too_many(photos) if photos else "choose a photo first")}
@@ -177,7 +192,7 @@ class Handlers:
         end = None
         with tempfile.TemporaryDirectory(prefix="daclip-") as folder:
             try:
-                chosen = _settings(classes, strength, passes, samples, sampler, steps, seed, instruction)
+                chosen = visit.chosen = _settings(*choices)
                 self.service.check(chosen)
                 mask = painted(editor, Path(photos[0]), Path(folder)) if len(photos) == 1 else None
                 for number, photo in enumerate(map(Path, photos)):
@@ -185,6 +200,8 @@ class Handlers:
                         for share in work.shares():
                             if stop.is_set():
                                 work.stop()
+                            if visit.stop is not stop:
+                                continue
                             what = photo.name if len(photos) == 1 else f"photo {number + 1} of {len(photos)}"
                             worked = work.seconds + sum(outcome.seconds or 0 for outcome in outcomes)
                             bar = progress_bar(what, (number + share) / len(photos), worked, work.before)
@@ -196,7 +213,8 @@ class Handlers:
                 end = "stopped"
             except DaclipError as error:
                 end = str(error)
-            yield self._results(photos, outcomes, end, Path(folder))
+            if visit.stop is stop:
+                yield self._results(photos, outcomes, end, Path(folder))
 
     def _results(self, photos: Sequence[str], outcomes: Sequence[Outcome], end: str | None, folder: Path) -> Update:
         """What came of the photos; `end` says what ended the work early."""
@@ -214,7 +232,7 @@ class Handlers:
         if not pairs:
             return update
         files = [path for _, path in pairs]
-        if several := len(files) > 1:
+        if len(files) > 1:
             whole, label = str(pack(outcomes, folder / "restored.zip")), "Download all (zip)"
             small = [(preview(read_photo(path), SMALL), Path(path).name) for path in files]
             update[parts.gallery] = gr.Gallery(value=small, visible=True)
@@ -224,7 +242,7 @@ class Handlers:
         return {
             **update,
             parts.download: gr.DownloadButton(label, value=whole, visible=True),
-            parts.pairs: [photo for photo, _ in pairs] if several else [],
+            parts.sources: [photo for photo, _ in pairs],
             **self._compared(*pairs[0]),
             **({parts.bars: gr.Label(value=outcomes[0].probabilities)} if len(photos) == 1 else {}),
         }
@@ -250,7 +268,7 @@ class Handlers:
             parts.table: "",
             parts.gallery: gr.Gallery(value=None, visible=False),
             parts.files: gr.File(value=None, visible=False),
-            parts.pairs: [],
+            parts.sources: [],
         }
 
     def _too_many(self, photos: Sequence[str]) -> str:

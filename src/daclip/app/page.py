@@ -105,9 +105,10 @@ def _settings(service: Service, seed: int) -> list[gr.components.Component]:
     return [classes, strength, passes, samples, sampler, steps, number, instruction]
 
 
-def _connect(handlers: Handlers, parts: Parts, choices: Sequence[gr.components.Component]) -> None:
+def _connect(handlers: Handlers, parts: Parts, choices: Sequence[Any]) -> None:
     everything = [getattr(parts, field.name) for field in fields(parts) if field.name != "photos"]
     buttons = [parts.restore, parts.stop]
+    classes, strength, *_, instruction = choices
     upload = [parts.photos.upload, parts.photos.clear, parts.photos.delete]
     looking = gr.on(upload, handlers.look, parts.photos, everything, **PRIVATE)
     trying = parts.examples.select(handlers.example, None, parts.photos, **PRIVATE).then(
@@ -116,9 +117,12 @@ def _connect(handlers: Handlers, parts: Parts, choices: Sequence[gr.components.C
     parts.restore.click(handlers.begin, None, buttons, queue=False, cancels=[looking, trying], **PRIVATE).then(
         handlers.restore, [parts.photos, parts.editor, *choices], everything, **PRIVATE
     ).then(handlers.ready, parts.photos, buttons, queue=False, **PRIVATE)
+    live = [classes.input, strength.release, instruction.submit]
+    given = [parts.photos, parts.sources, parts.editor, *choices]
+    gr.on(live, handlers.again, given, everything, trigger_mode="multiple", **PRIVATE)
     parts.stop.click(handlers.stop, None, parts.status, queue=False, **PRIVATE)
     parts.brush.expand(handlers.paint, parts.photos, parts.editor, **PRIVATE)
-    parts.gallery.select(handlers.compare, [parts.pairs, parts.files], [parts.slider, parts.divider], **PRIVATE)
+    parts.gallery.select(handlers.compare, [parts.sources, parts.files], [parts.slider, parts.divider], **PRIVATE)
     move = "position => ({__type__: 'update', slider_position: position})"
     parts.divider.input(None, parts.divider, parts.slider, js=move, **PRIVATE)
 
