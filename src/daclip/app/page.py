@@ -88,10 +88,11 @@ def _settings(service: Service, seed: int) -> list[gr.components.Component]:
             placeholder="remove the rain but keep the fog",
             max_length=limits.classes,
             lines=1,
+            min_width=240,
         )
         classes = gr.Dropdown(
             [("what is recognised", ""), *restorer.classes], value="", label="Repair", allow_custom_value=True,
-            info="Or a word, or a mix such as rainy:0.7,hazy:0.3",
+            info="Or a word, or a mix such as rainy:0.7,hazy:0.3", min_width=240,
         )  # fmt: skip
         strength = gr.Slider(0, 1, 1, step=0.05, label="Strength", info="0 leaves the photo as it is.")
         passes = gr.Radio([("once", ONCE), ("several faults in turn", IN_TURN)], value=ONCE, label="Repair faults")
