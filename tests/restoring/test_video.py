@@ -128,6 +128,12 @@ def test_recognition_is_an_exponential_mean(restorer: Restorer) -> None:
     assert others[1] == pytest.approx(found[3])
 
 
+def test_measuring_the_network_is_no_frame(restorer_artifact: Path) -> None:
+    steady = SteadyRestorer(Restorer(restorer_artifact, None, "cpu", "fp32", tile=128, overlap=64))
+    faint = PHOTO // 8 + 112  # so near to the gray that is measured with that none is a cut
+    assert np.array_equal(steady.restore(faint).image, steady.restore(faint).image)
+
+
 def begins(frames: list[np.ndarray]) -> list[int]:
     """The frames with which scenes begin."""
     cuts = Cuts()
