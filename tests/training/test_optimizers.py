@@ -57,8 +57,9 @@ def test_every_optimizer_yaml_descends(path: Path) -> None:
 
 def test_muon_is_timms_where_bfloat16_is_native_and_else_differs_by_rounding(monkeypatch: pytest.MonkeyPatch) -> None:
     moves = []
-    for make, native in ((timm_muon.Muon, None), (Muon, True), (Muon, False)):
-        monkeypatch.setattr("daclip.training.optimizers.supports_bf16", lambda device, native=native: native)
+    choices: tuple[tuple[type[timm_muon.Muon], bool], ...] = ((timm_muon.Muon, False), (Muon, True), (Muon, False))
+    for make, hardware in choices:
+        monkeypatch.setattr("daclip.training.optimizers.supports_bf16", lambda device, found=hardware: found)
         torch.manual_seed(0)
         layer, photo = nn.Linear(24, 16, bias=False), torch.rand(8, 24)
         start = layer.weight.detach().clone()
