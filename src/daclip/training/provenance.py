@@ -15,6 +15,7 @@ import torch
 import yaml
 
 from daclip.files import write_text
+from daclip.trust import YAML_LOADER
 
 STRUCK_OUT = "[secret]"
 SHORTEST = 8  # characters of a value in the environment; shorter ones would strike out ordinary words
@@ -66,7 +67,7 @@ def hide_secrets(run_folder: str | Path) -> None:
     for handler in logging.getLogger().handlers:
         handler.addFilter(_without_secrets)  # a second time changes nothing
     for path in Path(run_folder, ".hydra").glob("*.yaml"):
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=YAML_LOADER)
         clean = redacted(content)
         if clean != content:
             write_text(path, yaml.safe_dump(clean, sort_keys=False, allow_unicode=True, width=1000))
