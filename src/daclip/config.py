@@ -1,6 +1,7 @@
 """Composition and validation of the configuration, and the entry of the Hydra commands."""
 
 import difflib
+import functools
 import logging
 import os
 import re
@@ -148,13 +149,14 @@ def _all_keys(config_name: str | None) -> set[str]:
         return set()
 
 
-def _groups(config_name: str | None) -> set[str]:
+@functools.cache
+def _groups(config_name: str | None) -> frozenset[str]:
     """Groups in a primary's defaults list."""
     if config_name is None:
-        return set()
+        return frozenset()
     text = (Path(config_dir()) / f"{config_name}.yaml").read_text(encoding="utf-8")
     defaults = yaml.safe_load(text).get("defaults", [])
-    return {str(next(iter(entry))).split("@")[0] for entry in defaults if isinstance(entry, dict)}
+    return frozenset(str(next(iter(entry))).split("@")[0] for entry in defaults if isinstance(entry, dict))
 
 
 def other_stage(config_name: str | None, recipe: str | None) -> str | None:
