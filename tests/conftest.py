@@ -1,13 +1,18 @@
 """What tests of several folders share."""
 
+import functools
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import hydra
 import pytest
 import torch
+import yaml
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
+from omegaconf._utils import get_yaml_loader
 from small_clip import CLIP
 
 from daclip.artifacts import save_artifact
@@ -22,6 +27,20 @@ SMALL = [
     "backbone.decoder_blocks=[1,1]",
     "sampler.steps=3",
 ]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def each_yaml_is_parsed_once() -> Iterator[None]:
+    """OmegaConf parses in plain Python, which is a quarter of the time of a composition, and there are a thousand."""
+    parse = functools.cache(lambda text, loader: yaml.load(text, loader))
+
+    def load(source: Any, Loader: Any) -> Any:  # noqa: N803
+        return parse(source if isinstance(source, str) else source.read(), Loader)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("omegaconf._utils.get_yaml_loader", functools.cache(get_yaml_loader))
+        patch.setattr("omegaconf.omegaconf.yaml", SimpleNamespace(**{**vars(yaml), "load": load}))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -151,8 +151,8 @@ class Reader:
             words += [*IMPORT, *(f"--set={option}" for option in UNET)]
         if module in TOOLS:
             assert invoke("daclip.commands.main", module, *words) is None, command
-        else:  # --run spares Hydra from composing everything once more, to see whether it is a sweep
-            assert invoke(module, *([] if "-m" in words else ["--run"]), *words) is None, command
+        else:
+            assert invoke(module, *words) is None, command
 
 
 def _photos(folder: Path, names: list[str], shift: int = 0) -> None:
@@ -185,7 +185,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reader]:
         patch.chdir(folder)
         for command in (begin := ("make train-daclip", "make train-restorer")):
             module, *words = from_shell(command)
-            assert invoke(module, "--run", *SMALL[module], *words) is None
+            assert invoke(module, *SMALL[module], *words) is None
     shutil.copy(next((folder / "outputs" / "restorer").glob("*/checkpoints/step_*.ckpt")), folder / "PATH.ckpt")
     yield Reader(folder, begin)
     if torch.distributed.is_initialized():

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from daclip.commands.main import COMMANDS, MODULES
 from daclip.commands.options import Parser
 
@@ -39,7 +41,9 @@ def invoke(*command: str) -> str | None:
     sys.argv = [module, *arguments]
     written = io.StringIO()
     try:
-        with contextlib.redirect_stderr(written):
+        with contextlib.redirect_stderr(written), pytest.MonkeyPatch.context() as patch:
+            # Hydra composes once more to see whether the configuration itself asks for a sweep: none of ours does.
+            patch.setattr("hydra._internal.hydra.Hydra.get_mode", lambda *_, **__: None)
             importlib.import_module(module).main()
     except SystemExit as stop:
         if stop.code in (None, 0):
