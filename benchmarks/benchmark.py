@@ -47,6 +47,7 @@ QUICK = {
     "restorer": ["experiment=smoke_restorer"],
     "stage_2": ["experiment=smoke_restorer", "data.batch_size=1"],
 }
+SIDE, QUICK_SIDE = 256, 64  # px, of the photos that are degraded and restored
 CPU = torch.device("cpu")
 
 
@@ -153,9 +154,9 @@ def _loader_processes(cfg: DictConfig, step: dict[str, Any], count: int) -> dict
     return row("loader_2_workers", "images/s", step["ours"], rate, True, "as loader, with data.num_workers=2")
 
 
-def _degradations(cfg: DictConfig, repeats: int, count: int) -> list[dict[str, Any]]:
-    """Each degradation on photos of 256² in one thread: a call a photo, against one call."""
-    crops = [photo[:, :256, :256] for photo in _validation_photos(cfg)]
+def _degradations(cfg: DictConfig, repeats: int, count: int, side: int) -> list[dict[str, Any]]:
+    """Each degradation on square photos in one thread: a call a photo, against one call."""
+    crops = [photo[:, :side, :side] for photo in _validation_photos(cfg)]
     photos = torch.stack([crops[i % len(crops)] for i in range(count)])
     with _one_thread():
         return [_degradation(name, degradation, photos, repeats) for name, degradation in make(cfg.degradation).items()]
@@ -174,13 +175,13 @@ def _degradation(class_name: str, degradation: Degradation, photos: Tensor, repe
         return len(photos) / median_seconds(degrade, repeats)
 
     singly, together = rate(1), rate(len(photos))
-    note = f"256², one thread: a call a photo → one call for {len(photos)}"
+    note = f"{photos.shape[-1]}², one thread: a call a photo → one call for {len(photos)}"
     return row(f"degrade_{class_name}", "images/s", singly, together, True, note)
 
 
 def benchmark(options: argparse.Namespace) -> list[dict[str, Any]]:
     """All rows, measured on the CPU (stage 1's full-size step on a GPU too, where there is one)."""
-    overrides = QUICK if options.quick else FULL
+    overrides, side = (QUICK, QUICK_SIDE) if options.quick else (FULL, SIDE)
 
     def composed(name: str, *more: str) -> DictConfig:
         primary = "train_daclip" if name in ("vit", "stage_1") else "train_restorer"
@@ -201,9 +202,9 @@ def benchmark(options: argparse.Namespace) -> list[dict[str, Any]]:
         _loader("loader", data, first["ours"], options.samples),
         _loader_processes(two_workers, first, options.samples),
         _loader("loader_restorer", build_data(restorer), step_rate(restorer, daclip, options.repeats), options.samples),
-        *restorer_rows(stage_2, daclip, options.repeats, options.steps, options.sides),
-        *_degradations(sheet, options.repeats, options.photos),
-        folder_row([photo[:, :384, :512] for photo in _validation_photos(sheet)], options.folder),
+        *restorer_rows(stage_2, daclip, options.repeats, options.steps, side, options.sides),
+        *_degradations(sheet, options.repeats, options.photos, side),
+        folder_row([photo[:, : 3 * side // 2, : 2 * side] for photo in _validation_photos(sheet)], options.folder),
     ]
 
 

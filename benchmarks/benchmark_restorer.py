@@ -44,7 +44,9 @@ def section(cfg: DictConfig, name: str) -> dict[str, Any]:
     return dict(plain)
 
 
-def restorer_rows(cfg: DictConfig, daclip: DaClip, repeats: int, steps: int, sides: list[int]) -> list[dict[str, Any]]:
+def restorer_rows(
+    cfg: DictConfig, daclip: DaClip, repeats: int, steps: int, side: int, sides: list[int]
+) -> list[dict[str, Any]]:
     """All rows of stage 2.
 
     Args:
@@ -52,13 +54,14 @@ def restorer_rows(cfg: DictConfig, daclip: DaClip, repeats: int, steps: int, sid
         daclip: The guide.
         repeats: Measurements of a restored photo.
         steps: Training steps, each way.
+        side: Side of the square photo that is restored.
         sides: Sides of square photos for the memory of one evaluation.
     """
     denoiser = _denoiser(cfg, daclip.embed_dim)
     network = section(cfg, "backbone")
     return [
         *_training(cfg, daclip.embed_dim, steps),
-        _restoring(cfg, denoiser, daclip.eval(), repeats),
+        _restoring(cfg, denoiser, daclip.eval(), repeats, side),
         *_evaluations(network, daclip.embed_dim, sides, repeats),
     ]
 
@@ -162,9 +165,9 @@ def _train(
     return statistics.median(seconds), losses
 
 
-def _restoring(cfg: DictConfig, denoiser: Denoiser, daclip: DaClip, repeats: int) -> dict[str, Any]:
-    """One photo of 256² with the configured sampler, against a hundred plain evaluations."""
-    photo = torch.rand(1, 3, 256, 256, generator=generator_for(1))
+def _restoring(cfg: DictConfig, denoiser: Denoiser, daclip: DaClip, repeats: int, side: int) -> dict[str, Any]:
+    """One square photo with the configured sampler, against a hundred plain evaluations."""
+    photo = torch.rand(1, 3, side, side, generator=generator_for(1))
     denoiser.eval().to(memory_format=torch.channels_last)
     sampler = make(cfg.sampler)
 
@@ -175,12 +178,12 @@ def _restoring(cfg: DictConfig, denoiser: Denoiser, daclip: DaClip, repeats: int
 
     # One evaluation is measured and multiplied: a hundred of them all cost the same.
     network = section(cfg, "backbone")
-    _, slow = in_new_process(_evaluation, network, daclip.embed_dim, 256, False, repeats, plain=True)
+    _, slow = in_new_process(_evaluation, network, daclip.embed_dim, side, False, repeats, plain=True)
     note = (
         "100 fp32 evaluations, formulas as written (one measured, times 100) → "
         f"{sampler.nfe} and stage 1 at auto precision"
     )
-    return row("restore_256", "s/photo", 100 * slow, median_seconds(restore, repeats), False, note)
+    return row(f"restore_{side}", "s/photo", 100 * slow, median_seconds(restore, repeats), False, note)
 
 
 def _evaluations(network: dict[str, Any], width: int, sides: list[int], repeats: int) -> list[dict[str, Any]]:

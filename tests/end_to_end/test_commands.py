@@ -31,11 +31,11 @@ def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working folder in which both stages have been trained for two steps, stage 1 by stage 2's command."""
+    """A working folder in which both stages have been trained for two steps."""
     folder = tmp_path_factory.mktemp("place")
     with contextlib.chdir(folder):
         assert invoke("daclip.commands.train_daclip", "experiment=smoke_daclip") is None
-    run("daclip.commands.main", "train-restorer", "experiment=smoke_restorer", cwd=folder)
+        assert invoke("daclip.commands.main", "train-restorer", "experiment=smoke_restorer") is None
     return folder
 
 
@@ -168,7 +168,7 @@ def test_benchmark_writes_rows(place: Path, monkeypatch: pytest.MonkeyPatch) -> 
     for module in ("benchmark_daclip", "benchmark_restorer"):
         # Each of nine processes would import everything again, for figures that nobody looks at here.
         monkeypatch.setattr(f"benchmarks.{module}.in_new_process", lambda work, *given, plain=False: work(*given))
-    sizes = ["--repeats=1", "--samples=8", "--photos=1", "--steps=3", "--folder=3", "--sides", "32"]
+    sizes = ["--repeats=1", "--samples=8", "--photos=1", "--steps=3", "--folder=2", "--sides", "32"]
     assert invoke("benchmarks.benchmark", "--quick", *sizes) is None
     rows = read(place / "outputs" / "benchmark.json")
     assert {row["name"] for row in rows} == {
@@ -182,7 +182,7 @@ def test_benchmark_writes_rows(place: Path, monkeypatch: pytest.MonkeyPatch) -> 
         "restorer_train_step",
         "restorer_train_memory",
         "restorer_loss_curve",
-        "restore_256",
+        "restore_64",
         "evaluation_memory_32",
         *(f"degrade_{class_name}" for class_name in (*TEN, "composite", "wild")),
     }
