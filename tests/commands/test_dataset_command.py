@@ -1,8 +1,12 @@
 """`make dataset` and `make check-dataset` as a user runs them, and builds that are killed."""
 
+import contextlib
 import json
-import subprocess
-import sys
+import os
+import random
+import signal
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import datasets
@@ -10,6 +14,10 @@ import pytest
 from PIL import Image
 from running import invoke
 from skimage import data
+
+from daclip.data.build import DatasetRecipe, build_dataset
+from daclip.data.captions import Captioner
+from daclip.data.photos import Photo
 
 
 @pytest.fixture
@@ -115,69 +123,51 @@ def test_stage_1_trains_from_a_captioned_folder(place: Path) -> None:
     assert sum(datasets.load_from_disk(built).num_rows.values()) == 12
 
 
-# Forks builders from a process that has the imports done, lets each live for a while, and kills it for good.
-KILLER = """
-import os, random, signal, sys, time
-from pathlib import Path
-from daclip.data.build import DatasetRecipe, build_dataset
-from daclip.data.captions import Captioner
-
-root, place = Path(sys.argv[1]), Path(sys.argv[2])
-
 class Slow(Captioner):
+    """Takes its time, and at a batch it may get stuck."""
+
     identity, batch_size = "slow", 2
-    def __init__(self, stuck_at):
+
+    def __init__(self, stuck_at: int):
         self.left = stuck_at
-    def describe(self, photos):
+
+    def describe(self, photos: Sequence[Photo]) -> list[str]:
         time.sleep(600 if self.left == 0 else 0.02)
         self.left -= 1
         return [f"photo: {photo.name}" for photo in photos]
 
-def build(folder, stuck_at):
-    recipe = DatasetRecipe(root, Slow(stuck_at), folder / "cache", 0.3, None, "", None, False, 2, 0.008)
-    build_dataset(recipe, folder / "set", False)
 
-def forked(folder, seconds=None, stuck_at=-1):
+def life(root: Path, folder: Path, stuck_at: int = -1, seconds: float | None = None) -> int:
+    """The wait status of a process that builds a dataset and, unless it is done before, is killed for good."""
     child = os.fork()
     if child == 0:
-        try:
-            build(folder, stuck_at)
-        except BaseException as error:
-            print(repr(error), flush=True)
-            os._exit(1)
-        os._exit(0)
+        with contextlib.suppress(BaseException):
+            recipe = DatasetRecipe(root, Slow(stuck_at), folder / "cache", 0.3, None, "", None, False, 2, 0.008)
+            build_dataset(recipe, folder / "set", False)
+            os._exit(0)
+        os._exit(1)
     if seconds is not None:
         time.sleep(seconds)
         os.kill(child, signal.SIGKILL)
     return os.waitpid(child, 0)[1]
 
-started = time.monotonic()
-assert forked(place / "undisturbed") == 0
-whole = time.monotonic() - started
-draw = random.Random(0)
-killed = 0
-for life in range(30):
-    # The first two get stuck, so that they surely die at work; later ones live longer and longer.
-    stuck_at = draw.randint(0, 2) if life < 2 else -1
-    status = forked(place / "killed", draw.uniform(0.05, 0.3 + 0.1 * life) * whole, stuck_at)
-    killed += os.WIFSIGNALED(status)
-    if not os.WIFSIGNALED(status):
-        assert status == 0
-        break
-assert forked(place / "killed") == 0
-print("killed:", killed)
-"""
-
 
 def test_a_build_killed_at_random_moments_gives_the_same_dataset(place: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", KILLER, str(place / "my photos"), str(place)],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert int(done.stdout.rsplit("killed:", 1)[1]) >= 2
+    root, draw = place / "my photos", random.Random(0)
+    started = time.monotonic()
+    assert life(root, place / "undisturbed") == 0
+    whole = time.monotonic() - started
+    killed = 0
+    for number in range(30):
+        # The first two get stuck, so that they surely die at work; later ones live longer and longer.
+        stuck_at = draw.randint(0, 2) if number < 2 else -1
+        status = life(root, place / "killed", stuck_at, draw.uniform(0.05, 0.3 + 0.1 * number) * whole)
+        killed += os.WIFSIGNALED(status)
+        if not os.WIFSIGNALED(status):
+            assert status == 0
+            break
+    assert life(root, place / "killed") == 0
+    assert killed >= 2
 
     def rows(folder: Path) -> dict[str, object]:
         loaded = datasets.load_from_disk(folder)

@@ -1,8 +1,10 @@
 """Checkpoints under faults: torn files, full disks, unwritable folders, signals, and which ones are deleted."""
 
 import contextlib
+import io
 import logging
 import os
+import runpy
 import shutil
 import signal
 import subprocess
@@ -16,6 +18,7 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
+from ranks import run_ranks
 from runs import fit
 
 from daclip import files
@@ -317,15 +320,19 @@ def test_curves_of_a_run_that_goes_on_in_its_folder_are_kept(tmp_path: Path) -> 
     assert [path.read_text() for path in sorted((tmp_path / "logs").iterdir())] == ["first", "second"]
 
 
-def test_a_few_real_kills(tmp_path: Path) -> None:
+def test_a_few_real_kills(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The fault injection of `experiments/`, small; the table of many kills is in docs/reliability.md."""
     script = Path(__file__).parents[2] / "experiments" / "fault_injection.py"
-    done = subprocess.run(
-        [sys.executable, str(script), "--kills", "2", "--work", str(tmp_path / "work")],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "corrupted states: 0" in done.stdout
+
+    monkeypatch.setattr(sys, "argv", ["", "--kills=2", "--steps=16", f"--work={tmp_path / 'work'}"])
+
+    def strike(_: int) -> tuple[object, str]:
+        with contextlib.redirect_stdout(io.StringIO()) as shown, pytest.raises(SystemExit) as ended:
+            runpy.run_path(str(script), run_name="__main__")
+        return ended.value.code, shown.getvalue()
+
+    # A fork has the imports done, and what it sets stays in it.
+    (found,), statuses = run_ranks(1, tmp_path, strike, started_by=lambda *_: {})
+    assert statuses == [0], (tmp_path / "rank_0.txt").read_text(encoding="utf-8")
+    assert found[0] == 0, found[1]
+    assert "corrupted states: 0" in found[1]
