@@ -30,6 +30,9 @@ from daclip.app.server import launch, page_of  # noqa: E402
 from daclip.app.service import Limits  # noqa: E402
 
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+ON_BOTH = pytest.mark.parametrize("page", [DESKTOP, PHONE], ids=["desktop", "phone"], indirect=True)
+ON_DESKTOP = pytest.mark.parametrize("page", [DESKTOP], ids=["desktop"], indirect=True)
+ON_PHONE = pytest.mark.parametrize("page", [PHONE], ids=["phone"], indirect=True)
 LIMITS = Limits(megapixels=30, files=50, samples=8, steps=100, classes=200, samplers=("ddim", "posterior", "unipc"))
 ARTIFACT = os.environ.get("DACLIP_ARTIFACT")
 SCREENSHOTS = os.environ.get("DACLIP_SCREENSHOTS")
@@ -55,7 +58,7 @@ def browser() -> Iterator[Any]:
         chromium.close()
 
 
-@pytest.fixture(params=[DESKTOP, PHONE], ids=["desktop", "phone"])
+@pytest.fixture
 def page(request: pytest.FixtureRequest, browser: Any, address: str) -> Iterator[Any]:
     """A page that has loaded, and that asked no other server for anything."""
     context = browser.new_context(viewport=request.param, accept_downloads=True)
@@ -92,6 +95,7 @@ def upload(page: Any, where: str, *paths: Path) -> None:
     page.locator(f"{where} input[type=file]").set_input_files([str(path) for path in paths])
 
 
+@ON_BOTH
 def test_from_upload_to_download(page: Any, photo: Path) -> None:
     shot(page, "empty")
     upload(page, "#photos", photo)
@@ -137,6 +141,7 @@ def test_from_upload_to_download(page: Any, photo: Path) -> None:
     assert page.evaluate("document.documentElement.scrollWidth") <= page.width
 
 
+@ON_PHONE
 def test_what_is_painted_is_filled(page: Any, photo: Path) -> None:
     before = np.asarray(Image.open(photo))
     upload(page, "#photos", photo)
@@ -165,6 +170,7 @@ def test_what_is_painted_is_filled(page: Any, photo: Path) -> None:
     assert not changed[[0, 0, -1, -1], [0, -1, 0, -1]].any()
 
 
+@ON_DESKTOP
 def test_a_bad_file_is_named(page: Any, photo: Path) -> None:
     upload(page, "#photos", photo.with_name("bad.png"))
     page.locator("#status").get_by_text("bad.png: the image is damaged").wait_for(timeout=60_000)
@@ -172,6 +178,7 @@ def test_a_bad_file_is_named(page: Any, photo: Path) -> None:
     shot(page, "bad")
 
 
+@ON_PHONE
 def test_a_refused_setting_leaves_the_page_usable(page: Any, photo: Path) -> None:
     upload(page, "#photos", photo)
     page.get_by_text("cup.png:").wait_for(timeout=60_000)
@@ -185,6 +192,7 @@ def test_a_refused_setting_leaves_the_page_usable(page: Any, photo: Path) -> Non
         page.get_by_label(label, exact=True).fill("1")
 
 
+@ON_DESKTOP
 def test_several_photos_become_a_zip(page: Any, photo: Path) -> None:
     others = [photo.with_name(f"cup {number}.jpg") for number in range(3)]
     for other in others:
@@ -205,6 +213,7 @@ def test_several_photos_become_a_zip(page: Any, photo: Path) -> None:
         assert b"damaged" in archive.read("summary.jsonl")
 
 
+@ON_PHONE
 def test_an_example_is_one_click(page: Any) -> None:
     page.locator("#examples button").filter(has_text="rainy").click()
     page.get_by_text("rainy.png: 480").wait_for(timeout=60_000)
@@ -212,6 +221,7 @@ def test_an_example_is_one_click(page: Any) -> None:
     shot(page, "example")
 
 
+@ON_DESKTOP
 def test_the_keyboard_is_enough(page: Any, photo: Path) -> None:
     upload(page, "#photos", photo)
     page.get_by_text("cup.png:").wait_for(timeout=60_000)
