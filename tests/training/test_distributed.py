@@ -1,7 +1,11 @@
 """Several processes do what one does: losses, weights, scores, skipped steps, stops and failures."""
 
+import contextlib
+import csv
 import os
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +14,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 from ranks import run_ranks, srun, torchrun
+from running import invoke
 from runs import fit
 from torch import distributed
 
@@ -82,9 +87,8 @@ def assert_same(curves: list[dict[str, Any]], expected: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("stage", "world", "nodes", "trainer"),
     [
-        ("daclip", 2, 2, "torchrun"),
+        ("daclip", 4, 2, "torchrun"),
         ("restorer", 2, 2, "slurm"),
-        ("restorer", 4, 2, "torchrun"),
     ],
 )
 def test_ranks_do_what_one_process_does(
@@ -178,3 +182,43 @@ def test_a_rank_that_fails_ends_the_others(tmp_path: Path) -> None:
     # Not killed for hanging, which would be -9.
     assert statuses == [1, 1]
     assert "the graphics card fell out" in (tmp_path / "rank_1.txt").read_text()
+
+
+# What users type: Lightning then starts the other process itself.
+TYPED = [
+    "daclip.commands.train_daclip",
+    "experiment=smoke_daclip",
+    "trainer.accelerator=cpu",
+    "trainer.max_steps=2",
+    "trainer.limit_val_batches=1",
+    "trainer.log_every_n_steps=1",
+    "trainer.precision=32-true",
+    "stage.loss.distillation_weight=0",  # no term looks at the content: links must not be waited for
+]
+
+
+def logged(folder: Path) -> list[tuple[float, float]]:
+    """Loss and gradient norm of each step of the run in a folder."""
+    with (folder / "latest" / ".." / "logs" / "metrics.csv").resolve().open() as file:
+        rows = [row for row in csv.DictReader(file) if row["train/loss"]]
+    return [(float(row["train/loss"]), float(row["train/grad_norm"])) for row in rows]
+
+
+def test_stage_1_typed_for_two_devices_trains_as_one_process_with_the_whole_batch(tmp_path: Path) -> None:
+    shared = ["trainer=ddp", "trainer.devices=2", "data.batch_size=5", "stage.chunk_size=3"]
+    done = subprocess.run(
+        [sys.executable, "-m", *TYPED, *shared, "output=two"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        timeout=300,  # a rank that never joins would be waited for half an hour
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    with contextlib.chdir(tmp_path):
+        assert invoke(*TYPED, "data.batch_size=10", "output=one") is None
+    together, alone = logged(tmp_path / "two"), logged(tmp_path / "one")
+    assert len(together) == 2
+    for found, expected in zip(together, alone, strict=True):
+        assert found == pytest.approx(expected, rel=1e-4)
