@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from running import assert_one_line, invoke, read
+from running import TINY, assert_one_line, invoke, read
 from skimage import data
 
 from daclip.artifacts import Artifact
@@ -78,10 +78,10 @@ def test_words_of_ones_own_are_the_artifact_s_words(
             for i in range(6):
                 pixels = data.astronaut()[60 * i : 60 * i + 64, 150:230] * np.array(factors)
                 Image.fromarray(pixels.astype(np.uint8)).save(f"pairs/{name}/{part}/{name}{i}.png")
-    small = ["data=paired", "data.root=pairs", "data.photos.validation=0.3", "data.validation_size=32", "debug=default"]
+    small = ["data=paired", "data.root=pairs", "data.photos.validation=0.3", *TINY[:2], TINY[-1]]
     assert invoke("daclip.commands.train_daclip", "experiment=smoke_daclip", *small) is None
     assert invoke("daclip.commands.train_restorer", "experiment=smoke_restorer", *small) is None
-    folder = "outputs/debug/restorer/latest"
+    folder = "outputs/restorer/latest"
     learned = Artifact(folder).classes
     assert sorted(learned) == ["sepia", "underwater"] == sorted(Artifact(f"{folder}/daclip").classes)
     capsys.readouterr()

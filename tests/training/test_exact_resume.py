@@ -87,11 +87,9 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
 @pytest.mark.parametrize(
     ("stage", "stops"),
     [
-        ("daclip", [1]),
         ("daclip", [4]),  # behind the last batch of an epoch, in front of its validation pass
         ("daclip", [3, 5]),  # stopped twice
         ("restorer", [2]),
-        ("restorer", [5]),
     ],
     ids=str,
 )
@@ -130,7 +128,7 @@ def test_the_comparison_sees_a_single_bit(undisturbed: Undisturbed) -> None:
     assert differences(changed, expected) == [f"/state_dict/{name}"]
 
 
-@pytest.mark.parametrize("optimizer", ["adamw_clip", "lion", "muon"])
+@pytest.mark.parametrize("optimizer", ["adamw_clip", "muon"])
 def test_loader_processes_accumulated_gradients_and_optimizers_resume_exactly(optimizer: str, tmp_path: Path) -> None:
     options = ["trainer.max_steps=4", "data.num_workers=1", "trainer.accumulate_grad_batches=2"]
     options.append(f"optimizer={optimizer}")
