@@ -161,7 +161,7 @@ def test_a_build_killed_at_random_moments_gives_the_same_dataset(place: Path) ->
     for number in range(30):
         # The first two get stuck, so that they surely die at work; later ones live longer and longer.
         stuck_at = draw.randint(0, 2) if number < 2 else -1
-        status = life(root, place / "killed", stuck_at, draw.uniform(0.05, 0.3 + 0.1 * number) * whole)
+        status = life(root, place / "killed", stuck_at, draw.uniform(0.05, 0.3 + 0.3 * number) * whole)
         killed += os.WIFSIGNALED(status)
         if not os.WIFSIGNALED(status):
             assert status == 0
