@@ -12,7 +12,7 @@ from skimage import data
 
 from daclip import Restorer
 from daclip.errors import DaclipError
-from daclip.restoring.control import CLEAN_FOR_SURE, HARDLY_CLEAN, Plan, change_share, class_meant
+from daclip.restoring.control import SURE, UNSURE, Plan, change_share, class_meant, remark
 from daclip.restoring.instruction import Wish
 from daclip.restoring.lexicon import lexicon_of
 from daclip.restoring.networks import unmet
@@ -20,12 +20,23 @@ from daclip.restoring.networks import unmet
 PHOTO = np.ascontiguousarray(data.coffee()[:48, :64])
 
 
-def test_the_change_fades_as_a_photo_is_surely_clean() -> None:
-    shares = [change_share({"clean": p, "noisy": 1 - p}) for p in np.linspace(0, 1, 21)]
-    assert shares == sorted(shares, reverse=True)
-    assert change_share({"clean": HARDLY_CLEAN}) == 1
-    assert change_share({"clean": CLEAN_FOR_SURE}) == 0
-    assert change_share({"noisy": 1.0}) == 1
+def test_the_change_grows_with_the_certainty_that_something_is_wrong() -> None:
+    shares = [change_share({"clean": 1 - p, "noisy": p}) for p in np.linspace(0, 1, 21)]
+    assert shares == sorted(shares)
+    assert change_share({"clean": 1 - UNSURE, "noisy": UNSURE}) == 0
+    assert change_share({"clean": 1 - SURE, "noisy": SURE}) == 1
+    # Many faults of which none is likely are no certainty, two likely ones are some.
+    assert change_share({"clean": 0.1, "noisy": 0.3, "hazy": 0.3, "rainy": 0.3}) < 0.1
+    assert 0.5 < change_share({"clean": 0.0, "noisy": 0.5, "hazy": 0.5}) < 1
+    # A recognition that never saw clean photos cannot be asked.
+    assert change_share({"noisy": 0.3, "hazy": 0.3}) == 1
+
+
+def test_a_change_that_is_not_made_whole_is_told() -> None:
+    assert remark({"noisy": 0.9, "clean": 0.1}, 1.0) == ()
+    assert "nothing wrong" in remark({"clean": 0.6, "noisy": 0.4}, 0.0)[0]
+    assert "not sure" in remark({"noisy": 0.45, "clean": 0.4}, 0.0)[0]
+    assert "40% of the change" in remark({"noisy": 0.62, "clean": 0.38}, 0.4)[0]
 
 
 @pytest.fixture
@@ -53,7 +64,7 @@ def test_what_the_user_names_is_repaired_all_the_same(restorer: Restorer) -> Non
     assert not done.notes
 
 
-FOUND = {"hazy": 0.5, "rainy": 0.3, "noisy": 0.15, "clean": 0.05}
+FOUND = {"hazy": 0.55, "rainy": 0.3, "noisy": 0.15}
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,9 @@ def steer(
     return replace(conditioning, degradation=daclip.moved(degradation, wanted, vocabulary))
 
 
-CLEAN_FOR_SURE, HARDLY_CLEAN = 0.7, 0.3  # probabilities of `clean`
+# Certainty that something is wrong below which a photo is left as it is, and from which all of the change is made: on
+# photos that training never saw (experiments/world.py), what is recognised with less is often something else.
+UNSURE, SURE = 0.5, 0.8
 
 WEIGHTED = re.compile(r"\s*([^:,]+?)\s*:\s*([^:,]+?)\s*")
 
@@ -87,10 +89,23 @@ def unknown_classes(
 
 
 def change_share(probabilities: Mapping[str, float]) -> float:
-    """Share of the change that is made, in [0, 1], by how sure recognition is that something is wrong: none where the
-    photo is clean for sure, so that restoring does it no harm; all where it is hardly clean."""
-    unsure = CLEAN_FOR_SURE - probabilities.get(CLEAN, 0.0)
-    return min(max(unsure / (CLEAN_FOR_SURE - HARDLY_CLEAN), 0.0), 1.0)
+    """Share of the change that is made, in [0, 1], by how sure recognition is that something is wrong, so that
+    restoring does no harm where it is not: by the Euclidean norm of the faults' probabilities, which for a single one
+    is its own, and 0.7 for two that are equally sure. All where recognition has not learned what a clean photo is."""
+    if CLEAN not in probabilities:
+        return 1.0
+    certainty = math.hypot(*(p for name, p in probabilities.items() if name != CLEAN))
+    return min(max((certainty - UNSURE) / (SURE - UNSURE), 0.0), 1.0)
+
+
+def remark(probabilities: Mapping[str, float], share: float) -> tuple[str, ...]:
+    """What there is to say of a change that is not made whole."""
+    if share == 1:
+        return ()
+    if max(probabilities, key=lambda name: probabilities[name]) == CLEAN and share == 0:
+        return ("nothing wrong was found, and the photo was left as it is",)
+    made = f"{share:.0%} of the change was made" if share else "the photo was left as it is"
+    return (f"recognition is not sure of what is wrong, so {made}; name the degradation to change all",)
 
 
 RECOGNISED = 0.1  # probability from which a class counts as recognised, also beside surer ones
@@ -124,7 +139,7 @@ class Plan:
     @classmethod
     def _of(cls, probabilities: Mapping[str, float], classes: dict[str, float] | None, wish: Wish | None) -> "Plan":
         share = change_share(probabilities)
-        notes = () if share else ("nothing wrong was found, and the photo was left as it is",)
+        notes = remark(probabilities, share)
         if classes is not None:
             return cls(classes, 1.0)
         if wish is None:
@@ -136,10 +151,11 @@ class Plan:
             return cls(parse_classes(wish.repair), strongest, tuple(wish.repair), tuple(left))
         wanted = {name: p for name, p in found.items() if name not in wish.keep}
         if not share or (found and not wanted):
-            notes = notes or ("only what is to be left was found, and the photo was left as it is",)
+            if share:
+                notes = ("only what is to be left was found, and the photo was left as it is",)
             return cls(None, 0.0, (), wish.keep, notes)
         mixture = parse_classes(wanted) if len(wanted) < len(found) else None
-        return cls(mixture, share * wish.strength, tuple(wanted), wish.keep)
+        return cls(mixture, share * wish.strength, tuple(wanted), wish.keep, notes)
 
     def foremost(self, probabilities: Mapping[str, float]) -> str:
         """The class that is repaired most, of those recognised where none is named."""
