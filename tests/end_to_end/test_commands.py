@@ -195,13 +195,8 @@ def test_benchmark_writes_rows(place: Path, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     ("command", "parts"),
     [
-        (["daclip.commands.train_daclip", "data.bath_size=2"], ["data.bath_size", "data.batch_size"]),
-        (["daclip.commands.train_daclip", "+bogus=1"], ["bogus"]),
-        (["daclip.commands.train_daclip", "clip=huge"], ["huge"]),
-        (["daclip.commands.train_daclip", "experiment=nothing"], ["nothing", "embedded_daclip", "wild_restorer"]),
         (["daclip.commands.train_daclip", "experiment=null"], ["name your photos", "data=folder", "experiment="]),
         (["daclip.commands.train_daclip", "backbone=unet"], ["backbone", "train_restorer"]),
-        (["daclip.commands.train_daclip", "experiment=universal_restorer"], ["stage 2", "make train-restorer"]),
         (["daclip.commands.train_restorer", "experiment=embedded_daclip"], ["stage 1", "make train-daclip"]),
         (["daclip.commands.train_restorer", "clip=tiny"], ["clip", "daclip=ARTIFACT"]),
         (["daclip.commands.train_restorer", "experiment=smoke_restorer", "+clip=tiny"], ["stage 1", "daclip=ARTIFACT"]),
@@ -216,9 +211,7 @@ def test_benchmark_writes_rows(place: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ),
         (["daclip.commands.train_daclip", "experiment=smoke_daclip", "data=folder"], ["data.root"]),
         (["daclip.commands.train_daclip", "experiment=smoke_daclip", "data=folder", "data.root=broken"], ["damaged"]),
-        (["daclip.commands.train_daclip", "experiment=smoke_daclip", "resume=gone.ckpt"], ["gone.ckpt"]),
         (["daclip.commands.train_daclip", "experiment=smoke_daclip", "degradation.noisy.sigma=[1,2,3]"], ["sigma"]),
-        (["daclip.commands.train_daclip", "experiment=smoke_daclip", "trainer.max_steps=abc"], ["max_steps"]),
         (["daclip.commands.train_restorer", "experiment=smoke_restorer", "daclip=empty"], ["not an artifact"]),
         (
             ["daclip.commands.train_restorer", "experiment=smoke_restorer", "daclip=outputs/restorer/latest"],

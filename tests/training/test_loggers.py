@@ -61,7 +61,7 @@ SEEN = {"csv": seen_by_csv, "wandb": seen_by_wandb, "tensorboard": seen_by_tenso
 
 
 @pytest.mark.parametrize(
-    ("logger", "stage"), [("csv", "daclip"), *((logger, "restorer") for logger in choices("logger"))]
+    ("logger", "stage"), [("csv", "daclip"), *((logger, "restorer") for logger in choices("logger") if logger != "csv")]
 )
 def test_two_processes_write_one_run(
     logger: str, stage: str, tmp_path: Path, restorer_artifact: Path, monkeypatch: pytest.MonkeyPatch
