@@ -24,8 +24,9 @@ OF_STAGE = ("parameterization", "correct_epsilon_shift", "temperature")
 RECORDED = ("seed", "seconds", "finished", "commit", "versions", "hardware", "data")
 LIMITS = (
     "It learned from 208 photos in hours on two CPU cores: networks with millions of photos behind them restore more.",
-    "A photo that it misreads can get worse: a dim or textured one read as hazy or noisy loses several dB.",
-    "Motion blur, drops and shadows get better by little or not; what a hole or a drop hides is filled in smoothly.",
+    "It changes a photo by as much as it is sure of what is wrong; a mild or a rare fault it may leave or mend in part.",
+    "A photo that it misreads for sure gets worse, a blurred one read as hazy by a few dB.",
+    "Motion blur hardly gets better, drops by little; what a hole or a drop hides is filled in smoothly.",
     "Its text tower is random: it knows the words of its classes and no others.",
     "Faces, text and documents got no special care. Do not use its output as evidence of what a photo showed.",
 )
@@ -61,7 +62,7 @@ def card(source: Artifact, scores: Mapping[str, Any], trained: str) -> str:
         "# The restorer in the package",
         "",
         "DA-CLIP, a controller on EfficientNet-Lite0's first stages, and a NAFNet in an IR-SDE at one evaluation a",
-        "photo. It names what is wrong, repairs it, and leaves a photo alone that is clean for sure.",
+        "photo. It names what is wrong and repairs it as far as it is sure; a clean photo comes back as it was.",
         "",
         "- Recipes: `world_daclip`, `world_restorer` (conf/experiment/), "
         f"{metrics['steps']} steps, commit {record['commit']}, seed {record['seed']}.",

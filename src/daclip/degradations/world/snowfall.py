@@ -53,7 +53,7 @@ class Snowfall(Degradation):
         tint: float,
         ambience: float,
         glare: float,
-        driven: float,
+        driven: float = 0.0,
     ) -> None:
         self.coverage = span(coverage, "coverage", least=0.001, most=0.9)
         self.opacity = span(opacity, "opacity", most=1)
