@@ -9,6 +9,7 @@ import timm
 import torch
 
 from daclip.clip.controller import DaClip, create_daclip
+from daclip.clip.frozen_clip import tiles
 from daclip.errors import DaclipError
 
 ARCHITECTURE = {
@@ -111,3 +112,13 @@ def test_other_networks_weights_are_refused(tmp_path: Path) -> None:
     torch.save({"a": torch.zeros(3)}, tmp_path / "other.pth")
     with pytest.raises(DaclipError, match="another network"):
         make(str(tmp_path / "other.pth"))
+
+
+def test_a_short_side_is_mirrored_up_to_the_stride_and_a_long_one_is_cut() -> None:
+    photo = torch.rand(1, 3, 50, 150)
+    views = tiles(photo, 64)
+    assert views.shape == (1, 3, 3, 64, 64)
+    assert torch.equal(views[0, 0, :, :50], photo[0, :, :, :64])
+    assert torch.equal(views[0, 0, :, 50:], photo[0, :, 35:49, :64].flip(1))
+    assert tiles(photo[..., :5, :5], 64).shape == (1, 1, 3, 32, 32)
+    assert torch.equal(tiles(photo[..., :32, :64], 64)[:, 0], photo[..., :32, :64])

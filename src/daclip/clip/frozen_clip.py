@@ -81,14 +81,23 @@ def multi_crop(images: Tensor, size: int) -> Tensor:
     return tiles(images if min(images.shape[-2:]) >= size else _shrink(images, size), size)
 
 
+STRIDE = 32  # of a convolutional tower's last map, or a multiple of it
+
+
 def tiles(images: Tensor, size: int) -> Tensor:
     """As `multi_crop`, but never resampled, `[B, 3, H, W]` to `[B, V, 3, h, w]`: a side shorter than `size` is taken
-    whole. For towers that see any size."""
+    whole, mirrored up to a multiple of 32. For towers that see any size."""
 
     def starts(length: int) -> list[int]:
         count = min(math.ceil(length / size), MAX_CROPS_PER_SIDE)
         return [round(i * max(length - size, 0) / max(count - 1, 1)) for i in range(count)]
 
+    for axis, length in ((-1, images.shape[-1]), (-2, images.shape[-2])):
+        # Other sides end in a fringe of zeros that training never shows, and are read as missing parts.
+        missing = -length % STRIDE if length < size else 0
+        if missing:
+            mode = "reflect" if missing < length else "replicate"
+            images = F.pad(images, (0, missing) if axis == -1 else (0, 0, 0, missing), mode=mode)
     height, width = images.shape[-2:]
     corners = [(top, left) for top in starts(height) for left in starts(width)]
     return torch.stack([images[..., y : y + size, x : x + size] for y, x in corners], dim=1)
