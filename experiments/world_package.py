@@ -24,7 +24,7 @@ OF_STAGE = ("parameterization", "correct_epsilon_shift", "temperature")
 RECORDED = ("seed", "seconds", "finished", "commit", "versions", "hardware", "data")
 LIMITS = (
     "It learned from 208 photos in hours on two CPU cores: networks with millions of photos behind them restore more.",
-    "It changes a photo by as much as it is sure of what is wrong; a mild or a rare fault it may leave or mend in part.",
+    "It changes a photo as far as it is sure of what is wrong; a mild or rare fault it may leave or mend in part.",
     "A photo that it misreads for sure gets worse, a blurred one read as hazy by a few dB.",
     "Motion blur hardly gets better, drops by little; what a hole or a drop hides is filled in smoothly.",
     "Its text tower is random: it knows the words of its classes and no others.",

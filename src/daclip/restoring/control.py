@@ -34,7 +34,7 @@ def steer(
 
 # Certainty that something is wrong below which a photo is left as it is, and from which all of the change is made: on
 # photos that training never saw (experiments/world.py), what is recognised with less is often something else.
-UNSURE, SURE = 0.5, 0.8
+UNSURE, SURE = 0.55, 0.9
 
 WEIGHTED = re.compile(r"\s*([^:,]+?)\s*:\s*([^:,]+?)\s*")
 
