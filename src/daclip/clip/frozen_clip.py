@@ -97,7 +97,7 @@ def tiles(images: Tensor, size: int) -> Tensor:
         missing = -length % STRIDE if length < size else 0
         if missing:
             mode = "reflect" if missing < length else "replicate"
-            images = F.pad(images, (0, missing) if axis == -1 else (0, 0, 0, missing), mode=mode)
+            images = F.pad(images, (0, missing, 0, 0) if axis == -1 else (0, 0, 0, missing), mode=mode)
     height, width = images.shape[-2:]
     corners = [(top, left) for top in starts(height) for left in starts(width)]
     return torch.stack([images[..., y : y + size, x : x + size] for y, x in corners], dim=1)
