@@ -23,8 +23,8 @@ def restorer() -> Restorer:
     return Restorer.from_pretrained(device="cpu", precision="fp32")
 
 
-def photo(name: str) -> Tensor:
-    pixels = np.ascontiguousarray(getattr(data, name)()[:256, :256])
+def photo(name: str, side: int = 256) -> Tensor:
+    pixels = np.ascontiguousarray(getattr(data, name)()[:side, :side])
     return torch.from_numpy(pixels).permute(2, 0, 1).float() / 255
 
 
@@ -56,10 +56,10 @@ def test_its_card_says_what_it_is_from_and_what_it_cannot_do() -> None:
 
 @pytest.mark.parametrize("name", ["astronaut", "coffee", "chelsea"])
 def test_it_leaves_good_photos_alone(restorer: Restorer, name: str) -> None:
-    hq = photo(name)
+    hq = photo(name, side=512)
     done = restorer.restore(hq)
     assert done.degradation == CLEAN
-    assert float(psnr(done.image[None], hq[None])) > 35
+    assert torch.equal(done.image, hq)
 
 
 @pytest.mark.parametrize(("corrupt", "class_name", "gain"), [(noisy, "noisy", 6), (compressed, "jpeg-compressed", 0.3)])
