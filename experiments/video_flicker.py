@@ -1,7 +1,7 @@
 """Flicker of restored videos, frame by frame and as `daclip restore clip.mp4` restores them.
 
 Question: does one field of noise and a conditioning that changes slowly keep a restored video from flickering?
-Command:  python experiments/video_flicker.py --artifact outputs/restorer/latest
+Command:  python experiments/video_flicker.py
 Expected: less flicker than frame by frame, at the same PSNR.
 
 The clip is a window that pans over a photo of scikit-image by whole pixels, with rain drawn anew for every frame.
@@ -17,7 +17,8 @@ from skimage import data
 from torch import Tensor
 
 from daclip import Restorer
-from daclip.artifacts import Artifact
+from daclip.commands.options import make
+from daclip.config import composed
 from daclip.restoring.video import SteadyRestorer
 from daclip.rng import generator_for
 
@@ -42,8 +43,8 @@ def psnr(frames: Tensor, clean: Tensor) -> float:
 def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--artifact", default="outputs/restorer/latest")
-    parser.add_argument("--degradation", default="rainy", help="class of the artifact's own degradations")
+    parser.add_argument("--artifact", default="pretrained")
+    parser.add_argument("--degradation", default="rainy", help="class of the wide degradations")
     parser.add_argument("--severity", type=float, default=0.6)
     parser.add_argument("--frames", type=int, default=12)
     parser.add_argument("--side", type=int, default=192, help="of the window, in pixels")
@@ -51,7 +52,7 @@ def main() -> None:
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
     restorer = Restorer.from_pretrained(options.artifact, device=options.device)
-    degradation = Artifact(restorer.artifact.folder / "daclip").build("degradation")[options.degradation]
+    degradation = make(composed("degradations", ["degradation=world"])["degradation"][options.degradation])
     clean = panned(options.frames, options.side, options.step)
     generators = [generator_for(1, frame) for frame in range(options.frames)]
     degraded = (degradation(clean, generators, options.severity) * 255).round() / 255
