@@ -12,6 +12,7 @@ from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from daclip.backbones.layers import pad_to_multiple
 from daclip.clip.sources import (
     SCHEMES,
     check_name,
@@ -76,9 +77,20 @@ def crop(images: Tensor, size: int) -> Tensor:
     return _centre(images if min(images.shape[-2:]) >= size else _shrink(images, size), size)[:, None]
 
 
+def _grid(images: Tensor, size: int) -> list[Tensor]:
+    """An even grid of at most 3×3 crops of at most `size` pixels a side."""
+
+    def starts(length: int) -> list[int]:
+        count = min(math.ceil(length / size), MAX_CROPS_PER_SIDE)
+        return [round(i * max(length - size, 0) / max(count - 1, 1)) for i in range(count)]
+
+    height, width = images.shape[-2:]
+    return [images[..., y : y + size, x : x + size] for y in starts(height) for x in starts(width)]
+
+
 def multi_crop(images: Tensor, size: int) -> Tensor:
     """An even grid of at most 3×3 full-resolution crops, `[B, 3, H, W]` to `[B, V, 3, s, s]`; gaps in large photos."""
-    return tiles(images if min(images.shape[-2:]) >= size else _shrink(images, size), size)
+    return torch.stack(_grid(images if min(images.shape[-2:]) >= size else _shrink(images, size), size), dim=1)
 
 
 STRIDE = 32  # of a convolutional tower's last map, or a multiple of it
@@ -86,21 +98,9 @@ STRIDE = 32  # of a convolutional tower's last map, or a multiple of it
 
 def tiles(images: Tensor, size: int) -> Tensor:
     """As `multi_crop`, but never resampled, `[B, 3, H, W]` to `[B, V, 3, h, w]`: a side shorter than `size` is taken
-    whole, mirrored up to a multiple of 32. For towers that see any size."""
-
-    def starts(length: int) -> list[int]:
-        count = min(math.ceil(length / size), MAX_CROPS_PER_SIDE)
-        return [round(i * max(length - size, 0) / max(count - 1, 1)) for i in range(count)]
-
-    for axis, length in ((-1, images.shape[-1]), (-2, images.shape[-2])):
-        # Other sides end in a fringe of zeros that training never shows, and are read as missing parts.
-        missing = -length % STRIDE if length < size else 0
-        if missing:
-            mode = "reflect" if missing < length else "replicate"
-            images = F.pad(images, (0, missing, 0, 0) if axis == -1 else (0, 0, 0, missing), mode=mode)
-    height, width = images.shape[-2:]
-    corners = [(top, left) for top in starts(height) for left in starts(width)]
-    return torch.stack([images[..., y : y + size, x : x + size] for y, x in corners], dim=1)
+    whole. Sides are mirrored up to multiples of 32: others end in a fringe of zeros that training never shows, and that
+    is read as missing parts. For towers that see any size."""
+    return torch.stack([pad_to_multiple(tile, STRIDE) for tile in _grid(images, size)], dim=1)
 
 
 VIEWS: dict[str, View] = {"resize": resize, "crop": crop, "multi_crop": multi_crop, "tiles": tiles}
