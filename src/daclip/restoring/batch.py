@@ -5,7 +5,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from itertools import takewhile
 from pathlib import Path
@@ -272,8 +272,7 @@ def attempt(
             return outcome
         else:
             assert isinstance(restorer, Restorer)
-            with _turn(restorer, job, turns):
-                _restore(restorer, job, request, outcome, on_progress)
+            _restore(restorer, job, request, outcome, on_progress, turns)
     except Stopped:
         raise
     except DaclipError as error:
@@ -287,14 +286,14 @@ def attempt(
     return outcome
 
 
-def _turn(restorer: Restorer, job: Job, turns: Turns | None) -> AbstractContextManager[None]:
-    """The photo's turn, if it must wait for one."""
-    if turns is None:
-        return nullcontext()
-    return turns.turn(restorer.needed_bytes(photo_header(job.photo, job.photo)))
-
-
-def _restore(restorer: Restorer, job: Job, request: Request, outcome: Outcome, on_progress: Progress | None) -> None:
+def _restore(
+    restorer: Restorer,
+    job: Job,
+    request: Request,
+    outcome: Outcome,
+    on_progress: Progress | None,
+    turns: Turns | None,
+) -> None:
     if not request.overwrite:
         for path in job.results(request.samples):
             if path.exists():
@@ -302,7 +301,15 @@ def _restore(restorer: Restorer, job: Job, request: Request, outcome: Outcome, o
     if is_video(job.photo):
         _restore_video(restorer, job, request, outcome, on_progress)
         return
-    restorer.refuse_too_large(photo_header(job.photo, job.photo))
+    header = photo_header(job.photo, job.photo)
+    restorer.refuse_too_large(header)
+    with nullcontext() if turns is None else turns.turn(restorer.needed_bytes(header)):
+        _restore_photo(restorer, job, request, outcome, on_progress)
+
+
+def _restore_photo(
+    restorer: Restorer, job: Job, request: Request, outcome: Outcome, on_progress: Progress | None
+) -> None:
     file = read_photo(job.photo)
     refuse_unwritable(file.pixels, job.result)
     mask = None if job.mask is None else _mask(job, file.pixels)
