@@ -156,6 +156,7 @@ def worked(
     from concurrent.futures import ThreadPoolExecutor
     from threading import Event
 
+    import torch
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn, TimeRemainingColumn
 
@@ -168,7 +169,9 @@ def worked(
     # Only a person sees the bar: redirected output is the lines alone.
     bars = Progress("restoring", *columns, console=console, transient=True, disable=not console.is_terminal)
     stop = Event()
-    with summary_file(record) as record_line, bars as bar, ThreadPoolExecutor(workers) as pool:
+    # One core a photo: threads of several photos on the same cores wait for one another.
+    workshop = ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,))
+    with summary_file(record) as record_line, bars as bar, workshop as pool:
         row = bar.add_task("photos", total=len(tasks))
         shares = [0.0] * len(tasks)
 
@@ -187,8 +190,8 @@ def worked(
         try:
             for outcome in map(work, numbers) if workers == 1 else pool.map(work, numbers):
                 outcomes.append(outcome)
-                record_line(outcomes[-1])
-                for line, style in shown(outcomes[-1]):
+                record_line(outcome)
+                for line, style in shown(outcome):
                     bar.console.print(printable(line), style=style, markup=False, highlight=False)
         except KeyboardInterrupt:
             stop.set()
