@@ -140,13 +140,12 @@ def choose_pieces(
     if tile is None:
         if network.bytes(height * width) + sampling.bytes(height * width) <= left:
             return Pieces(whole, whole, batch_size)
-        if alone:
-            tile = Cost(network.fixed + sampling.fixed, network.per_pixel + sampling.per_pixel).largest_square(left)
-        else:
-            # Half of it for the network, so that blocks hold some tiles.
-            tile = network.largest_square(left / 2)
+        # Half of it for the network, so that blocks hold some tiles.
+        beside = sampling if alone else network
+        cost = Cost(network.fixed + beside.fixed, network.per_pixel + beside.per_pixel)
+        tile = cost.largest_square(left)
         if tile < SMALLEST_TILE:
-            needed = max_memory + (2 * network.bytes(SMALLEST_TILE**2) - left) / GIB
+            needed = max_memory + (cost.bytes(SMALLEST_TILE**2) - left) / GIB
             raise DaclipError(
                 f"{max_memory:g} GiB of memory are too little for a photo of {width} x {height} pixels; "
                 f"give --max-memory {needed + 0.05:.1f} or more"
