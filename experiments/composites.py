@@ -26,7 +26,7 @@ from daclip.degradations.base import CLEAN, Degradation
 from daclip.files import write_json
 from daclip.finding import find_photos
 from daclip.images import load_image
-from daclip.metrics.image import psnr
+from daclip.metrics.image import psnr, quantise
 from daclip.training.provenance import provenance
 
 SIDE = 256
@@ -44,17 +44,12 @@ NOUNS = {
 }
 
 
-def rounded(image: Tensor) -> Tensor:
-    """As a file of 8 bits holds it."""
-    return (image.clamp(0, 1) * 255).round() / 255
-
-
 def degraded(hq: Tensor, parts: tuple[Degradation, Degradation], severity: float, seed: int) -> tuple[Tensor, Tensor]:
     """A photo `[3, H, W]` under the first, and under both."""
     images = [hq[None]]
     for number, part in enumerate(parts):
         images.append(part(images[-1], [torch.Generator().manual_seed(2 * seed + number)], severity))
-    return rounded(images[1][0]), rounded(images[2][0])
+    return quantise(images[1][0]), quantise(images[2][0])
 
 
 def ways(restorer: Restorer, lq: Tensor, first: str, second: str) -> dict[str, Tensor]:
@@ -97,8 +92,8 @@ def main() -> None:
         wish = f"remove the {NOUNS[second]} but keep the {NOUNS[first]}"
         kept = {name: found[name] for name in ("degraded", "told both")}
         kept["told to keep"] = restorer.restore(lq, instruction=wish).image
-        scores = {name: float(psnr(rounded(image)[None], hq[None])) for name, image in found.items()}
-        scores_kept = {name: float(psnr(rounded(image)[None], under_first[None])) for name, image in kept.items()}
+        scores = {name: float(psnr(quantise(image)[None], hq[None])) for name, image in found.items()}
+        scores_kept = {name: float(psnr(quantise(image)[None], under_first[None])) for name, image in kept.items()}
         rows.append({"pair": [first, second], "psnr": scores, "psnr_kept": scores_kept})
 
     def means_of(kind: str) -> dict[str, float]:

@@ -31,7 +31,7 @@ from daclip.degradations.base import split_classes
 from daclip.files import write_json, write_text
 from daclip.finding import find_photos
 from daclip.images import load_image
-from daclip.metrics.image import psnr, ssim
+from daclip.metrics.image import psnr, quantise, ssim
 from daclip.metrics.perceptual import LiteDistance
 from daclip.training.provenance import provenance
 
@@ -87,7 +87,7 @@ class Ruler:
     def restore(self, image: Tensor) -> tuple[Tensor, str]:
         """The restored photo, rounded to 8 bits, and the recognised class."""
         done = self.restorer.restore(image)
-        return (done.image.clamp(0, 1) * 255).round() / 255, done.degradation
+        return quantise(done.image), done.degradation
 
     def compare(self, lq: Tensor, hq: Tensor) -> tuple[dict[str, float], str, Tensor]:
         """Scores of the degraded (`_in`) and of the restored photo, the recognised class, and the restored photo."""

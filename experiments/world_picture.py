@@ -23,7 +23,7 @@ from daclip.config import composed
 from daclip.degradations.base import CLEAN
 from daclip.finding import find_photos
 from daclip.images import load_image
-from daclip.metrics.image import psnr
+from daclip.metrics.image import psnr, quantise
 
 SIDE, COLUMNS, LEVEL, SEVERITY = 320, 5, 3, 0.6
 
@@ -38,7 +38,7 @@ def corrupted(class_name: str, hq: Tensor) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(done)).permute(2, 0, 1).float() / 255
     node = composed("degradations", ["degradation=world"])["degradation"][class_name]
     lq: Tensor = make(node)(hq[None], [torch.Generator().manual_seed(0)], SEVERITY)[0]
-    return (lq * 255).round() / 255
+    return quantise(lq)
 
 
 def main() -> None:
@@ -60,7 +60,7 @@ def main() -> None:
         hq = image[:, top : top + SIDE, left : left + SIDE]
         lq = corrupted(class_name, hq)
         done = restorer.restore(lq)
-        restored = (done.image.clamp(0, 1) * 255).round() / 255
+        restored = quantise(done.image)
         before, after = (float(psnr(shown[None], hq[None])) for shown in (lq, restored))
         titles = (f"{class_name}  {before:.1f} dB", f"read as {done.degradation}  {after:.1f} dB")
         block, column = divmod(number, COLUMNS)
