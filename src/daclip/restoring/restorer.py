@@ -344,7 +344,7 @@ class Restorer(Classifier):
 
     def _measured(self) -> tuple[Cost, Cost]:
         if self.denoiser not in self._costs:
-            # Of what sees frames in their order this is none.
+            # Past `SteadyRestorer`, which would take it for a frame.
             conditioning, _ = super().recognise(Pixels(np.full((64, 64, 3), 128, np.uint8)))
             self._costs[self.denoiser] = measured_costs(self.sampler, self.denoiser, conditioning, self.precision)
         return self._costs[self.denoiser]

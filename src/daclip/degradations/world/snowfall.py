@@ -23,7 +23,7 @@ from daclip.degradations.world.fields import streak, strewn, torus
 
 FAR_KERNELS = 3  # sizes and directions of the farthest flakes
 BREADTH, ASPECT = (1.2, 4.0), (2.5, 6.0)  # px, of driven flakes, and how many times as long they are
-DENSE = 0.2  # least share of the picture under them
+DENSE, BRIGHT = 0.2, 0.7  # least share of the picture under them, and least chance of glare
 GLARE = (0.1, 0.6)  # share of an overexposed, colourless copy of the scene,
 EXPOSURE = (0.8, 1.8)  # its contrast
 LIFT = (0.2, 0.6)  # and what it adds
@@ -79,7 +79,7 @@ class Snowfall(Degradation):
         flakes = opacity * (self._driven if storm else self._flakes)(coverage, height, width, generator)
         banks = torch.sigmoid(smooth_noise(height, width, max(height, width) / 2, generator))
         tint = self.tint * (2 * torch.rand(1, 3, 1, 1, generator=generator) - 1)
-        shines = uniform(0, 1, generator) < (max(self.glare, 0.7) if storm else self.glare)
+        shines = uniform(0, 1, generator) < (max(self.glare, BRIGHT) if storm else self.glare)
         glare = ramp(GLARE, severity, generator) * uniform(0.5, 1, generator) if shines else 0.0
         return {
             "glare": scalar(glare),
