@@ -88,6 +88,16 @@ def test_noise_and_data_are_inverse(process: MeanRevertingSDE) -> None:
     torch.testing.assert_close(process.data_from_epsilon(x_t, mu, epsilon, t), x0, rtol=1e-3, atol=1e-4)
 
 
+def test_a_stationary_start_holds_nothing_of_the_clean_image_at_the_last_index_only(process: MeanRevertingSDE) -> None:
+    x0, mu, noise = _images()
+    t = _times(1, 99, 100)
+    whole = process.perturb(x0, mu, t, noise)
+    without = MeanRevertingSDE(process.schedule, max_sigma=50, stationary_start=True).perturb(x0, mu, t, noise)
+    assert torch.equal(without[:2], whole[:2])
+    assert torch.equal(without[2], process.terminal(mu, noise)[2])
+    assert not torch.equal(without[2], whole[2])
+
+
 def test_score_is_the_gradient_of_the_log_density(process: MeanRevertingSDE) -> None:
     x0, mu, noise = _images()
     t = _times(5, 40, 100)

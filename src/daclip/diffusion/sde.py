@@ -66,15 +66,19 @@ class MeanRevertingSDE(nn.Module):
 
     In y = (x − μ)/λ this is the variance preserving diffusion. All methods are pure functions in float32: `t` and `s`
     are long grid indices `[B]` in 0..T (0 = clean), images `[B, C, H, W]`, coefficients `[B, 1, 1, 1]`. λ, the
-    stationary standard deviation, is `max_sigma`, in units of 1/255 if that is at least 1.
+    stationary standard deviation, is `max_sigma`, in units of 1/255 if that is at least 1. With `stationary_start` the
+    state drawn at T is `terminal`, where sampling starts: the share δ of x_0 − μ, averaged over a photo, stands out of
+    the noise, so that a network that is only asked at T learns to read x_0's brightness from it and cannot do without
+    when sampling (Lin et al., "Common diffusion noise schedules and sample steps are flawed", 2024, section 3.1).
     """
 
-    def __init__(self, schedule: ThetaSchedule, max_sigma: float = 50.0) -> None:
+    def __init__(self, schedule: ThetaSchedule, max_sigma: float = 50.0, stationary_start: bool = False) -> None:
         super().__init__()
         if max_sigma <= 0:
             raise DaclipError(f"the process needs max_sigma > 0, got {max_sigma}")
         self.schedule = schedule
         self.lambda_ = max_sigma / 255 if max_sigma >= 1 else max_sigma
+        self.stationary_start = stationary_start
 
     @property
     def horizon(self) -> int:
@@ -98,8 +102,11 @@ class MeanRevertingSDE(nn.Module):
         return mu + (x0 - mu) * self.alpha(t)
 
     def perturb(self, x0: Tensor, mu: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """x_t = μ + (x_0 − μ) α_t + λ s_t ε for unit normal `noise` ε."""
-        return self.marginal_mean(x0, mu, t) + self.marginal_std(t) * noise
+        """x_t = μ + (x_0 − μ) α_t + λ s_t ε for unit normal `noise` ε; with `stationary_start` `terminal` at T."""
+        x_t = self.marginal_mean(x0, mu, t) + self.marginal_std(t) * noise
+        if self.stationary_start:
+            x_t = torch.where((t == self.horizon).view(-1, 1, 1, 1), self.terminal(mu, noise), x_t)
+        return x_t
 
     def terminal(self, mu: Tensor, noise: Tensor) -> Tensor:
         """Start state of sampling, μ + λ ε: the stationary law, off the law at T by δ (mean) and δ² (variance)."""
