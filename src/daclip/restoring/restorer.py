@@ -21,6 +21,7 @@ from daclip.restoring.control import (
     Plan,
     Uncertainty,
     blend_,
+    change_share,
     check_strength,
     class_meant,
     holes_of,
@@ -260,7 +261,8 @@ class Restorer(Classifier):
             given: dict[str, Any] = {"on_progress": told, "recognised": [recognised]}
             if class_name is None:
                 return self._once([image], [number], None, wish, strength, **given)[0]
-            share = strength * wish.share(class_name) if wish else strength
+            # As far as it is sure, like the first.
+            share = strength * change_share(recognised[1]) * (wish.share(class_name) if wish else 1.0)
             return self._once([image], [number], {class_name: 1.0}, None, share, **given)[0]
 
         with memory_errors():
