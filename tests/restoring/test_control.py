@@ -12,7 +12,20 @@ from skimage import data
 
 from daclip import Restorer
 from daclip.errors import DaclipError
-from daclip.restoring.control import SURE, UNSURE, Plan, change_share, class_meant, remark
+from daclip.pixels import Pixels
+from daclip.restoring.control import (
+    LITTLE,
+    MUCH,
+    SURE,
+    UNSURE,
+    UNSURE_OF_MUCH,
+    Plan,
+    certainty,
+    change_share,
+    class_meant,
+    distance,
+    remark,
+)
 from daclip.restoring.instruction import Wish
 from daclip.restoring.lexicon import lexicon_of
 from daclip.restoring.networks import unmet
@@ -21,15 +34,36 @@ PHOTO = np.ascontiguousarray(data.coffee()[:48, :64])
 
 
 def test_the_change_grows_with_the_certainty_that_something_is_wrong() -> None:
-    shares = [change_share({"clean": 1 - p, "noisy": p}) for p in np.linspace(0, 1, 21)]
+    for change, unsure in ((LITTLE, UNSURE), (MUCH, UNSURE_OF_MUCH)):
+        shares = [change_share(certain, change) for certain in np.linspace(0, 1, 21)]
+        assert shares == sorted(shares)
+        assert change_share(unsure, change) == 0
+        assert change_share(unsure + 0.01, change) > 0
+        assert change_share(SURE, change) == 1
+
+
+def test_the_change_shrinks_with_the_distance_that_it_makes() -> None:
+    shares = [change_share(0.75, change) for change in (5, MUCH, 25, LITTLE, 60)]
     assert shares == sorted(shares)
-    assert change_share({"clean": 1 - UNSURE, "noisy": UNSURE}) == 0
-    assert change_share({"clean": 1 - SURE, "noisy": SURE}) == 1
+    assert shares[0] == shares[1] < shares[2] < shares[3] == shares[4]
+
+
+def test_certainty_is_of_faults_that_are_likely() -> None:
+    assert certainty({"clean": 0.3, "noisy": 0.7}) == pytest.approx(0.7)
     # Many faults of which none is likely are no certainty, two likely ones are some.
-    assert change_share({"clean": 0.1, "noisy": 0.3, "hazy": 0.3, "rainy": 0.3}) < 0.1
-    assert 0.3 < change_share({"clean": 0.0, "noisy": 0.5, "hazy": 0.5}) < 1
+    assert certainty({"clean": 0.1, "noisy": 0.3, "hazy": 0.3, "rainy": 0.3}) < UNSURE
+    assert UNSURE < certainty({"clean": 0.0, "noisy": 0.5, "hazy": 0.5}) < SURE
     # A recognition that never saw clean photos cannot be asked.
-    assert change_share({"noisy": 0.3, "hazy": 0.3}) == 1
+    assert certainty({"noisy": 0.3, "hazy": 0.3}) == 1
+
+
+def test_a_distance_is_that_of_the_whole_photo() -> None:
+    photo = Pixels(np.ascontiguousarray(data.coffee()))  # of more rows than are compared at once
+    changed = photo.crop() + 0.1
+    assert distance(changed, photo) == pytest.approx(20, abs=1e-3)
+    changed[:, 350:] = photo.crop()[:, 350:]
+    assert distance(changed, photo) == pytest.approx(20 - 10 * np.log10(350 / 400), abs=1e-3)
+    assert distance(photo.crop(), photo) > 100
 
 
 def test_a_change_that_is_not_made_whole_is_told() -> None:
@@ -56,6 +90,21 @@ def test_a_clean_photo_comes_back_as_it_was(restorer: Restorer) -> None:
     done = restorer.restore(PHOTO)
     assert np.array_equal(done.image, PHOTO)
     assert "nothing wrong" in done.notes[0]
+
+
+def test_as_much_is_changed_as_certainty_and_size_allow(restorer: Restorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = restorer.recognise(Pixels(PHOTO))[0]
+    whole, part = ({"noisy": p, "clean": 1 - p} for p in (0.95, 0.8))
+    monkeypatch.setattr(restorer, "recognise", lambda photo: (known, whole))
+    full = restorer.restore(PHOTO)
+    monkeypatch.setattr(restorer, "recognise", lambda photo: (known, part))
+    done = restorer.restore(PHOTO)
+    change = -10 * np.log10(np.square((full.image / 255.0) - PHOTO / 255.0).mean())
+    share = change_share(0.8, change)
+    assert 0 < share < 1
+    assert np.abs(done.image - (PHOTO + share * (full.image - PHOTO.astype(float)))).max() <= 1
+    assert f"{share:.0%} of the change" in done.notes[0]
+    assert full.notes == ()
 
 
 def test_what_the_user_names_is_repaired_all_the_same(restorer: Restorer) -> None:
@@ -87,14 +136,14 @@ FOUND = {"hazy": 0.55, "rainy": 0.3, "noisy": 0.15}
 )
 def test_a_wish_becomes_a_plan_for_what_was_recognised(wish: Wish, plan: Plan) -> None:
     found = Plan.of(FOUND, None, wish)
-    assert (found.share, found.repaired, found.left) == (pytest.approx(plan.share), plan.repaired, plan.left)
+    assert (found.strength, found.repaired, found.left) == (pytest.approx(plan.strength), plan.repaired, plan.left)
     assert found.classes == (plan.classes and pytest.approx(plan.classes))
 
 
 def test_a_network_of_others_repairs_its_class_and_leaves_the_rest_of_a_wish() -> None:
     wish = Wish({"rainy": 0.6, "noisy": 0.3}, ("hazy",), 1.0)
     plan = Plan.of(FOUND, None, wish, {"rainy"})
-    assert (plan.share, plan.repaired, plan.left) == (0.6, ("rainy",), ("hazy", "noisy"))
+    assert (plan.strength, plan.repaired, plan.left) == (0.6, ("rainy",), ("hazy", "noisy"))
     assert wish.shares(plan.repaired) == {"rainy": 0.6}
     # Where ours restores, it repairs all.
     assert Plan.of(FOUND, None, wish, {"noisy"}) == Plan.of(FOUND, None, wish)
@@ -114,7 +163,7 @@ def test_shares_are_told_where_less_than_all_is_asked() -> None:
 
 def test_nothing_is_done_where_only_what_is_kept_was_found() -> None:
     plan = Plan.of({"hazy": 0.95, "rainy": 0.05}, None, Wish({}, ("hazy",), 1.0))
-    assert (plan.share, plan.repaired, plan.left) == (0.0, (), ("hazy",))
+    assert (plan.strength, plan.repaired, plan.left) == (0.0, (), ("hazy",))
     assert "only what is to be left was found" in plan.notes[0]
 
 

@@ -110,8 +110,9 @@ def test_a_photo_gets_its_kind_back_and_passes_are_single_ones_in_turn(
     assert len(restorer.restore(batch, passes=2)) == 2
     with pytest.raises(DaclipError, match="samples"):
         restorer.restore(photo, passes=2, samples=2)
-    monkeypatch.setattr("daclip.restoring.passes.UNSURE", 0.0)
-    monkeypatch.setattr("daclip.restoring.restorer.change_share", lambda probabilities: 0.5)
+    monkeypatch.setattr("daclip.restoring.passes.UNSURE_OF_MUCH", 0.0)
+    monkeypatch.setattr("daclip.restoring.restorer.certainty", lambda probabilities: 0.85)
+    monkeypatch.setattr("daclip.restoring.control.change_share", lambda certain, distance: 0.5)
     two = restorer.restore(photo, passes=2)
     second = restorer.restore(single.image, degradation=two.passes[1].degradation, strength=0.5)
     assert np.array_equal(two.image, second.image)
@@ -121,7 +122,7 @@ def test_a_photo_gets_its_kind_back_and_passes_are_single_ones_in_turn(
 def test_the_command_tells_the_passes(
     restorer_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("daclip.restoring.passes.UNSURE", 0.0)
+    monkeypatch.setattr("daclip.restoring.passes.UNSURE_OF_MUCH", 0.0)
     Image.fromarray(data.chelsea()[:40, :48]).save(tmp_path / "cat.png")
     options = ["--artifact", str(restorer_artifact), "-o", str(tmp_path / "out"), "--device", "cpu"]
     assert invoke("daclip.commands.restore", str(tmp_path / "cat.png"), *options, "--passes", "2") is None

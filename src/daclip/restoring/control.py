@@ -33,8 +33,10 @@ def steer(
 
 
 # Certainty that something is wrong below which a photo is left as it is, and from which all of the change is made: on
-# photos that training never saw (experiments/world.py), what is recognised with less is often something else.
-UNSURE, SURE = 0.55, 0.9
+# photos that training never saw (experiments/world.py), what is recognised with less is often something else. A repair
+# that changes much, such as of darkness, spoils more where it is not called for, and needs more certainty to begin.
+UNSURE, UNSURE_OF_MUCH, SURE = 0.55, 0.7, 0.9
+LITTLE, MUCH = 35.0, 18.0  # dB of PSNR between the photo and its restoration
 
 WEIGHTED = re.compile(r"\s*([^:,]+?)\s*:\s*([^:,]+?)\s*")
 
@@ -88,14 +90,20 @@ def unknown_classes(
     return remarks
 
 
-def change_share(probabilities: Mapping[str, float]) -> float:
-    """Share of the change that is made, in [0, 1], by how sure recognition is that something is wrong, so that
-    restoring does no harm where it is not: by the Euclidean norm of the faults' probabilities, which for a single one
-    is its own, and 0.7 for two that are equally sure. All where recognition has not learned what a clean photo is."""
+def certainty(probabilities: Mapping[str, float]) -> float:
+    """How sure recognition is that something is wrong, in [0, 1]: the Euclidean norm of the faults' probabilities, so
+    for a single one its own, and for two that are equally likely 0.7. 1 where it has not learned what is clean."""
     if CLEAN not in probabilities:
         return 1.0
-    certainty = math.hypot(*(p for name, p in probabilities.items() if name != CLEAN))
-    return min(max((certainty - UNSURE) / (SURE - UNSURE), 0.0), 1.0)
+    return min(math.hypot(*(p for name, p in probabilities.items() if name != CLEAN)), 1.0)
+
+
+def change_share(certain: float, distance: float) -> float:
+    """Share of the change that is made, in [0, 1], by the certainty that something is wrong and the distance in dB that
+    the whole change would make, so that restoring does no harm where nothing is."""
+    large = min(max((LITTLE - distance) / (LITTLE - MUCH), 0.0), 1.0)
+    unsure = UNSURE + (UNSURE_OF_MUCH - UNSURE) * large
+    return min(max((certain - unsure) / (SURE - unsure), 0.0), 1.0)
 
 
 def remark(probabilities: Mapping[str, float], share: float) -> tuple[str, ...]:
@@ -116,10 +124,11 @@ class Plan:
     """What is done to one photo."""
 
     classes: dict[str, float] | None  # in place of what was recognised, with weights that add up to 1
-    share: float  # of the change that is made
+    strength: float  # share of the change that is wanted
     repaired: tuple[str, ...] = ()  # by an instruction
     left: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    certainty: float = 1.0  # that the change is called for
 
     @classmethod
     def of(
@@ -138,24 +147,33 @@ class Plan:
 
     @classmethod
     def _of(cls, probabilities: Mapping[str, float], classes: dict[str, float] | None, wish: Wish | None) -> "Plan":
-        share = change_share(probabilities)
-        notes = remark(probabilities, share)
+        certain = certainty(probabilities)
         if classes is not None:
             return cls(classes, 1.0)
         if wish is None:
-            return cls(None, share, notes=notes)
+            return cls(None, 1.0, certainty=certain)
         found = {name: p for name, p in probabilities.items() if p >= RECOGNISED and name != CLEAN}
         if wish.repair:
             left = dict.fromkeys([*wish.keep, *(name for name in found if name not in wish.repair)])
             strongest = max(wish.repair.values())
             return cls(parse_classes(wish.repair), strongest, tuple(wish.repair), tuple(left))
         wanted = {name: p for name, p in found.items() if name not in wish.keep}
-        if not share or (found and not wanted):
-            if share:
-                notes = ("only what is to be left was found, and the photo was left as it is",)
-            return cls(None, 0.0, (), wish.keep, notes)
+        if certain <= UNSURE:
+            return cls(None, wish.strength, (), wish.keep, certainty=certain)
+        if found and not wanted:
+            note = "only what is to be left was found, and the photo was left as it is"
+            return cls(None, 0.0, (), wish.keep, (note,))
         mixture = parse_classes(wanted) if len(wanted) < len(found) else None
-        return cls(mixture, share * wish.strength, tuple(wanted), wish.keep, notes)
+        return cls(mixture, wish.strength, tuple(wanted), wish.keep, certainty=certain)
+
+    def share(self, restored: Tensor, photo: Pixels) -> float:
+        """Share of the change to `restored`, `[3, H, W]`, that certainty allows."""
+        return 1.0 if self.certainty >= SURE else change_share(self.certainty, distance(restored, photo))
+
+    @property
+    def acts(self) -> bool:
+        """Whether any of the change may be made."""
+        return self.strength > 0 and self.certainty > UNSURE
 
     def foremost(self, probabilities: Mapping[str, float]) -> str:
         """The class that is repaired most, of those recognised where none is named."""
@@ -205,6 +223,14 @@ def check_strength(strength: float) -> None:
     """Refuse a strength outside [0, 1]."""
     if not 0 <= strength <= 1:
         raise DaclipError(f"the strength must lie between 0 (leave the photo) and 1 (restore fully), got {strength}")
+
+
+def distance(restored: Tensor, photo: Pixels) -> float:
+    """PSNR in dB between the restored photo, `[3, H, W]`, and the photo."""
+    total = 0.0
+    for top in range(0, photo.height, BAND):
+        total += float((restored[:, top : top + BAND] - photo.crop(top, top + BAND)).square().sum())
+    return -10 * math.log10(max(total / restored.numel(), 1e-12))
 
 
 def blend_(restored: Tensor, photo: Pixels, strength: float, holes: np.ndarray | None = None) -> None:

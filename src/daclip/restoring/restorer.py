@@ -21,11 +21,12 @@ from daclip.restoring.control import (
     Plan,
     Uncertainty,
     blend_,
-    change_share,
+    certainty,
     check_strength,
     class_meant,
     holes_of,
     parse_classes,
+    remark,
     steer,
     unknown_classes,
 )
@@ -228,25 +229,30 @@ class Restorer(Classifier):
         holes: np.ndarray | None = None,
         on_progress: Progress | None = None,
         recognised: Sequence[Recognised] = (),
+        named: bool = True,
     ) -> list[Restoration]:
-        """Photos of one size in one pass, with results as `Pixels`; `recognised` are theirs where they are known."""
+        """Photos of one size in one pass, with results as `Pixels`; `recognised` are theirs where they are known.
+        Classes that are not `named` by the user are repaired as far as recognition is sure."""
         started = time.perf_counter()
         with torch.inference_mode(), memory_errors():
             recognised = recognised or [self.recognise(photo) for photo in photos]
             plans = [Plan.of(probabilities, classes, wish, self.others) for _, probabilities in recognised]
             given = zip(recognised, plans, strict=True)
             conditioning = Conditioning.stacked([self._steered(found, plan) for (found, _), plan in given])
-            strengths = [strength * plan.share for plan in plans]
+            plans = [replace(plan, strength=strength * plan.strength) for plan in plans]
+            if not named:
+                plans = [replace(plan, certainty=certainty(p)) for plan, (_, p) in zip(plans, recognised, strict=True)]
             # Where there are networks for classes, it is one photo.
             other = self.others.get(plans[0].foremost(recognised[0][1]))
             by = self._by(other) if other else self
-            restored = by._samples(photos, conditioning, numbers, strengths, samples, holes, on_progress)
+            restored = by._samples(photos, conditioning, numbers, plans, samples, holes, on_progress)
         seconds = (time.perf_counter() - started) / len(photos)
         done = []
-        for (_, probabilities), plan, (images, spread) in zip(recognised, plans, restored, strict=True):
+        for (_, probabilities), plan, (images, spread, share) in zip(recognised, plans, restored, strict=True):
             several = tuple(images) if samples > 1 else ()
             shares = wish.shares(plan.repaired) if wish else {}
-            told = plan.notes, plan.repaired, plan.left, shares, by.network if strength * plan.share else None
+            notes = remark(probabilities, share) if plan.strength and plan.certainty < 1 else plan.notes
+            told = notes, plan.repaired, plan.left, shares, by.network if plan.strength * share else None
             done.append(Restoration(images[0], probabilities, self.seed, seconds, several, spread, *told))
         return done
 
@@ -261,9 +267,8 @@ class Restorer(Classifier):
             given: dict[str, Any] = {"on_progress": told, "recognised": [recognised]}
             if class_name is None:
                 return self._once([image], [number], None, wish, strength, **given)[0]
-            # As far as it is sure, like the first.
-            share = strength * change_share(recognised[1]) * (wish.share(class_name) if wish else 1.0)
-            return self._once([image], [number], {class_name: 1.0}, None, share, **given)[0]
+            share = strength * wish.share(class_name) if wish else strength
+            return self._once([image], [number], {class_name: 1.0}, None, share, named=False, **given)[0]
 
         with memory_errors():
             return in_turn(repair, self.recognise, photo, most, wish)
@@ -273,25 +278,27 @@ class Restorer(Classifier):
         photos: Sequence[Pixels],
         conditioning: Conditioning,
         numbers: Sequence[int],
-        strengths: Sequence[float],
+        plans: Sequence[Plan],
         samples: int,
         holes: np.ndarray | None,
         on_progress: Progress | None,
-    ) -> list[tuple[list[Pixels], np.ndarray | None]]:
-        """For each photo its restorations, and their standard deviation if there are several."""
+    ) -> list[tuple[list[Pixels], np.ndarray | None, float]]:
+        """For each photo its restorations, their standard deviation if there are several, and the share of the change
+        that certainty allowed in the first."""
         height, width = photos[0].height, photos[0].width
-        if not any(strengths) and samples == 1:
-            return [([photo], None) for photo in photos]
+        if samples == 1 and not any(plan.acts for plan in plans):
+            return [([photo], None, 0.0) for photo in photos]
         pieces = self._pieces(photos)
         if len(photos) > 1 and pieces.tile < max(height, width):
             # Large ones one by one, each in the pieces that it gets when it comes alone.
-            found: list[tuple[list[Pixels], np.ndarray | None]] = []
+            found: list[tuple[list[Pixels], np.ndarray | None, float]] = []
             for i, photo in enumerate(photos):
                 told = on_progress and part_of(on_progress, i, len(photos))
-                row = [photo], conditioning.rows([i]), [numbers[i]], [strengths[i]]
+                row = [photo], conditioning.rows([i]), [numbers[i]], [plans[i]]
                 found += self._samples(*row, samples, holes, told)
             return found
         images: list[list[Pixels]] = [[] for _ in photos]
+        shares: list[list[float]] = [[] for _ in photos]
         spreads = [Uncertainty() for _ in photos]
         for sample in range(samples):
             # The first sample is what a single one would be.
@@ -301,17 +308,19 @@ class Restorer(Classifier):
             return_freed_memory()
             restored = sample_photos(self.sampler, self.denoiser, *given, self.overlap, self.precision, share)
             return_freed_memory()
-            for photo, image, strength, done, spread in zip(photos, restored, strengths, images, spreads, strict=True):
+            for i, (photo, image, plan) in enumerate(zip(photos, restored, plans, strict=True)):
                 if bool(image.sum().isnan()):  # without a copy; it was clamped, so nothing else is left of infinity
                     raise DaclipError(
                         "the network's result is not a number, so nothing is written; "
                         "try --precision fp32, else this photo or these weights are beyond it"
                     )
-                blend_(image, photo, strength, holes)
-                done.append(photo.recoloured(image))
+                shares[i].append(plan.share(image, photo))
+                blend_(image, photo, plan.strength * shares[i][-1], holes)
+                images[i].append(photo.recoloured(image))
                 if samples > 1:
-                    spread.add(image)
-        return list(zip(images, [spread.map().numpy() if samples > 1 else None for spread in spreads], strict=True))
+                    spreads[i].add(image)
+        deviations = [spread.map().numpy() if samples > 1 else None for spread in spreads]
+        return list(zip(images, deviations, [share[0] for share in shares], strict=True))
 
     def understand(self, instruction: str) -> Wish:
         """The wish of an instruction in plain English; one that cannot be met is a `DaclipError`."""
