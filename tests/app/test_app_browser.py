@@ -206,6 +206,10 @@ def test_several_photos_become_a_zip(page: Any, photo: Path) -> None:
     page.wait_for_timeout(1000)
     assert "cup%200" in page.locator("#slider img").first.get_attribute("src").replace(" ", "%20")
     shot(page, "batch")
+    page.set_viewport_size(PHONE)
+    whole = "labels => labels.every(label => label.scrollWidth <= label.clientWidth)"
+    assert page.locator("#gallery .caption-label").evaluate_all(whole)
+    shot(page, "batch-phone")
     with page.expect_download() as waited:
         page.locator("#download").click()
     with zipfile.ZipFile(waited.value.path()) as archive:

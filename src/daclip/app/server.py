@@ -12,6 +12,9 @@ from daclip.app.service import Limits, Service
 from daclip.errors import DaclipError
 from daclip.restoring.restorer import Restorer
 
+# Gradio cuts a caption off where it is wider than its picture, as names of files are on a phone.
+WHOLE_CAPTIONS = "#gallery .caption-label, #examples .caption-label { white-space: normal; max-width: 100% }"
+
 # The method by which Gradio fetches whatever a request names into its own folder.
 FETCH = "async_move_resource_to_block_cache"
 
@@ -116,6 +119,7 @@ def launch(page: Any, host: str, port: int, max_upload_mb: int) -> str:
             run_history=False,
             enable_monitoring=False,
             footer_links=["api"],
+            css=WHOLE_CAPTIONS,
             show_error=False,  # of the page's own errors the text is shown all the same
             quiet=True,
         )
