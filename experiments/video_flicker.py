@@ -4,7 +4,8 @@ Question: does one field of noise and a conditioning that changes slowly keep a 
 Command:  python experiments/video_flicker.py
 Expected: less flicker than frame by frame, at the same PSNR.
 
-The clip is a window that pans over a photo of scikit-image by whole pixels, with rain drawn anew for every frame.
+The clip is a window that pans over a photo of scikit-image by whole pixels, with rain drawn anew for every frame; what
+does not change from frame to frame, such as darkness, is drawn `--once`.
 Flicker is the mean absolute difference, in levels of 255, between what two neighbouring frames show of the same place.
 """
 
@@ -49,12 +50,13 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=12)
     parser.add_argument("--side", type=int, default=192, help="of the window, in pixels")
     parser.add_argument("--step", type=int, default=2, help="of the pan, in pixels a frame; 0: a still scene")
+    parser.add_argument("--once", action="store_true", help="the same draw for all frames")
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
     restorer = Restorer.from_pretrained(options.artifact, device=options.device)
     degradation = make(composed("degradations", ["degradation=world"])["degradation"][options.degradation])
     clean = panned(options.frames, options.side, options.step)
-    generators = [generator_for(1, frame) for frame in range(options.frames)]
+    generators = [generator_for(1, 0 if options.once else frame) for frame in range(options.frames)]
     degraded = (degradation(clean, generators, options.severity) * 255).round() / 255
     same = [0] * options.frames
     ways: dict[str, Callable[[], Tensor]] = {
