@@ -4,8 +4,9 @@ Question: does one field of noise and a conditioning that changes slowly keep a 
 Command:  python experiments/video_flicker.py
 Expected: less flicker than frame by frame, at the same PSNR.
 
-The clip is a window that pans over a photo of scikit-image by whole pixels, with rain drawn anew for every frame; what
-does not change from frame to frame, such as darkness, is drawn `--once`.
+The clip is a window that pans over a photo of scikit-image by whole pixels. Its frames lie side by side under one draw
+of rain: its density and direction are the clip's, its streaks each frame's. What does not change from frame to frame,
+such as darkness, is drawn `--once`, the same for every frame.
 Flicker is the mean absolute difference, in levels of 255, between what two neighbouring frames show of the same place.
 """
 
@@ -20,6 +21,7 @@ from torch import Tensor
 from daclip import Restorer
 from daclip.commands.options import make
 from daclip.config import composed
+from daclip.metrics.image import quantise
 from daclip.restoring.video import SteadyRestorer
 from daclip.rng import generator_for
 
@@ -56,8 +58,12 @@ def main() -> None:
     restorer = Restorer.from_pretrained(options.artifact, device=options.device)
     degradation = make(composed("degradations", ["degradation=world"])["degradation"][options.degradation])
     clean = panned(options.frames, options.side, options.step)
-    generators = [generator_for(1, 0 if options.once else frame) for frame in range(options.frames)]
-    degraded = (degradation(clean, generators, options.severity) * 255).round() / 255
+    if options.once:
+        degraded = degradation(clean, [generator_for(1, 0) for _ in clean], options.severity)
+    else:
+        row = degradation(torch.cat([*clean], dim=-1)[None], [generator_for(1, 0)], options.severity)[0]
+        degraded = torch.stack(row.split(options.side, dim=-1))
+    degraded = quantise(degraded)
     same = [0] * options.frames
     ways: dict[str, Callable[[], Tensor]] = {
         "degraded": lambda: degraded,
