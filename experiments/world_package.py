@@ -12,7 +12,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import torch
 from safetensors.torch import load_file
 
 from daclip.artifacts import PACKAGED, WEIGHTS, Artifact, read_metrics, read_record, save_artifact
@@ -26,24 +25,20 @@ RECORDED = ("seed", "seconds", "finished", "commit", "versions", "hardware", "da
 LIMITS = (
     "It learned from 208 photos in hours on two CPU cores: networks with millions of photos behind them restore more.",
     "It changes a photo as far as it is sure of what is wrong; a mild or rare fault it may leave or mend in part.",
-    "A photo that it misreads for sure gets worse, a blurred one read as hazy by a few dB.",
-    "Motion blur and drops hardly get better, haze and darkness in part; a hole is filled smoothly, and not all of it.",
+    "A photo that it misreads for sure gets worse; one that is meant to be dark is brightened.",
+    "Motion blur hardly gets better, drops and shadows in part; a hole is filled smoothly, a large one not at all.",
     "Its text tower is random: it knows the words of its classes and no others.",
     "Faces, text and documents got no special care. Do not use its output as evidence of what a photo showed.",
 )
 
 
-def copy(source: Artifact, target: Path, earlier: tuple[Path, float] | None = None, **parts: Path) -> None:
-    """Write a stage's artifact in float16, without what only training needs; with a share of weights of `earlier`."""
+def copy(source: Artifact, target: Path, **parts: Path) -> None:
+    """Write a stage's artifact in float16, without what only training needs."""
     config = {key: value for key, value in source.config.items() if key in NEEDED and value}
     config["classes"] = source.classes
     config["stage"] = {key: value for key, value in config.get("stage", {}).items() if key in OF_STAGE}
     weights = load_file(source.folder / WEIGHTS)
-    floats = [name for name, value in weights.items() if value.is_floating_point()]
-    if earlier:
-        others = load_file(earlier[0] / WEIGHTS)
-        weights |= {name: torch.lerp(weights[name].float(), others[name].float(), earlier[1]) for name in floats}
-    weights |= {name: weights[name].half() for name in floats}
+    weights |= {name: value.half() for name, value in weights.items() if value.is_floating_point()}
     metrics = {key: value for key, value in read_metrics(source.folder).items() if key != "confusion"}
     record = read_record(source.folder)
     record = {key: record[key] for key in RECORDED if key in record}
@@ -97,18 +92,17 @@ def main() -> None:
     parser.add_argument("--artifact", type=Path, required=True)
     parser.add_argument("--scores", type=Path, required=True, help="world.json of the artifact")
     parser.add_argument("--trained", required=True, help="how long, on what, for the card")
-    parser.add_argument("--earlier", nargs=2, metavar=("FOLDER", "SHARE"), help="to average weights with")
     parser.add_argument("--output", type=Path, default=PACKAGED)
     options = parser.parse_args()
     scores = json.loads(options.scores.read_text(encoding="utf-8"))
     restorer = Artifact(options.artifact)
     restorer.require("restorer")
+    text = card(restorer, scores, options.trained)
     with TemporaryDirectory() as folder:
         stage_1 = Path(folder) / "daclip"
         copy(Artifact(restorer.folder / "daclip"), stage_1)
-        earlier = (Path(options.earlier[0]), float(options.earlier[1])) if options.earlier else None
-        copy(restorer, options.output, earlier, daclip=stage_1)
-    write_text(options.output / CARD, card(restorer, scores, options.trained))
+        copy(restorer, options.output, daclip=stage_1)
+    write_text(options.output / CARD, text)
     size = sum(path.stat().st_size for path in options.output.rglob("*") if path.is_file())
     sys.stdout.write(f"{options.output}: {size / 1e6:.1f} MB\n")
 
