@@ -51,7 +51,7 @@ def test_the_surest_goes_first_until_none_is_sure() -> None:
 
 
 def test_passes_are_counted_and_limited_by_the_wish() -> None:
-    script = Scripted(rainy=0.9, hazy=0.8, noisy=0.7)
+    script = Scripted(rainy=0.95, hazy=0.9, noisy=0.85)
     assert run(script, most=2).image == {"noisy"}
     for wish in (Wish({}, ("hazy",), 1.0), Wish({"rainy": 1.0, "noisy": 1.0}, (), 1.0)):
         assert run(script, wish=wish).image == {"hazy", "noisy"}
@@ -110,7 +110,7 @@ def test_a_photo_gets_its_kind_back_and_passes_are_single_ones_in_turn(
     assert len(restorer.restore(batch, passes=2)) == 2
     with pytest.raises(DaclipError, match="samples"):
         restorer.restore(photo, passes=2, samples=2)
-    monkeypatch.setattr("daclip.restoring.passes.UNSURE_OF_MUCH", 0.0)
+    monkeypatch.setattr("daclip.restoring.passes.AGAIN", 0.0)
     monkeypatch.setattr("daclip.restoring.restorer.certainty", lambda probabilities: 0.85)
     monkeypatch.setattr("daclip.restoring.control.change_share", lambda certain, distance: 0.5)
     two = restorer.restore(photo, passes=2)
@@ -122,7 +122,7 @@ def test_a_photo_gets_its_kind_back_and_passes_are_single_ones_in_turn(
 def test_the_command_tells_the_passes(
     restorer_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("daclip.restoring.passes.UNSURE_OF_MUCH", 0.0)
+    monkeypatch.setattr("daclip.restoring.passes.AGAIN", 0.0)
     Image.fromarray(data.chelsea()[:40, :48]).save(tmp_path / "cat.png")
     options = ["--artifact", str(restorer_artifact), "-o", str(tmp_path / "out"), "--device", "cpu"]
     assert invoke("daclip.commands.restore", str(tmp_path / "cat.png"), *options, "--passes", "2") is None

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 from daclip.degradations.base import CLEAN
 from daclip.errors import DaclipError
-from daclip.restoring.control import UNSURE_OF_MUCH
 from daclip.restoring.instruction import Wish
 from daclip.restoring.results import Pass, Restoration
 
@@ -15,6 +14,7 @@ Passes = int | Literal["auto"]
 Recognised = tuple[Any, dict[str, float]]
 """The embeddings of a photo and its classes."""
 
+AGAIN = 0.8  # certainty of a class for one more pass: with less, it is as often an echo of the last repair
 MOST = 4  # passes of `auto`
 
 
@@ -37,8 +37,8 @@ def in_turn(
     most: int,
     wish: Wish | None = None,
 ) -> Restoration:
-    """Repair what is recognised, then each time the surest class, as long as one is sure enough for any change, was not
-    repaired before and is not to be left.
+    """Repair what is recognised, then each time the surest class, as long as one is sure, was not repaired before and
+    is not to be left.
 
     `repair` restores a photo, of a class or (None) as one pass would, by what `recognise` has said of it. The first
     pass is what a single one would be, so that more of them cannot spoil a photo with one degradation."""
@@ -56,7 +56,7 @@ def in_turn(
         share = wish.share(surest) if wish else 1.0
         # What was asked for in part is not repaired twice.
         enough = share == 0 or (share < 1 and surest in first.repaired)
-        if probabilities[surest] <= UNSURE_OF_MUCH or surest in repaired or enough:
+        if probabilities[surest] < AGAIN or surest in repaired or enough:
             break
         done = repair(done.image, surest, recognised)
         passes.append(Pass(surest, probabilities[surest], done.image))
