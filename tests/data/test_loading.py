@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import sys
+from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch.utils.data import Dataset
 
 from daclip.data import loading
 from daclip.data.loading import data_loader, loaders_watched
+from daclip.errors import DaclipError
 from daclip.types import RestorationBatch
 
 
@@ -47,6 +49,15 @@ def test_batches_arrive_whole_with_shared_memory_and_without(enough: int, monkey
         assert torch.equal(batch.lq, index * photo)
         assert torch.equal(batch.hq, index * photo[:, :, ::2] + 0.5)
         assert batch.lq.is_shared() is (enough == 0)
+
+
+def test_a_batch_that_breaks_off_is_of_a_dead_loader_and_other_connections_are_not() -> None:
+    ours, its = Pipe()
+    its.close()
+    with pytest.raises(DaclipError, match="a loader process died"), loaders_watched():
+        ours.recv()
+    with pytest.raises(ConnectionResetError), loaders_watched():
+        raise ConnectionResetError
 
 
 @pytest.mark.parametrize("trouble", ["killed", "lost"])

@@ -23,6 +23,7 @@ from daclip.errors import DaclipError
 from daclip.files import config_folder
 from daclip.pixels import Pixels
 from daclip.restoring.batch import Job, Request, attempt
+from daclip.restoring.control import Plan
 from daclip.restoring.restorer import Stopped
 from daclip.restoring.sampling import (
     GIB,
@@ -286,7 +287,7 @@ def test_behind_the_sampler_there_is_one_copy_of_a_photo(restorer: Restorer, mon
     monkeypatch.setattr("daclip.restoring.restorer.sample_photos", lambda *_: torch.rand(1, 3, height, width))
     photo = Pixels(np.zeros((height, width, 3), np.uint8))
     with PeakMemory() as memory:
-        restorer._samples([photo], Conditioning(), [0], [0.5], 1, None, None)
+        restorer._samples([photo], Conditioning(), [0], [Plan(None, 0.5, certainty=0.8)], 1, None, None)
     image = height * width * 12
     assert image <= memory.peak < 1.5 * image
 

@@ -8,6 +8,7 @@ import signal
 import sys
 import tempfile
 import threading
+import traceback
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -102,13 +103,21 @@ def loaders_watched() -> Iterator[None]:
     """One line in place of PyTorch's error for a loader process that died."""
     try:
         yield
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except (RuntimeError, ConnectionError, EOFError) as error:
+        if not _of_loader(error):
             raise
         raise DaclipError(
             f"a loader process died ({one_line(error)}); if memory ran out, lower data.num_workers or "
             "data.batch_size; go on with resume=last"
         ) from error
+
+
+def _of_loader(error: Exception) -> bool:
+    """Whether an error says that a loader process died: by PyTorch's words, or by a batch that breaks off."""
+    if isinstance(error, RuntimeError):
+        return "DataLoader worker" in str(error)
+    modules = (str(frame.f_globals.get("__name__")) for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(module.startswith("multiprocessing.") for module in modules)
 
 
 def _obey_parent() -> None:
