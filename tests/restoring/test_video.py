@@ -104,6 +104,23 @@ def test_a_video_that_is_left_keeps_its_colours(restorer: Restorer, tmp_path: Pa
     assert np.abs(change.mean((0, 1, 2))).max() < 0.7
 
 
+def test_unsure_frames_share_one_remark(
+    restorer: Restorer, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sure = iter(np.linspace(0.72, 0.85, 100))
+    recognise = Restorer.recognise
+
+    def unsure(self: Restorer, photo: Any) -> tuple[Any, dict[str, float]]:
+        p = next(sure)
+        return recognise(self, photo)[0], {"noisy": p, "clean": 1 - p}
+
+    monkeypatch.setattr(Restorer, "recognise", unsure)
+    notes = restore_video(restorer, clip, tmp_path / "unsure.mp4").notes
+    assert [note for note in notes if "not sure" in note] == [
+        "recognition is not sure of what is wrong, so part of the change was made; name the degradation to change all"
+    ]
+
+
 def test_still_frames_stay_still(restorer: Restorer) -> None:
     still = np.stack([PHOTO] * 3)
     done = SteadyRestorer(restorer).restore(still, [0] * 3).images

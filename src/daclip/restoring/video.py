@@ -1,5 +1,6 @@
 """Video: frames restored under one noise and a conditioning that changes slowly, with the sound and the timing kept."""
 
+import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +32,8 @@ VIDEOS = {*WRITTEN, ".avi"}
 EXACT = 0x4 | 0x40000 | 0x2000
 
 MEMORY = 0.9  # of the exponential mean: some ten frames
+
+SHARE = re.compile(r"\b\d+%")
 
 # A cut: the side of the gray pictures that are compared, the least mean absolute difference in [0, 1], how many times
 # the usual one it must be, and the frames that make up what is usual.
@@ -154,7 +157,7 @@ def restore_video(
                     step = int(1 / rate / seen.time_base)
                     made.pts, made.time_base = clip.frames * step if frame.pts is None else frame.pts, seen.time_base
                     clip.frames += 1
-                    clip.notes.update(one.notes)
+                    clip.notes.update(SHARE.sub("part", note) for note in one.notes)  # else a remark a frame
                     clip.last = one
                     written.mux(shown.encode(made))
                 waiting.clear()
