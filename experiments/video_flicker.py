@@ -21,7 +21,7 @@ from torch import Tensor
 from daclip import Restorer
 from daclip.commands.options import make
 from daclip.config import composed
-from daclip.metrics.image import quantise
+from daclip.metrics.image import psnr, quantise
 from daclip.restoring.video import SteadyRestorer
 from daclip.rng import generator_for
 
@@ -36,11 +36,6 @@ def flicker(frames: Tensor, step: int) -> float:
     """Mean absolute difference between neighbours where both show the same place, in levels of 255."""
     width = frames.shape[-1]
     return float((frames[1:, ..., : width - step] - frames[:-1, ..., step:]).abs().mean()) * 255
-
-
-def psnr(frames: Tensor, clean: Tensor) -> float:
-    """Mean over frames, in dB."""
-    return float((-10 * (frames - clean).square().mean((1, 2, 3)).log10()).mean())
 
 
 def main() -> None:
@@ -77,7 +72,12 @@ def main() -> None:
         started = time.perf_counter()
         frames = way()
         seconds = (time.perf_counter() - started) / options.frames
-        row = [name, f"{flicker(frames, options.step):.2f}", f"{psnr(frames, clean):.2f}", f"{seconds:.2f}"]
+        row = [
+            name,
+            f"{flicker(frames, options.step):.2f}",
+            f"{float(psnr(frames, clean).mean()):.2f}",
+            f"{seconds:.2f}",
+        ]
         print("| " + " | ".join(row) + " |", flush=True)  # noqa: T201
 
 

@@ -239,9 +239,12 @@ class Restorer(Classifier):
             plans = [Plan.of(probabilities, classes, wish, self.others) for _, probabilities in recognised]
             given = zip(recognised, plans, strict=True)
             conditioning = Conditioning.stacked([self._steered(found, plan) for (found, _), plan in given])
-            plans = [replace(plan, strength=strength * plan.strength) for plan in plans]
-            if not named:
-                plans = [replace(plan, certainty=certainty(p)) for plan, (_, p) in zip(plans, recognised, strict=True)]
+            plans = [
+                replace(
+                    plan, strength=strength * plan.strength, certainty=plan.certainty if named else certainty(found)
+                )
+                for (_, found), plan in zip(recognised, plans, strict=True)
+            ]
             # Where there are networks for classes, it is one photo.
             other = self.others.get(plans[0].foremost(recognised[0][1]))
             by = self._by(other) if other else self
@@ -298,7 +301,7 @@ class Restorer(Classifier):
                 found += self._samples(*row, samples, holes, told)
             return found
         images: list[list[Pixels]] = [[] for _ in photos]
-        shares: list[list[float]] = [[] for _ in photos]
+        shares = [0.0 for _ in photos]  # of the first sample
         spreads = [Uncertainty() for _ in photos]
         for sample in range(samples):
             # The first sample is what a single one would be.
@@ -314,13 +317,15 @@ class Restorer(Classifier):
                         "the network's result is not a number, so nothing is written; "
                         "try --precision fp32, else this photo or these weights are beyond it"
                     )
-                shares[i].append(plan.share(image, photo))
-                blend_(image, photo, plan.strength * shares[i][-1], holes)
+                allowed = plan.share(image, photo)
+                if sample == 0:
+                    shares[i] = allowed
+                blend_(image, photo, plan.strength * allowed, holes)
                 images[i].append(photo.recoloured(image))
                 if samples > 1:
                     spreads[i].add(image)
         deviations = [spread.map().numpy() if samples > 1 else None for spread in spreads]
-        return list(zip(images, deviations, [share[0] for share in shares], strict=True))
+        return list(zip(images, deviations, shares, strict=True))
 
     def understand(self, instruction: str) -> Wish:
         """The wish of an instruction in plain English; one that cannot be met is a `DaclipError`."""
