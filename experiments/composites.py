@@ -23,10 +23,10 @@ from daclip.commands.options import make, markdown_table
 from daclip.config import composed
 from daclip.data.photos import validation_names
 from daclip.degradations.base import CLEAN, Degradation
-from daclip.files import write_json
-from daclip.finding import find_photos
+from daclip.files import find_photos, write_json
 from daclip.images import load_image
-from daclip.metrics.image import psnr, quantise
+from daclip.metrics.image import psnr
+from daclip.pixels import quantise
 from daclip.training.provenance import provenance
 
 SIDE = 256

@@ -20,8 +20,7 @@ from torch import Tensor
 from daclip.arithmetic import autocast, device_by_name
 from daclip.artifacts import Artifact, find_artifact, load_daclip
 from daclip.data.sources import EmbeddedPhotos
-from daclip.files import write_json
-from daclip.finding import find_photos
+from daclip.files import find_photos, write_json
 from daclip.images import load_image
 from daclip.training.provenance import provenance
 

@@ -21,7 +21,8 @@ from torch import Tensor
 from daclip import Restorer
 from daclip.commands.options import make
 from daclip.config import composed
-from daclip.metrics.image import psnr, quantise
+from daclip.metrics.image import psnr
+from daclip.pixels import quantise
 from daclip.restoring.video import SteadyRestorer
 from daclip.rng import generator_for
 

@@ -28,11 +28,11 @@ from daclip import Restorer
 from daclip.commands.options import markdown_table
 from daclip.data.photos import validation_names
 from daclip.degradations.base import split_classes
-from daclip.files import write_json, write_text
-from daclip.finding import find_photos
+from daclip.files import find_photos, write_json, write_text
 from daclip.images import load_image
-from daclip.metrics.image import psnr, quantise, ssim
+from daclip.metrics.image import psnr, ssim
 from daclip.metrics.perceptual import LiteDistance
+from daclip.pixels import quantise
 from daclip.training.provenance import provenance
 
 CLEAN = "clean"

@@ -14,8 +14,7 @@ from pathlib import Path
 from PIL import Image
 
 from daclip.errors import DaclipError
-from daclip.files import atomic_file
-from daclip.finding import find_photos
+from daclip.files import atomic_file, find_photos
 
 LONGEST = 1536  # px
 GROUNDS = (

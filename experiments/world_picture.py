@@ -21,9 +21,10 @@ from daclip import Restorer
 from daclip.commands.options import make
 from daclip.config import composed
 from daclip.degradations.base import CLEAN
-from daclip.finding import find_photos
+from daclip.files import find_photos
 from daclip.images import load_image
-from daclip.metrics.image import psnr, quantise
+from daclip.metrics.image import psnr
+from daclip.pixels import quantise
 
 SIDE, COLUMNS, LEVEL, SEVERITY = 320, 5, 3, 0.6
 

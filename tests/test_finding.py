@@ -12,7 +12,7 @@ from daclip.data.captions import NoCaptions
 from daclip.data.check import CheckOptions, check_dataset
 from daclip.data.sources import PhotoFolder
 from daclip.errors import DaclipError
-from daclip.finding import account, find_photos, name_of
+from daclip.files import account, find_photos, name_of
 from daclip.metrics.scorer import match_folders
 
 

@@ -14,12 +14,11 @@ from PIL import Image, ImageCms
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
 from skimage import data
 
-from daclip.decoding import FORMATS, READABLE, PhotoFile, decode_photo, photo_header, read_photo
-from daclip.encoding import HOLDS, OPTIONS, WORDS, write_photo
+from daclip.decoding import READABLE, PhotoFile, decode_photo, photo_header, read_photo
 from daclip.errors import DaclipError, UnknownKindError
-from daclip.images import decode_pixels, encoded_size, image_size, load_image
-from daclip.metadata import Metadata
-from daclip.pixels import Pixels
+from daclip.files import FORMATS
+from daclip.images import HOLDS, OPTIONS, WORDS, decode_pixels, encoded_size, image_size, load_image, write_photo
+from daclip.pixels import Metadata, Pixels
 
 COFFEE = np.ascontiguousarray(data.coffee()[40:88, 100:164])  # 48 rows, 64 columns
 DEEP = COFFEE.astype(np.uint16) * 255 + np.arange(64, dtype=np.uint16)[None, :, None]

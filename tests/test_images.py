@@ -16,9 +16,8 @@ from PIL import Image, ImageCms
 from skimage import data
 
 from daclip.decoding import PhotoFile, read_photo
-from daclip.encoding import result_suffix, write_photo
 from daclip.errors import DaclipError
-from daclip.images import PixelCache
+from daclip.images import PixelCache, result_suffix, write_photo
 from daclip.pixels import Pixels, unpack
 
 COFFEE = np.ascontiguousarray(data.coffee()[40:100, 100:190])

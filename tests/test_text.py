@@ -11,8 +11,7 @@ from jinja2 import Environment, PackageLoader
 from daclip.commands.convert import info
 from daclip.commands.options import markdown_table, say, text_table
 from daclip.data.build import Plan, Row, data_card
-from daclip.errors import DaclipError
-from daclip.text import markdown, printable
+from daclip.errors import DaclipError, markdown, printable
 
 ESCAPE, MARKUP = "\x1b]0;title\x07\x1b[2J", "[red]rainy[/red] [rainy,hazy] [/]"
 HTML = "<script>alert(1)</script> ![x](http://a/b.png) [y](javascript:z) a|b `c`"

@@ -11,7 +11,7 @@ from skimage import data
 from daclip.data.captions import embedded_captions
 from daclip.data.sources import EmbeddedPhotos, PhotoFolder
 from daclip.errors import DaclipError
-from daclip.finding import find_photos
+from daclip.files import find_photos
 from daclip.images import decode_pixels, encoded_size, image_size, load_image, save_image
 
 

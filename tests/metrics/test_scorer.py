@@ -11,8 +11,9 @@ from PIL import Image
 from daclip.commands.options import make
 from daclip.config import config_dir
 from daclip.errors import DaclipError
-from daclip.metrics.image import PairMetric, Protocol, Psnr, quantise
+from daclip.metrics.image import PairMetric, Protocol, Psnr
 from daclip.metrics.scorer import Extremes, Scorer, match_folders, summarise
+from daclip.pixels import quantise
 from daclip.rng import generator_for
 
 

@@ -9,7 +9,8 @@ from reference import golden
 from skimage import data
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from daclip.metrics.image import MetricUnavailableError, MsSsim, luma, psnr, quantise, ssim
+from daclip.metrics.image import MetricUnavailableError, MsSsim, luma, psnr, ssim
+from daclip.pixels import quantise
 
 
 def noisy_pair() -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,7 +8,7 @@ import gradio as gr
 
 from daclip.app.handlers import Handlers, Parts
 from daclip.app.service import AS_TRAINED, IN_TURN, ONCE, Service
-from daclip.decoding import FORMATS
+from daclip.files import FORMATS
 
 FILE_TYPES = ["image", *FORMATS]
 

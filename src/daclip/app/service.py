@@ -12,8 +12,8 @@ from PIL import Image, ImageChops
 from daclip.app.work import Turns
 from daclip.decoding import PhotoFile, photo_header, read_photo
 from daclip.degradations.base import CLEAN
-from daclip.encoding import result_suffix
 from daclip.errors import DaclipError
+from daclip.images import result_suffix
 from daclip.restoring.batch import Job, Outcome, Request, attempt
 from daclip.restoring.control import Phrases, check_strength, parse_classes, unknown_classes
 from daclip.restoring.passes import Passes, check_passes

@@ -14,9 +14,8 @@ from rich.table import Table
 
 from daclip.commands.main import COMMANDS
 from daclip.commands.signatures import check_options
-from daclip.errors import DaclipError
+from daclip.errors import DaclipError, markdown, printable
 from daclip.files import choices, one_line
-from daclip.text import markdown, printable
 from daclip.trust import FLAG, TRUSTED, take_trust
 
 

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from daclip.commands.options import Parser, entry_point, say
-from daclip.errors import DaclipError
+from daclip.errors import DaclipError, markdown
 from daclip.files import write_text
-from daclip.text import markdown
 
 if TYPE_CHECKING:
     from daclip.reporting.runs import Run

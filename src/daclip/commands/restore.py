@@ -19,8 +19,7 @@ from daclip.commands.options import (
     part,
     say,
 )
-from daclip.errors import DaclipError
-from daclip.text import printable
+from daclip.errors import DaclipError, printable
 
 if TYPE_CHECKING:
     from daclip.restoring.batch import Outcome

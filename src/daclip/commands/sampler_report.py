@@ -23,7 +23,8 @@ from daclip.diffusion.denoiser import Denoiser
 from daclip.diffusion.sde import MeanRevertingSDE
 from daclip.errors import DaclipError
 from daclip.files import choices, write_json, write_text
-from daclip.metrics.image import PairMetric, psnr, quantise, ssim
+from daclip.metrics.image import PairMetric, psnr, ssim
+from daclip.pixels import quantise
 from daclip.reporting.charts import Panel, line_charts, svg
 from daclip.restoring.restorer import Restorer
 from daclip.rng import generator_for

@@ -18,11 +18,9 @@ from matplotlib.figure import Figure
 
 from daclip.data.captions import Captioner, cached_captions, read_table
 from daclip.data.photos import Photo, PhotoFacts, Progress, digest_of, read_photos, validation_names, without_bars
-from daclip.errors import DaclipError
-from daclip.files import PARTIAL, atomic_folder, one_line, write_json
-from daclip.finding import account, find_photos, name_of
+from daclip.errors import DaclipError, markdown, printable
+from daclip.files import PARTIAL, account, atomic_folder, find_photos, name_of, one_line, write_json
 from daclip.images import load_image, to_pil
-from daclip.text import markdown, printable
 
 RECORD = "build.json"  # marks a folder that was built here, and says from what
 COLUMNS = {

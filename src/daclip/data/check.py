@@ -15,7 +15,7 @@ from daclip.data.hub import cell_content
 from daclip.data.pairing import SIDE, match_names, pair_account, strangers
 from daclip.data.photos import Photo, PhotoFacts, Progress, read_photos, validation_names
 from daclip.errors import DaclipError
-from daclip.finding import Found, account, find_photos, name_of
+from daclip.files import Found, account, find_photos, name_of
 from daclip.images import decode_pixels
 
 KINDS = {

@@ -28,7 +28,7 @@ from daclip.data.photos import CleanPhoto, PhotoSource
 from daclip.data.selection import copies, in_place_of, large_enough, refuse_strangers, require_captions, sampled
 from daclip.degradations import Degradation, split_classes, vocabulary
 from daclip.errors import DaclipError
-from daclip.finding import left_out_line
+from daclip.files import left_out_line
 
 if TYPE_CHECKING:
     from daclip.data.stream import StreamLoader

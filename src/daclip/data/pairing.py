@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from daclip.errors import DaclipError
-from daclip.finding import sample
+from daclip.files import sample
 
 # What data sets add to the names of files and folders to tell degraded, clean and restored photos apart.
 ROLES = (

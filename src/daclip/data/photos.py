@@ -16,8 +16,7 @@ from torch import Tensor
 
 from daclip.data.pairing import small_copy
 from daclip.errors import DaclipError
-from daclip.files import cannot_be_written
-from daclip.finding import name_of
+from daclip.files import cannot_be_written, name_of
 from daclip.images import cached_pixels, decode_pixels, image_size
 
 # Receives a stage (`reading`, `captioning` or `writing`), the number of photos done, and their total.

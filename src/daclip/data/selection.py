@@ -10,7 +10,7 @@ import numpy as np
 from daclip.data.pairing import small_copy, strangers
 from daclip.data.photos import CleanPhoto, Photo, name_fraction
 from daclip.errors import DaclipError, DamagedPhotoError
-from daclip.finding import sample
+from daclip.files import sample
 
 FEW = 0.1  # share of photos with captions below which a loss on captions learns nothing
 COMPARED = 16  # pairs of a class that are looked at before training

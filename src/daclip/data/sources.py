@@ -12,7 +12,7 @@ from daclip.data.captions import CaptionFile, OfficialCaptions, SidecarCaptions,
 from daclip.data.pairing import match_names, pair_account, require_partners
 from daclip.data.photos import CleanPhoto, Photo, PhotoSource, Progress, split_by_name
 from daclip.errors import DaclipError
-from daclip.finding import Found, account, find_photos, name_of
+from daclip.files import Found, account, find_photos, name_of
 from daclip.images import image_size
 
 if TYPE_CHECKING:

@@ -224,8 +224,3 @@ def softened(images: Tensor, reach: int) -> Tensor:
     rows = sum((padded[..., i : i + height, :] for i in range(1, 2 * reach + 1)), padded[..., :height, :])
     total = sum((rows[..., i : i + width] for i in range(1, 2 * reach + 1)), rows[..., :width])
     return total / (2 * reach + 1) ** 2
-
-
-def eight_bit(images: Tensor) -> Tensor:
-    """Values as a file stores them: clipped to [0, 1], in steps of 1/255."""
-    return (images.clamp(0, 1) * 255).round() / 255

@@ -17,7 +17,8 @@ from daclip.diffusion.objectives import Objective, TimeDraw, draw_training_state
 from daclip.diffusion.sde import MeanRevertingSDE
 from daclip.errors import DaclipError
 from daclip.metrics.classification import MeansByLabel
-from daclip.metrics.image import psnr, quantise
+from daclip.metrics.image import psnr
+from daclip.pixels import quantise
 from daclip.rng import generator_for
 from daclip.samplers.base import Sampler
 from daclip.training.optimizers import OptimizerFactory, SchedulerFactory, StageModule

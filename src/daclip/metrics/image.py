@@ -18,6 +18,7 @@ from torchmetrics.utilities import dim_zero_cat
 
 from daclip.errors import DaclipError
 from daclip.files import one_line
+from daclip.pixels import quantise
 
 DOWNLOAD_SECONDS = 30.0  # a connection that is silent for longer counts as absent
 
@@ -100,11 +101,6 @@ def loading() -> Iterator[None]:
 
 WINDOW = 11  # side of SSIM's Gaussian window
 SMALLEST_SIDE = 176  # for MS-SSIM: that window fits into the picture at the fifth scale, a sixteenth of it
-
-
-def quantise(images: Tensor) -> Tensor:
-    """Clamp to [0, 1] and round to the 256 values that a saved picture can hold."""
-    return images.float().clamp(0, 1).mul(255).round().div(255)
 
 
 def luma(images: Tensor) -> Tensor:

@@ -13,8 +13,7 @@ from torchmetrics import MetricCollection
 
 from daclip.data.pairing import match_names, pair_account, require_partners
 from daclip.errors import DaclipError
-from daclip.files import one_line
-from daclip.finding import account, find_photos, name_of
+from daclip.files import account, find_photos, name_of, one_line
 from daclip.images import save_image
 from daclip.metrics.classification import finite_mean
 from daclip.metrics.image import MetricUnavailableError, PairMetric, Protocol, SetMetric

@@ -7,8 +7,8 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from daclip.errors import printable
 from daclip.reporting.runs import Comparison, Run, metric_names, same_inputs
-from daclip.text import printable
 
 LABELS = {"psnr": "PSNR", "ssim": "SSIM", "ms_ssim": "MS-SSIM", "lpips": "LPIPS", "dists": "DISTS"}
 

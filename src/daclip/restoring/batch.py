@@ -15,10 +15,9 @@ import numpy as np
 import torch
 
 from daclip.decoding import PhotoFile, photo_header, read_photo
-from daclip.encoding import refuse_unwritable, result_suffix, write_photo
 from daclip.errors import DaclipError
-from daclip.files import cannot_be_written, one_line
-from daclip.finding import Found, account, find_photos
+from daclip.files import Found, account, cannot_be_written, find_photos, one_line
+from daclip.images import refuse_unwritable, result_suffix, write_photo
 from daclip.pixels import Pixels
 from daclip.restoring.classifier import Classifier
 from daclip.restoring.control import Plan, check_strength, parse_classes

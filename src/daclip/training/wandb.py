@@ -13,7 +13,8 @@ from lightning.pytorch.loggers import Logger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from daclip.images import to_pil
-from daclip.metrics.image import psnr, quantise
+from daclip.metrics.image import psnr
+from daclip.pixels import quantise
 from daclip.training.loggers import first_rank, logged_step
 from daclip.types import RestorationBatch
 

@@ -7,20 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from daclip.degradations.base import (
-    Degradation,
-    Drawn,
-    Span,
-    eight_bit,
-    fraction,
-    logarithms,
-    scalar,
-    softened,
-    span,
-    uniform,
-)
+from daclip.degradations.base import Degradation, Drawn, Span, fraction, logarithms, scalar, softened, span, uniform
 from daclip.degradations.compose import OneByOne, named, steps
 from daclip.errors import DaclipError
+from daclip.pixels import quantise
 
 MODES = ("bilinear", "bicubic")
 
@@ -94,4 +84,4 @@ class Traces(OneByOne):
             images = images + parts["noise"]["values"]
         if "jpeg" in parts:
             images = self.jpeg.apply(images.clamp(0, 1), parts["jpeg"])
-        return eight_bit(images)
+        return quantise(images)

@@ -10,7 +10,6 @@ from daclip.degradations.base import (
     Drawn,
     Span,
     choose,
-    eight_bit,
     fractal,
     fraction,
     logarithms,
@@ -26,6 +25,7 @@ from daclip.degradations.base import (
 from daclip.degradations.compose import OneByOne
 from daclip.degradations.light import polygon
 from daclip.degradations.weather import smoothstep
+from daclip.pixels import quantise
 
 HORIZON_SHARPNESS = 6.0  # of the sky's edge, in heights of the picture
 
@@ -101,7 +101,7 @@ class Fog(OneByOne):
         depth = torch.lerp(drawn["depth"], pushed, share)
         transmission = torch.exp(-drawn["thickness"] * torch.lerp(depth, torch.ones_like(depth), drawn["nearest"]))
         scene = torch.lerp(images, soft, drawn["scatter"] * (1 - transmission))
-        return eight_bit(torch.lerp(drawn["airlight"], scene, transmission) + drawn["noise"])
+        return quantise(torch.lerp(drawn["airlight"], scene, transmission) + drawn["noise"])
 
     def _depth(self, kind: str, height: int, width: int, generator: torch.Generator) -> Tensor:
         """A field `[H, W]` from 0 to 1."""

@@ -11,7 +11,6 @@ from daclip.degradations.base import (
     Drawn,
     Span,
     choose,
-    eight_bit,
     fraction,
     logarithms,
     pixels,
@@ -24,6 +23,7 @@ from daclip.degradations.base import (
 )
 from daclip.degradations.compose import OneByOne
 from daclip.degradations.weather import smoothstep
+from daclip.pixels import quantise
 
 
 class Night(OneByOne):
@@ -82,7 +82,7 @@ class Night(OneByOne):
         noisy = light + (drawn["shot"] * light + drawn["read"] ** 2).sqrt() * drawn["noise"]
         photo = linear_rgb_to_rgb(noisy.clamp(0, 1)).clamp(0, 1)
         photo = torch.lerp(photo, softened(photo, 1), drawn["smooth"]).pow(drawn["contrast"])
-        return eight_bit((photo - drawn["black"]) / (1 - drawn["black"]))
+        return quantise((photo - drawn["black"]) / (1 - drawn["black"]))
 
     @staticmethod
     def _light(height: int, width: int, generator: torch.Generator) -> Tensor:
