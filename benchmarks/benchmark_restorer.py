@@ -27,7 +27,7 @@ from daclip.diffusion.module import FrozenGuide
 from daclip.diffusion.objectives import draw_training_state
 from daclip.images import save_image
 from daclip.restoring.batch import Request, attempt, plan
-from daclip.restoring.turns import Turns
+from daclip.restoring.memory import Turns
 from daclip.rng import generator_for
 from daclip.training.callbacks import peak_memory
 from daclip.types import Conditioning, RestorationBatch
@@ -237,7 +237,7 @@ def folder_row(photos: Sequence[Tensor], count: int) -> dict[str, Any]:
         def rate(at_once: int) -> float:
             request = Request(None, strength=1.0, samples=1, dry_run=False, overwrite=True)
             jobs = plan([name], folder / "restored", recursive=False)
-            turns = Turns(restorer.photo_budget, at_once) if at_once > 1 else None
+            turns = Turns(int(restorer.budget.left), at_once) if at_once > 1 else None
             tasks = [partial(attempt, restorer, job, request, turns=turns) for job in jobs]
             started = time.perf_counter()
             outcomes = worked(tasks, None, lambda outcome: (), at_once)

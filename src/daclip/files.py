@@ -207,6 +207,12 @@ FORMATS = {
 }
 VIDEOS = {".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi"}
 
+
+def is_video(path: str | Path) -> bool:
+    """Whether a file is a video by its name."""
+    return Path(path).suffix.lower() in VIDEOS
+
+
 # Folders that systems and tools make beside photos; those that begin with a dot need no list.
 LITTER = {"__macosx", "@eadir", "#recycle", "$recycle.bin", "lost+found", "system volume information"}
 # Files that belong beside photos and are not worth a word.

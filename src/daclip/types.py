@@ -1,8 +1,10 @@
-"""The records that rooms hand to each other: batches of photos and DA-CLIP's embeddings of them."""
+"""The records that rooms hand to each other: batches of photos, DA-CLIP's embeddings of them, results of restoring."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -52,5 +54,69 @@ class Conditioning:
 
 
 def _joined(parts: Sequence[Conditioning], join: Callable[[list[Tensor]], Tensor]) -> Conditioning:
-    found = {field.name: [getattr(part, field.name) for part in parts] for field in fields(Conditioning)}
+    found = {one.name: [getattr(part, one.name) for part in parts] for one in fields(Conditioning)}
     return Conditioning(**{name: None if values[0] is None else join(values) for name, values in found.items()})
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One of several repairs in turn."""
+
+    degradation: str
+    confidence: float  # of recognition, before the pass
+    image: Any  # after it
+
+
+@dataclass(frozen=True)
+class Restoration:
+    """The result for one photo."""
+
+    image: Any  # the restored photo, of the kind that was given (Pillow image, array, tensor; Pillow for a path)
+    probabilities: dict[str, float]  # recognised classes, most likely first
+    seed: int
+    seconds: float  # wall time
+    samples: tuple[Any, ...] = ()  # all restorations if several were asked for; `image` is the first
+    # Per-pixel standard deviation over the samples, float32 `[H, W]`, in units of an image in [0, 1].
+    uncertainty: np.ndarray | None = None
+    notes: tuple[str, ...] = ()  # such as a class that the restorer did not learn
+    repaired: tuple[str, ...] = ()  # classes that an instruction let be repaired
+    left: tuple[str, ...] = ()  # classes that it let be, though they were recognised or named
+    shares: dict[str, float] = field(default_factory=dict)  # of the change, if it asked for less than all
+    network: str | None = None  # of others, where one restored the photo: its architecture and file
+    passes: tuple[Pass, ...] = ()  # where several were asked for
+    share: float = 1.0  # of the change wanted, as certainty allowed it; of several samples in the first
+
+    @property
+    def degradation(self) -> str:
+        """The most likely class."""
+        return next(iter(self.probabilities))
+
+    def packed(self, pack: Callable[[Any], Any]) -> "Restoration":
+        """The same with other kinds of pictures."""
+        passes = tuple(replace(one, image=pack(one.image)) for one in self.passes)
+        return replace(self, image=pack(self.image), samples=tuple(map(pack, self.samples)), passes=passes)
+
+
+class Restored(tuple[Restoration, ...]):
+    """The results for several photos, in their order."""
+
+    @property
+    def images(self) -> Any:
+        """The restored photos: one tensor `[B, C, H, W]` or array `[B, H, W, C]` where they can be stacked."""
+        images = [one.image for one in self]
+        if len({getattr(image, "shape", None) for image in images}) == 1:
+            if isinstance(images[0], Tensor):
+                return torch.stack(images)
+            if isinstance(images[0], np.ndarray):
+                return np.stack(images)
+        return images
+
+    @property
+    def probabilities(self) -> list[dict[str, float]]:
+        """For each photo its classes with probabilities, most likely first."""
+        return [one.probabilities for one in self]
+
+    @property
+    def classes(self) -> list[str]:
+        """The most likely class of each photo."""
+        return [one.degradation for one in self]

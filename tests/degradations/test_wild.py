@@ -30,7 +30,7 @@ from daclip.degradations.wild import WildPipeline
 from daclip.errors import DaclipError
 from daclip.metrics.image import Protocol, Psnr
 from daclip.metrics.scorer import Extremes, Scorer
-from daclip.restoring.results import Restoration, Restored
+from daclip.types import Restoration, Restored
 
 PHOTO = (torch.from_numpy(data.astronaut()).permute(2, 0, 1).float() / 255)[None, :, 20:116, 180:308]
 GREY = torch.full((1, 3, 128, 128), 0.5)

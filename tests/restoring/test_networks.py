@@ -126,7 +126,7 @@ def test_recognition_chooses_among_networks(restorer: Restorer, folder: Path, tm
     rest = by.with_network(folder / "nafnet.safetensors").using(seed=3)
     assert rest.restore(IMAGE, degradation=third).network == "NAFNet nafnet.safetensors"
     assert rest.restore(IMAGE, degradation=second).network == told.network
-    assert rest._weight_bytes() > by._weight_bytes() > restorer._weight_bytes()
+    assert rest.budget.weights > by.budget.weights > restorer.budget.weights
 
 
 def test_an_instruction_lists_what_the_network_of_a_class_repairs(restorer: Restorer, folder: Path) -> None:

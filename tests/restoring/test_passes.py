@@ -13,9 +13,9 @@ from skimage import data
 
 from daclip import Restorer
 from daclip.errors import DaclipError
+from daclip.restoring.control import MOST, Recognised, check_settings, in_turn
 from daclip.restoring.instruction import Wish
-from daclip.restoring.passes import MOST, Recognised, check_passes, in_turn
-from daclip.restoring.results import Restoration
+from daclip.types import Restoration
 
 
 class Scripted:
@@ -90,10 +90,10 @@ def test_what_comes_back_is_not_repaired_again() -> None:
 @pytest.mark.parametrize("passes", [0, -1, "all", 1.5, True])
 def test_a_number_or_auto(passes: Any) -> None:
     if passes is True:
-        assert check_passes(passes) == 1
+        assert check_settings(1.0, 1, passes) == 1
         return
     with pytest.raises(DaclipError, match="passes must be"):
-        check_passes(passes)
+        check_settings(1.0, 1, passes)
 
 
 def test_a_photo_gets_its_kind_back_and_passes_are_single_ones_in_turn(
@@ -110,9 +110,10 @@ def test_a_photo_gets_its_kind_back_and_passes_are_single_ones_in_turn(
     assert len(restorer.restore(batch, passes=2)) == 2
     with pytest.raises(DaclipError, match="samples"):
         restorer.restore(photo, passes=2, samples=2)
-    monkeypatch.setattr("daclip.restoring.passes.AGAIN", 0.0)
-    monkeypatch.setattr("daclip.restoring.restorer.certainty", lambda probabilities: 0.85)
+    monkeypatch.setattr("daclip.restoring.control.AGAIN", 0.0)
+    monkeypatch.setattr("daclip.restoring.control.certainty", lambda probabilities: 0.85)
     monkeypatch.setattr("daclip.restoring.control.change_share", lambda certain, distance: 0.5)
+    single = restorer.restore(photo)
     two = restorer.restore(photo, passes=2)
     second = restorer.restore(single.image, degradation=two.passes[1].degradation, strength=0.5)
     assert np.array_equal(two.image, second.image)
@@ -122,7 +123,7 @@ def test_a_photo_gets_its_kind_back_and_passes_are_single_ones_in_turn(
 def test_the_command_tells_the_passes(
     restorer_artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("daclip.restoring.passes.AGAIN", 0.0)
+    monkeypatch.setattr("daclip.restoring.control.AGAIN", 0.0)
     Image.fromarray(data.chelsea()[:40, :48]).save(tmp_path / "cat.png")
     options = ["--artifact", str(restorer_artifact), "-o", str(tmp_path / "out"), "--device", "cpu"]
     assert invoke("daclip.commands.restore", str(tmp_path / "cat.png"), *options, "--passes", "2") is None

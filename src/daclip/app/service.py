@@ -15,8 +15,7 @@ from daclip.degradations.base import CLEAN
 from daclip.errors import DaclipError
 from daclip.images import result_suffix
 from daclip.restoring.batch import Job, Outcome, Request, attempt
-from daclip.restoring.control import Phrases, check_strength, parse_classes, unknown_classes
-from daclip.restoring.passes import Passes, check_passes
+from daclip.restoring.control import Passes, Phrases, check_settings, parse_classes, unknown_classes
 from daclip.restoring.restorer import Restorer
 from daclip.restoring.sampling import Progress
 
@@ -134,7 +133,6 @@ class Service:
 
     def check(self, settings: Settings) -> None:
         """Refuse settings beyond the limits: requests also come from programs."""
-        check_strength(settings.strength)
         for name, value, least, most in (
             ("samples", settings.samples, 1, self.limits.samples),
             ("steps", settings.steps, 0, self.limits.steps),
@@ -146,7 +144,7 @@ class Service:
                 raise DaclipError(f"{name} must lie between {least} and {most} here, got {value}")
         if settings.passes not in (ONCE, IN_TURN):
             raise DaclipError(f"passes must be {ONCE} or {IN_TURN}, got {settings.passes}")
-        check_passes(_passes(settings), degradation=settings.classes.strip(), samples=settings.samples > 1)
+        check_settings(settings.strength, settings.samples, _passes(settings), degradation=settings.classes.strip())
         names = self.limits.samplers
         if settings.sampler not in (AS_TRAINED, *names):
             raise DaclipError(f"there is no sampler '{settings.sampler}'; choose from {', '.join(names)}")

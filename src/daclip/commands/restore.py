@@ -23,8 +23,7 @@ from daclip.errors import DaclipError, printable
 
 if TYPE_CHECKING:
     from daclip.restoring.batch import Outcome
-    from daclip.restoring.classifier import Classifier
-    from daclip.restoring.restorer import Restorer
+    from daclip.restoring.restorer import Classifier, Restorer
 
 # The shell and its tools give the codes from 126 on a meaning of their own.
 MOST_FAILURES = 125
@@ -100,9 +99,9 @@ def restorer_of(options: Namespace) -> "Restorer":
 
 def restore(options: Namespace) -> "list[Outcome]":
     """Restore (`--dry-run`: only classify) the photos that have no result yet, or all with `--overwrite`."""
+    from daclip.files import is_video
     from daclip.restoring.batch import Request, attempt, plan, video_jobs
-    from daclip.restoring.turns import Turns
-    from daclip.restoring.video import is_video
+    from daclip.restoring.memory import Turns
 
     output, dry = Path(options.output), options.dry_run
     told = options.instruction
@@ -129,7 +128,7 @@ def restore(options: Namespace) -> "list[Outcome]":
         restorer.understand(told)  # one that cannot be met ends here, before the photos
     record = Path(options.summary) if options.summary else None if dry else output / "summary.jsonl"
     workers = side_by_side(restorer, 1 if any(map(is_video, options.photos)) else len(jobs))
-    turns = Turns(restorer.photo_budget, workers) if workers > 1 else None
+    turns = Turns(int(restorer.budget.left), workers) if workers > 1 else None
     return worked([partial(attempt, restorer, job, request, turns=turns) for job in jobs], record, lines, workers)
 
 
@@ -238,7 +237,7 @@ def classify_parser() -> Parser:
 def classify(options: Namespace) -> "list[Outcome]":
     """Name what is wrong with each photo; one that cannot be read does not cost the others."""
     from daclip.restoring.batch import Request, attempt, plan
-    from daclip.restoring.classifier import Classifier
+    from daclip.restoring.restorer import Classifier
 
     jobs = plan(options.photos, Path(), recursive=options.recursive, samples=0, tell=_tell_aside)
     classifier = Classifier.from_pretrained(options.artifact, device=options.device, precision=options.precision)

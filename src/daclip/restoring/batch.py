@@ -16,18 +16,16 @@ import torch
 
 from daclip.decoding import PhotoFile, photo_header, read_photo
 from daclip.errors import DaclipError
-from daclip.files import Found, account, cannot_be_written, find_photos, one_line
+from daclip.files import Found, account, cannot_be_written, find_photos, is_video, one_line
 from daclip.images import refuse_unwritable, result_suffix, write_photo
 from daclip.pixels import Pixels
-from daclip.restoring.classifier import Classifier
-from daclip.restoring.control import Plan, check_strength, parse_classes
+from daclip.restoring.control import Passes, Plan, check_settings, parse_classes
+from daclip.restoring.memory import Turns
 from daclip.restoring.networks import unmet
-from daclip.restoring.passes import Passes, check_passes
-from daclip.restoring.restorer import Restorer, Stopped
-from daclip.restoring.results import Restoration
+from daclip.restoring.restorer import Classifier, Restorer, Stopped
 from daclip.restoring.sampling import Progress
-from daclip.restoring.turns import Turns
-from daclip.restoring.video import is_video, restore_video, result_of
+from daclip.restoring.video import restore_video, result_of
+from daclip.types import Restoration
 
 
 @dataclass(frozen=True)
@@ -235,10 +233,7 @@ class Request:
     passes: Passes = 1
 
     def __post_init__(self) -> None:
-        check_strength(self.strength)
-        if self.samples < 1:
-            raise DaclipError(f"samples must be at least 1, got {self.samples}")
-        check_passes(self.passes, degradation=self.degradation, samples=self.samples > 1)
+        check_settings(self.strength, self.samples, self.passes, degradation=self.degradation)
         if self.degradation is not None:
             parse_classes(self.degradation)
 
@@ -263,7 +258,7 @@ def attempt(
                 wish = restorer.understand(request.instruction)
                 planned = Plan.of(outcome.probabilities, None, wish, restorer.others)
                 outcome.repaired, outcome.left = list(planned.repaired), list(planned.left)
-                outcome.shares = wish.shares(outcome.repaired)
+                outcome.shares = planned.shares
                 if request.passes == 1:
                     outcome.notes += unmet(wish, outcome.left, restorer.others)
         elif job.result.exists() and not request.overwrite:
@@ -301,44 +296,38 @@ def _restore(
         _restore_video(restorer, job, request, outcome, on_progress)
         return
     header = photo_header(job.photo, job.photo)
-    restorer.refuse_too_large(header)
+    restorer.budget.refuse_too_large(header)
     with nullcontext() if turns is None else turns.turn(restorer.needed_bytes(header)):
-        _restore_photo(restorer, job, request, outcome, on_progress)
-
-
-def _restore_photo(
-    restorer: Restorer, job: Job, request: Request, outcome: Outcome, on_progress: Progress | None
-) -> None:
-    file = read_photo(job.photo)
-    refuse_unwritable(file.pixels, job.result)
-    mask = None if job.mask is None else _mask(job, file.pixels)
-    # Always number 0: a photo's result then depends on the photo and the settings, not on its neighbours.
-    done = restorer.restore(
-        file.pixels,
-        [0],
-        degradation=request.degradation,
-        instruction=request.instruction,
-        strength=request.strength,
-        samples=request.samples,
-        mask=mask,
-        passes=request.passes,
-        on_progress=on_progress,
-    )
-    outcome.notes, outcome.size = [*file.notes, *done.notes], [file.pixels.width, file.pixels.height]
-    _tell(outcome, done)
-    if len(done.passes) > 1:
-        outcome.passes = [(one.degradation, round(one.confidence, 4)) for one in done.passes]
-    for number, sample in enumerate(done.samples[1:], start=1):
-        write_photo(replace(file, pixels=sample), job.sample(number))
-    if done.uncertainty is not None:
-        outcome.uncertainty = float(done.uncertainty.max())
-        # The map as gray, its largest value white.
-        shares = torch.from_numpy(done.uncertainty / max(outcome.uncertainty, 1e-12))
-        like = Pixels(np.zeros((*shares.shape, 3), np.uint8), gray=True)
-        write_photo(PhotoFile(like.recoloured(shares.expand(3, -1, -1))), job.uncertainty)
-    outcome.notes += write_photo(replace(file, pixels=done.image), job.result)
-    outcome.results = [str(path) for path in job.results(request.samples)]
-    outcome.status = "restored"
+        file = read_photo(job.photo)
+        refuse_unwritable(file.pixels, job.result)
+        mask = None if job.mask is None else _mask(job, file.pixels)
+        # Always number 0: a photo's result then depends on the photo and the settings, not on its neighbours.
+        done = restorer.restore(
+            file.pixels,
+            [0],
+            degradation=request.degradation,
+            instruction=request.instruction,
+            strength=request.strength,
+            samples=request.samples,
+            mask=mask,
+            passes=request.passes,
+            on_progress=on_progress,
+        )
+        outcome.notes, outcome.size = [*file.notes, *done.notes], [file.pixels.width, file.pixels.height]
+        _tell(outcome, done)
+        if len(done.passes) > 1:
+            outcome.passes = [(one.degradation, round(one.confidence, 4)) for one in done.passes]
+        for number, sample in enumerate(done.samples[1:], start=1):
+            write_photo(replace(file, pixels=sample), job.sample(number))
+        if done.uncertainty is not None:
+            outcome.uncertainty = float(done.uncertainty.max())
+            # The map as gray, its largest value white.
+            shares = torch.from_numpy(done.uncertainty / max(outcome.uncertainty, 1e-12))
+            like = Pixels(np.zeros((*shares.shape, 3), np.uint8), gray=True)
+            write_photo(PhotoFile(like.recoloured(shares.expand(3, -1, -1))), job.uncertainty)
+        outcome.notes += write_photo(replace(file, pixels=done.image), job.result)
+        outcome.results = [str(path) for path in job.results(request.samples)]
+        outcome.status = "restored"
 
 
 def _restore_video(

@@ -1,11 +1,12 @@
-"""The user's settings of a restoration: classes, strength, mask, and the spread of several samples."""
+"""What is done to a photo, by the user's settings and by recognition: classes, strength, mask, samples, passes."""
 
 import difflib
 import math
 import re
-from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+import time
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from daclip.errors import DaclipError
 from daclip.pixels import BAND, Pixels
 from daclip.restoring.instruction import Wish
 from daclip.restoring.lexicon import lexicon_of
-from daclip.types import Conditioning
+from daclip.types import Conditioning, Pass, Restoration
 
 
 def steer(
@@ -106,13 +107,13 @@ def change_share(certain: float, distance: float) -> float:
     return min(max((certain - unsure) / (SURE - unsure), 0.0), 1.0)
 
 
-def remark(probabilities: Mapping[str, float], share: float) -> tuple[str, ...]:
-    """What there is to say of a change that is not made whole."""
+def remark(probabilities: Mapping[str, float], share: float, several: bool = False) -> tuple[str, ...]:
+    """What there is to say of a change that is not made whole; of `several` pictures each has its share."""
     if share == 1:
         return ()
     if max(probabilities, key=lambda name: probabilities[name]) == CLEAN and share == 0:
         return ("nothing wrong was found, and the photo was left as it is",)
-    made = f"{share:.0%} of the change was made" if share else "the photo was left as it is"
+    made = f"{'part' if several else f'{share:.0%}'} of the change was made" if share else "the photo was left as it is"
     return (f"recognition is not sure of what is wrong, so {made}; name the degradation to change all",)
 
 
@@ -129,37 +130,43 @@ class Plan:
     left: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     certainty: float = 1.0  # that the change is called for
+    shares: dict[str, float] = field(default_factory=dict)  # of the change, if the instruction asks for less than all
 
     @classmethod
     def of(
         cls,
         probabilities: Mapping[str, float],
-        classes: dict[str, float] | None,
-        wish: Wish | None,
+        classes: dict[str, float] | None = None,
+        wish: Wish | None = None,
         others: Container[str] = (),
+        strength: float = 1.0,
+        named: bool = True,
     ) -> "Plan":
-        """The plan for what was recognised, or the user's classes, or the user's wish; a network of `others` repairs
-        its class alone, and leaves the rest of a wish."""
-        plan = cls._of(probabilities, classes, wish)
-        foremost = plan.foremost(probabilities)
-        rest = tuple(name for name in plan.repaired if name != foremost and foremost in others)
-        return replace(plan, repaired=(foremost,), left=(*plan.left, *rest)) if rest else plan
-
-    @classmethod
-    def _of(cls, probabilities: Mapping[str, float], classes: dict[str, float] | None, wish: Wish | None) -> "Plan":
+        """The plan for what was recognised, or for classes (that are only repaired as far as recognition is sure where
+        the user has not `named` them), or for a wish; a network of `others` repairs its class alone, and leaves the
+        rest of a wish."""
         certain = certainty(probabilities)
         if classes is not None:
-            return cls(classes, 1.0)
+            return cls(classes, strength, certainty=1.0 if named else certain)
         if wish is None:
-            return cls(None, 1.0, certainty=certain)
+            return cls(None, strength, certainty=certain)
+        plan = cls._wished(probabilities, wish, certain)
+        repaired, foremost = plan.repaired, plan.foremost(probabilities)
+        rest = tuple(name for name in repaired if name != foremost and foremost in others)
+        repaired = (foremost,) if rest else repaired
+        left, shares = (*plan.left, *rest), wish.shares(repaired)
+        return replace(plan, strength=strength * plan.strength, repaired=repaired, left=left, shares=shares)
+
+    @classmethod
+    def _wished(cls, probabilities: Mapping[str, float], wish: Wish, certain: float) -> "Plan":
         found = {name: p for name, p in probabilities.items() if p >= RECOGNISED and name != CLEAN}
         if wish.repair:
             left = dict.fromkeys([*wish.keep, *(name for name in found if name not in wish.repair)])
             strongest = max(wish.repair.values())
             return cls(parse_classes(wish.repair), strongest, tuple(wish.repair), tuple(left))
-        wanted = {name: p for name, p in found.items() if name not in wish.keep}
         if certain <= UNSURE:
             return cls(None, wish.strength, (), wish.keep, certainty=certain)
+        wanted = {name: p for name, p in found.items() if name not in wish.keep}
         if found and not wanted:
             note = "only what is to be left was found, and the photo was left as it is"
             return cls(None, 0.0, (), wish.keep, (note,))
@@ -219,12 +226,6 @@ def class_meant(phrase: str, classes: Sequence[str], clip: FrozenClip) -> str | 
     return classes[place - 1] if place and best[place] >= CERTAIN and phrases.understood else None
 
 
-def check_strength(strength: float) -> None:
-    """Refuse a strength outside [0, 1]."""
-    if not 0 <= strength <= 1:
-        raise DaclipError(f"the strength must lie between 0 (leave the photo) and 1 (restore fully), got {strength}")
-
-
 def distance(restored: Tensor, photo: Pixels) -> float:
     """PSNR in dB between the restored photo, `[3, H, W]`, and the photo."""
     total = 0.0
@@ -278,3 +279,69 @@ class Uncertainty:
     def map(self) -> Tensor:
         """Root mean square over the colours of the sample standard deviation: `[H, W]`, in units of the image."""
         return (self.squares / (self.count - 1)).mean(0).sqrt()
+
+
+Passes = int | Literal["auto"]
+Recognised = tuple[Any, dict[str, float]]
+"""The embeddings of a photo and its classes."""
+
+AGAIN = 0.8  # certainty of a class for one more pass: with less, it is as often an echo of the last repair
+MOST = 4  # passes of `auto`
+
+
+def check_settings(strength: float, samples: int, passes: Passes, **beside: Any) -> int:
+    """Refuse settings of no use; returns the most passes that are made. `beside` are options that say what to repair,
+    by which several passes cannot go."""
+    if not 0 <= strength <= 1:
+        raise DaclipError(f"the strength must lie between 0 (leave the photo) and 1 (restore fully), got {strength}")
+    if samples < 1:
+        raise DaclipError(f"samples must be at least 1, got {samples}")
+    if passes == 1:
+        return 1
+    most = MOST if passes == "auto" else passes
+    if isinstance(most, bool) or not isinstance(most, int) or most < 1:
+        raise DaclipError(f"passes must be a number of at least 1, or auto, got {passes}")
+    if given := [name for name, value in {**beside, "samples": samples > 1}.items() if value]:
+        raise DaclipError(f"several passes do not go together with {', '.join(given)}; give one of both")
+    return most
+
+
+def in_turn(
+    repair: Callable[[Any, str | None, Recognised], Restoration],
+    recognise: Callable[[Any], Recognised],
+    photo: Any,
+    most: int,
+    wish: Wish | None = None,
+) -> Restoration:
+    """Repair what is recognised, then each time the surest class, as long as one is sure, was not repaired before and
+    is not to be left.
+
+    `repair` restores a photo, of a class or (None) as one pass would, by what `recognise` has said of it. The first
+    pass is what a single one would be, so that more of them cannot spoil a photo with one degradation."""
+    started = time.perf_counter()
+    first = done = repair(photo, None, recognise(photo))
+    confidence = dict.fromkeys(first.repaired, 0.0) | first.probabilities  # one may be unknown to recognition
+    surest = max(first.repaired, key=confidence.__getitem__, default=first.degradation)
+    passes = [Pass(surest, confidence[surest], first.image)]
+    networks = [first.network]
+    while len(passes) < most:
+        recognised = recognise(done.image)
+        probabilities = recognised[1]
+        surest = max((name for name in probabilities if name != CLEAN), key=probabilities.__getitem__)
+        repaired = {one.degradation for one in passes}
+        share = wish.share(surest) if wish else 1.0
+        # What was asked for in part is not repaired twice.
+        enough = share == 0 or (share < 1 and surest in first.repaired)
+        if probabilities[surest] < AGAIN or surest in repaired or enough:
+            break
+        done = repair(done.image, surest, recognised)
+        passes.append(Pass(surest, probabilities[surest], done.image))
+        networks.append(done.network)
+    if wish:
+        # Each pass may have been another network's, which repairs its class alone.
+        told = tuple(dict.fromkeys([*first.repaired, *(one.degradation for one in passes[1:])]))
+        left = tuple(name for name in first.left if name not in told)
+        first = replace(first, repaired=told, left=left, shares=wish.shares(told))
+    by = ", ".join(dict.fromkeys(filter(None, networks))) or None
+    seconds = time.perf_counter() - started
+    return replace(first, image=done.image, seconds=seconds, passes=tuple(passes), network=by)

@@ -1,4 +1,4 @@
-"""The restorer: photos in, restored photos out."""
+"""The restorer: photos in, restored photos out; and its first stage alone, the classifier."""
 
 import copy
 import time
@@ -11,56 +11,82 @@ from typing import Any
 import numpy as np
 import torch
 
-from daclip.artifacts import PRETRAINED, Artifact, artifact_folder, load_denoiser
+from daclip.arithmetic import autocast, device_by_name
+from daclip.artifacts import PRETRAINED, Artifact, artifact_folder, load_daclip, load_denoiser
 from daclip.decoding import Header, read_paths
 from daclip.degradations.base import CLEAN
 from daclip.errors import DaclipError
 from daclip.pixels import Pixels, unpack
-from daclip.restoring.classifier import Classifier
 from daclip.restoring.control import (
+    Passes,
     Plan,
+    Recognised,
     Uncertainty,
     blend_,
-    certainty,
-    check_strength,
+    check_settings,
     class_meant,
     holes_of,
+    in_turn,
     parse_classes,
     remark,
     steer,
     unknown_classes,
 )
 from daclip.restoring.instruction import Wish, understand
-from daclip.restoring.networks import Other, load_other, unmet
-from daclip.restoring.passes import Passes, Recognised, check_passes, in_turn
-from daclip.restoring.results import Restoration, Restored
-from daclip.restoring.sampling import (
-    GIB,
-    RUNTIME,
+from daclip.restoring.memory import (
+    Budget,
     Cost,
-    Pieces,
-    Progress,
     choose_pieces,
-    chunks_of,
     measured_costs,
     memory_errors,
-    part_of,
     return_freed_memory,
-    sample_photos,
-    sampler_of,
     tensor_bytes,
 )
+from daclip.restoring.networks import Other, load_other, unmet
+from daclip.restoring.sampling import Progress, chunks_of, part_of, sample_photos, sampler_of
 from daclip.rng import NoiseField
 from daclip.samplers.base import Sampler
-from daclip.types import Conditioning
+from daclip.types import Conditioning, Restoration, Restored
 
 
 class Stopped(Exception):  # noqa: N818  it is no error
     """Raised by a caller's `on_progress` to end work whose result nobody needs any more."""
 
 
-# Pixels up to which a photo is never cut, whatever the budget.
-ALWAYS_WHOLE = 256**2
+class Classifier:
+    """Names what is wrong with photos, by an artifact of either stage; `device` and `precision` are those of
+    `Restorer`."""
+
+    def __init__(self, artifact: str | Path, device: str = "auto", precision: str = "auto"):
+        stage_1 = Artifact(artifact)
+        if stage_1.config["kind"] == "restorer":
+            stage_1 = Artifact(stage_1.folder / "daclip")
+        self.device = device_by_name(device)
+        self.precision = precision
+        self.daclip = load_daclip(stage_1.folder).to(self.device)
+        self.vocabulary = stage_1.classes
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path = PRETRAINED, **options: Any) -> "Classifier":
+        """A classifier from an artifact folder, a model of the Hugging Face hub, or, by default, the package."""
+        return cls(artifact_folder(source), **options)
+
+    def classify(self, photos: Any) -> list[dict[str, float]]:
+        """Probabilities of the classes of each photo, most likely first; see `Restorer.restore` for kinds of photos."""
+        return [self.recognise(photo)[1] for photo in unpack(read_paths(photos))[0]]
+
+    def recognise(self, photo: Pixels) -> tuple[Conditioning, dict[str, float]]:
+        """Embeddings of one photo, by itself so that they do not depend on others, and its classes."""
+        # The whole photo, unless it is a thread that CLIP's resize would blow up.
+        longest = 32 * max(min(photo.height, photo.width), 64)
+        top, left = max(photo.height - longest, 0) // 2, max(photo.width - longest, 0) // 2
+        view = photo.crop(top, top + longest, left, left + longest)
+        with torch.inference_mode(), autocast(self.device, self.precision):
+            conditioning: Conditioning = self.daclip(view[None].to(self.device))
+            assert conditioning.degradation is not None
+            row = self.daclip.classify(conditioning.degradation, self.vocabulary)[0].cpu()
+        order = row.argsort(descending=True).tolist()
+        return conditioning, {self.vocabulary[i]: float(row[i]) for i in order}
 
 
 class Restorer(Classifier):
@@ -179,18 +205,15 @@ class Restorer(Classifier):
         restored, as `uncompleted` unless one of the two says otherwise. Up to so many `passes`, or `auto`, repair one
         degradation after the other, as long as recognition is sure of one more. `on_progress` gets the finished share
         and may raise `Stopped` to end the work."""
-        most = check_passes(passes, degradation=degradation, samples=samples > 1, mask=mask is not None)
+        most = check_settings(strength, samples, passes, degradation=degradation, mask=mask is not None)
         unpacked, packs, single = unpack(read_paths(photos))
         numbers = list(range(len(unpacked))) if numbers is None else list(numbers)
         if len(numbers) != len(unpacked):
             raise ValueError(f"expected one number a photo, got {len(numbers)} for {len(unpacked)} photos")
-        if samples < 1:
-            raise DaclipError(f"samples must be at least 1, got {samples}")
         if samples > 1 and (self.network or self.others):
             raise DaclipError("a network of others has one result for a photo; leave out samples")
         if self.network and instruction is not None:
             raise DaclipError(f"{self.network} cannot be told what to repair; leave out the instruction")
-        check_strength(strength)
         holes = None if mask is None else holes_of(mask, unpacked)
         if holes is not None and not self.network:
             # Missing pixels get the value that they had in training.
@@ -236,15 +259,9 @@ class Restorer(Classifier):
         started = time.perf_counter()
         with torch.inference_mode(), memory_errors():
             recognised = recognised or [self.recognise(photo) for photo in photos]
-            plans = [Plan.of(probabilities, classes, wish, self.others) for _, probabilities in recognised]
+            plans = [Plan.of(found, classes, wish, self.others, strength, named) for _, found in recognised]
             given = zip(recognised, plans, strict=True)
             conditioning = Conditioning.stacked([self._steered(found, plan) for (found, _), plan in given])
-            plans = [
-                replace(
-                    plan, strength=strength * plan.strength, certainty=plan.certainty if named else certainty(found)
-                )
-                for (_, found), plan in zip(recognised, plans, strict=True)
-            ]
             # Where there are networks for classes, it is one photo.
             other = self.others.get(plans[0].foremost(recognised[0][1]))
             by = self._by(other) if other else self
@@ -252,11 +269,23 @@ class Restorer(Classifier):
         seconds = (time.perf_counter() - started) / len(photos)
         done = []
         for (_, probabilities), plan, (images, spread, share) in zip(recognised, plans, restored, strict=True):
-            several = tuple(images) if samples > 1 else ()
-            shares = wish.shares(plan.repaired) if wish else {}
-            notes = remark(probabilities, share) if plan.strength and plan.certainty < 1 else plan.notes
-            told = notes, plan.repaired, plan.left, shares, by.network if plan.strength * share else None
-            done.append(Restoration(images[0], probabilities, self.seed, seconds, several, spread, *told))
+            share = share if plan.strength else 1.0  # of nothing
+            done.append(
+                Restoration(
+                    images[0],
+                    probabilities,
+                    self.seed,
+                    seconds,
+                    samples=tuple(images) if samples > 1 else (),
+                    uncertainty=spread,
+                    notes=(*plan.notes, *remark(probabilities, share)),
+                    repaired=plan.repaired,
+                    left=plan.left,
+                    shares=plan.shares,
+                    network=by.network if plan.strength * share else None,
+                    share=share,
+                )
+            )
         return done
 
     def _in_turn(
@@ -267,11 +296,10 @@ class Restorer(Classifier):
 
         def repair(image: Pixels, class_name: str | None, recognised: Recognised) -> Restoration:
             told = on_progress and part_of(on_progress, next(turn), most)
-            given: dict[str, Any] = {"on_progress": told, "recognised": [recognised]}
             if class_name is None:
-                return self._once([image], [number], None, wish, strength, **given)[0]
+                return self._once([image], [number], None, wish, strength, 1, None, told, [recognised])[0]
             share = strength * wish.share(class_name) if wish else strength
-            return self._once([image], [number], {class_name: 1.0}, None, share, named=False, **given)[0]
+            return self._once([image], [number], {class_name: 1.0}, None, share, 1, None, told, [recognised], False)[0]
 
         with memory_errors():
             return in_turn(repair, self.recognise, photo, most, wish)
@@ -291,7 +319,9 @@ class Restorer(Classifier):
         height, width = photos[0].height, photos[0].width
         if samples == 1 and not any(plan.acts for plan in plans):
             return [([photo], None, 0.0) for photo in photos]
-        pieces = self._pieces(photos)
+        header = Header(width, height, photos[0].colour.itemsize)
+        alone = self.sampler.nfe == 1 and self.device.type == "cpu"
+        pieces = choose_pieces(self.budget, header, len(photos), self._measured, self.batch_size, self.tile, alone)
         if len(photos) > 1 and pieces.tile < max(height, width):
             # Large ones one by one, each in the pieces that it gets when it comes alone.
             found: list[tuple[list[Pixels], np.ndarray | None, float]] = []
@@ -345,19 +375,6 @@ class Restorer(Classifier):
         surer = self.daclip.decided(conditioning.degradation, self.vocabulary, self.temperature)
         return replace(conditioning, degradation=surer)
 
-    def _pieces(self, photos: Sequence[Pixels]) -> Pieces:
-        """The pieces into which photos of one size are cut."""
-        height, width = photos[0].height, photos[0].width
-        whole = -(-max(height, width) // 64) * 64
-        if self.tile is None and height * width <= ALWAYS_WHOLE:
-            return Pieces(whole, whole, self.batch_size)
-        network, sampling = self._measured()
-        photo_bytes = len(photos) * self._photo_bytes(Header(width, height, photos[0].colour.itemsize))
-        sampling = Cost(sampling.fixed, sampling.per_pixel * len(photos))
-        limits = (self.max_memory, self.batch_size, self.tile)
-        alone = self.sampler.nfe == 1 and self.device.type == "cpu"
-        return choose_pieces(height, width, photo_bytes, self._weight_bytes(), network, sampling, *limits, alone)
-
     def _measured(self) -> tuple[Cost, Cost]:
         if self.denoiser not in self._costs:
             # Past `SteadyRestorer`, which would take it for a frame.
@@ -366,34 +383,15 @@ class Restorer(Classifier):
         return self._costs[self.denoiser]
 
     @property
-    def photo_budget(self) -> int:
-        """Bytes of `max_memory` that are left for photos."""
-        return int(self.max_memory * GIB) - RUNTIME - self._weight_bytes()
+    def budget(self) -> Budget:
+        """The memory that there is."""
+        weights = sum(map(tensor_bytes, {self.daclip, self.denoiser, *self._loaded}))
+        return Budget(self.max_memory, weights, self.device.type == "cpu")
 
     def needed_bytes(self, header: Header) -> int:
-        """Bytes of the budget that restoring a photo takes, all of it for one that is restored in pieces."""
+        """Bytes of the budget that restoring a photo takes, all of it and more for one that is restored in pieces."""
         if self.others or self.tile is not None:
-            return self.photo_budget
+            return int(self.budget.left)
         network, sampling = self._measured()
         pixels = header.height * header.width
-        needed = int(self._photo_bytes(header) + network.bytes(pixels) + sampling.bytes(pixels))
-        return min(needed, self.photo_budget)
-
-    def _weight_bytes(self) -> int:
-        return sum(map(tensor_bytes, {self.daclip, self.denoiser, *self._loaded}))
-
-    def _photo_bytes(self, header: Header) -> int:
-        """In host memory: the photo, the restored floats, the result, and the encoder's copy of it."""
-        pixels = header.height * header.width if self.device.type == "cpu" else 0
-        return pixels * (9 * header.channel_bytes + 12)
-
-    def refuse_too_large(self, header: Header) -> None:
-        """Refuse, from the header alone, a photo that the memory budget cannot hold however it is cut."""
-        floor = RUNTIME + self._weight_bytes()
-        needed = floor + self._photo_bytes(header)
-        if needed > self.max_memory * GIB:
-            raise DaclipError(
-                f"{self.max_memory:g} GiB of memory are too little for a photo of {header.width} x {header.height} "
-                f"pixels: libraries and weights take {floor / GIB:.1f}, the photo {(needed - floor) / GIB:.1f}; "
-                f"give --max-memory {needed / GIB + 0.3:.1f} or more"
-            )
+        return int(self.budget.photo_bytes(header) + network.bytes(pixels) + sampling.bytes(pixels))

@@ -1,182 +1,291 @@
-"""Sampling of photos of any size, on noise that belongs to the photo, in the largest blocks that memory allows."""
+"""Sampling of photos of any size: where tiles lie, how their estimates are blended, and what networks know of the whole
+photo, on noise that belongs to the photo and in the largest blocks that memory allows."""
 
-import contextlib
-import ctypes
-import weakref
+import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import count
-from typing import Any
+from itertools import count, groupby, pairwise, product
+from typing import Any, NamedTuple
 
 import torch
 import yaml
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch import Tensor, nn
 
 from daclip.arithmetic import autocast
 from daclip.artifacts import Artifact
+from daclip.backbones.layers import GlobalPool
 from daclip.diffusion.denoiser import Denoiser, Prediction
 from daclip.errors import DaclipError
 from daclip.files import choices, config_folder
 from daclip.pixels import Pixels
-from daclip.restoring.tiling import GRID, ScoutDenoiser, TiledDenoiser, Window, cover, has_pools, scouts, tile_calls
+from daclip.restoring.memory import GRID, Pieces
 from daclip.rng import NoiseField
 from daclip.samplers.base import Sampler
 from daclip.types import Conditioning
 
-GIB = 2**30
-
-# What the interpreter and the libraries take before the first photo, 0.85 measured on Linux, and what glibc keeps of
-# freed pieces: 24 megapixels in 2 GiB peak at 1.80, with 0.97 here at 2.02. A constant, since pieces that followed the
-# process's present size would make results depend on what it did before.
-RUNTIME = int(1.08 * GIB)
-
-# Scratch space inside kernels and the allocator's leftovers do not show up as tensors.
-MARGIN = 1.3
-
-SMALLEST_TILE = 2 * GRID
+FINE = 16  # windows begin at multiples of this, which serves networks of up to four levels
 
 
-class PeakMemory(TorchDispatchMode):
-    """Peak of the bytes of all tensors that are made inside the context: exact, and the same on every device.
+@dataclass(frozen=True)
+class Span:
+    """The pixels from `start` to `stop` of one axis."""
 
-    >>> with PeakMemory() as memory:
-    ...     a = torch.zeros(250)
-    ...     b = a + 1
-    ...     del a
-    ...     c = b.view(5, 50) * 2
-    >>> memory.peak
-    2000
+    start: int
+    stop: int
+    weight: Tensor  # share of each pixel in the blended result, float32 `[stop − start]`; all pieces add up to 1
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A rectangle of a photo: a span of its rows and one of its columns."""
+
+    rows: Span
+    columns: Span
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.rows.stop - self.rows.start, self.columns.stop - self.columns.start
+
+    def of(self, image: Tensor) -> Tensor:
+        """The rectangle of `[…, H, W]`, a view."""
+        return image[..., self.rows.start : self.rows.stop, self.columns.start : self.columns.stop]
+
+    def add(self, piece: Tensor, to: Tensor) -> None:
+        """Add a weighted piece `[…, h, w]` in its place of `[…, H, W]`."""
+        weight = self.rows.weight[:, None] * self.columns.weight
+        self.of(to).add_(piece * weight.to(piece.device))
+
+
+def spans(length: int, size: int, overlap: int) -> list[Span]:
+    """Cut an axis into pieces of at most `size` pixels that overlap by at least `overlap`, both multiples of 64; as few
+    pieces as that allows, and these as small. Starts are multiples of 64, evenly spaced. Pieces fade in and out with a
+    raised cosine over what they share, but for its outer eighth, which gets no weight: there a network sees the rim of
+    its piece and not the photo.
+
+    >>> [(piece.start, piece.stop) for piece in spans(1000, 512, 64)]
+    [(0, 384), (320, 704), (640, 1000)]
     """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.live = 0
-        self.peak = 0
-        self._storages: weakref.WeakSet[Any] = weakref.WeakSet()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operator and count what it returns."""
-        given = {id(leaf.untyped_storage()) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
-        result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor):
-                self._count(leaf.untyped_storage(), given)
-        return result
-
-    def _count(self, storage: Any, given: set[int]) -> None:
-        # A view of what came in is nothing new.
-        if storage in self._storages or id(storage) in given:
-            return
-        size = storage.nbytes()
-        self._storages.add(storage)
-        self.live += size
-        self.peak = max(self.peak, self.live)
-        weakref.finalize(storage, self._release, size)
-
-    def _release(self, size: int) -> None:
-        self.live -= size
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Bytes of memory for work on an image, linear in its pixels."""
-
-    fixed: float
-    per_pixel: float
-
-    def bytes(self, pixels: float) -> float:
-        """Bytes for an image of `pixels` pixels."""
-        return self.fixed + self.per_pixel * pixels
-
-    def largest_square(self, budget: float) -> int:
-        """Side, a multiple of 64, of the largest square within the budget; 0 if there is none."""
-        pixels = (budget - self.fixed) / self.per_pixel
-        return int(max(pixels, 0) ** 0.5) // GRID * GRID
+    if length <= size:
+        return [Span(0, length, torch.ones(length))]
+    if size % GRID or overlap % GRID or not 0 < overlap < size:
+        raise DaclipError(
+            f"pieces of {size} pixels with an overlap of {overlap}: both must be multiples of {GRID}, and the "
+            "overlap smaller"
+        )
+    count = _count(length, size, overlap)
+    while size - GRID > overlap and _count(length, size - GRID, overlap) == count:
+        size -= GRID
+    last = math.ceil((length - size) / GRID)
+    starts = [round(last * i / (count - 1)) * GRID for i in range(count)]
+    stops = [min(start + size, length) for start in starts]
+    weights = []
+    position = torch.arange(length, dtype=torch.float64)
+    for i, (start, stop) in enumerate(zip(starts, stops, strict=True)):
+        weight = torch.ones(stop - start, dtype=torch.float64)
+        pixels = position[start:stop]
+        if i > 0:
+            weight *= _rise(pixels, start, stops[i - 1])
+        if i < count - 1:
+            weight *= 1 - _rise(pixels, starts[i + 1], stop)
+        weights.append(weight)
+    pieces = list(zip(starts, stops, weights, strict=True))
+    total = torch.zeros(length, dtype=torch.float64)
+    for start, stop, weight in pieces:
+        total[start:stop] += weight
+    return [Span(start, stop, (weight / total[start:stop]).float()) for start, stop, weight in pieces]
 
 
-def linear_cost(run: Callable[[int], Any]) -> Cost:
-    """Measured cost of `run(side)` on images of side² pixels; networks without quadratic attention are linear."""
-
-    def peak(side: int) -> int:
-        with PeakMemory() as memory:
-            run(side)
-        return memory.peak
-
-    small, large = GRID, 2 * GRID
-    low, high = peak(small), peak(large)
-    slope = max(high - low, 0) / (large**2 - small**2)
-    return Cost(max(low - slope * small**2, 0) * MARGIN, max(slope, 1) * MARGIN)
+def _count(length: int, size: int, overlap: int) -> int:
+    # The last piece must reach the end from a multiple of 64.
+    return math.ceil(math.ceil((length - size) / GRID) / ((size - overlap) // GRID)) + 1
 
 
-@dataclass(frozen=True)
-class Pieces:
-    """Sizes of the pieces of a photo."""
-
-    block: int  # largest side of a piece that is sampled at once
-    tile: int  # largest side of a piece that the network sees at once; at most `block`
-    batch_size: int  # tiles in one call of the network
+def _rise(pixels: Tensor, start: int, stop: int) -> Tensor:
+    """From 0 to 1 across [start, stop), flat over its outer eighths."""
+    share = (pixels + 0.5 - start) / (stop - start)
+    return 0.5 - 0.5 * torch.cos(math.pi * ((share - 0.125) / 0.75).clamp(0, 1))
 
 
-def choose_pieces(
-    height: int,
-    width: int,
-    photo_bytes: int,
-    weight_bytes: int,
-    network: Cost,
-    sampling: Cost,
-    max_memory: float,
-    batch_size: int,
-    tile: int | None,
-    alone: bool = False,
-) -> Pieces:
-    """The largest pieces that keep within the budget; the whole photo if it fits. Block and tile, and so the result, do
-    not depend on `batch_size`, which is lowered to fit. `photo_bytes` counts photo and result, `network` one call,
-    `sampling` the sampler's images; `max_memory` is GiB of the whole process, on a GPU of its memory. `alone`: each
-    block is a tile, for a sampler of one evaluation that sees tiles one by one: no overlap is computed twice over."""
-    left = max_memory * GIB - RUNTIME - weight_bytes - photo_bytes
-    whole = -(-max(height, width) // GRID) * GRID
-    if tile is None:
-        if network.bytes(height * width) + sampling.bytes(height * width) <= left:
-            return Pieces(whole, whole, batch_size)
-        # Half of it for the network, so that blocks hold some tiles.
-        beside = sampling if alone else network
-        cost = Cost(network.fixed + beside.fixed, network.per_pixel + beside.per_pixel)
-        tile = cost.largest_square(left)
-        if tile < SMALLEST_TILE:
-            needed = max_memory + (cost.bytes(SMALLEST_TILE**2) - left) / GIB
-            raise DaclipError(
-                f"{max_memory:g} GiB of memory are too little for a photo of {width} x {height} pixels; "
-                f"give --max-memory {needed + 0.05:.1f} or more"
-            )
-    block = tile if alone else sampling.largest_square(left - network.bytes(tile**2))
-    block = min(max(block, tile), max(whole, tile))
-    fitting = (left - sampling.bytes(block**2) - network.fixed) / (network.per_pixel * tile**2)
-    return Pieces(block, tile, max(1, min(batch_size, int(fitting))))
+def cover(height: int, width: int, size: int, overlap: int) -> list[Tile]:
+    """Tiles over a whole photo, row by row; see `spans`."""
+    rows, columns = spans(height, size, overlap), spans(width, size, overlap)
+    return [Tile(row, column) for row, column in product(rows, columns)]
 
 
-def tensor_bytes(module: torch.nn.Module) -> int:
-    """Bytes of a module's parameters and buffers."""
-    return sum(tensor.numel() * tensor.element_size() for tensor in module.state_dict().values())
+def tile_calls(
+    photos: int, height: int, width: int, tile: int, overlap: int, batch_size: int
+) -> list[list[tuple[int, Tile]]]:
+    """The (photo, tile) pairs of each call of the network: equal shapes, at most `batch_size` of them."""
+    jobs = sorted(product(range(photos), cover(height, width, tile, overlap)), key=lambda job: job[1].shape)
+    calls = []
+    for _, group in groupby(jobs, key=lambda job: job[1].shape):
+        same = list(group)
+        calls += [same[first : first + batch_size] for first in range(0, len(same), batch_size)]
+    return calls
 
 
-def return_freed_memory() -> None:
-    """Let glibc give freed memory back, of which it keeps pieces of up to 32 MiB for tensors to come: 160 MiB beside a
-    photo of 24 million pixels. Not by a lower threshold, since fresh pages take longer than the network."""
-    with contextlib.suppress(AttributeError, OSError):  # other C libraries
-        ctypes.CDLL(None).malloc_trim(0)
+Pooled = list[Tensor]
+"""Means over a photo, `[1, C, 1, 1]`, one for each `GlobalPool` of a network."""
 
 
-@contextlib.contextmanager
-def memory_errors() -> Iterator[None]:
-    """Turn the allocator's error into one line: the user can change how much memory is needed."""
+def has_pools(network: nn.Module) -> bool:
+    """Whether a network looks at means over the whole image."""
+    return any(isinstance(module, GlobalPool) for module in network.modules())
+
+
+@contextmanager
+def pooling(
+    network: nn.Module, given: Pooled | None = None, gathered: list[list[Tensor]] | None = None
+) -> Iterator[None]:
+    """While in the context, a network's pools put out the means that are given, if any. `gathered` gets the means that
+    they find: one list a pool with float32 `[B, C, 1, 1]` for each call."""
+    pools = [module for module in network.modules() if isinstance(module, GlobalPool)]
+    if gathered is not None:
+        gathered.extend([] for _ in pools)
+
+    def hook_of(number: int) -> Any:
+        def hook(module: nn.Module, inputs: Any, found: Tensor) -> Tensor | None:
+            if gathered is not None:
+                gathered[number].append(found.float())
+            return None if given is None else given[number].to(found.dtype).expand_as(found)
+
+        return hook
+
+    hooks = [pool.register_forward_hook(hook_of(number)) for number, pool in enumerate(pools)]
     try:
         yield
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "allocate memory" in str(error):
-            raise DaclipError("the memory does not suffice; lower --max-memory (or --tile and --batch-size)") from None
-        raise
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+class ScoutDenoiser(Denoiser):
+    """A denoiser that finds the means over a photo that a network needs, from some windows of the photo.
+
+    A network that was trained on means over its whole input sees other means in every tile, and two tiles of one hazy
+    photo come out differently bright. So windows are sampled first, as one batch with common means; `record` holds the
+    means of each call, for the tiles. A pool's mean depends on the pools before it: the first pass takes each window's
+    own means, the next the averages found (a fixed point iteration). `weights` are the windows' shares of the photo, up
+    to a factor; `batch_size` windows go into one call of the network, and `on_call` follows each."""
+
+    passes = 2
+
+    def __init__(self, denoiser: Denoiser, batch_size: int, weights: Sequence[float], on_call: Callable[[], None]):
+        super().__init__(denoiser.backbone, denoiser.process, denoiser.parameterization, denoiser.correct_epsilon_shift)
+        self.train(denoiser.training)
+        self.batch_size = batch_size
+        self.shares = torch.tensor(weights) / sum(weights)
+        self.on_call = on_call
+        self.record: list[Pooled] = []
+
+    def forward(self, x_t: Tensor, lq: Tensor, t: Tensor, conditioning: Conditioning) -> Prediction:
+        """Estimate the clean windows; shapes as in `Denoiser.forward`, the batch being windows of one photo."""
+        given: Pooled | None = None
+        for _ in range(self.passes):
+            gathered: list[list[Tensor]] = []
+            found: list[Tensor] = []
+            with pooling(self.backbone, given, gathered):
+                for first in range(0, len(lq), self.batch_size):
+                    part = list(range(first, min(first + self.batch_size, len(lq))))
+                    found.append(super().forward(x_t[part], lq[part], t[part], conditioning.rows(part)).x0)
+                    self.on_call()
+            shares = self.shares.to(x_t.device).view(-1, 1, 1, 1)
+            given = [(torch.cat(means) * shares).sum(0, keepdim=True) for means in gathered]
+        assert given is not None
+        self.record.append(given)
+        x0 = torch.cat(found)
+        with torch.autocast(x_t.device.type, enabled=False):
+            return Prediction(x0, self.process.epsilon_from_data(x_t, lq, x0, t))
+
+
+class Window(NamedTuple):
+    """Rows top:bottom and columns left:right of a photo, which stand for `weight` pixels around them."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
+    weight: float
+
+
+def scouts(height: int, width: int, side: int, most: int) -> list[Window]:
+    """At most `most` windows of at most `side` pixels a side, of one size, spread evenly over a photo.
+
+    >>> [window[:4] for window in scouts(100, 500, 256, 9)]
+    [(0, 100, 0, 256), (0, 100, 240, 496)]
+    """
+    down, across = -(-height // side), -(-width // side)
+    if down * across > most:
+        share = (most / (down * across)) ** 0.5
+        down = max(1, round(down * share))
+        across = min(across, max(1, most // down))
+        down = min(down, most // across)
+    return [
+        Window(top, bottom, left, right, rows * columns)
+        for top, bottom, rows in _line(height, side, down)
+        for left, right, columns in _line(width, side, across)
+    ]
+
+
+def _line(length: int, side: int, count: int) -> list[tuple[int, int, float]]:
+    """`count` windows along an axis: start, stop, and the length of the axis that is nearest to the window."""
+    if count * side >= length:
+        side = -(-length // count // FINE) * FINE  # no larger than it takes to cover the axis
+    last = max(length - side, 0)
+    starts = [round(last * (i / (count - 1) if count > 1 else 0.5)) // FINE * FINE for i in range(count)]
+    stops = [min(start + side, length) for start in starts]
+    centres = [(start + stop) / 2 for start, stop in zip(starts, stops, strict=True)]
+    borders = [0.0, *((a + b) / 2 for a, b in pairwise(centres)), float(length)]
+    return [(start, stop, b - a) for start, stop, (a, b) in zip(starts, stops, pairwise(borders), strict=True)]
+
+
+class TiledDenoiser(Denoiser):
+    """A denoiser that looks at an image tile by tile and blends the estimates x̂_0.
+
+    Blending at each step of the sampler, whose one state covers the whole image, leaves no seams. (Tiles sampled to the
+    end by themselves may settle on different detail, and their blend is a double exposure.) `tile` is the largest side,
+    `overlap` what neighbours share at least, in pixels, multiples of 64; `batch_size` tiles go into one call of the
+    network, and `on_call` follows each. `pooled` holds means over the photo for the network's pools, call by call; None
+    leaves each tile its own."""
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        tile: int,
+        overlap: int,
+        batch_size: int,
+        pooled: Sequence[Pooled] | None = None,
+        on_call: Callable[[], None] | None = None,
+    ):
+        super().__init__(denoiser.backbone, denoiser.process, denoiser.parameterization, denoiser.correct_epsilon_shift)
+        self.train(denoiser.training)
+        self.tile = tile
+        self.overlap = overlap
+        self.batch_size = batch_size
+        self.pooled = None if pooled is None else iter(pooled)
+        self.on_call = on_call or (lambda: None)
+
+    def forward(self, x_t: Tensor, lq: Tensor, t: Tensor, conditioning: Conditioning) -> Prediction:
+        """Estimate the clean image; shapes as in `Denoiser.forward`, any height and width."""
+        calls = tile_calls(len(lq), lq.shape[-2], lq.shape[-1], self.tile, self.overlap, self.batch_size)
+        if max(lq.shape[-2:]) <= self.tile and len(calls) == 1 and self.pooled is None:
+            whole = super().forward(x_t, lq, t, conditioning)
+            self.on_call()
+            return whole
+        x0 = torch.zeros_like(x_t)
+        with pooling(self.backbone, None if self.pooled is None else next(self.pooled)):
+            for jobs in calls:
+                photos = [photo for photo, _ in jobs]
+                states = torch.stack([tile.of(x_t[photo]) for photo, tile in jobs])
+                given = torch.stack([tile.of(lq[photo]) for photo, tile in jobs])
+                estimates = super().forward(states, given, t[photos], conditioning.rows(photos)).x0
+                for (photo, tile), estimate in zip(jobs, estimates, strict=True):
+                    tile.add(estimate, x0[photo])
+                self.on_call()
+        with torch.autocast(x_t.device.type, enabled=False):
+            return Prediction(x0, self.process.epsilon_from_data(x_t, lq, x0, t))
 
 
 Progress = Callable[[float], None]
@@ -257,38 +366,6 @@ def sample_photos(
             piece = sampler.sample(tiled, lq.to(device), conditioning, noise)
         block.add(piece.float().cpu(), out)
     return out.clamp_(0, 1)
-
-
-class _Still(Denoiser):
-    """A denoiser without a network: x̂_0 = μ, so that the cost of sampling is the sampler's own."""
-
-    def __init__(self, denoiser: Denoiser):
-        super().__init__(denoiser.backbone, denoiser.process)
-
-    def forward(self, x_t: Tensor, lq: Tensor, t: Tensor, conditioning: Conditioning) -> Prediction:
-        """x̂_0 = μ."""
-        return Prediction(lq.clone(), self.process.epsilon_from_data(x_t, lq, lq, t))
-
-
-@torch.inference_mode()
-def measured_costs(
-    sampler: Sampler, denoiser: Denoiser, conditioning: Conditioning, precision: str
-) -> tuple[Cost, Cost]:
-    """Memory of one call of the network for one tile, and of the sampler's images around it; embeddings `[1, D]`."""
-    device = next(denoiser.parameters()).device
-
-    def images(side: int) -> Tensor:
-        return torch.full((1, 3, side, side), 0.5, device=device)
-
-    def network(side: int) -> None:
-        with autocast(device, precision):
-            denoiser(images(side), images(side), torch.ones(1, dtype=torch.long, device=device), conditioning)
-
-    def sampling(side: int) -> None:
-        noise = NoiseField((0,), side, side).window(0, 0)
-        sampler.sample(_Still(denoiser), images(side), conditioning, [noise])
-
-    return linear_cost(network), linear_cost(sampling)
 
 
 def sampler_options(name: str, folder: str = "sampler") -> dict[str, Any]:

@@ -1,6 +1,5 @@
 """Video: frames restored under one noise and a conditioning that changes slowly, with the sound and the timing kept."""
 
-import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,18 +13,17 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from daclip.errors import DaclipError
-from daclip.files import atomic_file, one_line
+from daclip.files import atomic_file, is_video, one_line
 from daclip.pixels import LUMA, Pixels
+from daclip.restoring.control import remark
 from daclip.restoring.restorer import Restorer
-from daclip.restoring.results import Restoration
 from daclip.restoring.sampling import Progress
-from daclip.types import Conditioning
+from daclip.types import Conditioning, Restoration
 
 # Suffix → container, encoder and its options, near to what the eye cannot tell from the frames.
 X264, VP9 = ("libx264", {"crf": "16"}), ("libvpx-vp9", {"crf": "20", "b:v": "0", "row-mt": "1"})
 WRITTEN = {".mp4": ("mp4", *X264), ".m4v": ("mp4", *X264), ".mov": ("mov", *X264), ".mkv": ("matroska", *X264)}
 WRITTEN[".webm"] = ("webm", *VP9)
-VIDEOS = {*WRITTEN, ".avi"}
 
 # Flags of FFmpeg's swscale: bicubic, accurate rounding, all of the colours. Without them every conversion darkens by
 # one level of 255.
@@ -33,16 +31,9 @@ EXACT = 0x4 | 0x40000 | 0x2000
 
 MEMORY = 0.9  # of the exponential mean: some ten frames
 
-SHARE = re.compile(r"\b\d+%")
-
 # A cut: the side of the gray pictures that are compared, the least mean absolute difference in [0, 1], how many times
 # the usual one it must be, and the frames that make up what is usual.
 SMALL, LEAST, TIMES, USUAL = 16, 0.06, 3, 5
-
-
-def is_video(path: str | Path) -> bool:
-    """Whether a file is a video by its name."""
-    return Path(path).suffix.lower() in VIDEOS
 
 
 def result_of(video: Path, output: Path) -> Path:
@@ -157,7 +148,8 @@ def restore_video(
                     step = int(1 / rate / seen.time_base)
                     made.pts, made.time_base = clip.frames * step if frame.pts is None else frame.pts, seen.time_base
                     clip.frames += 1
-                    clip.notes.update(SHARE.sub("part", note) for note in one.notes)  # else a remark a frame
+                    own, common = (remark(one.probabilities, one.share, several) for several in (False, True))
+                    clip.notes.update([*(note for note in one.notes if note not in own), *common])
                     clip.last = one
                     written.mux(shown.encode(made))
                 waiting.clear()

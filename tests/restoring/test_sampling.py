@@ -1,6 +1,5 @@
 """Photos in pieces: nobody can tell that they were cut."""
 
-import resource
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -24,21 +23,13 @@ from daclip.files import config_folder
 from daclip.pixels import Pixels
 from daclip.restoring.batch import Job, Request, attempt
 from daclip.restoring.control import Plan
-from daclip.restoring.restorer import Stopped
-from daclip.restoring.sampling import (
-    GIB,
-    RUNTIME,
-    Cost,
+from daclip.restoring.memory import (
+    GRID,
     PeakMemory,
     Pieces,
-    Progress,
-    choose_pieces,
-    linear_cost,
-    return_freed_memory,
-    sample_photos,
-    sampler_options,
 )
-from daclip.restoring.tiling import GRID, TiledDenoiser, scouts, spans
+from daclip.restoring.restorer import Stopped
+from daclip.restoring.sampling import Progress, TiledDenoiser, sample_photos, sampler_options, scouts, spans
 from daclip.rng import NoiseField
 from daclip.samplers import PosteriorSampler
 from daclip.types import Conditioning
@@ -220,69 +211,13 @@ def test_scouts_stand_for_the_photo() -> None:
         assert sum(window.weight for window in windows) == pytest.approx(height * width)
 
 
-def test_peak_memory_counts_what_is_alive() -> None:
-    def run(side: int) -> None:
-        a = torch.zeros(side, side)
-        b = a.view(-1) + 1
-        del a
-        (b * 2).sum()
-
-    with PeakMemory() as memory:
-        run(128)
-    assert 2 * 128**2 * 4 <= memory.peak <= 2 * 128**2 * 4 + 64
-    cost = linear_cost(run)
-    assert cost.per_pixel == pytest.approx(8 * 1.3, rel=0.01)
-
-
-def test_pieces_keep_to_the_budget() -> None:
-    network, sampling = Cost(0, 2000), Cost(0, 200)
-
-    def pieces(height: int, width: int, gib: float, batch: int = 1) -> Pieces:
-        return choose_pieces(height, width, height * width * 21, 10**8, network, sampling, gib, batch, None)
-
-    assert pieces(512, 512, 4) == Pieces(512, 512, 1)
-    cut = pieces(4000, 6000, 2)
-    assert cut.tile < cut.block < 6000
-    left = 2 * GIB - RUNTIME - 10**8 - 4000 * 6000 * 21
-    assert network.bytes(cut.tile**2) + sampling.bytes(cut.block**2) <= left
-    # Another batch changes the speed and not the pieces, so not the result.
-    many = pieces(4000, 6000, 2, batch=64)
-    assert (many.block, many.tile) == (cut.block, cut.tile)
-    assert many.batch_size < 64
-    alone = choose_pieces(4000, 6000, 4000 * 6000 * 21, 10**8, network, sampling, 2, 1, None, alone=True)
-    assert alone.block == alone.tile > cut.tile
-    assert network.bytes(alone.tile**2) + sampling.bytes(alone.block**2) <= left
-    with pytest.raises(DaclipError, match=r"0.7 GiB of memory are too little .* --max-memory"):
-        pieces(4000, 6000, 0.7)
-
-
 @pytest.fixture(scope="module")
 def restorer(restorer_artifact: Path) -> Restorer:
     return Restorer.from_pretrained(restorer_artifact, precision="fp32", device="cpu")
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs Linux")
-def test_freed_images_leave_the_process() -> None:
-    def resident() -> int:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
-
-    def image() -> Tensor:
-        return torch.ones(2, 2**20)
-
-    torch.ones(7, 2**20)  # glibc learns from its end to keep smaller ones
-    return_freed_memory()
-    before = resident()
-    images = [image() for _ in range(12)]
-    last = image()
-    assert resident() > before + 80 * 2**20
-    images.clear()
-    return_freed_memory()
-    assert resident() < before + 20 * 2**20
-    assert last.sum() == 2**21
-
-
 def test_behind_the_sampler_there_is_one_copy_of_a_photo(restorer: Restorer, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`Restorer._photo_bytes` counts no more."""
+    """`Budget.photo_bytes` counts no more."""
     height, width = 2048, 32  # taken whole
     monkeypatch.setattr("daclip.restoring.restorer.sample_photos", lambda *_: torch.rand(1, 3, height, width))
     photo = Pixels(np.zeros((height, width, 3), np.uint8))
