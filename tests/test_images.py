@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from PIL import Image, ImageCms
 from skimage import data
 
-from daclip.decoding import PhotoFile, read_photo
+from daclip.decoding import read_photo
 from daclip.errors import DaclipError
 from daclip.images import PixelCache, result_suffix, write_photo
-from daclip.pixels import Pixels, unpack
+from daclip.pixels import PhotoFile, Pixels, unpack
 
 COFFEE = np.ascontiguousarray(data.coffee()[40:100, 100:190])
 SRGB = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()

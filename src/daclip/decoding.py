@@ -7,9 +7,8 @@ import struct
 import tempfile
 import warnings
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,7 +19,7 @@ from PIL import Image, ImageCms, JpegImagePlugin, UnidentifiedImageError
 
 from daclip.errors import DaclipError, DamagedPhotoError, UnknownKindError
 from daclip.files import FORMATS, one_line
-from daclip.pixels import Metadata, Pixels, deep, exif_block, metadata_of, orientation_of
+from daclip.pixels import Header, PhotoFile, Pixels, deep, exif_block, metadata_of, orientation_of
 
 # How files of these kinds begin, ISO containers (HEIC, AVIF) apart.
 SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG", b"RIFF", b"BM", b"GIF8", b"P5", b"P6", b"\0\0\0\x0cjP", b"\xff\x4f\xff\x51")
@@ -37,28 +36,6 @@ with suppress(Exception):  # libtiff writes to the terminal what is raised as we
 READABLE = sorted(set(FORMATS.values()) & set(Image.OPEN))
 # tifffile reports what Pillow and we report again, or what nobody has to know.
 logging.getLogger("tifffile").disabled = True
-
-
-@dataclass(frozen=True)
-class PhotoFile:
-    """The content of a photo file."""
-
-    pixels: Pixels  # upright
-    exif: bytes | None = None  # without the orientation, which is applied
-    icc: bytes | None = None  # the colour profile of the pixels as they are
-    notes: tuple[str, ...] = ()  # remarks for the user: frames left out, colours converted
-    more: Metadata = field(default_factory=Metadata)
-    # Format → options of its writer under which the file was made: subsampling of colours, lossless coding.
-    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Header:
-    """The size of a photo as `read_photo` gives it, known before anything is decoded."""
-
-    width: int
-    height: int
-    channel_bytes: int = 1  # in memory
 
 
 @contextmanager
@@ -204,29 +181,28 @@ def _photo(image: Image.Image, content: bytes, name: str | Path) -> PhotoFile:
         kornia_rs.io.decode_image_jpegturbo(content, "rgb")  # raises where Pillow fills the missing part with gray
     icc = image.info.get("icc_profile") or None
     orientation = before if before > 1 else orientation_of(image)
-    exif, more = None, Metadata()
+    said: dict[str, Any] = {}
     try:
-        exif, more = exif_block(image.getexif(), orientation), metadata_of(image)
+        said = {"exif": exif_block(image.getexif(), orientation), **metadata_of(image)}
     except Exception:  # as with pixels; the photo is worth more than its block
         notes.append("its EXIF block is damaged and is left out")
     try:
-        pixels, turned = deep_colour(image, content, name, notes) or (None, True)
+        pixels = deep_colour(image, content, name, orientation, notes)
         if pixels is None:
             if image.mode in ("CMYK", "LAB"):
                 converted = _to_srgb(image, icc)
                 notes.append(f"{image.mode} became sRGB" + (" without a colour profile" if converted is None else ""))
                 image, icc = converted or image.convert("RGB"), None
-            pixels, turned = Pixels.from_pil(image), before > 1
+            pixels = Pixels.from_pil(image).upright(1 if before > 1 else orientation)
     except DamagedPhotoError:
         raise
     except DaclipError as error:
         raise DaclipError(f"{name}: {error}") from None
-    pixels = pixels if turned else pixels.upright(orientation)
     # Bytes 16 to 20 of a profile's header name the colour space of its pixels.
     if icc is not None and icc[16:20] != (b"GRAY" if pixels.gray else b"RGB "):
         notes.append("its colour profile does not belong to such pixels and is left out")
         icc = None
-    return PhotoFile(pixels, exif, icc, tuple(notes), more, options)
+    return PhotoFile(pixels, icc=icc, notes=tuple(notes), options=options, **said)
 
 
 def read_paths(photos: Any) -> Any:
@@ -237,8 +213,7 @@ def read_paths(photos: Any) -> Any:
         return photos
     file = read_photo(photos)
     image = file.pixels.to_pil()
-    kept = {"exif": file.exif, "icc_profile": file.icc, "xmp": file.more.xmp, "dpi": file.more.dpi}
-    image.info.update({key: value for key, value in kept.items() if value})
+    image.info.update(file.info)
     return image
 
 
@@ -272,18 +247,21 @@ def _to_srgb(image: Image.Image, icc: bytes | None) -> Image.Image | None:
     return None
 
 
-def deep_colour(image: Image.Image, content: bytes, name: str | Path, notes: list[str]) -> tuple[Pixels, bool] | None:
-    """Deep pixels, and whether they are upright; None for other files."""
+def deep_colour(
+    image: Image.Image, content: bytes, name: str | Path, orientation: int, notes: list[str]
+) -> Pixels | None:
+    """Pixels of more than 8 bits a channel, upright, for which Pillow has no mode of colour and cuts them; None for
+    other files."""
     if image.format == "PNG":
-        return _png(image, content)
+        return _png(image, content, orientation)
     if image.format == "TIFF":
-        return _tiff(content, name, image, notes)
+        return _tiff(content, name, image, orientation, notes)
     if image.format == "HEIF":
         import pillow_heif  # it is there, or there would be no such image
 
         file = pillow_heif.open_heif(io.BytesIO(content), convert_hdr_to_8bit=False)
         primary = file[file.primary_index]
-        return (deep(np.asarray(primary)), False) if ";16" in primary.mode else None
+        return deep(np.asarray(primary)).upright(orientation) if ";16" in primary.mode else None
     cut = False
     if image.format == "AVIF":
         place = content.find(b"av1C")
@@ -298,7 +276,7 @@ def deep_colour(image: Image.Image, content: bytes, name: str | Path, notes: lis
     return None
 
 
-def _png(image: Image.Image, content: bytes) -> tuple[Pixels, bool] | None:
+def _png(image: Image.Image, content: bytes, orientation: int) -> Pixels | None:
     depth, colour = content[24:26]
     if depth != 16:
         return None
@@ -315,7 +293,7 @@ def _png(image: Image.Image, content: bytes) -> tuple[Pixels, bool] | None:
     if key is not None and colour in (0, 2):
         alpha = np.where((values == np.asarray(key)).all(-1, keepdims=True), 0, 65535)
         values = np.concatenate([values, alpha.astype(values.dtype)], axis=-1)
-    return deep(values if values.shape[-1] > 1 else values[..., 0]), False
+    return deep(values).upright(orientation)
 
 
 def _pixel_chunks(content: bytes) -> bytes:
@@ -356,7 +334,7 @@ def strange_tiff(content: bytes) -> Pixels | None:
     return None if values is None else _pixels(page, values).upright(page.tags.valueof(274, default=1))
 
 
-def _tiff(content: bytes, name: str | Path, image: Any, notes: list[str]) -> tuple[Pixels, bool] | None:
+def _tiff(content: bytes, name: str | Path, image: Any, orientation: int, notes: list[str]) -> Pixels | None:
     """The first page of a deep TIFF through tifffile, or, in a compression that it does not know, through others."""
     bits = max(image.tag_v2.get(258, (1,)))
     if bits <= 8:
@@ -373,7 +351,7 @@ def _tiff(content: bytes, name: str | Path, image: Any, notes: list[str]) -> tup
                 path.write_bytes(content)
                 values = np.asarray(kornia_rs.io.read_image_tiff_u16(str(path), "rgb"))
         if values is not None:
-            return _pixels(page, values), turned
+            return _pixels(page, values).upright(1 if turned else orientation)
     if image.tag_v2.get(284, 1) == 2:
         raise UnknownKindError(name, "a compressed TIFF of separate deep channels")
     notes.append(f"its {bits} bits a channel are read as 8")
@@ -393,6 +371,5 @@ def _pixels(page: Any, values: np.ndarray) -> Pixels:
             share = values[..., colours : colours + 1] / whole
             colour = values[..., :colours] / np.where(share > 0, share, 1)
             values = np.concatenate([colour.clip(0, whole).astype(values.dtype), values[..., colours:]], axis=-1)
-        kept = colours + (page.extrasamples[:1] in ((1,), (2,)))
-        values = values[..., :kept] if kept > 1 else values[..., 0]
+        values = values[..., : colours + (page.extrasamples[:1] in ((1,), (2,)))]
     return deep(values, whole)

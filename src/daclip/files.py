@@ -256,9 +256,9 @@ class Found:
     linked: int = 0  # photos that were reached through links to folders
     left_out: dict[str, list[str]] = field(default_factory=dict)
 
-    def leave_out(self, reason: str, name: str) -> None:
-        """Note a file or folder that is left out."""
-        self.left_out.setdefault(reason, []).append(name)
+    def leave_out(self, reason: str, path: Path, mark: str = "") -> None:
+        """Note a file or folder that is left out, with a mark behind its name."""
+        self.left_out.setdefault(reason, []).append(name_of(path, self.root) + mark)
 
 
 def account(found: Sequence[Found]) -> str:
@@ -287,7 +287,7 @@ def find_photos(root: str | Path) -> Found:
             links.sort(reverse=True)
             folder = links.pop()
             if _identity(folder) in seen:
-                found.leave_out("links to folders that are read already", name_of(folder, root))
+                found.leave_out("links to folders that are read already", folder)
                 continue
             seen.add(_identity(folder))
         else:
@@ -295,13 +295,13 @@ def find_photos(root: str | Path) -> Found:
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError:
-            found.leave_out("folders that cannot be read", name_of(folder, root))
+            found.leave_out("folders that cannot be read", folder)
             continue
         for entry in entries:
             path, hidden = folder / entry.name, entry.name.startswith(".") or entry.name.lower() in LITTER
             if path.is_dir():
                 if hidden:
-                    found.leave_out("hidden", f"{name_of(path, root)}/")
+                    found.leave_out("hidden", path, "/")
                 elif path.is_symlink():
                     links.append(path)
                 elif _identity(path) not in seen:
@@ -309,14 +309,14 @@ def find_photos(root: str | Path) -> Found:
                     folders.append(path)
             elif path.suffix.lower() in FORMATS:
                 if hidden:
-                    found.leave_out("hidden", name_of(path, root))
+                    found.leave_out("hidden", path)
                 elif not path.is_file():
-                    found.leave_out("links to nothing", name_of(path, root))
+                    found.leave_out("links to nothing", path)
                 else:
                     found.photos.append(path)
                     found.linked += linked
             elif not hidden and path.suffix.lower() not in COMPANIONS:
-                found.leave_out("of another kind", name_of(path, root))
+                found.leave_out("of another kind", path)
     if not found.photos:
         why = "; ".join(filter(None, [f"looked for {', '.join(sorted(FORMATS))}", left_out_line(found.left_out)]))
         raise DaclipError(f"{root}: the folder holds no images ({why})")

@@ -6,7 +6,7 @@ import struct
 import tempfile
 import zlib
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -18,10 +18,10 @@ import torch
 from PIL import Image, PngImagePlugin, TiffImagePlugin
 from torch import Tensor
 
-from daclip.decoding import PhotoFile, decode_photo, photo_header, read_photo
+from daclip.decoding import decode_photo, photo_header, read_photo
 from daclip.errors import DaclipError
 from daclip.files import FORMATS, one_line, write_bytes
-from daclip.pixels import IPTC_RESOURCE, IPTC_TAG, Pixels
+from daclip.pixels import IPTC_RESOURCE, IPTC_TAG, PhotoFile, Pixels
 
 # Pillow's options by format, before those of the photo's own file. x265's slower presets take seven times as long for a
 # file that is a tenth smaller and looks the same.
@@ -182,28 +182,23 @@ def write_photo(photo: PhotoFile, path: str | Path) -> tuple[str, ...]:
 
 def _holdable(photo: PhotoFile, name: str) -> tuple[PhotoFile, list[str]]:
     """The photo with what the format holds, and words for the rest."""
-    more = photo.more
-    present = more.present() | {part for part in ("exif", "icc") if getattr(photo, part)}
-    lost = present - HOLDS[name]
+    lost = {part for part in WORDS if getattr(photo, part)} - HOLDS[name]
     if name == "JPEG":  # whose segments are short
-        sizes = {"exif": photo.exif, "xmp": more.xmp, "iptc": more.iptc, "comment": (more.comment or "").encode()}
+        sizes = {"exif": photo.exif, "xmp": photo.xmp, "iptc": photo.iptc, "comment": (photo.comment or "").encode()}
         lost |= {part for part, content in sizes.items() if content and len(content) > SEGMENT}
-    outer: dict[str, Any] = dict.fromkeys(lost & {"exif", "icc"})
-    inner: dict[str, Any] = {part: {} if part == "text" else None for part in lost - set(outer)}
-    return replace(photo, **outer, more=replace(more, **inner)), [WORDS[part] for part in WORDS if part in lost]
+    nothing: dict[str, Any] = dict.fromkeys(lost)
+    return replace(photo, **nothing), [WORDS[part] for part in WORDS if part in lost]
 
 
 def _encoded(photo: PhotoFile, name: str) -> bytes:
     """The photo as Pillow writes it."""
-    picture, more = photo.pixels.to_pil(), photo.more
+    picture = photo.pixels.to_pil()
     if name in ("WEBP", "HEIF", "AVIF") and picture.mode == "LA":
         picture = picture.convert("RGBA")
-    options = {**OPTIONS[name], **photo.options.get(name, {})}
-    given: Mapping[str, Any] = {"exif": photo.exif, "icc_profile": photo.icc, "xmp": more.xmp, "dpi": more.dpi}
-    options |= {key: value for key, value in given.items() if value}
+    options = {**OPTIONS[name], **photo.options.get(name, {}), **photo.info}
     if name == "JPEG":
-        options |= {"comment": more.comment.encode()} if more.comment else {}
-        options |= {"extra": _iptc_segment(more.iptc)} if more.iptc else {}
+        options |= {"comment": photo.comment.encode()} if photo.comment else {}
+        options |= {"extra": _iptc_segment(photo.iptc)} if photo.iptc else {}
     buffer = io.BytesIO()
     picture.save(buffer, format=name, **options)
     return buffer.getvalue()
@@ -237,19 +232,18 @@ def _png_chunks(photo: PhotoFile) -> Iterator[bytes]:
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
-    more = photo.more
     if photo.icc:
         yield chunk(b"iCCP", b"icc\0\0" + zlib.compress(photo.icc))
-    if more.gamma:
-        yield chunk(b"gAMA", struct.pack(">I", round(more.gamma * 100_000)))
-    if more.dpi:
-        yield chunk(b"pHYs", struct.pack(">IIB", *(round(dots / 0.0254) for dots in more.dpi), 1))
+    if photo.gamma:
+        yield chunk(b"gAMA", struct.pack(">I", round(photo.gamma * 100_000)))
+    if photo.dpi:
+        yield chunk(b"pHYs", struct.pack(">IIB", *(round(dots / 0.0254) for dots in photo.dpi), 1))
     if photo.exif:
         yield chunk(b"eXIf", photo.exif.removeprefix(b"Exif\0\0"))
     texts = PngImagePlugin.PngInfo()
-    if more.xmp:
-        texts.add_itxt("XML:com.adobe.xmp", more.xmp.decode("utf-8", "replace"))
-    for key, value in {**more.text, **({"Comment": more.comment} if more.comment else {})}.items():
+    if photo.xmp:
+        texts.add_itxt("XML:com.adobe.xmp", photo.xmp.decode("utf-8", "replace"))
+    for key, value in {**(photo.text or {}), **({"Comment": photo.comment} if photo.comment else {})}.items():
         texts.add_text(key, value)  # as iTXt where it is not Latin-1
     for name, data, *_ in texts.chunks:
         yield chunk(name, data)
@@ -257,7 +251,7 @@ def _png_chunks(photo: PhotoFile) -> Iterator[bytes]:
 
 def _tiff(photo: PhotoFile) -> bytes:
     """A TIFF in deflated strips: Pillow writes no deep colour, and no EXIF block beside a compression."""
-    pixels, more = photo.pixels, photo.more
+    pixels = photo.pixels
     values = np.ascontiguousarray(pixels.channels())
     height, width, channels = values.shape
     bits, floats = values.dtype.itemsize * 8, values.dtype.kind == "f"
@@ -289,9 +283,9 @@ def _tiff(photo: PhotoFile) -> bytes:
         339: (3 if floats else 1,) * channels,
     }
     tags |= {338: (2,)} if channels in (2, 4) else {}
-    if more.dpi:
-        tags |= {282: more.dpi[0], 283: more.dpi[1], 296: 2}
-    tags |= {tag: part for tag, part in ((700, more.xmp), (IPTC_TAG, more.iptc), (34675, photo.icc)) if part}
+    if photo.dpi:
+        tags |= {282: photo.dpi[0], 283: photo.dpi[1], 296: 2}
+    tags |= {tag: part for tag, part in ((700, photo.xmp), (IPTC_TAG, photo.iptc), (34675, photo.icc)) if part}
     directory = TiffImagePlugin.ImageFileDirectory_v2(prefix=b"II")
     for tag, value in tags.items():
         directory[tag] = value

@@ -4,7 +4,7 @@ import re
 import struct
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -45,6 +45,14 @@ class Pixels:
     gray: bool = False  # one channel of brightness: the three colours are equal
 
     @classmethod
+    def of(cls, values: np.ndarray) -> "Pixels":
+        """The pixels of an array `[H, W]` or `[H, W, C]` with 1 (gray), 2 (gray, alpha), 3 or 4 channels."""
+        values = values[..., None] if values.ndim == 2 else values
+        gray = values.shape[2] <= 2
+        colour = np.broadcast_to(values[..., :1], (*values.shape[:2], 3)) if gray else values[..., :3]
+        return cls(colour, values[..., -1] if values.shape[2] in (2, 4) else None, gray)
+
+    @classmethod
     def from_pil(cls, image: Image.Image) -> "Pixels":
         """The pixels of a Pillow image of any mode; its EXIF orientation is not looked at."""
         if image.mode.startswith("I") or image.mode == "F":
@@ -54,9 +62,7 @@ class Pixels:
                 image = image.convert(image.mode.replace("a", "A"))
             values = np.array(image.convert("RGBA"))
             return cls(values[..., :3], values[..., 3], image.mode in ("L", "LA"))
-        if image.mode in ("1", "L"):
-            return _gray(np.array(image.convert("L")))
-        return cls(np.array(image.convert("RGB")))
+        return cls.of(np.array(image.convert("L" if image.mode in ("1", "L") else "RGB")))
 
     @property
     def height(self) -> int:
@@ -154,14 +160,9 @@ class Pixels:
         return Image.frombytes(mode, (self.width, self.height), np.ascontiguousarray(channels).tobytes())
 
 
-def _gray(values: np.ndarray) -> Pixels:
-    return Pixels(np.broadcast_to(values[..., None], (*values.shape, 3)), gray=True)
-
-
 def deep(values: np.ndarray, most: int = 65535) -> Pixels:
-    """Pixels of more than 8 bits, `[H, W]` or `[H, W, C]` with 1 (gray), 2 (gray, alpha), 3 or 4 channels, by the one
-    rule: floats lie in [0, 1], integers of whatever type in [0, `most`], stretched to 65535. Values outside
-    would be clipped and are refused."""
+    """Pixels of more than 8 bits, shaped as in `Pixels.of`, by the one rule: floats lie in [0, 1], integers of whatever
+    type in [0, `most`], stretched to 65535. Values outside would be clipped and are refused."""
     low, high = values.min(), values.max()
     if values.dtype.kind == "f":
         if not (low >= 0 and high <= 1):
@@ -171,28 +172,40 @@ def deep(values: np.ndarray, most: int = 65535) -> Pixels:
         if low < 0 or high > most:
             raise DaclipError(f"its integer pixels lie in [{low}, {high}], not in [0, {most}]; scale them")
         values = (values if most == 65535 else np.rint(values * (65535 / most))).astype(np.uint16)
-    if values.ndim == 2:
-        return _gray(values)
-    alpha = values[..., -1] if values.shape[2] in (2, 4) else None
-    if values.shape[2] <= 2:
-        return replace(_gray(values[..., 0]), alpha=alpha)
-    return Pixels(values[..., :3], alpha)
+    return Pixels.of(values)
 
 
 @dataclass(frozen=True)
-class Metadata:
-    """Beside EXIF block and profile; each is kept where the format of the result can hold it."""
+class PhotoFile:
+    """The content of a photo file: its pixels, and what else it says, which is kept where the result can hold it."""
 
+    pixels: Pixels  # upright
+    exif: bytes | None = None  # without the orientation, which is applied
+    icc: bytes | None = None  # the colour profile of the pixels as they are
     xmp: bytes | None = None
     iptc: bytes | None = None
     dpi: tuple[float, float] | None = None  # pixels an inch, across and down
     comment: str | None = None
-    text: Mapping[str, str] = field(default_factory=dict)  # named texts of a PNG
+    text: Mapping[str, str] | None = None  # named texts of a PNG
     gamma: float | None = None
+    notes: tuple[str, ...] = ()  # remarks for the user: frames left out, colours converted
+    # Format → options of its writer under which the file was made: subsampling of colours, lossless coding.
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
-    def present(self) -> set[str]:
-        """Names of what there is."""
-        return {item.name for item in fields(self) if getattr(self, item.name)}
+    @property
+    def info(self) -> dict[str, Any]:
+        """What there is of EXIF block, profile, XMP and resolution, by Pillow's names."""
+        kept = {"exif": self.exif, "icc_profile": self.icc, "xmp": self.xmp, "dpi": self.dpi}
+        return {key: value for key, value in kept.items() if value}
+
+
+@dataclass(frozen=True)
+class Header:
+    """The size of a photo as `read_photo` gives it, known before anything is decoded."""
+
+    width: int
+    height: int
+    channel_bytes: int = 1  # in memory
 
 
 def orientation_of(image: Image.Image, header: bool = False) -> int:
@@ -220,28 +233,26 @@ def exif_block(exif: Image.Exif, orientation: int) -> bytes | None:
     return kept.tobytes() if len(kept) else None
 
 
-def metadata_of(image: Image.Image) -> Metadata:
-    """What Pillow has found in a decoded image; damaged parts raise anything."""
+def metadata_of(image: Image.Image) -> dict[str, Any]:
+    """What Pillow has found in a decoded image besides EXIF block and profile, by the names of `PhotoFile`; damaged
+    parts raise anything."""
     info: dict[Any, Any] = image.info
     photoshop = info.get("photoshop")
     tags = getattr(image, "tag_v2", {})
     iptc = photoshop.get(IPTC_RESOURCE) if isinstance(photoshop, dict) else tags.get(IPTC_TAG)
     if isinstance(iptc, tuple):  # Photoshop calls the bytes of a TIFF's tag 32-bit numbers
         iptc = struct.pack(f"<{len(iptc)}I", *iptc) if isinstance(iptc[0], int) else iptc[0]
-    dpi = info.get("dpi")
-    found = getattr(image, "text", None) if image.format == "PNG" else None
-    text = {
-        str(key): str(value) for key, value in (found or {}).items() if not key.startswith(("XML:com.adobe", "Raw"))
+    dpi, comment = info.get("dpi"), info.get("comment")
+    found = getattr(image, "text", {}) if image.format == "PNG" else {}
+    text = {str(key): str(value) for key, value in found.items() if not key.startswith(("XML:com.adobe", "Raw"))}
+    return {
+        "xmp": _upright_xmp(info.get("xmp")),
+        "iptc": iptc if isinstance(iptc, bytes) else None,
+        "dpi": (float(dpi[0]), float(dpi[1])) if dpi and min(dpi) > 0 else None,
+        "comment": text.pop("Comment", None) or (_text(comment) if comment else None),
+        "text": text,
+        "gamma": info.get("gamma"),
     }
-    comment = info.get("comment")
-    return Metadata(
-        xmp=_upright_xmp(info.get("xmp")),
-        iptc=iptc if isinstance(iptc, bytes) else None,
-        dpi=(float(dpi[0]), float(dpi[1])) if dpi and min(dpi) > 0 else None,
-        comment=text.pop("Comment", None) or (_text(comment) if comment else None),
-        text=text,
-        gamma=info.get("gamma"),
-    )
 
 
 def _text(content: bytes | str) -> str:
@@ -326,6 +337,4 @@ def _from_array(array: np.ndarray) -> Pixels:
         shaped = shaped.clip(0, 1).astype(np.float32)
     if shaped.dtype not in DEPTHS:
         raise DaclipError(f"photos must be uint8, uint16 or float, got {array.dtype}")
-    if shaped.shape[2] == 1:
-        return _gray(shaped[..., 0])
-    return Pixels(shaped[..., :3], shaped[..., 3] if shaped.shape[2] == 4 else None)
+    return Pixels.of(shaped)

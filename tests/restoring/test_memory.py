@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from daclip.decoding import Header
 from daclip.errors import DaclipError
+from daclip.pixels import Header
 from daclip.restoring.memory import (
     GIB,
     RUNTIME,

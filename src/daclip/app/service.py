@@ -10,10 +10,11 @@ from typing import Any
 from PIL import Image, ImageChops
 
 from daclip.app.work import Turns
-from daclip.decoding import PhotoFile, photo_header, read_photo
+from daclip.decoding import photo_header, read_photo
 from daclip.degradations.base import CLEAN
 from daclip.errors import DaclipError
 from daclip.images import result_suffix
+from daclip.pixels import PhotoFile
 from daclip.restoring.batch import Job, Outcome, Request, attempt
 from daclip.restoring.control import Passes, Phrases, check_settings, parse_classes, unknown_classes
 from daclip.restoring.restorer import Restorer

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from daclip.decoding import PhotoFile, photo_header, read_photo
+from daclip.decoding import photo_header, read_photo
 from daclip.errors import DaclipError
 from daclip.files import Found, account, cannot_be_written, find_photos, is_video, one_line
 from daclip.images import refuse_unwritable, result_suffix, write_photo
-from daclip.pixels import Pixels
+from daclip.pixels import PhotoFile, Pixels
 from daclip.restoring.control import Passes, Plan, check_settings, parse_classes
 from daclip.restoring.memory import Turns
 from daclip.restoring.networks import unmet

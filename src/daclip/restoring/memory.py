@@ -15,9 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from daclip.arithmetic import autocast
-from daclip.decoding import Header
 from daclip.diffusion.denoiser import Denoiser, Prediction
 from daclip.errors import DaclipError
+from daclip.pixels import Header
 from daclip.rng import NoiseField
 from daclip.samplers.base import Sampler
 from daclip.types import Conditioning

@@ -13,10 +13,10 @@ import torch
 
 from daclip.arithmetic import autocast, device_by_name
 from daclip.artifacts import PRETRAINED, Artifact, artifact_folder, load_daclip, load_denoiser
-from daclip.decoding import Header, read_paths
+from daclip.decoding import read_paths
 from daclip.degradations.base import CLEAN
 from daclip.errors import DaclipError
-from daclip.pixels import Pixels, unpack
+from daclip.pixels import Header, Pixels, unpack
 from daclip.restoring.control import (
     Passes,
     Plan,
