@@ -6,6 +6,7 @@ import json
 import os
 import random
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -318,6 +319,16 @@ def lines_after(place: Path) -> list[dict[str, Any]]:
     return lines(place / "clean" / "summary.jsonl")
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As for each of several photos at once: kernels of more threads round differently."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_a_folder_side_by_side_is_the_same_as_one_by_one(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     for number in range(5):
@@ -325,13 +336,10 @@ def test_a_folder_side_by_side_is_the_same_as_one_by_one(place: Path, monkeypatc
         Image.fromarray(noisy.clip(0, 255).astype(np.uint8)).save(place / "photos" / f"{number}.png")
     (place / "photos" / "broken.png").write_bytes(b"no picture")
     found = []
-    before = torch.get_num_threads()
     for folder, cores in ("one", 1), ("several", 3):
-        torch.set_num_threads(1)  # as for each of several: kernels of more threads round differently
         monkeypatch.setattr(torch, "get_num_threads", lambda cores=cores: cores)
         assert "1 of 8 photos could not be restored" in str(run("restore", "photos", "-o", folder))
         found.append([{**line, "seconds": 0} for line in lines(place / folder / "summary.jsonl")])
-    torch.set_num_threads(before)
     one, several = found
     assert [line["photo"] for line in one] == [line["photo"] for line in several]
     for result in (path for path in (place / "one").rglob("*") if path.suffix in (".png", ".jpg")):
