@@ -6,27 +6,18 @@ from typing import Any
 import pytest
 import torch
 from running import invoke
+from small_clip import CLIP, OVERRIDE
 from torch import Tensor
 
 from daclip.artifacts import Artifact, load_daclip, save_artifact
-from daclip.clip.controller import DaClip, create_daclip
+from daclip.clip.controller import DaClip
 from daclip.clip.official import official_state, read_weights, to_official, write_official
+from daclip.commands.options import make
 from daclip.errors import DaclipError
-
-SMALL: dict[str, Any] = {
-    "embed_dim": 16,
-    "vision_cfg": {"image_size": 32, "patch_size": 16, "width": 32, "layers": 2, "head_width": 32},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-}
-ARCHITECTURE = (
-    "--set=clip.architecture={embed_dim: 16, vision_cfg: {image_size: 32, patch_size: 16, width: 32, layers: 2, "
-    "head_width: 32}, text_cfg: {context_length: 77, vocab_size: 49408, width: 16, heads: 2, layers: 1}}"
-)
 
 
 def random_model(**changes: Any) -> DaClip:
-    model = create_daclip(**{"architecture": SMALL, "pretrained": None, "view": "resize", "injection": "reversed",
-                             "seed": 0, **changes})  # fmt: skip
+    model: DaClip = make({**CLIP, **changes})
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape))
@@ -51,7 +42,7 @@ def test_import_and_export_give_back_every_bit(
     monkeypatch.chdir(tmp_path)
     state: dict[str, Any] = {prefix + name: value for name, value in official.items()}
     torch.save({"epoch": 3, "name": "a", "state_dict": state, "optimizer": {}} if wrapped else state, "their.pt")
-    assert convert("their.pt", ARCHITECTURE) is None
+    assert convert("their.pt", "--set", OVERRIDE) is None
     artifact = tmp_path / "outputs/daclip/their/artifact"
     assert (tmp_path / "outputs/daclip/latest").resolve() == artifact
     assert Artifact(artifact).config["clip"]["pretrained"] is None
@@ -62,7 +53,7 @@ def test_import_and_export_give_back_every_bit(
     assert list(again) == list(official)
     assert all(torch.equal(again[name], value) for name, value in official.items())
     # Neither command writes over what is there unless asked.
-    assert "exists" in str(convert("their.pt", ARCHITECTURE))
+    assert "exists" in str(convert("their.pt", "--set", OVERRIDE))
     assert "exists" in str(convert("outputs/daclip/latest", "-o", "ours.pt"))
     assert convert("outputs/daclip/latest", "-o", "ours.pt", "--overwrite") is None
 
@@ -74,7 +65,7 @@ def test_what_does_not_fit_is_listed_by_name(
     changed = {**official, "clip.visual.extra": torch.zeros(1), "clip.ln_final.bias": torch.zeros(3)}
     del changed["visual_control.transformer.zero_modules.1.bias"]
     torch.save(changed, "their.pt")
-    error = str(convert("their.pt", ARCHITECTURE))
+    error = str(convert("their.pt", "--set", OVERRIDE))
     assert "\n" not in error
     for part in (
         "visual_control.transformer.zero_modules.1.bias is missing",
@@ -87,8 +78,8 @@ def test_what_does_not_fit_is_listed_by_name(
 
 def test_another_size_is_named_with_the_option_to_change(official: dict[str, Tensor], tmp_path: Path) -> None:
     torch.save(official, tmp_path / "a.pt")
-    other = ARCHITECTURE.replace("width: 32, layers", "width: 64, layers").replace("patch_size: 16", "patch_size: 8")
-    error = str(convert(tmp_path / "a.pt", other, "-o", tmp_path / "out"))
+    other = OVERRIDE.replace("width: 32, layers", "width: 64, layers").replace("patch_size: 16", "patch_size: 8")
+    error = str(convert(tmp_path / "a.pt", "--set", other, "-o", tmp_path / "out"))
     assert "width 32 and patches of 16 px" in error
     assert "--clip vit_l_14" in error
 
@@ -123,11 +114,6 @@ def test_models_that_the_original_cannot_compute_are_not_written(tmp_path: Path)
     with pytest.raises(DaclipError, match="aligned"):
         write_official(random_model(injection="aligned"), tmp_path / "a.pt")
     assert list(tmp_path.iterdir()) == []
-    folder = save_artifact(
-        tmp_path / "run" / "artifact",
-        "daclip",
-        {"clip": {"_target_": "daclip.clip.controller.create_daclip", "architecture": SMALL, "pretrained": None,
-                  "view": "resize", "injection": "aligned", "seed": 0}},
-        random_model(injection="aligned").state_dict(), {}, {},
-    )  # fmt: skip
+    clip, weights = {**CLIP, "injection": "aligned"}, random_model(injection="aligned").state_dict()
+    folder = save_artifact(tmp_path / "run" / "artifact", "daclip", {"clip": clip}, weights, {}, {})
     assert "reversed order" in str(convert(folder, "-o", tmp_path / "b.pt"))

@@ -10,12 +10,14 @@ import torch
 from reference import assert_near, recording, unet_settings
 from running import invoke, read
 from safetensors.torch import load_file
+from small_clip import ARCHITECTURE, CLIP, OVERRIDE
 from torch import Tensor
 
 from daclip.artifacts import Artifact, load_daclip, load_denoiser, save_artifact
 from daclip.backbones.unet import to_official
 from daclip.clip.controller import DaClip, create_daclip
 from daclip.commands.convert import convert, parser
+from daclip.commands.options import make
 from daclip.errors import DaclipError
 from daclip.restoring.restorer import Restorer
 from daclip.types import Conditioning
@@ -23,20 +25,10 @@ from daclip.types import Conditioning
 WORDS = {"noisy": {"_target_": "daclip.degradations.noise.GaussianNoise", "sigma": [10, 50]}}
 
 
-def _clip(width: int) -> dict[str, Any]:
-    return {
-        "embed_dim": width,
-        "vision_cfg": {"image_size": 32, "patch_size": 16, "width": 32, "layers": 2, "head_width": 32},
-        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-    }
-
-
 def _guide(folder: Path, width: int) -> Path:
     """A stage-1 artifact with random weights."""
-    settings = {"pretrained": None, "view": "resize", "injection": "reversed", "seed": 0}
-    config = {"clip": {"_target_": "daclip.clip.controller.create_daclip", "architecture": _clip(width), **settings}}
-    weights = create_daclip(_clip(width), None, "resize", "reversed", 0).state_dict()
-    return save_artifact(folder / "guide", "daclip", {**config, "degradation": WORDS}, weights, {}, {})
+    config = {"clip": {**CLIP, "architecture": {**ARCHITECTURE, "embed_dim": width}}, "degradation": WORDS}
+    return save_artifact(folder / "guide", "daclip", config, make(config["clip"]).state_dict(), {}, {})
 
 
 def _shrunk(name: str) -> list[str]:
@@ -145,7 +137,7 @@ def test_an_imported_restorer_evaluates_and_restores(
 
 def test_official_guide_weights_are_taken_as_they_are(place: Path, tmp_path: Path) -> None:
     """The original repeats `clip.visual.*` as `visual.*`."""
-    theirs = create_daclip(_clip(16), None, "resize", "reversed", 5)
+    theirs = create_daclip(ARCHITECTURE, None, "resize", "reversed", 5)
     with torch.no_grad():
         for parameter in theirs.controller.links.parameters():
             parameter.normal_()
@@ -160,8 +152,7 @@ def test_official_guide_weights_are_taken_as_they_are(place: Path, tmp_path: Pat
         if name.startswith("clip.visual."):
             state[f"module.{name.removeprefix('clip.')}"] = value
     torch.save({"epoch": 1, "state_dict": state}, tmp_path / "daclip.pt")
-    arch = f"clip.architecture={_clip(16)}".replace("'", "").replace("True", "true")
-    artifact = _convert(place / "tiny.pth", "-o", tmp_path, "--daclip", tmp_path / "daclip.pt", _set(arch), *TINY)
+    artifact = _convert(place / "tiny.pth", "-o", tmp_path, "--daclip", tmp_path / "daclip.pt", _set(OVERRIDE), *TINY)
     loaded: DaClip = load_daclip(artifact / "daclip")
     for key, value in theirs.state_dict().items():
         assert torch.equal(loaded.state_dict()[key], value), key

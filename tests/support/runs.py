@@ -8,6 +8,7 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 from omegaconf import DictConfig
+from small_clip import ARCHITECTURE
 
 from daclip.clip.controller import create_daclip
 from daclip.commands.assembly import build_data, build_restoration, build_trainer
@@ -15,11 +16,6 @@ from daclip.commands.options import make
 from daclip.commands.train import TrainConfig
 from daclip.config import run_config
 
-CLIP: dict[str, Any] = {
-    "embed_dim": 16,
-    "vision_cfg": {"image_size": 32, "patch_size": 16, "width": 32, "layers": 2, "head_width": 32},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-}
 SMALL = (
     "trainer.precision=32-true",
     "~logger.csv",
@@ -51,7 +47,7 @@ def parts(stage: str, cfg: DictConfig) -> tuple[L.LightningModule, L.LightningDa
     data = build_data(cfg)
     if stage == "daclip":
         return make(cfg.stage)(daclip=make(cfg.clip), classes=data.classes), data
-    return build_restoration(cfg, create_daclip(CLIP, None, "resize", "reversed", 0)), data
+    return build_restoration(cfg, create_daclip(ARCHITECTURE, None, "resize", "reversed", 0)), data
 
 
 class Losses(Callback):

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_clip import ARCHITECTURE
 
 from daclip.backbones import ConditionalUNet
 from daclip.clip.controller import create_daclip
@@ -17,17 +18,11 @@ from daclip.restoring.control import steer
 from daclip.samplers import PosteriorSampler
 from daclip.types import Conditioning, RestorationBatch
 
-CLIP = {
-    "embed_dim": 16,
-    "vision_cfg": {"image_size": 32, "patch_size": 16, "width": 32, "layers": 2, "head_width": 32},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 16, "heads": 2, "layers": 1},
-}
-
 
 def build(**options: Any) -> RestorationDiffusion:
     torch.manual_seed(0)
     return RestorationDiffusion(
-        daclip=create_daclip(CLIP, None, "resize", "reversed", 0),
+        daclip=create_daclip(ARCHITECTURE, None, "resize", "reversed", 0),
         backbone=ConditionalUNet(16, width=32, multipliers=(1, 1)),
         process=options.pop("process", None) or MeanRevertingSDE(ThetaSchedule()),
         sampler=PosteriorSampler(steps=2),
@@ -100,7 +95,7 @@ def test_dropped_conditioning_teaches_the_unconditional_network() -> None:
 
 
 def test_told_classes_move_embeddings_to_them_and_leave_the_rest() -> None:
-    daclip = create_daclip(CLIP, None, "resize", "reversed", 0)
+    daclip = create_daclip(ARCHITECTURE, None, "resize", "reversed", 0)
     guide, classes = FrozenGuide(daclip), ["noisy", "rainy", "hazy"]
     seen = guide(torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0)))
     truth = ["hazy", "noisy", "rainy"]
@@ -130,7 +125,7 @@ def test_told_classes_move_embeddings_to_them_and_leave_the_rest() -> None:
 
 
 def test_a_caching_guide_gives_the_same_embeddings_with_fewer_calls() -> None:
-    daclip = create_daclip(CLIP, None, "resize", "reversed", 0)
+    daclip = create_daclip(ARCHITECTURE, None, "resize", "reversed", 0)
     plain, caching = FrozenGuide(daclip), FrozenGuide(daclip, cache_size=3)
     computed: list[int] = []
     compute = caching._compute
