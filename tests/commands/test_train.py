@@ -1,12 +1,14 @@
 """The training commands: how a command line is read, what a run takes and says before it trains."""
 
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
-from running import TINY, assert_one_line, invoke, read
+from running import TINY, assert_one_line, forked, invoke, read
 from skimage import data
 
 from daclip.artifacts import Artifact
@@ -49,7 +51,14 @@ def test_stage_2_without_stage_1_names_the_command_for_the_same_data(photos: str
     assert_one_line(invoke(*command, "experiment=single_restorer"), *parts)
 
 
-def test_stage_2_trains_stage_1_on_the_same_photos(photos: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stage_2_trains_stage_1_on_the_same_photos(
+    photos: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def started(command: list[str], check: bool) -> SimpleNamespace:
+        assert command[:2] == [sys.executable, "-m"]
+        return SimpleNamespace(returncode=forked(*command[2:], cwd=Path())[0])
+
+    monkeypatch.setattr("daclip.commands.train.subprocess", SimpleNamespace(run=started))
     small = ["data=folder", photos, "data.validation_size=32", "degradation=[noisy,rainy]", "debug=default"]
     assert invoke("daclip.commands.train_restorer", "experiment=smoke_restorer", *small) is None
     first = capsys.readouterr().out.splitlines()[0]

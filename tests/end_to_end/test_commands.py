@@ -3,30 +3,14 @@
 import contextlib
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from benchmarks.timing import in_new_process
 from PIL import Image
-from running import TEN, TINY, assert_one_line, invoke, read
+from running import TEN, TINY, assert_one_line, forked, invoke, read
 from skimage import data
-
-
-def run(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    """Run `python -m …` in a process of its own, in a folder."""
-    done = subprocess.run(
-        [sys.executable, "-m", *command],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "WANDB_MODE": "offline"},
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done
 
 
 @pytest.fixture(scope="module")
@@ -107,15 +91,16 @@ def test_restore_keeps_names_and_sizes_and_names_the_degradation(place: Path) ->
     (photos / "trip").mkdir(parents=True)
     Image.fromarray(data.coffee()[:45, :70]).save(photos / "a b.png")
     Image.fromarray(data.chelsea()[:33, :50]).convert("L").save(photos / "trip" / "cat.jpg")
-    done = run("daclip", "restore", str(photos), "-o", "clean", "--artifact", "outputs/restorer/latest", cwd=place)
+    own = ["--artifact", "outputs/restorer/latest"]
+    status, shown = forked("daclip", "restore", str(photos), "-o", "clean", *own, cwd=place)
+    assert status == 0, shown
     assert Image.open(place / "clean" / "a b.png").size == (70, 45)
     assert Image.open(place / "clean" / "trip" / "cat.jpg").size == (50, 33)
-    lines = [line for line in done.stdout.splitlines() if "→" in line]
+    lines = [line for line in shown.splitlines() if "→" in line]
     assert len(lines) == 2
     assert all(any(class_name in line for class_name in TEN) for line in lines)
     first = (place / "clean" / "a b.png").read_bytes()
     with contextlib.chdir(place):
-        own = ["--artifact", "outputs/restorer/latest"]
         assert invoke("daclip.commands.restore", str(photos / "a b.png"), "--output", "clean2", *own) is None
     assert (place / "clean2" / "a b.png").read_bytes() == first
 
@@ -162,8 +147,9 @@ def test_contact_sheet(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert Image.open(place / "outputs" / "degradations.png").size[0] > 4 * 48
 
 
-def test_benchmark_writes_rows(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_benchmark_writes_rows(place: Path, restorer_artifact: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
+    monkeypatch.setattr("daclip.artifacts.PACKAGED", restorer_artifact)  # whose photos take seconds each
     assert in_new_process(os.getpid, plain=True) != os.getpid()
     for module in ("benchmark_daclip", "benchmark_restorer"):
         # Each of nine processes would import everything again, for figures that nobody looks at here.

@@ -4,11 +4,17 @@ import contextlib
 import importlib
 import io
 import json
+import multiprocessing
+import os
+import runpy
 import sys
+import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hydra.core.global_hydra import GlobalHydra
 
 from daclip.commands.main import COMMANDS, MODULES
 from daclip.commands.options import Parser
@@ -54,6 +60,36 @@ def invoke(*command: str) -> str | None:
         sys.argv = before
         sys.stderr.write(written.getvalue())
     return None
+
+
+def forked(module: str, *arguments: str, cwd: Path, without: Iterable[str] = ()) -> tuple[int | None, str]:
+    """`python -m …` in a process of its own, which is forked because imports take seconds: exit status and output.
+
+    Args:
+        module: What is run.
+        arguments: Its command line.
+        cwd: Its working folder.
+        without: Variables that its environment lacks.
+    """
+    with tempfile.TemporaryFile("w+") as written:
+
+        def run() -> None:
+            for name in without:
+                os.environ.pop(name, None)
+            os.chdir(cwd)
+            os.dup2(written.fileno(), 1)
+            os.dup2(written.fileno(), 2)
+            sys.stdout = sys.stderr = os.fdopen(1, "w")
+            sys.argv = [module, *arguments]
+            GlobalHydra.instance().clear()
+            runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+        process = multiprocessing.get_context("fork").Process(target=run)
+        process.start()
+        process.join(300)  # a rank that never joins would be waited for half an hour
+        process.kill()
+        written.seek(0)
+        return process.exitcode, written.read()
 
 
 def parser_of(tool: str) -> Parser:

@@ -4,8 +4,6 @@ import contextlib
 import csv
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +12,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 from ranks import run_ranks, srun, torchrun
-from running import invoke
+from running import forked, invoke
 from runs import fit
 from torch import distributed
 
@@ -211,17 +209,8 @@ LEFT_BY_LIGHTNING = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MA
 
 def test_stage_1_typed_for_two_devices_trains_as_one_process_with_the_whole_batch(tmp_path: Path) -> None:
     shared = ["trainer=ddp", "trainer.devices=2", "data.batch_size=5", "stage.chunk_size=3"]
-    done = subprocess.run(
-        [sys.executable, "-m", *TYPED, *shared, "output=two"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=tmp_path,
-        env={name: value for name, value in os.environ.items() if name not in LEFT_BY_LIGHTNING}
-        | {"OMP_NUM_THREADS": "1"},
-        timeout=300,  # a rank that never joins would be waited for half an hour
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    status, shown = forked(*TYPED, *shared, "output=two", cwd=tmp_path, without=LEFT_BY_LIGHTNING)
+    assert status == 0, shown
     with contextlib.chdir(tmp_path):
         assert invoke(*TYPED, "data.batch_size=10", "output=one") is None
     together, alone = logged(tmp_path / "two"), logged(tmp_path / "one")
