@@ -84,7 +84,7 @@ def _stage_1_step(cfg: DictConfig, daclip: DaClip, batch: RestorationBatch, repe
                 batch.degradation,
                 clean,
             )
-        terms.total.backward()
+        terms["loss"].backward()
         optimizer.step()
         optimizer.zero_grad()
 

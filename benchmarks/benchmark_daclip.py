@@ -13,7 +13,7 @@ from benchmarks.timing import in_new_process
 from daclip.arithmetic import autocast
 from daclip.clip.controller import DaClip
 from daclip.clip.losses import contrastive_loss
-from daclip.clip.towers import blocks, embed_patches, pool_tokens
+from daclip.clip.towers import tower_of
 from daclip.commands.options import make
 from daclip.training.callbacks import peak_memory
 from daclip.types import RestorationBatch
@@ -76,7 +76,8 @@ def _ours(daclip: DaClip, batch: RestorationBatch, cfg: Mapping[str, Any]) -> Ca
 def _plain(daclip: DaClip, batch: RestorationBatch, cfg: Mapping[str, Any]) -> Callable[[], None]:
     """The same network eagerly in float32, both texts of every photo encoded in every step."""
     optimizer = torch.optim.AdamW([p for p in daclip.parameters() if p.requires_grad], lr=LEARNING_RATE)
-    clip = daclip.clip
+    clip, controller = daclip.clip, tower_of(daclip.controller.tower)
+    frozen = tower_of(clip.tower)
 
     def texts(found: list[str]) -> Tensor:
         with torch.no_grad():
@@ -85,15 +86,15 @@ def _plain(daclip: DaClip, batch: RestorationBatch, cfg: Mapping[str, Any]) -> C
 
     def step() -> None:
         views = clip.views(batch.lq).flatten(0, 1)
-        tokens, hiddens = embed_patches(daclip.controller.tower, views), []
-        for block, link in zip(blocks(daclip.controller.tower), daclip.controller.links, strict=True):
+        tokens, hiddens = controller.embed(views), []
+        for block, link in zip(controller.blocks, daclip.controller.links, strict=True):
             tokens = block(tokens)
             hiddens.append(link(tokens))
-        degradation = F.normalize(pool_tokens(daclip.controller.tower, tokens), dim=-1)
-        tokens = embed_patches(clip.tower, views)
-        for block, hidden in zip(blocks(clip.tower), reversed(hiddens), strict=True):
+        degradation = F.normalize(controller.pool(tokens), dim=-1)
+        tokens = frozen.embed(views)
+        for block, hidden in zip(frozen.blocks, reversed(hiddens), strict=True):
             tokens = block(tokens) + hidden
-        content = F.normalize(pool_tokens(clip.tower, tokens), dim=-1)
+        content = F.normalize(frozen.pool(tokens), dim=-1)
         scale = daclip.scale()
         loss = contrastive_loss(content, texts(batch.caption), scale)
         loss = loss + contrastive_loss(degradation, texts(batch.degradation), scale)

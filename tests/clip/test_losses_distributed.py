@@ -47,7 +47,7 @@ class Network(nn.Module):
     def forward(self, x: Tensor, captions: list[str], classes: list[str], clean: Tensor) -> Tensor:
         clip: Any = Texts()
         terms = self.loss(clip, self.content(x), self.degradation(x), self.scale, captions, classes, clean)
-        total: Tensor = terms.total
+        total: Tensor = terms["loss"]
         return total
 
 

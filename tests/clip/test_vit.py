@@ -77,7 +77,7 @@ def test_every_trained_weight_of_a_timm_tower_gets_a_gradient(tmp_path: Path) ->
     out = model(images)
     loss = DaClipLoss(MultiPositive(), CosineDistillation(), 1.0, 0.0, 1.0)
     clean = model.clip.encode_image(images.flip(0))
-    loss(model.clip, out.content, out.degradation, model.scale(), ["", ""], ["rainy", "hazy"], clean).total.backward()
+    loss(model.clip, out.content, out.degradation, model.scale(), ["", ""], ["rainy", "hazy"], clean)["loss"].backward()
     assert [name for name, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
 
 

@@ -9,14 +9,23 @@ from torch.nn import functional as F
 from daclip.clip.losses import (
     ContrastiveDistillation,
     CosineDistillation,
+    MultiLabel,
+    MultiPositive,
+    Sigmoid,
     Targets,
     contrastive_loss,
-    multi_label_loss,
-    multi_positive_loss,
-    sigmoid_loss,
 )
 
 SCALE = torch.tensor(100.0)
+
+
+def single(texts: torch.Tensor, label: torch.Tensor) -> Targets:
+    """One text for each image."""
+    return Targets(texts, [[row] for row in label.tolist()])
+
+
+def several(texts: torch.Tensor, member: torch.Tensor) -> Targets:
+    return Targets(texts, [row.nonzero().flatten().tolist() for row in member])
 
 
 def perfect_batch(classes: int, size: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -32,7 +41,7 @@ def test_official_loss_has_the_floor_and_multi_positive_has_none(size: int) -> N
     official = contrastive_loss(image, texts[label], SCALE)
     # With K texts in a batch of B every sample has B/K perfect candidates.
     assert official.item() == pytest.approx(math.log(size / 4), abs=1e-4)
-    assert multi_positive_loss(image, texts, label, SCALE).item() == pytest.approx(0, abs=1e-4)
+    assert MultiPositive()(image, single(texts, label), SCALE).item() == pytest.approx(0, abs=1e-4)
 
 
 def test_multi_positive_equals_official_when_all_texts_differ() -> None:
@@ -40,14 +49,14 @@ def test_multi_positive_equals_official_when_all_texts_differ() -> None:
     image = F.normalize(torch.randn(6, 16, generator=generator), dim=-1)
     text = F.normalize(torch.randn(6, 16, generator=generator), dim=-1)
     official = contrastive_loss(image, text, torch.tensor(10.0))
-    ours = multi_positive_loss(image, text, torch.arange(6), torch.tensor(10.0))
+    ours = MultiPositive()(image, single(text, torch.arange(6)), torch.tensor(10.0))
     torch.testing.assert_close(ours, official)
 
 
 def test_multi_positive_ignores_texts_without_images() -> None:
     texts, label, image = perfect_batch(4, 8)
     few = label < 2
-    loss = multi_positive_loss(image[few], texts, label[few], SCALE)
+    loss = MultiPositive()(image[few], single(texts, label[few]), SCALE)
     assert torch.isfinite(loss)
     assert loss.item() == pytest.approx(0, abs=1e-4)
 
@@ -64,7 +73,7 @@ def test_multi_label_equals_multi_positive_for_single_words() -> None:
     member = F.one_hot(label, 4).float()
     scale = torch.tensor(7.0)
     torch.testing.assert_close(
-        multi_label_loss(image, texts, member, scale), multi_positive_loss(image, texts, label, scale)
+        MultiLabel()(image, several(texts, member), scale), MultiPositive()(image, single(texts, label), scale)
     )
 
 
@@ -72,8 +81,8 @@ def test_multi_label_has_its_floor_where_each_photo_lies_between_its_words() -> 
     texts = torch.eye(3, 16)
     member = torch.tensor([[1.0, 1, 0], [0, 1, 1], [1, 0, 1]])
     between = F.normalize(member @ texts, dim=-1)
-    assert multi_label_loss(between, texts, member, SCALE).item() == pytest.approx(0, abs=1e-4)
-    assert multi_label_loss(texts, texts, member, SCALE).item() > 1
+    assert MultiLabel()(between, several(texts, member), SCALE).item() == pytest.approx(0, abs=1e-4)
+    assert MultiLabel()(texts, several(texts, member), SCALE).item() > 1
 
 
 def test_sigmoid_loss_is_the_sum_of_binary_cross_entropies() -> None:
@@ -81,10 +90,10 @@ def test_sigmoid_loss_is_the_sum_of_binary_cross_entropies() -> None:
     image = F.normalize(torch.randn(5, 16, generator=generator), dim=-1)
     texts = F.normalize(torch.randn(3, 16, generator=generator), dim=-1)
     member = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 1, 1], [0, 0, 1], [1, 0, 0]])
-    scale, bias = torch.tensor(10.0), torch.tensor(-4.0)
-    probability = torch.sigmoid(scale * image @ texts.T + bias)
+    scale = torch.tensor(10.0)
+    probability = torch.sigmoid(scale * image @ texts.T - 4.0)
     expected = F.binary_cross_entropy(probability, member, reduction="sum") / 5
-    torch.testing.assert_close(sigmoid_loss(image, texts, member, scale, bias), expected)
+    torch.testing.assert_close(Sigmoid(-4.0)(image, several(texts, member), scale), expected)
 
 
 def test_targets_tell_who_belongs_to_what() -> None:

@@ -12,16 +12,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from daclip.clip.frozen_clip import FrozenClip
-from daclip.clip.towers import (
-    ConvTower,
-    RunBlock,
-    blocks,
-    embed_patches,
-    links,
-    pool_tokens,
-    project_patches,
-    run_block,
-)
+from daclip.clip.towers import RunBlock, run_block, tower_of
 from daclip.errors import DaclipError
 from daclip.types import Conditioning
 
@@ -33,19 +24,22 @@ MAX_LOGIT_SCALE = math.log(100)
 class Controller(nn.Module):
     """A trainable copy of an image tower with one zero-initialised linear link after each block."""
 
-    def __init__(self, tower: nn.Module):
+    def __init__(self, net: nn.Module):
         super().__init__()
-        self.tower = copy.deepcopy(tower).train().requires_grad_(True)
-        self.links = links(tower)
+        self.tower = copy.deepcopy(net).train().requires_grad_(True)
+        self.links = nn.ModuleList(tower_of(net).links())
+        for parameter in self.links.parameters():
+            nn.init.zeros_(parameter)
 
     def forward(self, views: Tensor, run: RunBlock = run_block) -> tuple[Tensor, list[Tensor]]:
         """Degradation embedding `[B, D]` of CLIP inputs `[B, 3, s, s]`, one hidden state `[B, N, width]` a block."""
-        tokens = embed_patches(self.tower, views)
+        tower = tower_of(self.tower)
+        tokens = tower.embed(views)
         hiddens = []
-        for block, link in zip(blocks(self.tower), self.links, strict=True):
+        for block, link in zip(tower.blocks, self.links, strict=True):
             tokens = run(block, tokens)
             hiddens.append(link(tokens))
-        return pool_tokens(self.tower, tokens), hiddens
+        return tower.pool(tokens), hiddens
 
 
 class DaClip(nn.Module):
@@ -58,7 +52,7 @@ class DaClip(nn.Module):
         super().__init__()
         if injection not in ("reversed", "aligned"):
             raise DaclipError(f"injection={injection} is not known; choose reversed or aligned")
-        if injection == "reversed" and isinstance(clip.tower, ConvTower):
+        if injection == "reversed" and tower_of(clip.tower).any_size:
             raise DaclipError("a convolutional tower has maps of several sizes; set clip.injection=aligned")
         self.clip = clip
         self.controller = Controller(clip.tower)
@@ -78,20 +72,20 @@ class DaClip(nn.Module):
         views = self.clip.views(images)
         count = None if steered is None else steered * views.shape[1]
         tokens, degradation = self._run(views.flatten(0, 1), count, recompute)
-        tower, per_photo = self.clip.tower, (-1, views.shape[1])
+        tower, per_photo = tower_of(self.clip.tower), (-1, views.shape[1])
         return Conditioning(
-            content=None if tokens is None else pool_tokens(tower, tokens).unflatten(0, per_photo).mean(1),
+            content=None if tokens is None else tower.pool(tokens).unflatten(0, per_photo).mean(1),
             degradation=degradation.unflatten(0, per_photo).mean(1),
             patches=None
             if tokens is None or steered is not None  # the training of the controller has no use for them
-            else project_patches(tower, tokens).unflatten(0, per_photo).flatten(1, 2),
+            else tower.project(tokens).unflatten(0, per_photo).flatten(1, 2),
         )
 
     def encode_views(self, views: Tensor) -> tuple[Tensor, Tensor]:
         """Content and degradation embedding of normalised CLIP inputs `[B, 3, s, s]`."""
         tokens, degradation = self._run(views, steered=None, recompute=False)
         assert tokens is not None
-        return pool_tokens(self.clip.tower, tokens), degradation
+        return tower_of(self.clip.tower).pool(tokens), degradation
 
     def _run(self, views: Tensor, steered: int | None, recompute: bool) -> tuple[Tensor | None, Tensor]:
         """Last tokens of the steered tower (None for `steered=0`) and degradation embedding of CLIP inputs."""
@@ -103,9 +97,9 @@ class DaClip(nn.Module):
             return None, degradation
         if self.injection == "reversed":
             hiddens = hiddens[::-1]
-        tower = self.clip.tower
-        tokens = embed_patches(tower, views[:steered])
-        for block, hidden in zip(blocks(tower), hiddens, strict=True):
+        tower = tower_of(self.clip.tower)
+        tokens = tower.embed(views[:steered])
+        for block, hidden in zip(tower.blocks, hiddens, strict=True):
             tokens = run(block, tokens) + hidden[:steered]
         return tokens, degradation
 

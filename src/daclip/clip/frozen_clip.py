@@ -23,17 +23,7 @@ from daclip.clip.sources import (
     quiet,
     tokenizer_of,
 )
-from daclip.clip.towers import (
-    ConvTower,
-    RunBlock,
-    blocks,
-    check_tower,
-    embed_dim,
-    embed_patches,
-    image_size,
-    pool_tokens,
-    run_block,
-)
+from daclip.clip.towers import ConvTower, RunBlock, check_tower, run_block, tower_of
 from daclip.errors import DaclipError
 from daclip.files import one_line
 
@@ -138,24 +128,24 @@ class FrozenClip(nn.Module):
         by_name = name if load_weights or isinstance(self.architecture, str) else None
         model = _create(by_name, self.architecture, pretrained if load_weights else None, seed)
         self.model = model.eval().requires_grad_(False)
-        tower = self.model.visual
-        check_tower(tower, name or "clip.architecture")
+        check_tower(self.tower, name or "clip.architecture")
+        tower = tower_of(self.tower)
         if view not in VIEWS:
             raise DaclipError(f"clip.view={view} is not known; choose from {', '.join(VIEWS)}")
-        if view == "tiles" and not isinstance(tower, ConvTower):
+        if view == "tiles" and not tower.any_size:
             raise DaclipError("clip.view=tiles needs a convolutional tower, which sees any size; take multi_crop")
         self.view = VIEWS[view]
-        self.image_size = image_size(tower)
-        self.embed_dim = embed_dim(tower)
+        self.image_size: int = self.tower.image_size[0]
+        self.embed_dim = tower.embed_dim
         self.tokenizer = tokenizer_of(self.architecture, name, getattr(self.model, "context_length", 77), tokenizer)
-        mean, std = _statistics(self.architecture, pretrained, tower)
+        mean, std = _statistics(self.architecture, pretrained, self.tower)
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         self._texts: dict[str, Tensor] = {}
 
     @property
     def tower(self) -> Any:
-        """The image tower, for the functions above."""
+        """The network of the image tower, see `tower_of`."""
         return self.model.visual
 
     def train(self, mode: bool = True) -> "FrozenClip":
@@ -169,10 +159,11 @@ class FrozenClip(nn.Module):
     def encode_image(self, images: Tensor) -> Tensor:
         """Plain CLIP embedding of photos `[B, 3, H, W]`, averaged over their views: `[B, D]`, not normalised."""
         views = self.views(images)
-        tokens = embed_patches(self.tower, views.flatten(0, 1))
-        for block in blocks(self.tower):
+        tower = tower_of(self.tower)
+        tokens = tower.embed(views.flatten(0, 1))
+        for block in tower.blocks:
             tokens = self.run_block(block, tokens)
-        return pool_tokens(self.tower, tokens).unflatten(0, views.shape[:2]).mean(1)
+        return tower.pool(tokens).unflatten(0, views.shape[:2]).mean(1)
 
     def encode_tokens(self, tokens: Tensor) -> Tensor:
         """Embeddings `[N, D]` of token ids `[N, L]`, not normalised; what follows the last end-of-text token is cut."""

@@ -97,36 +97,16 @@ def contrastive_loss(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
     return (F.cross_entropy(logits, target) + F.cross_entropy(logits.T, target)) / 2
 
 
-def multi_positive_loss(image: Tensor, text: Tensor, label: Tensor, scale: Tensor) -> Tensor:
-    """Contrastive loss with all samples of equal text as positives (SupCon, Khosla et al. 2020); the floor is 0.
-    `label` `[B]` is an image's row of `text` `[K, D]`; a text's target is uniform over its images, less its entropy.
-    """
-    logits = scale * image @ text.T
-    to_text = F.cross_entropy(logits, label)
-    member = F.one_hot(label, len(text)).T.to(logits.dtype)
-    present = member.sum(1) > 0
-    return (to_text + _divergence(logits.T[present], member[present])) / 2
-
-
-def multi_label_loss(image: Tensor, text: Tensor, member: Tensor, scale: Tensor) -> Tensor:
-    """Contrastive loss with several texts to an image and several images to a text; the floor is 0. Targets are uniform
-    distributions, less their entropy; `member` `[B, K]` is 1 where a text belongs to an image, no row all 0.
-    """
-    logits = scale * image @ text.T
-    present = member.sum(0) > 0
-    return (_divergence(logits, member) + _divergence(logits.T[present], member.T[present])) / 2
-
-
 def _divergence(logits: Tensor, member: Tensor) -> Tensor:
     """Mean Kullback-Leibler divergence from the uniform distributions over members to those of the logits."""
     count = member.sum(1)
     return (-(member * logits.log_softmax(-1)).sum(1) / count - count.log()).mean()
 
 
-def sigmoid_loss(image: Tensor, text: Tensor, member: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
-    """Sum over texts and mean over images of −log sigmoid(±(scale · cosine + bias)) (SigLIP, Zhai et al. 2023)."""
-    logits = scale * image @ text.T + bias
-    return -F.logsigmoid((2 * member - 1) * logits).sum(1).mean()
+def _divergence_of_texts(logits: Tensor, member: Tensor) -> Tensor:
+    """The same over the images `[B]` of each text that has any, of logits and members `[B, K]`."""
+    present = member.sum(0) > 0
+    return _divergence(logits.T[present], member.T[present])
 
 
 class Matching(nn.Module, ABC):
@@ -148,27 +128,32 @@ class Official(Matching):
 
 
 class MultiPositive(Matching):
-    """`multi_positive_loss`; a label of several classes is one text of its own."""
+    """Contrastive loss with all samples of equal text as positives (SupCon, Khosla et al. 2020); the floor is 0. A
+    text's target is uniform over its images, less its entropy; a label of several classes is one text of its own."""
 
     def forward(self, image: Tensor, targets: Targets, scale: Tensor) -> Tensor:
         """See `Matching`."""
-        return multi_positive_loss(image, targets.text, targets.label, scale)
+        logits = scale * image @ targets.text.T
+        member = F.one_hot(targets.label, len(targets.text)).to(logits.dtype)
+        return (F.cross_entropy(logits, targets.label) + _divergence_of_texts(logits, member)) / 2
 
 
 class MultiLabel(Matching):
-    """`multi_label_loss`; a label of several classes counts for each of them."""
+    """Contrastive loss with several texts to an image, as a label of several classes has, and several images to a text;
+    the floor is 0. Targets are uniform distributions, less their entropy."""
 
     splits_labels = True
 
     def forward(self, image: Tensor, targets: Targets, scale: Tensor) -> Tensor:
         """See `Matching`."""
-        return multi_label_loss(image, targets.text, targets.member, scale)
+        logits = scale * image @ targets.text.T
+        return (_divergence(logits, targets.member) + _divergence_of_texts(logits, targets.member)) / 2
 
 
 class Sigmoid(Matching):
-    """`sigmoid_loss` with a learned bias; a label of several classes counts for each of them. The first `bias` should
-    cancel the scale times the usual cosine of a photo and any text, or every pair begins as a match.
-    """
+    """Sum over texts and mean over images of −log sigmoid(±(scale · cosine + b)) (SigLIP, Zhai et al. 2023), b learned;
+    a label of several classes counts for each of them. The first `bias` should cancel the scale times the usual cosine
+    of a photo and any text, or every pair begins as a match."""
 
     splits_labels = True
 
@@ -178,7 +163,8 @@ class Sigmoid(Matching):
 
     def forward(self, image: Tensor, targets: Targets, scale: Tensor) -> Tensor:
         """See `Matching`."""
-        return sigmoid_loss(image, targets.text, targets.member, scale, self.bias)
+        logits = scale * image @ targets.text.T + self.bias
+        return -F.logsigmoid((2 * targets.member - 1) * logits).sum(1).mean()
 
 
 class Distillation(nn.Module, ABC):
@@ -203,16 +189,6 @@ class ContrastiveDistillation(Distillation):
     def forward(self, content: Tensor, clean: Tensor, scale: Tensor) -> Tensor:
         """See `Distillation`."""
         return contrastive_loss(F.normalize(content, dim=-1), F.normalize(clean, dim=-1), scale)
-
-
-@dataclass
-class LossTerms:
-    """The total and its parts, scalars; absent parts are None."""
-
-    total: Tensor
-    degradation: Tensor
-    caption: Tensor | None
-    distillation: Tensor | None
 
 
 class DaClipLoss(nn.Module):
@@ -269,27 +245,30 @@ class DaClipLoss(nn.Module):
         captions: Sequence[str],
         classes: Sequence[str],
         clean: Tensor | None,
-    ) -> LossTerms:
-        """All terms of a batch: degradation embeddings `[B, D]` with B labels `classes`; content embeddings `[N, D]` or
-        None of the first N samples, with N captions, empty where unknown; for distillation also `clean` `[N, D]`.
-        """
+    ) -> dict[str, Tensor]:
+        """`loss`, the total, and those of its parts that there are, `degradation_loss`, `caption_loss` and
+        `distillation_loss`, for degradation embeddings `[B, D]` with B labels `classes`, and content embeddings
+        `[N, D]` or None of the first N samples with N captions, empty where unknown, and for distillation `clean`
+        `[N, D]`."""
         # Float32: a scale of up to 100 would blow bfloat16's rounding of cosines up to noise in the loss.
         with torch.autocast(degradation.device.type, enabled=False):
             split = self.matching.splits_labels
             labels = [split_classes(label) if split else [label] for label in classes]
             by_class = self._match(degradation, labels, clip, scale)
             assert by_class is not None
+            parts = {"degradation_loss": by_class}
             total = self.degradation_weight * by_class
-            by_caption = distilled = None
             if self.caption_weight and content is not None:
                 texts = [[caption] if caption else [] for caption in captions]
                 by_caption = self._match(content, texts, clip, scale)
                 if by_caption is not None:
+                    parts["caption_loss"] = by_caption
                     total = total + self.caption_weight * by_caption
             if self.distillation_weight and content is not None and clean is not None:
                 distilled = self.distillation(gather_rows(content.float()), gather_rows(clean.float()), scale)
+                parts["distillation_loss"] = distilled
                 total = total + self.distillation_weight * distilled
-            if content is not None and by_caption is None and distilled is None and is_distributed():
+            if content is not None and len(parts) == 1 and is_distributed():
                 # DistributedDataParallel waits for the gradient of every weight, also in a batch without captions.
                 total = total + 0 * content.sum()
-        return LossTerms(total, by_class, by_caption, distilled)
+        return {"loss": total, **parts}

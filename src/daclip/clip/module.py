@@ -123,15 +123,9 @@ class ControllerPretraining(StageModule):
             batch.degradation,
             clean,
         )
-        size = len(batch)
-        self.log("train/loss", terms.total, prog_bar=True, batch_size=size)
-        self.log("train/degradation_loss", terms.degradation, prog_bar=True, batch_size=size)
-        if terms.caption is not None:
-            self.log("train/caption_loss", terms.caption, batch_size=size)
-        if terms.distillation is not None:
-            self.log("train/distillation_loss", terms.distillation, batch_size=size)
-        self.log("train/logit_scale", self.daclip.scale(), batch_size=size)
-        return terms.total
+        for name, value in {**terms, "logit_scale": self.daclip.scale()}.items():
+            self.log(f"train/{name}", value, prog_bar=name in ("loss", "degradation_loss"), batch_size=len(batch))
+        return terms["loss"]
 
     def constrain(self) -> None:
         """Keep the logit scale where its exponential lies in [1, 100]."""

@@ -31,6 +31,8 @@ class ConvTower(nn.Module):
     drops. A stage takes the place of a ViT's block, its map `[B, C, h, w]` that of the tokens.
     """
 
+    any_size = True
+
     def __init__(self, model: str, stages: int, image_size: int, embed_dim: int):
         super().__init__()
         net = timm.create_model(model) if timm.is_model(model) else None
@@ -52,12 +54,14 @@ class ConvTower(nn.Module):
         """Keep the batch statistics of pretraining: a batch holds photos that are corrupted in different ways."""
         return super().train(False)
 
-    def forward(self, pixels: Tensor) -> Tensor:
-        """Embeddings `[B, D]` of normalised pixels `[B, 3, H, W]`."""
-        x = pixels
-        for stage in self.stages:
-            x = stage(x)
-        return self.pool(x)
+    @property
+    def blocks(self) -> Iterable[nn.Module]:
+        """The stages."""
+        return self.stages
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """Normalised pixels `[B, 3, H, W]` as the first stage takes them."""
+        return pixels.contiguous(memory_format=torch.channels_last)
 
     def pool(self, features: Tensor) -> Tensor:
         """The last map `[B, C, h, w]` to the embedding `[B, D]`."""
@@ -72,6 +76,10 @@ class ConvTower(nn.Module):
     def _project(self, statistics: Tensor) -> Tensor:
         embedded: Tensor = self.proj(self.norm(statistics))
         return embedded
+
+    def links(self) -> list[nn.Module]:
+        """A linear map of the channels behind each stage."""
+        return [nn.Conv2d(width, width, 1) for width in self.widths]
 
     def load(self, source: str) -> None:
         """Weights of the whole EfficientNet from a file, or from the one weight file inside an installed package; all
@@ -102,24 +110,112 @@ def _weights_in(package: str) -> Path:
     return found[0]
 
 
-def check_tower(tower: nn.Module, name: str) -> None:
-    """Refuse a tower that is neither convolutional nor a plain ViT: equal blocks, all with the same tokens."""
-    reason = _why_not(tower)
-    if reason:
+class VitTower:
+    """Base class of the plain ViTs in the terms of `ConvTower`; their tokens are `[B, N, width]`."""
+
+    any_size = False
+    blocks: Iterable[nn.Module]
+    width: int
+
+    def __init__(self, net: Any):
+        self.net = net
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """Normalised pixels `[B, 3, s, s]` to the tokens that enter the first block."""
+        raise NotImplementedError
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """Tokens after the last block to the tower's embedding, `[B, D]`."""
+        raise NotImplementedError
+
+    def project(self, tokens: Tensor) -> Tensor:
+        """Patch tokens after the last block in the space of the embedding, `[B, patches, D]`."""
+        raise NotImplementedError
+
+    def links(self) -> list[nn.Module]:
+        """A linear map of the tokens behind each block."""
+        return [nn.Linear(self.width, self.width) for _ in self.blocks]
+
+    @property
+    @torch.no_grad()
+    def embed_dim(self) -> int:
+        """Length of the embedding."""
+        return self.pool(next(self.net.parameters()).new_zeros(1, 2, self.width)).shape[-1]
+
+
+class OpenClipTower(VitTower):
+    """A ViT of open_clip."""
+
+    def __init__(self, net: VisionTransformer):
+        super().__init__(net)
+        self.blocks = net.transformer.resblocks
+        self.width = net.conv1.out_channels
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """See `VitTower`."""
+        tokens: Tensor = self.net._embeds(pixels)
+        return tokens
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """See `VitTower`."""
+        return self._into_space(self.net._pool(tokens)[0])
+
+    def project(self, tokens: Tensor) -> Tensor:
+        """See `VitTower`."""
+        return self._into_space(self.net.ln_post(tokens[:, 1:]))
+
+    def _into_space(self, tokens: Tensor) -> Tensor:
+        return tokens if self.net.proj is None else tokens @ self.net.proj
+
+
+class TimmTower(VitTower):
+    """A ViT of timm behind open_clip's head."""
+
+    def __init__(self, net: TimmModel):
+        super().__init__(net)
+        self.blocks = net.trunk.blocks
+        self.width = net.trunk.embed_dim
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """See `VitTower`."""
+        trunk = self.net.trunk
+        tokens: Tensor = trunk.norm_pre(trunk.patch_drop(trunk._pos_embed(trunk.patch_embed(pixels))))
+        return tokens
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """See `VitTower`."""
+        embedded: Tensor = self.net.head(self.net.trunk.forward_head(self.net.trunk.norm(tokens)))
+        return embedded
+
+    def project(self, tokens: Tensor) -> Tensor:
+        """See `VitTower`."""
+        trunk = self.net.trunk
+        projected: Tensor = self.net.head(trunk.norm(tokens)[:, trunk.num_prefix_tokens :])
+        return projected
+
+
+def tower_of(net: nn.Module) -> ConvTower | VitTower:
+    """The tower that a network is: the network itself, or an object beside it, so that no weight changes its name."""
+    if isinstance(net, ConvTower):
+        return net
+    return TimmTower(net) if isinstance(net, TimmModel) else OpenClipTower(net)
+
+
+def check_tower(net: nn.Module, name: str) -> None:
+    """Refuse a network that is neither convolutional nor a plain ViT: equal blocks, all with the same tokens."""
+    if not isinstance(net, ConvTower) and (reason := _why_no_vit(net)):
         raise DaclipError(
             f"the image tower of {name} {reason}, but the controller adds a hidden state after each block of one "
             "residual stream; choose a plain ViT such as ViT-B-32, ViT-L-14 or ViT-B-16-SigLIP"
         )
 
 
-def _why_not(tower: nn.Module) -> str | None:
-    if isinstance(tower, ConvTower):
-        return None
-    if isinstance(tower, VisionTransformer):
-        return None if tower.attn_pool is None else "pools its tokens by CoCa's attention pooler"
-    if not isinstance(tower, TimmModel):
-        return f"is a {type(tower).__name__}, no ViT"
-    trunk = tower.trunk
+def _why_no_vit(net: nn.Module) -> str | None:
+    if isinstance(net, VisionTransformer):
+        return None if net.attn_pool is None else "pools its tokens by CoCa's attention pooler"
+    if not isinstance(net, TimmModel):
+        return f"is a {type(net).__name__}, no ViT"
+    trunk = net.trunk
     if not isinstance(trunk, TimmTransformer):
         return f"is timm's {type(trunk).__name__}, no plain ViT"
     if not isinstance(trunk.patch_embed, PatchEmbed):
@@ -127,81 +223,6 @@ def _why_not(tower: nn.Module) -> str | None:
     if len({type(block) for block in trunk.blocks}) > 1:
         return "has blocks of different kinds"
     return None
-
-
-def embed_patches(tower: Any, pixels: Tensor) -> Tensor:
-    """Normalised pixels `[B, 3, s, s]` to the tokens that enter the first block, `[B, N, width]`."""
-    if isinstance(tower, ConvTower):
-        return pixels.contiguous(memory_format=torch.channels_last)
-    if isinstance(tower, TimmModel):
-        trunk = tower.trunk
-        tokens: Tensor = trunk.norm_pre(trunk.patch_drop(trunk._pos_embed(trunk.patch_embed(pixels))))
-    else:
-        tokens = tower._embeds(pixels)
-    return tokens
-
-
-def blocks(tower: Any) -> Iterable[nn.Module]:
-    """The blocks in their order."""
-    if isinstance(tower, ConvTower):
-        return tower.stages
-    found: Iterable[nn.Module] = tower.trunk.blocks if isinstance(tower, TimmModel) else tower.transformer.resblocks
-    return found
-
-
-def pool_tokens(tower: Any, tokens: Tensor) -> Tensor:
-    """Tokens after the last block to the tower's embedding, `[B, D]`."""
-    if isinstance(tower, ConvTower):
-        return tower.pool(tokens)
-    if isinstance(tower, TimmModel):
-        embedded: Tensor = tower.head(tower.trunk.forward_head(tower.trunk.norm(tokens)))
-        return embedded
-    pooled, _ = tower._pool(tokens)
-    return pooled if tower.proj is None else pooled @ tower.proj
-
-
-def project_patches(tower: Any, tokens: Tensor) -> Tensor:
-    """Patch tokens after the last block in the space of the embedding, `[B, N, width]` to `[B, patches, D]`."""
-    if isinstance(tower, ConvTower):
-        return tower.project(tokens)
-    if isinstance(tower, TimmModel):
-        projected: Tensor = tower.head(tower.trunk.norm(tokens)[:, tower.trunk.num_prefix_tokens :])
-        return projected
-    patches: Tensor = tower.ln_post(tokens[:, 1:])
-    return patches if tower.proj is None else patches @ tower.proj
-
-
-def token_width(tower: Any) -> int:
-    """Length of a ViT's token."""
-    width: int = tower.trunk.embed_dim if isinstance(tower, TimmModel) else tower.conv1.out_channels
-    return width
-
-
-def links(tower: Any) -> nn.ModuleList:
-    """A linear map of the tokens behind each block, zero at the start."""
-    if isinstance(tower, ConvTower):
-        made: list[nn.Module] = [nn.Conv2d(width, width, 1) for width in tower.widths]
-    else:
-        made = [nn.Linear(token_width(tower), token_width(tower)) for _ in blocks(tower)]
-    for link in made:
-        for parameter in link.parameters():
-            nn.init.zeros_(parameter)
-    return nn.ModuleList(made)
-
-
-@torch.no_grad()
-def embed_dim(tower: Any) -> int:
-    """Length of the tower's embedding."""
-    if isinstance(tower, ConvTower):
-        return tower.embed_dim
-    parameter = next(tower.parameters())
-    return pool_tokens(tower, parameter.new_zeros(1, 2, token_width(tower))).shape[-1]
-
-
-def image_size(tower: Any) -> int:
-    """Side of the tower's square input in pixels."""
-    side: int = tower.image_size[0]
-    return side
 
 
 def run_block(block: Any, tokens: Tensor) -> Tensor:
