@@ -55,6 +55,7 @@ MOVED = {
     "daclip.samplers.posterior": "daclip.samplers.single_step",
     "daclip.samplers.reverse_sde": "daclip.samplers.single_step",
     "daclip.samplers.unipc": "daclip.samplers.exponential",
+    "daclip.training.wandb": "daclip.training.loggers",
     "daclip.training.optimizers.FloatMuon": "daclip.training.optimizers.Muon",
     "timm.optim.Muon": "daclip.training.optimizers.Muon",
 }

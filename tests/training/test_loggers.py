@@ -15,7 +15,7 @@ from daclip.commands.options import make
 from daclip.commands.train import TrainConfig, train
 from daclip.config import run_config
 from daclip.files import choices
-from daclip.training.wandb import finish_run
+from daclip.training.loggers import finish_run
 
 SCORES = {"daclip": "val/degradation_accuracy", "restorer": "val/psnr"}
 

@@ -14,7 +14,7 @@ from PIL import Image
 from running import TINY, assert_one_line, invoke
 
 from daclip.commands.dashboard import LINES, build_workspace
-from daclip.training.wandb import _artifact
+from daclip.training.loggers import _artifact
 
 messages: Any = import_module("wandb.proto.wandb_internal_pb2")
 BLOCK, HEADER = 2**15, 7

@@ -11,6 +11,7 @@ import torch
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision.transforms.functional import center_crop
 
 from daclip.backbones.layers import pad_to_multiple
 from daclip.clip.sources import (
@@ -42,14 +43,9 @@ def _smaller(images: Tensor, shorter: int) -> tuple[int, int]:
     return shorter * height // min(height, width), shorter * width // min(height, width)
 
 
-def _shrink(images: Tensor, shorter: int) -> Tensor:
-    size = _smaller(images, shorter)
-    return images if size == tuple(images.shape[-2:]) else _scaled(images, size).clamp(0, 1)
-
-
-def _centre(images: Tensor, size: int) -> Tensor:
-    top, left = (round((side - size) / 2) for side in images.shape[-2:])
-    return images[..., top : top + size, left : left + size]
+def _at_least(images: Tensor, size: int) -> Tensor:
+    """Photos with a side below `size` enlarged to it."""
+    return images if min(images.shape[-2:]) >= size else _scaled(images, _smaller(images, size)).clamp(0, 1)
 
 
 def resize(images: Tensor, size: int) -> Tensor:
@@ -59,12 +55,12 @@ def resize(images: Tensor, size: int) -> Tensor:
     pixels = images.mul(255).round()
     for shape in ((images.shape[-2], width), (height, width)):
         pixels = _scaled(pixels, shape).round().clamp(0, 255)
-    return _centre(pixels / 255, size)[:, None]
+    return center_crop(pixels / 255, [size])[:, None]
 
 
 def crop(images: Tensor, size: int) -> Tensor:
     """The centre at full resolution: `[B, 3, H, W]` to `[B, 1, 3, s, s]`; small photos are enlarged."""
-    return _centre(images if min(images.shape[-2:]) >= size else _shrink(images, size), size)[:, None]
+    return center_crop(_at_least(images, size), [size])[:, None]
 
 
 def _grid(images: Tensor, size: int) -> list[Tensor]:
@@ -80,7 +76,7 @@ def _grid(images: Tensor, size: int) -> list[Tensor]:
 
 def multi_crop(images: Tensor, size: int) -> Tensor:
     """An even grid of at most 3×3 full-resolution crops, `[B, 3, H, W]` to `[B, V, 3, s, s]`; gaps in large photos."""
-    return torch.stack(_grid(images if min(images.shape[-2:]) >= size else _shrink(images, size), size), dim=1)
+    return torch.stack(_grid(_at_least(images, size), size), dim=1)
 
 
 STRIDE = 32  # of a convolutional tower's last map, or a multiple of it

@@ -61,11 +61,9 @@ def described(architecture: str | Mapping[str, Any]) -> str | dict[str, Any]:
         return dict(plain(architecture))
     if not architecture.startswith(SCHEMES):
         return architecture
-    scheme, name = next(
-        (scheme, architecture.removeprefix(scheme)) for scheme in SCHEMES if architecture.startswith(scheme)
-    )
+    scheme, _, name = architecture.partition(":")
     try:
-        if scheme == "local-dir:":
+        if scheme == "local-dir":
             content = json.loads((Path(name) / "open_clip_config.json").read_text(encoding="utf-8"))
         else:
             content = open_clip.factory._get_hf_config(name)
@@ -130,9 +128,8 @@ def check_name(architecture: str, pretrained: str | None) -> None:
         raise DaclipError(
             f"clip.pretrained={pretrained} is neither a weight tag of {architecture} ({known}) nor a weight file"
         )
-    quick = bool(tag.get("quick_gelu", False)) if tag else None
-    built = bool((open_clip.get_model_config(architecture) or {}).get("quick_gelu", False))
-    if quick is not None and quick != built:
+    quick = bool(tag.get("quick_gelu", False))
+    if tag and quick != bool(model_settings(architecture).get("quick_gelu", False)):
         base = architecture.removesuffix("-quickgelu")
         raise DaclipError(
             f"the weights {pretrained} were trained with {'QuickGELU' if quick else 'GELU'}, which {architecture} "
@@ -165,10 +162,8 @@ def check_tokenizer(architecture: str | Mapping[str, Any], name: str) -> None:
         raise DaclipError(f"the tokeniser of {name} needs transformers; install it with pip install 'daclip[siglip]'")
 
 
-@functools.cache
-def _usual_tokenizer(length: int) -> Any:
-    """open_clip's own, which takes a tenth of a second to make."""
-    return open_clip.SimpleTokenizer(context_length=length)
+# It takes a tenth of a second to make one.
+_simple_tokenizer: Any = functools.cache(open_clip.SimpleTokenizer)
 
 
 def tokenizer_of(architecture: str | Mapping[str, Any], name: str | None, length: int, file: str | None) -> Any:
@@ -180,7 +175,7 @@ def tokenizer_of(architecture: str | Mapping[str, Any], name: str | None, length
         if file is not None:
             return CarriedTokenizer(Path(file).read_text(encoding="utf-8"), clean)
         if name is None:
-            return open_clip.SimpleTokenizer(context_length=length, **options) if options else _usual_tokenizer(length)
+            return _simple_tokenizer(context_length=length, **options)
         with quiet():
             found = open_clip.get_tokenizer(name, context_length=length)
         if not isinstance(found, open_clip.tokenizer.HFTokenizer):

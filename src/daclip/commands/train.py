@@ -40,9 +40,8 @@ from daclip.errors import DaclipError, StoppedError
 from daclip.files import one_line
 from daclip.training.callbacks import quiet_libraries, skipped_steps, take_average
 from daclip.training.checkpointing import FOLDER, RecordedConfig, checkpoint_to_resume, keep_logs
-from daclip.training.loggers import describe_run
+from daclip.training.loggers import describe_run, finish_run, log_artifact
 from daclip.training.provenance import hide_secrets, provenance
-from daclip.training.wandb import finish_run, log_artifact
 from daclip.trust import FLAG, own_packages, trusted_packages
 
 log = logging.getLogger(__name__)

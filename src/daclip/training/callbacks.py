@@ -45,16 +45,10 @@ class SampleGrid(Callback):
         self.rows = rows
 
     def on_validation_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: RestorationBatch,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: RestorationBatch, *position: int
     ) -> None:
         """Draw the grid of the first batch."""
-        if batch_idx or not trainer.is_global_zero:
+        if any(position) or not trainer.is_global_zero:
             return
         rows = slice(self.rows)
         grid = sample_grid(batch.lq[rows], outputs[rows], batch.hq[rows])
@@ -300,19 +294,16 @@ class ProgressLines(ProgressBar):
     """Plain progress lines of rank 0, also in the run's log file, every so many seconds. Step, mean loss since the line
     before, learning rate, images per second, time left; in validation the batch."""
 
+    _enabled = True
+
     def __init__(self, seconds: float):
         super().__init__()
         if seconds <= 0:
             raise DaclipError(f"callbacks.progress.seconds must be above 0, got {seconds}")
         self.seconds = seconds
-        self._enabled = True
-
-    def enable(self) -> None:
-        """Print lines."""
-        self._enabled = True
 
     def disable(self) -> None:
-        """Print nothing, as on ranks above 0."""
+        """Print nothing: Lightning calls it on ranks above 0."""
         self._enabled = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -347,18 +338,12 @@ class ProgressLines(ProgressBar):
         self._last = time.monotonic()
 
     def on_validation_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int, *_: int
     ) -> None:
         """Print a line when one is due."""
         now = time.monotonic()
         if self._enabled and now - self._last >= self.seconds:
-            log.info("validation batch %d/%s", batch_idx + 1, trainer.num_val_batches[dataloader_idx])
+            log.info("validation batch %d/%s", batch_idx + 1, trainer.num_val_batches[0])
             self._last = now
 
 

@@ -3,7 +3,6 @@
 import logging
 import os
 import pickle
-import random
 import signal
 import subprocess
 import threading
@@ -20,6 +19,7 @@ import numpy as np
 import torch
 import yaml
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.fabric.utilities.seed import _collect_rng_states, _set_rng_states
 from lightning.pytorch.callbacks import Callback, Checkpoint
 
 from daclip.arithmetic import gather_objects, rank
@@ -153,25 +153,19 @@ def keep_logs(run_folder: str | Path) -> None:
 
 def generator_states() -> dict[str, Any]:
     """States of Python's, NumPy's and torch's global generators (CPU and every GPU) as tensors and plain data."""
-    name, keys, position, has_gauss, gauss = np.random.get_state()  # noqa: NPY002
-    version, internal, gauss_next = random.getstate()
-    return {
-        "python": [version, list(internal), gauss_next],
-        "numpy": [str(name), torch.from_numpy(np.asarray(keys, np.int64)), int(position), int(has_gauss), float(gauss)],
-        "torch": torch.get_rng_state(),
-        "cuda": [state.cpu() for state in torch.cuda.get_rng_state_all()] if torch.cuda.is_available() else [],
-    }
+    states = _collect_rng_states()
+    name, keys, *rest = states.pop("numpy")
+    # A checkpoint is read without code, so it holds no array.
+    return {**states, "numpy": [name, torch.from_numpy(keys.astype(np.int64)), *rest]}
 
 
 def set_generator_states(states: dict[str, Any]) -> None:
     """Undo everything that was drawn since `generator_states`."""
-    version, internal, gauss_next = states["python"]
-    random.setstate((version, tuple(internal), gauss_next))
     name, keys, *rest = states["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002
-    torch.set_rng_state(states["torch"])
-    if states["cuda"] and len(states["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(states["cuda"])
+    cuda = states.get("torch.cuda", states.get("cuda"))  # its name in checkpoints of earlier versions
+    same = cuda and len(cuda) == torch.cuda.device_count()
+    numpy = (name, keys.numpy().astype(np.uint32), *rest)
+    _set_rng_states({**states, "numpy": numpy, "torch.cuda": cuda if same else []})
 
 
 class GlobalGenerators(Callback):
@@ -310,15 +304,7 @@ class RollingCheckpoint(Checkpoint):
         """Listen in the final validation pass too."""
         self.signals.install()
 
-    def on_validation_batch_end(
-        self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def on_validation_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         """Stop in a validation pass too: what came before it is saved."""
         if not trainer.sanity_checking and self._stop_is_asked(trainer):
             self._stop(trainer)
