@@ -1,7 +1,8 @@
 """Devices and ranks: precision, autocast, an exact LayerNorm on CPUs, the attention kernel, values of all ranks."""
 
 import contextlib
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar
 
 import torch
@@ -97,6 +98,25 @@ def is_distributed() -> bool:
 def rank() -> int:
     """Number of this process among all, 0 in a single one."""
     return distributed.get_rank() if is_distributed() else 0
+
+
+LAUNCH = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+@contextlib.contextmanager
+def launch_forgotten() -> Iterator[None]:
+    """Forget at the end the ranks that Lightning has launched meanwhile. It leaves what they share in the environment
+    and their process group open, and another run would take itself for one rank of a launcher's, and wait for the
+    others. The jobs of a sweep are one launch: its ranks go from job to job together."""
+    absent = [name for name in LAUNCH if name not in os.environ]
+    try:
+        yield
+        # Not after an error: with ranks that are gone, NCCL may wait for them here.
+        if "LOCAL_RANK" in absent and "LOCAL_RANK" in os.environ and is_distributed():
+            distributed.destroy_process_group()
+    finally:
+        for name in absent:
+            os.environ.pop(name, None)
 
 
 def gather_objects(value: T) -> list[T]:

@@ -9,7 +9,6 @@ import os
 import runpy
 import sys
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -62,20 +61,17 @@ def invoke(*command: str) -> str | None:
     return None
 
 
-def forked(module: str, *arguments: str, cwd: Path, without: Iterable[str] = ()) -> tuple[int | None, str]:
+def forked(module: str, *arguments: str, cwd: Path) -> tuple[int | None, str]:
     """`python -m …` in a process of its own, which is forked because imports take seconds: exit status and output.
 
     Args:
         module: What is run.
         arguments: Its command line.
         cwd: Its working folder.
-        without: Variables that its environment lacks.
     """
     with tempfile.TemporaryFile("w+") as written:
 
         def run() -> None:
-            for name in without:
-                os.environ.pop(name, None)
             os.chdir(cwd)
             os.dup2(written.fileno(), 1)
             os.dup2(written.fileno(), 2)
@@ -86,7 +82,7 @@ def forked(module: str, *arguments: str, cwd: Path, without: Iterable[str] = ())
 
         process = multiprocessing.get_context("fork").Process(target=run)
         process.start()
-        process.join(300)  # a rank that never joins would be waited for half an hour
+        process.join(600)  # a rank that never joins would be waited for half an hour
         process.kill()
         written.seek(0)
         return process.exitcode, written.read()

@@ -16,6 +16,7 @@ from running import forked, invoke
 from runs import fit
 from torch import distributed
 
+from daclip.arithmetic import LAUNCH, launch_forgotten
 from daclip.training.callbacks import NonFiniteSteps
 from daclip.training.checkpointing import read_checkpoint
 
@@ -182,7 +183,7 @@ def test_a_rank_that_fails_ends_the_others(tmp_path: Path) -> None:
     assert "the graphics card fell out" in (tmp_path / "rank_1.txt").read_text()
 
 
-# What users type: Lightning then starts the other process itself.
+# Where nothing has started several processes, Lightning starts the others itself.
 TYPED = [
     "daclip.commands.train_daclip",
     "experiment=smoke_daclip",
@@ -202,18 +203,40 @@ def logged(folder: Path) -> list[tuple[float, float]]:
     return [(float(row["train/loss"]), float(row["train/grad_norm"])) for row in rows]
 
 
-# What Lightning leaves in the environment of a process that trained by DDP, as earlier tests do here: a run that finds
-# them takes itself for one rank of a launcher's, and waits for the others.
-LEFT_BY_LIGHTNING = ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+def test_what_a_launch_leaves_in_the_environment_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in LAUNCH:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("MASTER_PORT", "1")
+    with launch_forgotten():
+        os.environ.update(dict.fromkeys(LAUNCH, "2"))
+    assert [name for name in LAUNCH if name in os.environ] == ["MASTER_PORT"]
 
 
-def test_stage_1_typed_for_two_devices_trains_as_one_process_with_the_whole_batch(tmp_path: Path) -> None:
+# A program that trains twice; of the process that Lightning starts, one run is wanted.
+TWICE = """
+import os, sys
+from daclip.commands.train_daclip import main
+launched = "LOCAL_RANK" in os.environ
+main()
+if not launched:
+    sys.argv[-1] = "output=again"
+    main()
+"""
+
+
+def test_stage_1_on_two_devices_trains_as_one_process_with_the_whole_batch_and_does_so_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "twice.py").write_text(TWICE)
+    monkeypatch.syspath_prepend(tmp_path)
     shared = ["trainer=ddp", "trainer.devices=2", "data.batch_size=5", "stage.chunk_size=3"]
-    status, shown = forked(*TYPED, *shared, "output=two", cwd=tmp_path, without=LEFT_BY_LIGHTNING)
+    status, shown = forked("twice", *TYPED[1:], *shared, "output=two", cwd=tmp_path)
     assert status == 0, shown
     with contextlib.chdir(tmp_path):
         assert invoke(*TYPED, "data.batch_size=10", "output=one") is None
-    together, alone = logged(tmp_path / "two"), logged(tmp_path / "one")
-    assert len(together) == 2
-    for found, expected in zip(together, alone, strict=True):
-        assert found == pytest.approx(expected, rel=1e-4)
+    alone = logged(tmp_path / "one")
+    for folder in ("two", "again"):
+        together = logged(tmp_path / folder)
+        assert len(together) == 2
+        for found, expected in zip(together, alone, strict=True):
+            assert found == pytest.approx(expected, rel=1e-4)

@@ -19,7 +19,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import MISSING, DictConfig
 from torch import Tensor
 
-from daclip.arithmetic import trainer_precision
+from daclip.arithmetic import launch_forgotten, trainer_precision
 from daclip.artifacts import UNSCORED, Artifact, load_daclip, save_artifact
 from daclip.clip.controller import DaClip
 from daclip.commands import sweep
@@ -303,7 +303,8 @@ def run(stage: str) -> None:
     sweep.Sweep.folder = None
     whole = False
     try:
-        run_entry(_task, f"train_{stage}")
+        with launch_forgotten():
+            run_entry(_task, f"train_{stage}")
         whole = True
     finally:
         sweep.finish(whole)
