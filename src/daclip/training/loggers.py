@@ -1,4 +1,5 @@
-"""Loggers: the configuration and pictures that all are given; for Weights & Biases tables, and artifacts with lineage."""
+"""Loggers: configuration and pictures for all of them; for Weights & Biases tables, and artifacts with lineage."""
+
 import logging
 import os
 import sys
