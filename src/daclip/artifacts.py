@@ -103,9 +103,10 @@ class Artifact:
                     f"{folder}: not an artifact, {name} is missing; give the folder a training run ended with"
                 )
         _refuse_links(self.folder)
+        self.where = str(self.folder / CONFIG)  # for errors
         config = read_yaml(self.folder / CONFIG)
         if not isinstance(config, dict) or config.get("kind") not in ("daclip", "restorer"):
-            raise DaclipError(f"{self.folder / CONFIG}: not the configuration of a daclip artifact")
+            raise DaclipError(f"{self.where}: not the configuration of a daclip artifact")
         self.config: dict[str, Any] = present_names(config)
 
     def require(self, kind: str) -> None:
@@ -123,9 +124,9 @@ class Artifact:
             node = node.get(key) if isinstance(node, dict) else None
         if not isinstance(node, dict):
             raise DaclipError(
-                f"{self.folder / CONFIG}: the section {name} is missing or damaged; train or copy the artifact again"
+                f"{self.where}: the section {name} is missing or damaged; train or copy the artifact again"
             )
-        refuse_foreign_parts(node, name, str(self.folder / CONFIG))
+        refuse_foreign_parts(node, name, self.where)
         return node
 
     def data_section(self, roots: Iterable[str]) -> dict[str, Any]:
@@ -146,15 +147,14 @@ class Artifact:
         if node is None:
             node = self.section(section)
         else:
-            refuse_foreign_parts(node, section, str(self.folder / CONFIG))
+            refuse_foreign_parts(node, section, self.where)
         try:
             return instantiate(node, _convert_="object")
         except Exception as error:  # a part's own, in an InstantiationException, or OmegaConf's about the node
             if isinstance(error.__cause__, DaclipError):
                 raise error.__cause__ from None
-            raise DaclipError(
-                f"{self.folder / CONFIG}: nothing can be made of the section {section} ({one_line(error)})"
-            ) from error
+            message = f"{self.where}: nothing can be made of the section {section} ({one_line(error)})"
+            raise DaclipError(message) from error
 
     @property
     def classes(self) -> list[str]:
@@ -163,7 +163,7 @@ class Artifact:
         if found is None:  # an artifact of an earlier commit, which knew synthetic ones only
             found = vocabulary(self.build("degradation"))
         if not isinstance(found, list) or not found or not all(isinstance(name, str) and name for name in found):
-            raise DaclipError(f"{self.folder / CONFIG}: classes must be a list of words; copy the artifact again")
+            raise DaclipError(f"{self.where}: classes must be a list of words; copy the artifact again")
         return found
 
     def load_into(self, module: nn.Module) -> None:
@@ -172,12 +172,8 @@ class Artifact:
             state = load_file(self.folder / WEIGHTS)
         except (SafetensorError, OSError) as error:
             raise DaclipError(f"{self.folder / WEIGHTS}: damaged ({error}); train or copy it again") from None
-        present = module.state_dict()
-        wrong = sorted(
-            {name for name in present.keys() | state.keys() if name not in present or name not in state}
-            | {name for name in present.keys() & state.keys() if present[name].shape != state[name].shape}
-        )
-        if wrong:
+        own, found = ({(name, value.shape) for name, value in part.items()} for part in (module.state_dict(), state))
+        if wrong := sorted({name for name, _ in own ^ found}):
             raise DaclipError(f"{self.folder / WEIGHTS}: does not fit its configuration at {', '.join(wrong[:5])}")
         module.load_state_dict(state)
 
@@ -258,7 +254,7 @@ def load_daclip(folder: str | Path) -> DaClip:
     artifact.require("daclip")
     # The artifact holds all weights, the frozen ones too, and its tokeniser: nothing is downloaded.
     clip, tokenizer = artifact.section("clip"), artifact.folder / TOKENIZER
-    refuse_outside(clip.get("architecture"), tokenizer.is_file(), str(artifact.folder / CONFIG))
+    refuse_outside(clip.get("architecture"), tokenizer.is_file(), artifact.where)
     own = {"load_weights": False, "tokenizer": str(tokenizer) if tokenizer.is_file() else None}
     daclip: DaClip = artifact.build("clip", {**clip, **own})
     artifact.load_into(daclip)
@@ -272,9 +268,7 @@ def load_denoiser(artifact: Artifact, context_dim: int) -> Denoiser:
     # The stage's other parts are for training, and nothing is made of them here.
     stage = artifact.config.get("stage")
     if not isinstance(stage, dict) or "parameterization" not in stage:
-        raise DaclipError(
-            f"{artifact.folder / CONFIG}: the section stage is missing or damaged; copy the artifact again"
-        )
+        raise DaclipError(f"{artifact.where}: the section stage is missing or damaged; copy the artifact again")
     named = isinstance(stage["parameterization"], str)
     backbone, process = artifact.build("backbone"), artifact.build("process")
     meaning = stage["parameterization"] if named else artifact.build("stage.parameterization")
@@ -284,7 +278,7 @@ def load_denoiser(artifact: Artifact, context_dim: int) -> Denoiser:
         raise
     except Exception as error:  # values of a wrong type or size fail anywhere in the networks
         raise DaclipError(
-            f"{artifact.folder / CONFIG}: no network can be made of it ({one_line(error)}); copy the artifact again"
+            f"{artifact.where}: no network can be made of it ({one_line(error)}); copy the artifact again"
         ) from error
     artifact.load_into(denoiser.backbone)
     # Gradients stay allowed: autocast then keeps its bfloat16 copies of the weights from one evaluation to the next.
@@ -312,14 +306,13 @@ def read_record(folder: str | Path) -> dict[str, Any]:
 
 
 def artifact_folder(source: str | Path, revision: str | None = None) -> Path:
-    """The folder that a path, a model `owner/name` of the hub at a revision, or `pretrained` stands for."""
+    """The folder that a path, `pretrained`, or a model `owner/name` of the Hugging Face hub at a revision stands for;
+    the latter is downloaded, or found in the cache."""
     if str(source) == PRETRAINED:
         return PACKAGED
-    return Path(source) if Path(source).is_dir() else from_hub(str(source), revision)
-
-
-def from_hub(name: str, revision: str | None = None) -> Path:
-    """Download the model `owner/name` from the Hugging Face hub, or find it in the cache."""
+    if Path(source).is_dir():
+        return Path(source)
+    name = str(source)
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         raise DaclipError(f"{name}: no such artifact folder; check the path")
     from huggingface_hub import snapshot_download  # slow to import, and most users have a folder

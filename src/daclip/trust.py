@@ -118,17 +118,14 @@ def refuse_foreign_parts(node: Any, section: str, where: str) -> None:
             refuse_foreign_parts(value, section, where)
             if key == "_target_" and not _is_part(value, ROOMS[section.partition(".")[0]]):
                 package = str(value).partition(".")[0]
-                cure = f", or {FLAG} {package} if it is your own" if _may_be_own(package) else ""
+                foreign = package.isidentifier() and package != "daclip" and package not in sys.stdlib_module_names
+                cure = f", or {FLAG} {package} if it is your own" if foreign else ""
                 raise DaclipError(f"{where}: refuses to make {value!r} in {section}; only parts of daclip for it{cure}")
     elif isinstance(node, (list, tuple)):
         for value in node:
             refuse_foreign_parts(value, section, where)
     elif isinstance(node, str) and "${" in node:
         raise DaclipError(f"{where}: refuses the reference {node!r}; an artifact's configuration holds plain values")
-
-
-def _may_be_own(package: str) -> bool:
-    return package.isidentifier() and package != "daclip" and package not in sys.stdlib_module_names
 
 
 def read_yaml(path: Path) -> Any:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
-from reference import Recording, assert_near, irsde, irsde_settings, recorded_process
+from reference import Recording, assert_near, forward_step, irsde, irsde_settings, recorded_process
 from torch import Tensor, nn
 
 from daclip.config import config_dir
@@ -84,7 +84,7 @@ def test_pointwise_functions(name: str) -> None:
             "real_score": process.score(process.epsilon_from_data(x_t, mu, x0, t), t),
             "score": score,
             "score_from_noise": process.score(noise, t),
-            "forward_step": process.forward_step_mean(x0, mu, t) + process.forward_step_std(t) * noise,
+            "forward_step": forward_step(process, x0, mu, t, noise),
             "reverse_sde_step_mean": sde_mean,
             "reverse_sde_step": sde_mean - process.reverse_sde_std(t, s) * noise,
             "reverse_ode_step": process.reverse_ode_mean(x_t, mu, score, t, s),

@@ -41,6 +41,12 @@ def golden(name: str) -> Recording:
     return Recording(load_file(GOLDENS / f"{name}.safetensors"), json.loads((GOLDENS / f"{name}.json").read_text()))
 
 
+def forward_step(process: MeanRevertingSDE, x: Tensor, mu: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+    """Euler–Maruyama on dx = θ_t (μ − x) dt + σ_t dw from t − 1 to t, with σ_t = λ √(2 θ_t)."""
+    theta, dt = process.schedule.thetas[t].view(-1, 1, 1, 1), process.schedule.dt
+    return x + theta * (mu - x) * dt + process.lambda_ * (2 * theta).sqrt() * dt.sqrt() * noise
+
+
 def reference_folder() -> Path:
     """`$DACLIP_REFERENCE`, or `../shared/reference` seen from the repository."""
     default = Path(__file__).parents[2].parent / "shared" / "reference"

@@ -1,9 +1,10 @@
 """Losses and gradients that are not finite, and photos that cannot be decoded."""
 
+import copy
 import logging
 import struct
 from pathlib import Path
-from types import MethodType
+from types import MethodType, SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -23,7 +24,7 @@ from daclip.data.loading import DamagedPhotos, WithoutDamaged
 from daclip.errors import DaclipError, DamagedPhotoError
 from daclip.training.callbacks import NonFiniteSteps
 from daclip.training.checkpointing import newest_complete
-from daclip.training.optimizers import global_norm
+from daclip.training.optimizers import StageModule
 
 
 class BadBatches(Callback):
@@ -113,19 +114,31 @@ def test_one_bad_part_spoils_an_accumulated_step_only(tmp_path: Path) -> None:
     assert all(torch.isfinite(p).all() for p in module.parameters())
 
 
-def test_the_norm_and_its_limit_are_those_of_torch() -> None:
+@pytest.mark.parametrize("algorithm", [None, "value"])
+def test_gradients_are_clipped_as_torch_does(algorithm: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: dict[str, Any] = {}
+    monkeypatch.setattr(StageModule, "log", lambda self, name, value: logged.update({name: value}))
+    monkeypatch.setattr(StageModule, "trainer", SimpleNamespace(precision_plugin=None))
+    stage = StageModule(torch.optim.SGD, 0, 0.0)
+    network = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    stage.network = network
+    optimizer = torch.optim.SGD(stage.parameters())
+    stage.configure_gradient_clipping(optimizer, 0.5, algorithm)
+    assert logged == {"train/grad_norm": 0}  # no parameter has a gradient
     generator = torch.Generator().manual_seed(0)
-    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
-    for parameter in model.parameters():
+    for parameter in stage.parameters():
         parameter.grad = torch.randn(parameter.shape, generator=generator)
-    ours = [p.grad.clone() for p in model.parameters() if p.grad is not None]
-    norm = global_norm(ours)
-    assert torch.equal(nn.utils.clip_grad_norm_(model.parameters(), 0.5), norm)
-    torch._foreach_mul_(ours, 0.5 / (float(norm) + 1e-6))
-    for parameter, gradient in zip(model.parameters(), ours, strict=True):
+    theirs = copy.deepcopy(network)
+    for parameter, other in zip(stage.parameters(), theirs.parameters(), strict=True):
         assert parameter.grad is not None
-        torch.testing.assert_close(parameter.grad, gradient, rtol=1e-6, atol=0)
-    assert global_norm([]) == 0
+        other.grad = parameter.grad.clone()
+    stage.configure_gradient_clipping(optimizer, 0.5, algorithm)
+    if algorithm == "value":
+        nn.utils.clip_grad_value_(theirs.parameters(), 0.5)
+    else:
+        assert torch.equal(nn.utils.clip_grad_norm_(theirs.parameters(), 0.5), logged["train/grad_norm"])
+    for parameter, other in zip(stage.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(parameter.grad, other.grad, rtol=1e-6, atol=0)
 
 
 BOMB = "huge.bmp"

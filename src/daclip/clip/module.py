@@ -17,7 +17,14 @@ from daclip.clip.losses import DaClipLoss
 from daclip.data.datamodule import MixedDegradationData
 from daclip.degradations import split_classes
 from daclip.errors import DaclipError
-from daclip.metrics.classification import CalibrationError, ConfusionMatrix, MeansByLabel, caption_ranks, recall_at
+from daclip.metrics.classification import (
+    CalibrationError,
+    ConfusionMatrix,
+    MeansByLabel,
+    caption_ranks,
+    means_by_label,
+    recall_at,
+)
 from daclip.training.optimizers import OptimizerFactory, SchedulerFactory, StageModule, decay_groups
 from daclip.types import Conditioning, RestorationBatch
 
@@ -132,11 +139,6 @@ class ControllerPretraining(StageModule):
         with torch.no_grad():
             self.daclip.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
 
-    def on_validation_epoch_start(self) -> None:
-        """Forget the previous validation pass."""
-        self.confusion.reset()
-        self.cosines.reset()
-
     def validation_step(self, batch: RestorationBatch, batch_index: int) -> None:
         """Classify validation photos and compare content embeddings."""
         out = self.daclip(batch.lq)
@@ -214,7 +216,7 @@ class Stage1Scores:
         """All scores, as `metrics.json` holds them."""
         return {
             "degradation_accuracy": sum(self._right) / len(self._right),
-            "per_degradation_accuracy": self._mean_by_label(self._right),
+            "per_degradation_accuracy": means_by_label(self._labels, self._right),
             "confusion": self.confusion.table(),
             "calibration_error": round(self.calibration.compute().item(), 12),
             "calibration": self.calibration.bins(),
@@ -224,12 +226,6 @@ class Stage1Scores:
             "count": len(self._right),
         }
 
-    def _mean_by_label(self, values: Sequence[float]) -> dict[str, float]:
-        by_label: dict[str, list[float]] = {}
-        for label, value in zip(self._labels, values, strict=True):
-            by_label.setdefault(label, []).append(value)
-        return {label: sum(found) / len(found) for label, found in by_label.items()}
-
     def _content(self) -> dict[str, Any]:
         clean, degraded, steered = (torch.cat(self._embeddings[way]) for way in WAYS)
         cosines = {
@@ -237,7 +233,7 @@ class Stage1Scores:
             "content_cosine_plain": (degraded * clean).sum(-1).tolist(),
         }
         means = {name: sum(values) / len(values) for name, values in cosines.items()}
-        return {**means, **{f"per_degradation_{name}": self._mean_by_label(cosines[name]) for name in cosines}}
+        return {**means, **{f"per_degradation_{name}": means_by_label(self._labels, cosines[name]) for name in cosines}}
 
     @torch.inference_mode()
     def _retrieval(self) -> dict[str, Any] | None:

@@ -182,11 +182,6 @@ class RestorationDiffusion(StageModule):
             conditioning = self.guide.decided(conditioning, classes, self.temperature)
         return self.sampler.sample(self.denoiser, lq, conditioning, generators)
 
-    def on_validation_epoch_start(self) -> None:
-        """Forget the previous validation pass."""
-        self.scores.reset()
-        self.clean.reset()
-
     def validation_step(self, batch: RestorationBatch, batch_index: int) -> Tensor:
         """Restore validation photos; returns the restored batch `[B, 3, H, W]` for the sample grid."""
         numbers = self.validation_numbers(batch_index, len(batch))

@@ -124,22 +124,6 @@ class MeanRevertingSDE(nn.Module):
         """∇ log p_t(x_t | x_0) = −ε / (λ s_t); t in 1..T."""
         return -epsilon / self.marginal_std(t)
 
-    def drift(self, x: Tensor, mu: Tensor, t: Tensor) -> Tensor:
-        """θ_t (μ − x)."""
-        return self._at(self.schedule.thetas, t) * (mu - x)
-
-    def diffusion(self, t: Tensor) -> Tensor:
-        """σ_t = λ √(2 θ_t)."""
-        return self.lambda_ * (2 * self._at(self.schedule.thetas, t)).sqrt()
-
-    def forward_step_mean(self, x: Tensor, mu: Tensor, t: Tensor) -> Tensor:
-        """x + θ_t (μ − x) dt: Euler mean of the step from t − 1 to t."""
-        return x + self.drift(x, mu, t) * self.schedule.dt
-
-    def forward_step_std(self, t: Tensor) -> Tensor:
-        """σ_t √dt: Euler standard deviation of the step from t − 1 to t."""
-        return self.diffusion(t) * self.schedule.dt.sqrt()
-
     def reverse_sde_mean(self, x_t: Tensor, mu: Tensor, score: Tensor, t: Tensor, s: Tensor) -> Tensor:
         """Euler mean of the reverse SDE to s < t (IR-SDE, sec. 3.2): x_t − [(μ − x_t) − 2 λ² score] (θ̄_t − θ̄_s)."""
         delta = self.stride(t, s)

@@ -1,6 +1,7 @@
 """Recognition of degradations: confusion, calibration, caption retrieval, and means of scores by class."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -72,6 +73,14 @@ def finite_mean(values: Sequence[float]) -> float:
     return sum(kept) / len(kept) if kept else math.nan
 
 
+def means_by_label(labels: Sequence[str], values: Sequence[float]) -> dict[str, float]:
+    """The `finite_mean` of the values of each label, in the order in which labels occur."""
+    found: dict[str, list[float]] = {}
+    for label, value in zip(labels, values, strict=True):
+        found.setdefault(label, []).append(value)
+    return {label: finite_mean(values) for label, values in found.items()}
+
+
 class MeansByLabel(Metric):
     """Means of the photos' scores within each label (a class, or several classes), and the means of those.
 
@@ -104,16 +113,13 @@ class MeansByLabel(Metric):
         NaN of none."""
         labels = [bytes(name).rstrip(b"\0").decode(errors="ignore") for name in dim_zero_cat(self.names).tolist()]
         values = dim_zero_cat(self.rows)
-        found: dict[str, list[list[float]]] = {}
-        for label, row in zip(labels, values.tolist(), strict=True):
-            found.setdefault(label, []).append(row)
-        per_label: dict[str, dict[str, Any]] = {}
-        for label, rows in found.items():
-            means = {name: finite_mean([row[i] for row in rows]) for i, name in enumerate(self.columns)}
-            per_label[label] = {**means, "count": len(rows)}
+        means = {name: means_by_label(labels, values[:, i].tolist()) for i, name in enumerate(self.columns)}
         return {
-            "per_degradation": per_label,
-            "mean": {name: finite_mean([row[name] for row in per_label.values()]) for name in self.columns},
+            "per_degradation": {
+                label: {**{name: means[name][label] for name in self.columns}, "count": count}
+                for label, count in Counter(labels).items()
+            },
+            "mean": {name: finite_mean(list(means[name].values())) for name in self.columns},
             "overall": {name: values[:, i].contiguous().mean().item() for i, name in enumerate(self.columns)},
         }
 

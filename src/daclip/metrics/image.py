@@ -2,8 +2,7 @@
 
 import socket
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -71,8 +70,18 @@ class LazyNetwork:
     def on(self, device: torch.device) -> Any:
         """The network on a device; raises `MetricUnavailableError` if its weights cannot be had."""
         if self._network is None:
-            with loading():
+            patience = socket.getdefaulttimeout()
+            socket.setdefaulttimeout(DOWNLOAD_SECONDS)
+            try:
                 self._network = self._load().eval().requires_grad_(False)
+            except ModuleNotFoundError as error:
+                raise MetricUnavailableError("a package is missing; install daclip[perceptual]") from error
+            except DaclipError as error:
+                raise MetricUnavailableError(str(error)) from error
+            except (OSError, RuntimeError) as error:  # no network, a refusal, a damaged download
+                raise MetricUnavailableError(f"its weights cannot be downloaded ({one_line(error)})") from error
+            finally:
+                socket.setdefaulttimeout(patience)
         return self._network.to(device)
 
 
@@ -80,23 +89,6 @@ def refuse_small(images: Tensor, side: int) -> None:
     """Raise `MetricUnavailableError` for photos with a side below what a metric's windows need."""
     if min(images.shape[-2:]) < side:
         raise MetricUnavailableError(f"photos need sides of at least {side} pixels, got {list(images.shape[-2:])}")
-
-
-@contextmanager
-def loading() -> Iterator[None]:
-    """Turn every way in which a network's weights can be missing into `MetricUnavailableError`."""
-    patience = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(DOWNLOAD_SECONDS)
-    try:
-        yield
-    except ModuleNotFoundError as error:
-        raise MetricUnavailableError("a package is missing; install daclip[perceptual]") from error
-    except DaclipError as error:
-        raise MetricUnavailableError(str(error)) from error
-    except (OSError, RuntimeError) as error:  # no network, a refusal, a damaged download
-        raise MetricUnavailableError(f"its weights cannot be downloaded ({one_line(error)})") from error
-    finally:
-        socket.setdefaulttimeout(patience)
 
 
 WINDOW = 11  # side of SSIM's Gaussian window

@@ -15,7 +15,7 @@ from daclip.data.pairing import match_names, pair_account, require_partners
 from daclip.errors import DaclipError
 from daclip.files import account, find_photos, name_of, one_line
 from daclip.images import save_image
-from daclip.metrics.classification import finite_mean
+from daclip.metrics.classification import finite_mean, means_by_label
 from daclip.metrics.image import MetricUnavailableError, PairMetric, Protocol, SetMetric
 
 
@@ -87,8 +87,7 @@ def paired_difference(
     ends = interval(means, confidence)
     if ends is None:
         return None
-    by_class = {name: [d for d, w in zip(differences.tolist(), classes, strict=True) if w == name] for name in classes}
-    mean = sum(sum(found) / len(found) for found in by_class.values()) / len(by_class)
+    mean = finite_mean(list(means_by_label(classes, differences.tolist()).values()))
     # One is added to both counts, so that no finite number of draws claims p = 0 (Davison and Hinkley 1997, §4.2).
     other_side = min(int((means <= 0).sum()), int((means >= 0).sum()))
     p = 2 * (other_side + 1) / (draws + 1)

@@ -13,6 +13,7 @@ from timm.optim import muon as timm_muon
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from torchmetrics import Metric
 
 from daclip.arithmetic import supports_bf16
 from daclip.errors import DaclipError
@@ -39,19 +40,12 @@ class Muon(timm_muon.Muon):
 
 def decay_groups(module: nn.Module) -> list[dict[str, Any]]:
     """Trainable parameters in two groups: with the optimiser's weight decay, and without (vectors and scalars)."""
-    groups: dict[bool, dict[str, Any]] = {}
-    for parameter in module.parameters():
-        if parameter.requires_grad:
-            free = parameter.ndim < 2
-            groups.setdefault(free, {"params": [], **({"weight_decay": 0.0} if free else {})})["params"].append(
-                parameter
-            )
-    return [groups[free] for free in sorted(groups)]
-
-
-def global_norm(gradients: Sequence[Tensor]) -> Tensor:
-    """Euclidean norm of all gradients together, a float32 scalar."""
-    return nn.utils.get_total_norm(gradients) if gradients else torch.zeros(())
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    groups: list[dict[str, Any]] = [
+        {"params": [parameter for parameter in trained if parameter.ndim >= 2]},
+        {"params": [parameter for parameter in trained if parameter.ndim < 2], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]
 
 
 def digest(module: nn.Module) -> bytes:
@@ -128,6 +122,12 @@ class StageModule(L.LightningModule):
                 group["lr"] *= now / before
                 scheduler.base_lrs[index] = group["initial_lr"] = now
 
+    def on_validation_epoch_start(self) -> None:
+        """Forget the scores of the previous validation pass."""
+        for metric in self.children():
+            if isinstance(metric, Metric):
+                metric.reset()
+
     def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Note the weights that this validation pass scores: the average, where there is one."""
         if batch_idx == 0 and not self.trainer.sanity_checking:
@@ -175,15 +175,14 @@ class StageModule(L.LightningModule):
         if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
             scaler.unscale_(optimizer)
         gradients = [parameter.grad for parameter in self.parameters() if parameter.grad is not None]
-        norm = global_norm(gradients)
+        norm = nn.utils.get_total_norm(gradients)
         self.log("train/grad_norm", norm)
         self.step_skipped = not bool(torch.isfinite(norm))
         if self.step_skipped:
             for parameter in self.parameters():
                 parameter.grad = None
         elif gradient_clip_val is not None and gradient_clip_algorithm == "value":
-            torch._foreach_clamp_min_(gradients, -float(gradient_clip_val))
-            torch._foreach_clamp_max_(gradients, float(gradient_clip_val))
+            nn.utils.clip_grad_value_(self.parameters(), gradient_clip_val)
         elif gradient_clip_val is not None:
             factor = float(gradient_clip_val) / (float(norm) + 1e-6)
             if factor < 1:
