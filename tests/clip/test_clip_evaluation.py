@@ -48,7 +48,7 @@ def test_scores_of_a_model_that_steers_nothing() -> None:
     lq, hq = torch.rand(2, 4, 3, 40, 40, generator=torch.Generator().manual_seed(0))
     captions = ["a cat, asleep", "a dog", "", "a cat, asleep"]
     pairs = RestorationBatch(lq, hq, captions, ["rainy", "hazy", "hazy, rainy", "rainy"], ["a"] * 4)
-    found = score_daclip(daclip, [pairs], ["rainy", "hazy"], ["{}", "a {} photo"], 10, "fp32").results()
+    found = score_daclip(daclip, [pairs], ["rainy", "hazy"], ["{}", "a {} photo"], 10, "fp32")
     assert found["content_cosine"] == found["content_cosine_plain"]
     assert set(found["per_degradation_accuracy"]) == {"rainy", "hazy", "hazy, rainy"}
     # One of two right words is right.

@@ -284,7 +284,7 @@ def _score_stage_1(cfg: DictConfig, artifact: Artifact) -> tuple[dict[str, Any],
     classes = list(dict.fromkeys([*artifact.classes, *pairs.classes]))
     batches = _batches(pairs, cfg.batch_size or 20)
     scores = score_daclip(daclip, batches, classes, list(cfg.templates), cfg.bins, cfg.precision)
-    metrics = {"artifact": str(artifact.folder), **scores.results()}
+    metrics = {"artifact": str(artifact.folder), **scores}
     output = Path(cfg.output)
     write_bytes(output / "confusion.png", png(confusion_figure(metrics["confusion"], classes)))
     reliability = reliability_figure(metrics["calibration"], metrics["calibration_error"], cfg.bins)
