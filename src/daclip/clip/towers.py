@@ -111,26 +111,29 @@ def _weights_in(package: str) -> Path:
 
 
 class VitTower:
-    """Base class of the plain ViTs in the terms of `ConvTower`; their tokens are `[B, N, width]`."""
+    """A plain ViT of open_clip in the terms of `ConvTower`; its tokens are `[B, N, width]`."""
 
     any_size = False
-    blocks: Iterable[nn.Module]
-    width: int
 
     def __init__(self, net: Any):
         self.net = net
+        self.blocks: Iterable[nn.Module] = net.transformer.resblocks
+        self.width: int = net.conv1.out_channels
 
     def embed(self, pixels: Tensor) -> Tensor:
         """Normalised pixels `[B, 3, s, s]` to the tokens that enter the first block."""
-        raise NotImplementedError
+        tokens: Tensor = self.net._embeds(pixels)
+        return tokens
 
     def pool(self, tokens: Tensor) -> Tensor:
         """Tokens after the last block to the tower's embedding, `[B, D]`."""
-        raise NotImplementedError
+        pooled, _ = self.net._pool(tokens)
+        return pooled if self.net.proj is None else pooled @ self.net.proj
 
     def project(self, tokens: Tensor) -> Tensor:
         """Patch tokens after the last block in the space of the embedding, `[B, patches, D]`."""
-        raise NotImplementedError
+        patches: Tensor = self.net.ln_post(tokens[:, 1:])
+        return patches if self.net.proj is None else patches @ self.net.proj
 
     def links(self) -> list[nn.Module]:
         """A linear map of the tokens behind each block."""
@@ -143,54 +146,28 @@ class VitTower:
         return self.pool(next(self.net.parameters()).new_zeros(1, 2, self.width)).shape[-1]
 
 
-class OpenClipTower(VitTower):
-    """A ViT of open_clip."""
-
-    def __init__(self, net: VisionTransformer):
-        super().__init__(net)
-        self.blocks = net.transformer.resblocks
-        self.width = net.conv1.out_channels
-
-    def embed(self, pixels: Tensor) -> Tensor:
-        """See `VitTower`."""
-        tokens: Tensor = self.net._embeds(pixels)
-        return tokens
-
-    def pool(self, tokens: Tensor) -> Tensor:
-        """See `VitTower`."""
-        return self._into_space(self.net._pool(tokens)[0])
-
-    def project(self, tokens: Tensor) -> Tensor:
-        """See `VitTower`."""
-        return self._into_space(self.net.ln_post(tokens[:, 1:]))
-
-    def _into_space(self, tokens: Tensor) -> Tensor:
-        return tokens if self.net.proj is None else tokens @ self.net.proj
-
-
 class TimmTower(VitTower):
-    """A ViT of timm behind open_clip's head."""
+    """A plain ViT of timm behind open_clip's head."""
 
     def __init__(self, net: TimmModel):
-        super().__init__(net)
-        self.blocks = net.trunk.blocks
-        self.width = net.trunk.embed_dim
+        self.net, self.trunk = net, net.trunk
+        self.blocks = self.trunk.blocks
+        self.width = self.trunk.embed_dim
 
     def embed(self, pixels: Tensor) -> Tensor:
         """See `VitTower`."""
-        trunk = self.net.trunk
-        tokens: Tensor = trunk.norm_pre(trunk.patch_drop(trunk._pos_embed(trunk.patch_embed(pixels))))
+        embedded = self.trunk._pos_embed(self.trunk.patch_embed(pixels))
+        tokens: Tensor = self.trunk.norm_pre(self.trunk.patch_drop(embedded))
         return tokens
 
     def pool(self, tokens: Tensor) -> Tensor:
         """See `VitTower`."""
-        embedded: Tensor = self.net.head(self.net.trunk.forward_head(self.net.trunk.norm(tokens)))
+        embedded: Tensor = self.net.head(self.trunk.forward_head(self.trunk.norm(tokens)))
         return embedded
 
     def project(self, tokens: Tensor) -> Tensor:
         """See `VitTower`."""
-        trunk = self.net.trunk
-        projected: Tensor = self.net.head(trunk.norm(tokens)[:, trunk.num_prefix_tokens :])
+        projected: Tensor = self.net.head(self.trunk.norm(tokens)[:, self.trunk.num_prefix_tokens :])
         return projected
 
 
@@ -198,7 +175,7 @@ def tower_of(net: nn.Module) -> ConvTower | VitTower:
     """The tower that a network is: the network itself, or an object beside it, so that no weight changes its name."""
     if isinstance(net, ConvTower):
         return net
-    return TimmTower(net) if isinstance(net, TimmModel) else OpenClipTower(net)
+    return TimmTower(net) if isinstance(net, TimmModel) else VitTower(net)
 
 
 def check_tower(net: nn.Module, name: str) -> None:
