@@ -62,17 +62,20 @@ def take_trust(words: Sequence[str]) -> list[str]:
     return kept
 
 
+def entries(node: Any) -> Iterator[tuple[Any, Any]]:
+    """Keys and values of nested containers at any depth; the key is empty inside a list."""
+    if isinstance(node, Mapping):
+        pairs = list(node.items())
+    else:
+        pairs = [("", value) for value in node] if isinstance(node, (list, tuple)) else []
+    for key, value in pairs:
+        yield key, value
+        yield from entries(value)
+
+
 def targets(node: Any) -> Iterator[str]:
     """All that a configuration names in a `_target_`, at any depth."""
-    if isinstance(node, Mapping):
-        for key, value in node.items():
-            if key == "_target_":
-                yield str(value)
-            else:
-                yield from targets(value)
-    elif isinstance(node, (list, tuple)):
-        for value in node:
-            yield from targets(value)
+    return (str(value) for key, value in entries(node) if key == "_target_")
 
 
 def own_packages(config: Mapping[str, Any]) -> list[str]:
@@ -112,20 +115,17 @@ def _is_part(target: Any, rooms: tuple[str, ...]) -> bool:
 def refuse_foreign_parts(node: Any, section: str, where: str) -> None:
     """Refuse a section (plain containers) of a configuration from the file `where` that names other parts than `ROOMS`
     and trusted packages have, or that refers to the environment or another resolver."""
-    if isinstance(node, Mapping):
-        for key, value in node.items():
-            refuse_foreign_parts(key, section, where)
-            refuse_foreign_parts(value, section, where)
-            if key == "_target_" and not _is_part(value, ROOMS[section.partition(".")[0]]):
-                package = str(value).partition(".")[0]
-                foreign = package.isidentifier() and package != "daclip" and package not in sys.stdlib_module_names
-                cure = f", or {FLAG} {package} if it is your own" if foreign else ""
-                raise DaclipError(f"{where}: refuses to make {value!r} in {section}; only parts of daclip for it{cure}")
-    elif isinstance(node, (list, tuple)):
-        for value in node:
-            refuse_foreign_parts(value, section, where)
-    elif isinstance(node, str) and "${" in node:
-        raise DaclipError(f"{where}: refuses the reference {node!r}; an artifact's configuration holds plain values")
+    for key, value in entries(node):
+        for text in (key, value):
+            if isinstance(text, str) and "${" in text:
+                raise DaclipError(
+                    f"{where}: refuses the reference {text!r}; an artifact's configuration holds plain values"
+                )
+        if key == "_target_" and not _is_part(value, ROOMS[section.partition(".")[0]]):
+            package = str(value).partition(".")[0]
+            foreign = package.isidentifier() and package != "daclip" and package not in sys.stdlib_module_names
+            cure = f", or {FLAG} {package} if it is your own" if foreign else ""
+            raise DaclipError(f"{where}: refuses to make {value!r} in {section}; only parts of daclip for it{cure}")
 
 
 def read_yaml(path: Path) -> Any:
@@ -143,21 +143,9 @@ def read_yaml(path: Path) -> Any:
         content = yaml.load(text, Loader=YAML_LOADER)
     except (OSError, ValueError, yaml.YAMLError):
         raise DaclipError(f"{path}: damaged; train or copy the artifact again") from None
-    if (wrong := _not_plain(content)) is not None:
-        raise DaclipError(f"{path}: damaged, it holds {wrong!r:.60}; train or copy the artifact again")
+    for key, value in entries([content]):
+        plain = isinstance(value, (dict, list, str, int, float, bool, type(None)))
+        if not isinstance(key, str) or not plain:
+            wrong = f"{value!r:.60}" if isinstance(key, str) else f"the key {key!r:.60}"
+            raise DaclipError(f"{path}: damaged, it holds {wrong}; train or copy the artifact again")
     return content
-
-
-def _not_plain(node: Any) -> Any:
-    """A key that is no text, or a value that is neither text, number, truth value nor null; None if there is none."""
-    if isinstance(node, dict):
-        for key, value in node.items():
-            if not isinstance(key, str):
-                return f"the key {key!r}"
-            if (wrong := _not_plain(value)) is not None:
-                return wrong
-    elif isinstance(node, list):
-        return next((wrong for value in node if (wrong := _not_plain(value)) is not None), None)
-    elif not isinstance(node, (str, int, float, bool, type(None))):
-        return node
-    return None

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from daclip.errors import DaclipError
 from daclip.files import one_line
+from daclip.trust import entries
 
 SCHEMES = ("hf-hub:", "local-dir:")  # names of models that open_clip does not list itself
 TOKENIZER = "tokenizer.json"  # in an artifact whose tokeniser is not open_clip's own
@@ -86,18 +87,14 @@ def model_settings(architecture: str | Mapping[str, Any]) -> dict[str, Any]:
 
 def refuse_outside(architecture: Any, has_tokenizer: bool, where: str) -> None:
     """Refuse an artifact's architecture, from the file `where`, that names anything outside open_clip and itself."""
-
-    def named(node: Any) -> Iterator[str]:
-        for key, value in node.items() if isinstance(node, Mapping) else enumerate(node):
-            if isinstance(value, (Mapping, list)):
-                yield from named(value)
-            elif isinstance(value, str) and (":" in value or "/" in value) and key != "hf_tokenizer_name":
-                yield value
-
     if isinstance(architecture, str):
         found = [] if architecture in open_clip.list_models() else [architecture]
     elif isinstance(architecture, Mapping):
-        found = list(named(architecture))
+        found = [
+            value
+            for key, value in entries(architecture)
+            if isinstance(value, str) and (":" in value or "/" in value) and key != "hf_tokenizer_name"
+        ]
     else:
         raise DaclipError(f"{where}: clip.architecture is damaged; copy the artifact again")
     text = {} if found else model_settings(architecture).get("text_cfg") or {}

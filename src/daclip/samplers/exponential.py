@@ -108,7 +108,32 @@ class DdimSampler(Sampler):
         return x_s if step.noise is None else x_s + fresh * step.noise
 
 
-class DpmSolverSampler(Sampler):
+class Multistep(Sampler):
+    """Base class of samplers that take `exponential_step` with up to `order` estimates, 1 to 3; `slope` is its rule."""
+
+    title: str
+    tau = 0.0
+
+    def __init__(self, order: int, slope: SlopeRule, **options: Unpack[SamplerOptions]) -> None:
+        super().__init__(**options)
+        if order not in (1, 2, 3):
+            raise DaclipError(f"sampler.order of {self.title} must be 1, 2 or 3, got {order}")
+        if slope not in ("exact", "bh1", "bh2"):
+            raise DaclipError(f"unknown sampler.slope {slope!r}; choose exact, bh1 or bh2")
+        self.order = order
+        self.slope: SlopeRule = slope
+        self.lookback = order - 1
+
+    def step(self, step: Step) -> Tensor:
+        """Extrapolate the estimates of this step and of as many earlier ones as the order allows, `[B, C, H, W]`."""
+        order = min(self.order, len(step.history) + 1, step.remaining)
+        nodes = [(one.t, one.prediction.x0) for one in [step, *reversed(step.history)][:order]]
+        return exponential_step(
+            step.process, step.x_t, step.lq, step.t, step.s, nodes, self.slope, self.tau, step.noise
+        )
+
+
+class DpmSolverSampler(Multistep):
     """Multistep DPM-Solver++ (Lu et al. 2022b, algorithm 2) and its SDE form, on y = (x − μ)/λ:
 
         x_s = μ + (s_s/s_t) e^{−τ²h} (x_t − μ) + α_s Σ_i w_i (x̂_0^{(i)} − μ) + λ s_s √(1 − e^{−2τ²h}) ξ,
@@ -119,23 +144,17 @@ class DpmSolverSampler(Sampler):
     at order 2 is `bh2` as published, `bh1` or `exact`. Order 3 is exact; the published 3M halves the second difference.
     """
 
+    title = "DPM-Solver++"
+
     def __init__(self, order: int, tau: float, slope: SlopeRule, **options: Unpack[SamplerOptions]) -> None:
-        super().__init__(**options)
-        _check("DPM-Solver++", order, slope)
+        super().__init__(order, slope, **options)
         if not 0 <= tau <= 1:
             raise DaclipError(f"sampler.tau must lie in [0, 1], got {tau}")
-        self.order = order
         self.tau = tau
-        self.slope = slope
         self.stochastic = tau > 0
-        self.lookback = order - 1
-
-    def step(self, step: Step) -> Tensor:
-        """Extrapolate the estimate over the step, `[B, C, H, W]`."""
-        return _extrapolated(step, self.order, self.slope, self.tau)
 
 
-class UniPcSampler(Sampler):
+class UniPcSampler(Multistep):
     """UniPC (Zhao et al. 2023, algorithms 5 and 8, data prediction) on y = (x − μ)/λ:
 
         x_s = μ + (s_s/s_t) (x_t − μ) + α_s Σ_i w_i (x̂_0^{(i)} − μ).
@@ -145,13 +164,11 @@ class UniPcSampler(Sampler):
     estimates: `bh1`, `bh2` or `exact`. The order rises over the first steps and falls to the last, which gives x̂_0.
     """
 
+    title = "UniPC"
     stochastic = False
 
     def __init__(self, order: int, slope: SlopeRule, **options: Unpack[SamplerOptions]) -> None:
-        super().__init__(**options)
-        _check("UniPC", order, slope)
-        self.order = order
-        self.slope = slope
+        super().__init__(order, slope, **options)
         self.lookback = order
 
     def correct(self, step: Step) -> Tensor:
@@ -163,21 +180,3 @@ class UniPcSampler(Sampler):
         previous, *older = list(reversed(step.history))[:order]
         nodes = [(one.t, one.prediction.x0) for one in (previous, step, *older)]
         return exponential_step(step.process, previous.x_t, step.lq, previous.t, step.t, nodes, self.slope)
-
-    def step(self, step: Step) -> Tensor:
-        """UniP: extrapolate the estimate over the step, `[B, C, H, W]`."""
-        return _extrapolated(step, self.order, self.slope)
-
-
-def _check(name: str, order: int, slope: str) -> None:
-    if order not in (1, 2, 3):
-        raise DaclipError(f"sampler.order of {name} must be 1, 2 or 3, got {order}")
-    if slope not in ("exact", "bh1", "bh2"):
-        raise DaclipError(f"unknown sampler.slope {slope!r}; choose exact, bh1 or bh2")
-
-
-def _extrapolated(step: Step, order: int, slope: SlopeRule, tau: float = 0.0) -> Tensor:
-    """`exponential_step` with the estimates of this step and of as many earlier ones as the order allows."""
-    order = min(order, len(step.history) + 1, step.remaining)
-    nodes = [(one.t, one.prediction.x0) for one in [step, *reversed(step.history)][:order]]
-    return exponential_step(step.process, step.x_t, step.lq, step.t, step.s, nodes, slope, tau, step.noise)
