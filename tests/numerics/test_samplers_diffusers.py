@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from daclip.diffusion import Denoiser, MeanRevertingSDE, Prediction, ThetaSchedule
 from daclip.samplers import DdimSampler, DpmSolverSampler, Sampler, UniPcSampler
 from daclip.samplers import base as sampler_base
-from daclip.samplers.exponential import SlopeRule
+from daclip.samplers.solvers import SlopeRule
 from daclip.types import Conditioning
 
 diffusers = pytest.importorskip("diffusers", reason="diffusers is not installed (make setup installs it)")

@@ -19,7 +19,7 @@ from daclip.samplers import (
     UniPcSampler,
 )
 from daclip.samplers import base as sampler_base
-from daclip.samplers.exponential import exponential_step
+from daclip.samplers.solvers import exponential_step
 from daclip.types import Conditioning
 
 MEAN, STD = 0.7, 0.1

@@ -134,8 +134,9 @@ class ControllerPretraining(StageModule):
             self.log(f"train/{name}", value, prog_bar=name in ("loss", "degradation_loss"), batch_size=len(batch))
         return terms["loss"]
 
-    def constrain(self) -> None:
-        """Keep the logit scale where its exponential lies in [1, 100]."""
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Step, then bring the scale back to [1, 100], before anything saves or averages it."""
+        super().optimizer_step(*args, **kwargs)
         with torch.no_grad():
             self.daclip.logit_scale.clamp_(0, MAX_LOGIT_SCALE)
 

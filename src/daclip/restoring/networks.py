@@ -18,7 +18,7 @@ from daclip.errors import DaclipError
 from daclip.files import one_line
 from daclip.restoring.instruction import Wish
 from daclip.samplers.base import Sampler
-from daclip.samplers.single_step import PosteriorSampler
+from daclip.samplers.solvers import PosteriorSampler
 from daclip.types import Conditioning
 
 

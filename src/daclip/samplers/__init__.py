@@ -8,10 +8,10 @@ from daclip.samplers.base import SamplerOptions as SamplerOptions
 from daclip.samplers.base import Step as Step
 from daclip.samplers.base import StepHook as StepHook
 from daclip.samplers.base import TimeGrid as TimeGrid
-from daclip.samplers.exponential import DdimSampler as DdimSampler
-from daclip.samplers.exponential import DpmSolverSampler as DpmSolverSampler
-from daclip.samplers.exponential import UniPcSampler as UniPcSampler
-from daclip.samplers.single_step import FlowOdeSampler as FlowOdeSampler
-from daclip.samplers.single_step import HeunSampler as HeunSampler
-from daclip.samplers.single_step import PosteriorSampler as PosteriorSampler
-from daclip.samplers.single_step import ReverseSdeSampler as ReverseSdeSampler
+from daclip.samplers.solvers import DdimSampler as DdimSampler
+from daclip.samplers.solvers import DpmSolverSampler as DpmSolverSampler
+from daclip.samplers.solvers import FlowOdeSampler as FlowOdeSampler
+from daclip.samplers.solvers import HeunSampler as HeunSampler
+from daclip.samplers.solvers import PosteriorSampler as PosteriorSampler
+from daclip.samplers.solvers import ReverseSdeSampler as ReverseSdeSampler
+from daclip.samplers.solvers import UniPcSampler as UniPcSampler

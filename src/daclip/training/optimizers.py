@@ -148,18 +148,10 @@ class StageModule(L.LightningModule):
         loader: Any = self.trainer.val_dataloaders
         return sum(number < len(loader.dataset) for number in numbers)
 
-    def constrain(self) -> None:
-        """Bring parameters back to where they are allowed to be; called behind every optimiser step."""
-
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """Backward pass; a loss that is not finite makes all gradients NaN, on every rank once they are averaged."""
         poison = torch.where(torch.isfinite(loss.detach()), 1.0, math.nan)
         super().backward(loss * poison, *args, **kwargs)
-
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        """Step, then `constrain`, so that no checkpoint or weight average sees what lies outside."""
-        super().optimizer_step(*args, **kwargs)
-        self.constrain()
 
     def configure_gradient_clipping(
         self,
