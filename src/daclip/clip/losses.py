@@ -133,9 +133,9 @@ class MultiPositive(Matching):
 
     def forward(self, image: Tensor, targets: Targets, scale: Tensor) -> Tensor:
         """See `Matching`."""
-        logits = scale * image @ targets.text.T
-        member = F.one_hot(targets.label, len(targets.text)).to(logits.dtype)
-        return (F.cross_entropy(logits, targets.label) + _divergence_of_texts(logits, member)) / 2
+        logits, label = scale * image @ targets.text.T, targets.label
+        member = F.one_hot(label, len(targets.text)).to(logits.dtype)
+        return (F.cross_entropy(logits, label) + _divergence_of_texts(logits, member)) / 2
 
 
 class MultiLabel(Matching):
@@ -146,8 +146,8 @@ class MultiLabel(Matching):
 
     def forward(self, image: Tensor, targets: Targets, scale: Tensor) -> Tensor:
         """See `Matching`."""
-        logits = scale * image @ targets.text.T
-        return (_divergence(logits, targets.member) + _divergence_of_texts(logits, targets.member)) / 2
+        logits, member = scale * image @ targets.text.T, targets.member
+        return (_divergence(logits, member) + _divergence_of_texts(logits, member)) / 2
 
 
 class Sigmoid(Matching):

@@ -177,7 +177,7 @@ class MeanRevertingSDE(nn.Module):
 
     def _shift_terms(self, x_t: Tensor, mu: Tensor, t: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """u, sinh u and s_t (1 + u − e^u) y."""
-        u = self._at(self.schedule.thetas, t) * self.schedule.dt
+        u = self.schedule.thetas[t].view(-1, 1, 1, 1) * self.schedule.dt
         y = (x_t - mu) / self.lambda_
         # u − expm1(u) instead of 1 + u − e^u: at small t u is about 1e-4 and the terms nearly cancel.
         return u, torch.sinh(u), self.relative_std(t) * (u - torch.expm1(u)) * y
@@ -187,11 +187,7 @@ class MeanRevertingSDE(nn.Module):
         return self._integral(t) - self._integral(s)
 
     def _integral(self, t: Tensor) -> Tensor:
-        return self._at(self.schedule.integral, t)
-
-    @staticmethod
-    def _at(table: Tensor, t: Tensor) -> Tensor:
-        return table[t].view(-1, 1, 1, 1)
+        return self.schedule.integral[t].view(-1, 1, 1, 1)
 
 
 def _one_minus_square(exponent: Tensor) -> Tensor:

@@ -1,13 +1,11 @@
 """Base classes of metrics, fidelity of pixels (PSNR, SSIM, MS-SSIM), and the protocol that prepares photos for them."""
 
-import socket
 from abc import abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.functional.image import (
     multiscale_structural_similarity_index_measure,
@@ -16,10 +14,7 @@ from torchmetrics.functional.image import (
 from torchmetrics.utilities import dim_zero_cat
 
 from daclip.errors import DaclipError
-from daclip.files import one_line
 from daclip.pixels import quantise
-
-DOWNLOAD_SECONDS = 30.0  # a connection that is silent for longer counts as absent
 
 
 class MetricUnavailableError(DaclipError):
@@ -54,35 +49,6 @@ class SetMetric(Metric):
     """Compares a set of photos with the set of their references; may raise `MetricUnavailableError`."""
 
     is_network: ClassVar[bool] = True
-
-
-class LazyNetwork:
-    """A frozen network that is loaded at its first use and shared by all copies of a metric."""
-
-    def __init__(self, load: Callable[[], nn.Module]):
-        self._load = load
-        self._network: nn.Module | None = None
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> "LazyNetwork":
-        """The same object."""
-        return self
-
-    def on(self, device: torch.device) -> Any:
-        """The network on a device; raises `MetricUnavailableError` if its weights cannot be had."""
-        if self._network is None:
-            patience = socket.getdefaulttimeout()
-            socket.setdefaulttimeout(DOWNLOAD_SECONDS)
-            try:
-                self._network = self._load().eval().requires_grad_(False)
-            except ModuleNotFoundError as error:
-                raise MetricUnavailableError("a package is missing; install daclip[perceptual]") from error
-            except DaclipError as error:
-                raise MetricUnavailableError(str(error)) from error
-            except (OSError, RuntimeError) as error:  # no network, a refusal, a damaged download
-                raise MetricUnavailableError(f"its weights cannot be downloaded ({one_line(error)})") from error
-            finally:
-                socket.setdefaulttimeout(patience)
-        return self._network.to(device)
 
 
 def refuse_small(images: Tensor, side: int) -> None:

