@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
-from typing import Protocol, TypedDict
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from torch import Tensor
 from daclip.diffusion.denoiser import Denoiser, Prediction
 from daclip.diffusion.sde import MeanRevertingSDE
 from daclip.errors import DaclipError
+from daclip.rng import NoiseWindow
 from daclip.types import Conditioning
 
 TimeGrid = Callable[[MeanRevertingSDE, int, int], list[int]]
@@ -106,17 +107,10 @@ StepHook = Callable[[Step, Tensor], None]
 """Called after each step with the step and the new state x_s."""
 
 
-class NoiseSource(Protocol):
-    """Substitute for an image's generator: its noise may be a window of a larger image's."""
-
-    def normal(self, shape: Sequence[int]) -> Tensor:
-        """The next unit normal draw, `[C, H, W]`."""
-
-
-def draw_noise(generators: Sequence[torch.Generator | NoiseSource], like: Tensor) -> Tensor:
+def draw_noise(generators: Sequence[torch.Generator | NoiseWindow], like: Tensor) -> Tensor:
     """Unit normal noise of the shape of `like`, image i from generator i, drawn on the generators' device (the CPU)."""
 
-    def normal(source: torch.Generator | NoiseSource) -> Tensor:
+    def normal(source: torch.Generator | NoiseWindow) -> Tensor:
         if isinstance(source, torch.Generator):
             return torch.randn(like.shape[1:], generator=source, device=source.device)
         return source.normal(like.shape[1:])
@@ -179,7 +173,7 @@ class Sampler(ABC):
         denoiser: Denoiser,
         lq: Tensor,
         conditioning: Conditioning,
-        generators: Sequence[torch.Generator | NoiseSource],
+        generators: Sequence[torch.Generator | NoiseWindow],
         on_step: StepHook | None = None,
     ) -> Tensor:
         """Restore degraded images, float32 `[B, C, H, W]` in [0, 1]; so is the result if the sampler clamps. Each image
