@@ -123,7 +123,7 @@ def test_gradients_are_clipped_as_torch_does(algorithm: str | None, monkeypatch:
     network = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
     stage.network = network
     optimizer = torch.optim.SGD(stage.parameters())
-    stage.configure_gradient_clipping(optimizer, 0.5, algorithm)
+    stage.configure_gradient_clipping(optimizer)
     assert logged == {"train/grad_norm": 0}  # no parameter has a gradient
     generator = torch.Generator().manual_seed(0)
     for parameter in stage.parameters():
