@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterable, Mapping
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -164,20 +165,10 @@ class WandbTables(Callback):
         named = guide.daclip.classify(guide(batch.lq).degradation, classes).argmax(-1).tolist()
         reference = quantise(batch.hq)
         before, after = (psnr(quantise(images), reference).tolist() for images in (batch.lq, outputs))
-        table = wandb.Table(
-            columns=["photo", "degradation", "recognised", "PSNR in", "PSNR", "LQ", "restored", "HQ"],
-            data=[
-                [
-                    batch.name[i],
-                    batch.degradation[i],
-                    classes[named[i]],
-                    before[i],
-                    after[i],
-                    *(wandb.Image(to_pil(images[i])) for images in (batch.lq, outputs, batch.hq)),
-                ]
-                for i in range(min(self.rows, len(batch)))
-            ],
-        )
+        table = wandb.Table(["photo", "degradation", "recognised", "PSNR in", "PSNR", "LQ", "restored", "HQ"])
+        rows = zip(batch.name, batch.degradation, named, before, after, batch.lq, outputs, batch.hq, strict=True)
+        for name, label, place, was, now, *pictures in islice(rows, self.rows):
+            table.add_data(name, label, classes[place], was, now, *(wandb.Image(to_pil(one)) for one in pictures))
         self._log(loggers, trainer, {"samples/table": table})
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
