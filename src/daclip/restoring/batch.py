@@ -134,8 +134,15 @@ def plan(
     results: set[Path] = set()
     searched: list[Found] = []
     for source in sources:
-        for photo, relative in _photos(source, output if samples else None, recursive, results, searched):
-            found.setdefault(photo, relative)
+        if samples and Path(source).is_dir() and Path(source).resolve() == output.resolve():
+            raise DaclipError(f"--output {output} is the input folder; choose another, your photos would be lost")
+        root, photos = _photos(source, recursive, searched)
+        inside = samples and root.resolve() in output.resolve().parents
+        for photo in photos:
+            if inside and photo.resolve().is_relative_to(output.resolve()):
+                results.add(photo)
+            else:
+                found.setdefault(photo, photo.relative_to(root))
     if searched:
         tell(account(searched))
     if results:
@@ -155,11 +162,11 @@ def plan(
         jobs.append(Job(photo, output / name, _mask_of(relative, masks, len(found))))
     if not samples:
         return jobs
-    photos = {job.photo.resolve() for job in jobs}
+    originals = {job.photo.resolve() for job in jobs}
     owners: dict[Path, Path] = {}
     for number, job in enumerate(jobs):
         for result in job.results(samples):
-            if result.resolve() in photos:
+            if result.resolve() in originals:
                 raise DaclipError(f"{result} is one of the photos and would be overwritten; choose another output")
             if owners.setdefault(result, job.photo) != job.photo:
                 text = f"{job.photo}: {owners[result]} becomes {result} already; restore it into another folder"
@@ -167,41 +174,23 @@ def plan(
     return jobs
 
 
-def _photos(
-    source: str, output: Path | None, recursive: bool, results: set[Path], searched: list[Found]
-) -> Iterator[tuple[Path, Path]]:
-    """The photos of one argument, each with its path below the output; those that are earlier results go to the set,
-    what was found in a folder to the list."""
+def _photos(source: str, recursive: bool, searched: list[Found]) -> tuple[Path, list[Path]]:
+    """The photos of one argument, and the folder that their names in the output begin below; what was found in a folder
+    goes to the list."""
     path = Path(source)
-    # The folders before the first part with a wildcard.
-    root = Path(*takewhile(lambda part: not glob.has_magic(part), path.parts[:-1])) if not path.is_dir() else path
-    inside = output is not None and root.resolve() in output.resolve().parents
-
-    def is_result(photo: Path) -> bool:
-        if output is None or not inside or not photo.resolve().is_relative_to(output.resolve()):
-            return False
-        results.add(photo)
-        return True
-
     if path.is_dir():
-        if output is not None and path.resolve() == output.resolve():
-            raise DaclipError(f"--output {output} is the input folder; choose another, your photos would be lost")
         searched.append(find_photos(path))
-        for photo in searched[-1].photos:
-            if (recursive or photo.parent == path) and not is_result(photo):
-                yield photo, photo.relative_to(path)
-    elif path.exists():
-        yield path, Path(path.name)
-    elif glob.has_magic(source):
-        matches = sorted(Path(match) for match in glob.iglob(source, recursive=True))  # noqa: PTH207  it may be absolute
-        photos = [match for match in matches if match.is_file()]
-        if not photos:
-            raise DaclipError(f"{source}: the pattern matches no file; check it")
-        for photo in photos:
-            if not is_result(photo):
-                yield photo, photo.relative_to(root)
-    else:
+        return path, [photo for photo in searched[-1].photos if recursive or photo.parent == path]
+    if path.exists():
+        return path.parent, [path]
+    if not glob.has_magic(source):
         raise DaclipError(f"{source}: no such file or folder; check the path")
+    matches = sorted(Path(match) for match in glob.iglob(source, recursive=True))  # noqa: PTH207  it may be absolute
+    photos = [match for match in matches if match.is_file()]
+    if not photos:
+        raise DaclipError(f"{source}: the pattern matches no file; check it")
+    # The folders before the first part with a wildcard.
+    return Path(*takewhile(lambda part: not glob.has_magic(part), path.parts[:-1])), photos
 
 
 def _mask_of(relative: Path, masks: Path | None, photos: int) -> Path | None:
@@ -209,9 +198,8 @@ def _mask_of(relative: Path, masks: Path | None, photos: int) -> Path | None:
         return None
     if masks.is_dir():
         near = [masks / relative, *sorted((masks / relative.parent).glob(f"{glob.escape(relative.stem)}.*"))]
-        for path in near:
-            if path.is_file():
-                return path
+        if found := next(filter(Path.is_file, near), None):
+            return found
         raise DaclipError(f"{masks}: there is no mask for {relative}; it must have the photo's name")
     if not masks.is_file():
         raise DaclipError(f"--mask {masks}: no such file or folder; check the path")

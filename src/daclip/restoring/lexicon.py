@@ -146,7 +146,5 @@ class Lexicon:
         return next(iter(difflib.get_close_matches(word, known, n=1, cutoff=0.75)), None)
 
 
-@lru_cache(maxsize=8)
-def lexicon_of(classes: tuple[str, ...]) -> Lexicon:
-    """The phrases for these classes, read once."""
-    return Lexicon(classes)
+lexicon_of = lru_cache(maxsize=8)(Lexicon)
+"""The phrases for these classes, a tuple, read once."""
