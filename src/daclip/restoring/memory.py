@@ -61,20 +61,15 @@ class PeakMemory(TorchDispatchMode):
         """Run an operator and count what it returns."""
         given = {id(leaf.untyped_storage()) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
         result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor):
-                self._count(leaf.untyped_storage(), given)
+        storages = [leaf.untyped_storage() for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        for storage in storages:
+            if storage in self._storages or id(storage) in given:  # a view of what came in is nothing new
+                continue
+            self._storages.add(storage)
+            self.live += storage.nbytes()
+            self.peak = max(self.peak, self.live)
+            weakref.finalize(storage, self._release, storage.nbytes())
         return result
-
-    def _count(self, storage: Any, given: set[int]) -> None:
-        # A view of what came in is nothing new.
-        if storage in self._storages or id(storage) in given:
-            return
-        size = storage.nbytes()
-        self._storages.add(storage)
-        self.live += size
-        self.peak = max(self.peak, self.live)
-        weakref.finalize(storage, self._release, size)
 
     def _release(self, size: int) -> None:
         self.live -= size

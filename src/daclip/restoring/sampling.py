@@ -81,19 +81,17 @@ def spans(length: int, size: int, overlap: int) -> list[Span]:
     starts = [round(last * i / (count - 1)) * GRID for i in range(count)]
     stops = [min(start + size, length) for start in starts]
     weights = []
-    position = torch.arange(length, dtype=torch.float64)
+    total = torch.zeros(length, dtype=torch.float64)
     for i, (start, stop) in enumerate(zip(starts, stops, strict=True)):
         weight = torch.ones(stop - start, dtype=torch.float64)
-        pixels = position[start:stop]
+        pixels = torch.arange(start, stop, dtype=torch.float64)
         if i > 0:
             weight *= _rise(pixels, start, stops[i - 1])
         if i < count - 1:
             weight *= 1 - _rise(pixels, starts[i + 1], stop)
-        weights.append(weight)
-    pieces = list(zip(starts, stops, weights, strict=True))
-    total = torch.zeros(length, dtype=torch.float64)
-    for start, stop, weight in pieces:
         total[start:stop] += weight
+        weights.append(weight)
+    pieces = zip(starts, stops, weights, strict=True)
     return [Span(start, stop, (weight / total[start:stop]).float()) for start, stop, weight in pieces]
 
 
