@@ -253,9 +253,9 @@ def deep_colour(
     """Pixels of more than 8 bits a channel, upright, for which Pillow has no mode of colour and cuts them; None for
     other files."""
     if image.format == "PNG":
-        return _png(image, content, orientation)
+        return _deep_png(image, content, orientation)
     if image.format == "TIFF":
-        return _tiff(content, name, image, orientation, notes)
+        return _deep_tiff(content, name, image, orientation, notes)
     if image.format == "HEIF":
         import pillow_heif  # it is there, or there would be no such image
 
@@ -276,7 +276,7 @@ def deep_colour(
     return None
 
 
-def _png(image: Image.Image, content: bytes, orientation: int) -> Pixels | None:
+def _deep_png(image: Image.Image, content: bytes, orientation: int) -> Pixels | None:
     depth, colour = content[24:26]
     if depth != 16:
         return None
@@ -334,7 +334,7 @@ def strange_tiff(content: bytes) -> Pixels | None:
     return None if values is None else _pixels(page, values).upright(page.tags.valueof(274, default=1))
 
 
-def _tiff(content: bytes, name: str | Path, image: Any, orientation: int, notes: list[str]) -> Pixels | None:
+def _deep_tiff(content: bytes, name: str | Path, image: Any, orientation: int, notes: list[str]) -> Pixels | None:
     """The first page of a deep TIFF through tifffile, or, in a compression that it does not know, through others."""
     bits = max(image.tag_v2.get(258, (1,)))
     if bits <= 8:

@@ -277,36 +277,31 @@ def find_photos(root: str | Path) -> Found:
     if not root.is_dir():
         raise DaclipError(f"{root}: no such folder; check the path")
     found = Found(root)
-    home = root.resolve()
-    seen = {_identity(folder) for folder in (home, *home.parents)}
+    seen = {_identity(folder) for folder in root.resolve().parents}
     folders, links = [root], list[Path]()
     linked = False
     while folders or links:
-        if not folders:  # links come last: a folder that also lies here itself is named by its own path
-            linked = True
-            links.sort(reverse=True)
-            folder = links.pop()
-            if _identity(folder) in seen:
-                found.leave_out("links to folders that are read already", folder)
-                continue
-            seen.add(_identity(folder))
-        else:
-            folder = folders.pop()
+        at_link = not folders  # links come last: a folder that also lies here itself is named by its own path
+        linked = linked or at_link
+        links.sort(reverse=True)
+        folder = (links if at_link else folders).pop()
         try:
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+            identity, entries = _identity(folder), sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError:
             found.leave_out("folders that cannot be read", folder)
             continue
+        if identity in seen:
+            if at_link:
+                found.leave_out("links to folders that are read already", folder)
+            continue
+        seen.add(identity)
         for entry in entries:
             path, hidden = folder / entry.name, entry.name.startswith(".") or entry.name.lower() in LITTER
             if path.is_dir():
                 if hidden:
                     found.leave_out("hidden", path, "/")
-                elif path.is_symlink():
-                    links.append(path)
-                elif _identity(path) not in seen:
-                    seen.add(_identity(path))
-                    folders.append(path)
+                else:
+                    (links if path.is_symlink() else folders).append(path)
             elif path.suffix.lower() in FORMATS:
                 if hidden:
                     found.leave_out("hidden", path)

@@ -296,10 +296,11 @@ class Restorer(Classifier):
 
         def repair(image: Pixels, class_name: str | None, recognised: Recognised) -> Restoration:
             told = on_progress and part_of(on_progress, next(turn), most)
-            if class_name is None:
-                return self._once([image], [number], None, wish, strength, 1, None, told, [recognised])[0]
-            share = strength * wish.share(class_name) if wish else strength
-            return self._once([image], [number], {class_name: 1.0}, None, share, 1, None, told, [recognised], False)[0]
+            asked: tuple[dict[str, float] | None, Wish | None, float] = None, wish, strength
+            if class_name is not None:
+                asked = {class_name: 1.0}, None, strength * wish.share(class_name) if wish else strength
+            known: dict[str, Any] = {"recognised": [recognised], "named": False}
+            return self._once([image], [number], *asked, on_progress=told, **known)[0]
 
         with memory_errors():
             return in_turn(repair, self.recognise, photo, most, wish)
