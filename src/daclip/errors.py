@@ -29,11 +29,8 @@ def markdown(text: str) -> str:
 
 
 class DaclipError(Exception):
-    """A mistake in the input; one line says what is wrong and what to do.
-
-    Entry points print it without a traceback and exit with a non-zero status. Names of files that are no UTF-8 can be
-    printed and stored as a part of it.
-    """
+    """A mistake in the input; one line says what is wrong and what to do. Entry points print it without a traceback and
+    exit with a non-zero status; names of files that are no UTF-8 can be printed and stored as a part of it."""
 
     def __init__(self, message: str):
         super().__init__(printable(message))
@@ -51,13 +48,9 @@ class UnknownKindError(DamagedPhotoError):
 
 
 class StoppedError(DaclipError):
-    """The end of a run by a signal after its state was saved: nothing is wrong, and the same command can go on.
-
-    Args:
-        message: Where it stopped and how to go on, in one line.
-        exit_status: Of the process; 75 is "try again later" (EX_TEMPFAIL of sysexits.h). All ranks but one end with
-            0 and say nothing.
-    """
+    """The end of a run by a signal after its state was saved: nothing is wrong, and the same command can go on. The
+    `message` says where it stopped and how to go on; an `exit_status` of 75 is "try again later" (EX_TEMPFAIL of
+    sysexits.h). All ranks but one end with 0 and say nothing."""
 
     def __init__(self, message: str, exit_status: int = 75):
         super().__init__(message)

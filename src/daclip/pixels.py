@@ -274,12 +274,8 @@ Pack = Callable[[Pixels], Any]
 
 
 def unpack(photos: Any) -> tuple[list[Pixels], list[Pack], bool]:
-    """The photos' pixels, for each a function that turns pixels back into the kind given, and whether it was one.
-
-    Photos are a Pillow image; a numpy array `[H, W]`, `[H, W, C]` or `[B, H, W, C]`; a tensor `[C, H, W]` or
-    `[B, C, H, W]`; `Pixels`; or a sequence of single ones. C is 1 (gray), 3 or 4 (with alpha). Arrays and tensors are
-    uint8, uint16, or float in [0, 1]. A Pillow image is turned upright by its EXIF block, and keeps block and colour
-    profile in its `info`."""
+    """The pixels of photos of the kinds that `Restorer.restore` names, for each a function that turns pixels back into
+    its kind, and whether it was a single one. A Pillow image is turned upright, and keeps what its `info` says."""
     if isinstance(photos, (list, tuple)):
         if not photos:
             raise DaclipError("there is no photo in the list; give at least one")

@@ -43,7 +43,7 @@ from daclip.restoring.memory import (
     tensor_bytes,
 )
 from daclip.restoring.networks import Other, load_other, unmet
-from daclip.restoring.sampling import Progress, chunks_of, part_of, sample_photos, sampler_of
+from daclip.restoring.sampling import Progress, batches, part_of, sample_photos, sampler_of
 from daclip.rng import NoiseField
 from daclip.samplers.base import Sampler
 from daclip.types import Conditioning, Restoration, Restored
@@ -228,7 +228,8 @@ class Restorer(Classifier):
             raise DaclipError("give a degradation or an instruction, not both")
         notes = tuple(unknown_classes(classes or {}, self.classes)) + (wish.remarks if wish else ())
         done: list[Restoration] = []
-        chunks = list(chunks_of(unpacked, 1 if self.others or most > 1 else self.batch_size))
+        size = 1 if self.others or most > 1 else self.batch_size
+        chunks = list(batches(range(len(unpacked)), lambda i: unpacked[i].colour.shape, size))
         for part, chunk in enumerate(chunks):
             told = on_progress and part_of(on_progress, part, len(chunks))
             lq, drawn = [unpacked[i] for i in chunk], [numbers[i] for i in chunk]

@@ -2,11 +2,11 @@
 photo, on noise that belongs to the photo and in the largest blocks that memory allows."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count, groupby, pairwise, product
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 import yaml
@@ -23,6 +23,8 @@ from daclip.restoring.memory import GRID, Pieces
 from daclip.rng import NoiseField
 from daclip.samplers.base import Sampler
 from daclip.types import Conditioning
+
+T = TypeVar("T")
 
 FINE = 16  # windows begin at multiples of this, which serves networks of up to four levels
 
@@ -112,16 +114,19 @@ def cover(height: int, width: int, size: int, overlap: int) -> list[Tile]:
     return [Tile(row, column) for row, column in product(rows, columns)]
 
 
+def batches(items: Iterable[T], key: Callable[[T], Any], size: int) -> Iterator[list[T]]:
+    """Neighbours with equal keys, at most `size` of them."""
+    for _, group in groupby(items, key=key):
+        same = list(group)
+        yield from (same[first : first + size] for first in range(0, len(same), size))
+
+
 def tile_calls(
     photos: int, height: int, width: int, tile: int, overlap: int, batch_size: int
 ) -> list[list[tuple[int, Tile]]]:
     """The (photo, tile) pairs of each call of the network: equal shapes, at most `batch_size` of them."""
     jobs = sorted(product(range(photos), cover(height, width, tile, overlap)), key=lambda job: job[1].shape)
-    calls = []
-    for _, group in groupby(jobs, key=lambda job: job[1].shape):
-        same = list(group)
-        calls += [same[first : first + batch_size] for first in range(0, len(same), batch_size)]
-    return calls
+    return list(batches(jobs, lambda job: job[1].shape, batch_size))
 
 
 Pooled = list[Tensor]
@@ -293,19 +298,6 @@ Progress = Callable[[float], None]
 def part_of(on_progress: Progress, index: int, count: int) -> Progress:
     """Progress of the whole from that of part number `index` of `count`."""
     return lambda share: on_progress((index + share) / count)
-
-
-def chunks_of(photos: Sequence[Pixels], size: int) -> Iterator[list[int]]:
-    """Indices of photos that are restored together: neighbours of equal size, at most `size` of them."""
-    chunk: list[int] = []
-    for i, photo in enumerate(photos):
-        first = photos[chunk[0]] if chunk else photo
-        if chunk and (len(chunk) == size or (first.height, first.width) != (photo.height, photo.width)):
-            yield chunk
-            chunk = []
-        chunk.append(i)
-    if chunk:
-        yield chunk
 
 
 # Windows for the means over a photo: large enough for the network's view, enough of them for an average.
