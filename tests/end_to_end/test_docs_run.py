@@ -18,6 +18,7 @@ from documented import ALL, ROOT, from_shell
 from PIL import Image
 from running import TOOLS, invoke, parser_of
 from skimage import data
+from small_clip import OVERRIDE
 
 from daclip.backbones.unet import to_official
 from daclip.clip.official import write_official
@@ -70,23 +71,19 @@ NOT_RUN = {
 RUN = [command for command in ALL if command not in NOT_RUN]
 OFFICIAL = re.compile(r"daclip convert|sampler[ =]original")  # with the original's weights
 
-ARCHITECTURE = (
-    "{embed_dim: 16, vision_cfg: {image_size: 32, patch_size: 16, width: 32, layers: 2, head_width: 32}, "
-    "text_cfg: {context_length: 77, vocab_size: 49408, width: 16, heads: 2, layers: 1}}"
-)
 ONE_STEP = [
     *("trainer.accelerator=cpu", "trainer.max_steps=1", "trainer.limit_val_batches=1"),
     *("data.crop_size=32", "data.context_size=32", "data.batch_size=4", "data.samples_per_epoch=4"),
     *("data.validation_size=48", "data.validation_crops=1", "data.validation_batch_size=4", "data.num_workers=0"),
 ]
-IMPORT = [f"--set=clip.architecture={ARCHITECTURE}"]
+IMPORT = [f"--set={OVERRIDE}"]
 UNET = ["backbone.width=32", "backbone.multipliers=[1,1]"]
 SMALL = {
     "daclip.commands.train_daclip": [
         *ONE_STEP,
         "trainer.max_epochs=-1",
         "clip=tiny",
-        f"clip.architecture={ARCHITECTURE}",
+        OVERRIDE,
     ],
     "daclip.commands.train_restorer": [*ONE_STEP, "backbone.width=16", "sampler.steps=2"],
     "daclip.commands.evaluate": ["degradation=[noisy,rainy]", "sampler.steps=2", "bootstrap.draws=20"],
@@ -144,8 +141,10 @@ class Reader:
         for part, options in MORE.items():
             if part in command:
                 words += options
+        output = None
         if module in TRAINING and not re.search(r"resume=|-m ", command):
-            words.append(f"output=runs/{len(self.done)}")  # so that no other command goes on from it
+            output = Path("runs", str(len(self.done)))
+            words.append(f"output={output}")  # so that no other command goes on from it
         words = [*SMALL.get(module, []), *words]
         if module == "convert" and not words[0].startswith("outputs"):
             words += [*IMPORT, *(f"--set={option}" for option in UNET)]
@@ -153,6 +152,7 @@ class Reader:
             assert invoke("daclip.commands.main", module, *words) is None, command
         else:
             assert invoke(module, *words) is None, command
+        assert output is None or (output / "latest" / "metrics.json").is_file()
 
 
 def _photos(folder: Path, names: list[str], shift: int = 0) -> None:
@@ -202,7 +202,7 @@ def official(reader: Reader, tmp_path_factory: pytest.TempPathFactory) -> Reader
         ("mix", "daclip_ViT-B-32_mix.pt", "universal-ir-mix.pth"),
         ("wild", "wild-daclip_ViT-L-14.pt", "wild-ir.pth"),
     ):
-        parts = composed("convert", [f"variant={variant}", f"clip.architecture={ARCHITECTURE}", *UNET])
+        parts = composed("convert", [f"variant={variant}", OVERRIDE, *UNET])
         write_official(make({**parts["clip"], "pretrained": None}), folder / stage_1)
         torch.save(to_official(make(parts["backbone"])(context_dim=16).state_dict()), folder / stage_2)
     return Reader(folder)
