@@ -386,16 +386,17 @@ def main() -> None:
         first = work / "stage_1"
         for folder in (first, work / "out"):
             folder.mkdir(parents=True, exist_ok=True)
-        small = [*RECIPES["daclip"], *SHARED, f"output={work}/out"]
-        if live("daclip", first, small, Strike(first / "step", None, 0, draw)):
-            raise SystemExit((first / "output.txt").read_text()[-2000:])
         kinds = list(FAULTS.values())
         rows: list[dict[str, Any]] = []
         stages = ["daclip", "restorer"][: max(1, min(2, arguments.kills // 2))]
         for number, stage in enumerate(stages):
             options = [*RECIPES[stage], *SHARED, f"trainer.max_steps={arguments.steps}", f"output={work}/out"]
             options += [f"callbacks.checkpoint.every_n_steps={SAVED_EVERY}"]
-            options += [f"daclip={first / 'artifact'}"] if stage == "restorer" else []
+            if stage == "restorer":
+                small = [*RECIPES["daclip"], *SHARED, f"output={work}/out"]
+                if live("daclip", first, small, Strike(first / "step", None, 0, draw)):
+                    raise SystemExit((first / "output.txt").read_text()[-2000:])
+                options += [f"daclip={first / 'artifact'}"]
             trial = Trial(stage, work, arguments.steps, options, draw)
             for kind in range(number, arguments.kills, len(stages)):
                 trial.strike(kinds[kind // len(stages) % len(kinds)])
