@@ -5,7 +5,6 @@
 
 import io
 import os
-import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,8 +21,6 @@ from daclip.config import composed
 
 pytest.importorskip("gradio")
 playwright = pytest.importorskip("playwright.sync_api")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 
 from daclip.app.examples import make_examples  # noqa: E402
 from daclip.app.server import launch, page_of  # noqa: E402
@@ -48,14 +45,6 @@ def address(restorer_artifact: Path, tmp_path_factory: pytest.TempPathFactory) -
         page = page_of(ARTIFACT or str(restorer_artifact), LIMITS, examples=examples)
         yield launch(page, "127.0.0.1", free_port(), max_upload_mb=40)
         page.close()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as player:
-        chromium = player.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture

@@ -1,21 +1,21 @@
 """Scores of stage 1: closed forms, pictures, and the command from end to end."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from running import invoke
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from daclip.clip.controller import create_daclip
 from daclip.clip.module import score_daclip
-from daclip.commands import evaluate, train_daclip
 from daclip.errors import DaclipError
 from daclip.metrics.classification import CalibrationError, caption_ranks, recall_at
 from daclip.types import RestorationBatch
 
+EVALUATE = "daclip.commands.evaluate"
 CLIP = {
     "embed_dim": 16,
     "vision_cfg": {"image_size": 32, "patch_size": 8, "width": 32, "layers": 2, "head_width": 16},
@@ -70,22 +70,13 @@ def test_templates_are_averaged_and_need_a_place_for_the_word() -> None:
         daclip.word_embeddings(["rainy"], ["a photo"])
 
 
-def run(module: object, *arguments: str) -> str | None:
-    before = sys.argv
-    sys.argv = ["command", *arguments]
-    try:
-        module.main()  # type: ignore[attr-defined]
-    except SystemExit as stop:
-        return None if stop.code in (None, 0) else str(stop.code)
-    finally:
-        sys.argv = before
-    return None
-
-
 def test_the_command_scores_what_training_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert run(train_daclip, "experiment=smoke_daclip", "loss=sigmoid", "distillation=contrastive") is None
-    assert run(evaluate, "artifact=outputs/daclip/latest", "templates=['{}','a {} photo']", "batch_size=7") is None
+    assert (
+        invoke("daclip.commands.train_daclip", "experiment=smoke_daclip", "loss=sigmoid", "distillation=contrastive")
+        is None
+    )
+    assert invoke(EVALUATE, "artifact=outputs/daclip/latest", "templates=['{}','a {} photo']", "batch_size=7") is None
     folder = tmp_path / "outputs/evaluation"
     found = json.loads((folder / "metrics.json").read_text())
     trained = json.loads((tmp_path / "outputs/daclip/latest/metrics.json").read_text())
@@ -95,4 +86,4 @@ def test_the_command_scores_what_training_left(tmp_path: Path, monkeypatch: pyte
     assert 0 <= found["calibration_error"] <= 1
     for name in ("confusion", "reliability"):
         assert Image.open(folder / f"{name}.png").size > (200, 200)
-    assert "template" in str(run(evaluate, "artifact=outputs/daclip/latest", "templates=[photo]"))
+    assert "template" in str(invoke(EVALUATE, "artifact=outputs/daclip/latest", "templates=[photo]"))

@@ -1,7 +1,6 @@
 """The sampler report from end to end on real photos, with a restorer that has learnt nothing."""
 
 import json
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,14 +10,17 @@ import hydra
 import pytest
 import torch
 from omegaconf import OmegaConf
+from running import assert_one_line, invoke
 
 from daclip.artifacts import save_artifact
 from daclip.commands.assembly import resolved
 from daclip.commands.options import make
-from daclip.commands.sampler_report import Score, main, verdict
+from daclip.commands.sampler_report import Score, verdict
 from daclip.config import config_dir
 from daclip.metrics import image as ms_ssim
 from daclip.metrics.image import PairMetric
+
+COMMAND = "daclip.commands.sampler_report"
 
 
 @pytest.fixture(scope="module")
@@ -41,22 +43,12 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_artifact(folder / "stage_2", "restorer", config, backbone.state_dict(), {}, {}, {"daclip": stage_1})
 
 
-def _run(monkeypatch: pytest.MonkeyPatch, *overrides: str) -> str | None:
-    """The command in this process: its error line, None if all went well."""
-    monkeypatch.setattr(sys, "argv", ["daclip.commands.sampler_report", *overrides])
-    try:
-        main()
-    except SystemExit as stop:
-        return None if stop.code in (None, 0) else str(stop.code)
-    return None
-
-
 def test_it_measures_every_sampler(
     artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
     wanted = ["nfe=[1,4]", "reference.nfe=6", "few=4", "photos=2"]
-    assert _run(monkeypatch, f"artifact={artifact}", "output=out", *wanted) is None
+    assert invoke(COMMAND, f"artifact={artifact}", "output=out", *wanted) is None
     report: dict[str, Any] = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))
     names = {path.stem for path in (Path(config_dir()) / "sampler").glob("*.yaml")}
     scores = report["scores"]
@@ -92,7 +84,7 @@ def test_grids_and_options_apply_to_all(artifact: Path, tmp_path: Path, monkeypa
     plain: dict[tuple[str, str], float] = {}
     late: dict[tuple[str, str], float] = {}
     for found, more in ((plain, ()), (late, ("+options.start=0.3",))):
-        assert _run(monkeypatch, f"artifact={artifact}", "output=out", *wanted, *more) is None
+        assert invoke(COMMAND, f"artifact={artifact}", "output=out", *wanted, *more) is None
         scores = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))["scores"]
         found.update({(s["sampler"], s["grid"]): s["psnr"] for s in scores})
     assert set(plain) == {("ddim", "trailing"), ("ddim", "karras"), ("posterior", "trailing")}
@@ -129,7 +121,7 @@ def test_a_further_metric_has_a_table(artifact: Path, tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(ms_ssim.MsSsim, "score", Darkness.score)  # which needs larger photos
     wanted = ["metric=[ms_ssim]", "samplers=[posterior]", "nfe=[1]", "reference.nfe=1", "photos=1"]
-    assert _run(monkeypatch, f"artifact={artifact}", "output=out", *wanted) is None
+    assert invoke(COMMAND, f"artifact={artifact}", "output=out", *wanted) is None
     (score,) = json.loads((tmp_path / "out" / "report.json").read_text(encoding="utf-8"))["scores"]
     assert 0 < score["others"]["ms_ssim"] < 1
     tables = (tmp_path / "out" / "report.md").read_text(encoding="utf-8")
@@ -157,9 +149,6 @@ def test_mistakes_end_in_one_line(
     artifact: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, override: str, message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    error = _run(monkeypatch, f"artifact={artifact}", "output=out", "samplers=[posterior]", "photos=1", override)
-    assert error is not None
-    assert error.startswith("error: ")
-    assert "\n" not in error
-    assert message in error
+    error = invoke(COMMAND, f"artifact={artifact}", "output=out", "samplers=[posterior]", "photos=1", override)
+    assert_one_line(error, message)
     assert not (tmp_path / "out").exists()

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from skimage import data
 from torch import Tensor
+from wide import seeded
 
 from daclip.commands.degradations import contact_sheet
 from daclip.degradations.base import Drawn, smooth_noise, span
@@ -23,10 +24,6 @@ from daclip.errors import DaclipError
 
 PHOTO = (torch.from_numpy(data.astronaut()).permute(2, 0, 1).float() / 255)[None, :, 20:148, 180:308]
 GREY = torch.full((1, 3, 128, 128), 0.5)
-
-
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def test_without_a_severity_each_sample_draws_its_own() -> None:

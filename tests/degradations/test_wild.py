@@ -12,6 +12,7 @@ import torch
 from skimage import data
 from torch import Tensor
 from torch.nn import functional as F
+from wide import seeded
 
 from daclip.commands.evaluate import score
 from daclip.commands.options import make
@@ -35,10 +36,6 @@ from daclip.types import Restoration, Restored
 PHOTO = (torch.from_numpy(data.astronaut()).permute(2, 0, 1).float() / 255)[None, :, 20:116, 180:308]
 GREY = torch.full((1, 3, 128, 128), 0.5)
 MODES = ["area", "bilinear", "bicubic"]
-
-
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def configured(class_name: str) -> Any:

@@ -3,15 +3,12 @@
 import pytest
 import torch
 from skimage import data
+from wide import seeded
 
 from daclip.degradations.digital import JpegCompression, pictures, tensors
 from daclip.degradations.world.codec import MODES, AnyCodec, quantisation, resaved
 
 PHOTO = (torch.from_numpy(data.astronaut()).permute(2, 0, 1).float() / 255)[None, :, 20:116, 180:308]
-
-
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def only(kind: str, table: str = "standard", mode: str = "4:2:0") -> AnyCodec:

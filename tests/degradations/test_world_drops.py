@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from skimage import data
+from wide import seeded
 
 from daclip.degradations.world.drops import WaterOnGlass
 from daclip.errors import DaclipError
@@ -28,10 +29,6 @@ def water(kind: str, **changes: Any) -> WaterOnGlass:
         "glass": 0.0,
     }
     return WaterOnGlass(**{**settings, **changes})
-
-
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 @pytest.mark.parametrize("kind", KINDS)

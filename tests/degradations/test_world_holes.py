@@ -3,14 +3,11 @@
 import pytest
 import torch
 from skimage import data
+from wide import seeded
 
 from daclip.degradations.world.holes import AnyHoles
 
 PHOTO = (torch.from_numpy(data.astronaut()).permute(2, 0, 1).float() / 255)[None, :, 20:116, 180:308]
-
-
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def only(shape: str | None = None, fill: str = "white", soft: float = 0.0, jpeg: float = 0.0) -> AnyHoles:

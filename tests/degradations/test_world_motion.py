@@ -5,14 +5,11 @@ import math
 import pytest
 import torch
 from skimage import data
+from wide import seeded
 
 from daclip.degradations.world.motion import AnyMotion, kernel
 
 PHOTO = (torch.from_numpy(data.astronaut()).permute(2, 0, 1).float() / 255)[None, :, 20:148, 180:308]
-
-
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def motion(path: str | None = None, varying: float = 0.0, linear: float = 0.0, noise: float = 0.0) -> AnyMotion:

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from wide import seeded
 
 from daclip.degradations.world.fields import clouds, streak, strewn, torus
 from daclip.degradations.world.rainfall import Rainfall
@@ -20,10 +21,6 @@ CLEAR: dict[str, Any] = {
     "tint": 0.0,
     "layers": 1,
 }
-
-
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def ones(value: float) -> torch.Tensor:

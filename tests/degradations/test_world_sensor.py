@@ -3,14 +3,11 @@
 import pytest
 import torch
 from torch import Tensor
+from wide import seeded
 
 from daclip.degradations.world.sensor import AnyNoise, blotchy, demosaiced
 
 GREY = torch.full((1, 3, 128, 128), 0.5)
-
-
-def seeded(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
 
 
 def only(kind: str, jpeg: float = 0.0) -> AnyNoise:

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from documented import BLOCK, ROOT
 from PIL import Image
 from running import TINY, assert_one_line, invoke, read
 from skimage import data
@@ -12,14 +13,11 @@ from skimage import data
 from daclip import Restorer
 from daclip.trust import TRUSTED
 
-DOCS = Path(__file__).parents[2] / "docs"
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-
 
 def write_package(folder: Path) -> None:
     """The files that both guides show, with the targets of the package."""
     for page, module, group in (("own-backbone", "plain", "backbone"), ("degradations", "fade", "degradation")):
-        blocks = dict(BLOCK.findall((DOCS / f"{page}.md").read_text(encoding="utf-8")))
+        blocks = dict(BLOCK.findall((ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")))
         settings, changes = re.subn(r"daclip\.\w+\.(plain|fade)\.", r"mine.\1.", blocks["yaml"])
         assert changes == 1
         name = "faded" if module == "fade" else module
