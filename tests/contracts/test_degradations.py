@@ -42,9 +42,15 @@ def class_name(file: Path) -> str:
     return file.stem.removeprefix("world_")
 
 
+@functools.cache
+def made(name: str) -> Degradation:
+    """The degradation of a file."""
+    return make(composed(name)[name.removeprefix("world_")])
+
+
 @pytest.fixture
-def degradation(file: Path, class_name: str) -> Degradation:
-    return make(composed(file.stem)[class_name])
+def degradation(file: Path) -> Degradation:
+    return made(file.stem)
 
 
 def crops(height: int, width: int, count: int = 3) -> Tensor:
