@@ -28,38 +28,31 @@ PRETRAINED, PACKAGED = "pretrained", Path(__file__).parent / "pretrained"
 CONFIG, WEIGHTS, METRICS, RECORD = "config.yaml", "weights.safetensors", "metrics.json", "record.json"
 EMBEDDED_PHOTOS = "daclip.data.sources.EmbeddedPhotos"
 
-# What artifacts of earlier commits name: old module (or one of its names) to new, and old key to new.
+# What artifacts of earlier commits name. The modules of a room by their present name, and what they were called in it:
+EARLIER = {
+    "data.captions": "blip",
+    "data.datamodule": "module",
+    "data.pairs": "crops mix",
+    "data.sources": "captioned paired photos",
+    "degradations.digital": "jpeg resize",
+    "degradations.weather": "raindrops",
+    "diffusion.denoiser": "preconditioning",
+    "diffusion.objectives": "weightings",
+    "diffusion.sde": "direct process schedules",
+    "samplers.base": "grids",
+    "samplers.solvers": "ddim dpm_solver exponential flow_ode heun ode posterior reverse_sde single_step unipc",
+    "training.loggers": "wandb",
+}
+# Module, or one of its names, to its present name; and key to present key.
 MOVED = {
-    "daclip.data.blip": "daclip.data.captions",
-    "daclip.data.captioned": "daclip.data.sources",
-    "daclip.data.crops": "daclip.data.pairs",
-    "daclip.data.mix": "daclip.data.pairs",
     "daclip.data.mix.MixedPhotos": "daclip.data.sources.MixedPhotos",
-    "daclip.data.module": "daclip.data.datamodule",
-    "daclip.data.paired": "daclip.data.sources",
-    "daclip.data.photos": "daclip.data.sources",
-    "daclip.degradations.jpeg": "daclip.degradations.digital",
-    "daclip.degradations.raindrops": "daclip.degradations.weather",
-    "daclip.degradations.resize": "daclip.degradations.digital",
-    "daclip.diffusion.direct": "daclip.diffusion.sde",
-    "daclip.diffusion.preconditioning": "daclip.diffusion.denoiser",
-    "daclip.diffusion.process": "daclip.diffusion.sde",
-    "daclip.diffusion.schedules": "daclip.diffusion.sde",
-    "daclip.diffusion.weightings": "daclip.diffusion.objectives",
-    "daclip.samplers.ddim": "daclip.samplers.solvers",
-    "daclip.samplers.dpm_solver": "daclip.samplers.solvers",
-    "daclip.samplers.exponential": "daclip.samplers.solvers",
-    "daclip.samplers.flow_ode": "daclip.samplers.solvers",
-    "daclip.samplers.grids": "daclip.samplers.base",
-    "daclip.samplers.heun": "daclip.samplers.solvers",
-    "daclip.samplers.ode": "daclip.samplers.solvers",
-    "daclip.samplers.posterior": "daclip.samplers.solvers",
-    "daclip.samplers.reverse_sde": "daclip.samplers.solvers",
-    "daclip.samplers.single_step": "daclip.samplers.solvers",
-    "daclip.samplers.unipc": "daclip.samplers.solvers",
-    "daclip.training.wandb": "daclip.training.loggers",
     "daclip.training.optimizers.FloatMuon": "daclip.training.optimizers.Muon",
     "timm.optim.Muon": "daclip.training.optimizers.Muon",
+    **{
+        f"daclip.{present.partition('.')[0]}.{old}": f"daclip.{present}"
+        for present, names in EARLIER.items()
+        for old in names.split()
+    },
 }
 RENAMED = {
     "damaged_limit": "max_damaged",
