@@ -109,10 +109,11 @@ def launch_forgotten() -> Iterator[None]:
     and their process group open, and another run would take itself for one rank of a launcher's, and wait for the
     others. The jobs of a sweep are one launch: its ranks go from job to job together."""
     absent = [name for name in LAUNCH if name not in os.environ]
+    alone = not is_distributed()
     try:
         yield
-        # Not after an error: with ranks that are gone, NCCL may wait for them here.
-        if "LOCAL_RANK" in absent and "LOCAL_RANK" in os.environ and is_distributed():
+        # All ranks do so together; not after an error, when NCCL might wait for ranks that are gone.
+        if alone and is_distributed():
             distributed.destroy_process_group()
     finally:
         for name in absent:
