@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,16 +27,17 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 SCRIPT = """
 import contextlib, sys
 import daclip
-from daclip.commands.train_daclip import main
+from daclip.commands.main import main
 print(daclip.__file__)
-for options in (["--cfg", "job", "experiment=smoke_daclip"], ["--help"]):
-    sys.argv = ["train-daclip", *options]
+for command in ("train-daclip --cfg job experiment=smoke_daclip", "train-daclip --help", "restore photo.png -o clean"):
+    sys.argv = ["daclip", *command.split()]
     with contextlib.suppress(SystemExit):
         main()
 """
 
 
-def test_the_wheel_brings_its_configuration_and_recipes(site: Path) -> None:
+def test_the_wheel_brings_its_configuration_recipes_and_restorer(site: Path) -> None:
+    Image.new("RGB", (40, 32), "teal").save(site.parent / "photo.png")
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT],
         cwd=site.parent,
@@ -49,6 +51,7 @@ def test_the_wheel_brings_its_configuration_and_recipes(site: Path) -> None:
     assert "daclip.clip.module.ControllerPretraining" in printed
     assert "batch_size: 10" in printed
     assert "Examples:" in printed
+    assert Image.open(site.parent / "clean" / "photo.png").size == (40, 32)
 
 
 def test_the_lock_names_no_registry_and_no_machine() -> None:
