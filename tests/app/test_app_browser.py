@@ -22,8 +22,7 @@ from daclip.config import composed
 pytest.importorskip("gradio")
 playwright = pytest.importorskip("playwright.sync_api")
 
-from daclip.app.examples import make_examples  # noqa: E402
-from daclip.app.server import launch, page_of  # noqa: E402
+from daclip.app.server import launch, make_examples, page_of  # noqa: E402
 from daclip.app.service import Limits  # noqa: E402
 
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}

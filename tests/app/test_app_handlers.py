@@ -18,9 +18,9 @@ from daclip.config import composed
 
 gradio = pytest.importorskip("gradio")
 
-from daclip.app.examples import make_examples  # noqa: E402
 from daclip.app.handlers import Handlers, Parts  # noqa: E402
 from daclip.app.page import build_page  # noqa: E402
+from daclip.app.server import make_examples  # noqa: E402
 from daclip.app.service import AS_TRAINED, IN_TURN, ONCE, Limits, Service, Settings  # noqa: E402
 
 LIMITS = Limits(megapixels=0.01, files=3, samples=4, steps=20, classes=40, samplers=("ddim", "posterior"))
@@ -170,7 +170,7 @@ def test_several_faults_are_repaired_in_turn(
 
     monkeypatch.setattr(Restorer, "recognise", scripted)
     shares: list[float] = []
-    settings = Settings("", 1.0, 1, AS_TRAINED, 1, 0, "", IN_TURN)
+    settings = Settings(steps=1, passes=IN_TURN)
     outcome = handlers.service.restore(photo, settings, tmp_path, shares.append)
     assert [class_name for class_name, _ in outcome.passes] == ["noisy", "rainy"]
     assert shares == sorted(shares)

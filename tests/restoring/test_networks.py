@@ -16,7 +16,7 @@ from skimage import data
 from torch import Tensor, nn
 
 from daclip import Restorer
-from daclip.app.service import AS_TRAINED, Limits, Service, Settings
+from daclip.app.service import Limits, Service, Settings
 from daclip.errors import DaclipError
 from daclip.restoring.batch import Job, Request, attempt
 from daclip.restoring.networks import load_other
@@ -211,11 +211,11 @@ def test_the_command(
 def test_the_page(restorer: Restorer, folder: Path, tmp_path: Path) -> None:
     limits = Limits(megapixels=0.1, files=1, samples=1, steps=9, classes=40, samplers=("ddim",))
     service = Service(restorer.with_network(folder / "nafnet.pth"), limits)
-    outcome = service.restore(folder / "cup.png", Settings("", 1.0, 1, AS_TRAINED, 0, 0), tmp_path, None)
+    outcome = service.restore(folder / "cup.png", Settings(), tmp_path, None)
     assert (outcome.status, outcome.network) == ("restored", "NAFNet nafnet.pth")
     assert Image.open(outcome.results[0]).size == (260, 210)
     with pytest.raises(DaclipError, match="restores in one call"):
-        service.restore(folder / "cup.png", Settings("", 1.0, 1, "ddim", 0, 0), tmp_path, None)
+        service.restore(folder / "cup.png", Settings(sampler="ddim"), tmp_path, None)
 
 
 def test_evaluation_and_report_compare_it_with_ours(

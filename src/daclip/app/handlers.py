@@ -6,23 +6,23 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from daclip.app.results import count, pack, table
-from daclip.app.service import Service, Settings, painted, preview, shown
-from daclip.app.work import Watched, progress_bar
+from daclip.app.service import Service, Settings, Watched, pack, painted, preview, shown
 from daclip.decoding import read_photo
 from daclip.errors import DaclipError
 from daclip.restoring.batch import Outcome
 from daclip.restoring.restorer import Stopped
-from daclip.restoring.sampling import Progress
 
 # Longest sides of what is painted on, and of the pictures of the gallery.
 PAINTED, SMALL = 1024, 480
 
+Files = Sequence[str] | None
+Editor = Mapping[str, Any] | None
 Update = dict[Any, Any]
 """New values of the page's parts."""
 
@@ -61,6 +61,37 @@ def _message(text: str) -> str:
     return f'<div role="status">{html.escape(text)}</div>'
 
 
+def _progress_bar(what: str, share: float, seconds: float, before: int) -> str:
+    """A progress bar with the time left after so many seconds of work, or the place in the queue, as HTML that screen
+    readers announce."""
+    if before:
+        left = f"waiting: {before} before you"
+    else:
+        left = f"about {seconds * (1 - share) / share:.0f} s left" if share > 0 else "working"
+    value = "" if before or not share else f' value="{share:.3f}"'
+    return (
+        f'<div role="status"><label>{html.escape(what)} · {left}<br>'
+        f'<progress max="1"{value} style="width: 100%"></progress></label></div>'
+    )
+
+
+def _table(outcomes: Sequence[Outcome]) -> str:
+    """A row for each photo, as an HTML table whose texts wrap on a phone."""
+    rows = []
+    for outcome in outcomes:
+        found = ", ".join(f"{class_name} {share:.0%}" for class_name, share in list(outcome.probabilities.items())[:2])
+        text = outcome.error or " · ".join((outcome.status, found, *outcome.changes, *outcome.notes))
+        cells = (outcome.photo, text.removeprefix(f"{outcome.photo}: "))
+        style = "text-align: left; vertical-align: top; padding: 0.3em; min-width: 7em; overflow-wrap: anywhere"
+        rows.append("".join(f'<td style="{style}">{html.escape(cell)}</td>' for cell in cells))
+    return f"<table>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>" if rows else ""
+
+
+def _refused(reason: object) -> gr.Error:
+    """The error that a program gets."""
+    return gr.Error(str(reason), print_exception=False)
+
+
 class Handlers:
     """The functions behind the page's buttons."""
 
@@ -74,7 +105,7 @@ class Handlers:
         """Take an example as the upload."""
         return [self.examples[chosen.index]]
 
-    def look(self, photos: Sequence[str] | None) -> Iterator[Update]:
+    def look(self, photos: Files) -> Iterator[Update]:
         """Show uploaded photos with what is recognised."""
         parts = self.parts
         yield {
@@ -83,7 +114,12 @@ class Handlers:
             parts.bars: gr.Label(value=None, visible=False),
             parts.brush: gr.Accordion(open=False, visible=photos is not None and len(photos) == 1),
             parts.editor: None,  # of another photo
-            **self._without_results(),
+            parts.divider: gr.Slider(visible=False),
+            parts.download: gr.DownloadButton(visible=False),
+            parts.table: "",
+            parts.gallery: gr.Gallery(value=None, visible=False),
+            parts.files: gr.File(value=None, visible=False),
+            parts.sources: [],
             parts.status: "",
             parts.restore: gr.Button(interactive=False),
         }
@@ -92,33 +128,29 @@ class Handlers:
         if len(photos) > self.service.limits.files:
             yield {parts.status: _message(self._too_many(photos))}
         elif len(photos) == 1:
-            yield self._look_at(photos[0])
+            yield self._look_at(Path(photos[0]))
         else:
             outcomes: list[Outcome] = []
             for photo in map(Path, photos):
-                try:
-                    found = self.service.look(photo)
-                    outcomes.append(Outcome(photo.name, "recognised", [], found.probabilities, notes=[*found.notes]))
-                except DaclipError as error:
-                    outcomes.append(Outcome(photo.name, "failed", error=str(error)))
+                outcomes.append(self.service.look(photo))
                 text = _message(f"{len(photos)} photos, {len(outcomes)} looked at")
-                yield {parts.table: table(outcomes), parts.status: text, parts.restore: gr.Button(interactive=True)}
+                yield {parts.table: _table(outcomes), parts.status: text, parts.restore: gr.Button(interactive=True)}
 
-    def _look_at(self, photo: str) -> Update:
+    def _look_at(self, photo: Path) -> Update:
         parts = self.parts
-        try:
-            look = self.service.look(Path(photo))
-        except DaclipError as error:
-            return {parts.status: _message(str(error)), parts.brush: gr.Accordion(visible=False)}
-        text = " · ".join((f"{Path(photo).name}: {look.size[0]} × {look.size[1]} pixels", *look.notes))
+        seen = self.service.look(photo)
+        if seen.error is not None:
+            return {parts.status: _message(seen.error), parts.brush: gr.Accordion(visible=False)}
+        width, height = seen.size or (0, 0)
+        text = " · ".join((f"{photo.name}: {width} × {height} pixels", *seen.notes))
         return {
-            parts.slider: gr.ImageSlider(value=(look.shown, look.shown), visible=True),
-            parts.bars: gr.Label(value=look.probabilities, visible=True),
+            parts.slider: gr.ImageSlider(value=(shown(photo),) * 2, visible=True),
+            parts.bars: gr.Label(value=seen.probabilities, visible=True),
             parts.status: _message(text),
             parts.restore: gr.Button(interactive=True),
         }
 
-    def paint(self, photos: Sequence[str] | None) -> Update:
+    def paint(self, photos: Files) -> Update:
         """Give the editor the photo."""
         background = preview(read_photo(photos[0]), PAINTED) if photos else None
         return {self.parts.editor: background and {"background": background, "layers": [], "composite": None}}
@@ -131,7 +163,7 @@ class Handlers:
         visit.running += 1
         return {self.parts.restore: gr.Button(interactive=False), self.parts.stop: gr.Button(interactive=True)}
 
-    def ready(self, photos: Sequence[str] | None, request: gr.Request) -> Update:
+    def ready(self, photos: Files, request: gr.Request) -> Update:
         """Let the page begin again: this follows on every end, also on one that Gradio itself has made."""
         if visit := self._visits.get(str(request.session_hash)):
             visit.running -= 1
@@ -154,16 +186,11 @@ class Handlers:
         self._visits.pop(str(request.session_hash), None)
 
     def again(
-        self,
-        request: gr.Request,
-        photos: Sequence[str] | None,
-        sources: Sequence[str],
-        editor: Mapping[str, Any] | None,
-        *choices: Any,
+        self, request: gr.Request, photos: Files, sources: Sequence[str], editor: Editor, *choices: Any
     ) -> Iterator[Update]:
         """Restore a single photo whose result is shown once more, if a choice has changed since."""
         visit = self._visits.get(str(request.session_hash))
-        if visit is None or not photos or len(photos) > 1 or not sources or visit.chosen == _settings(*choices):
+        if visit is None or not photos or len(photos) > 1 or not sources or visit.chosen == Settings.of(*choices):
             yield {self.parts.status: gr.skip()}
             return
         yield self.begin(request)
@@ -173,13 +200,7 @@ class Handlers:
             ready = self.ready(photos, request)
         yield ready
 
-    def restore(
-        self,
-        request: gr.Request,
-        photos: Sequence[str] | None,
-        editor: Mapping[str, Any] | None,
-        *choices: Any,
-    ) -> Iterator[Update]:
+    def restore(self, request: gr.Request, photos: Files, editor: Editor, *choices: Any) -> Iterator[Update]:
         """Restore the photos and tell how far it is; one that fails costs only itself. What the visitor has begun
         later takes its place on the page."""
         parts = self.parts
@@ -192,11 +213,11 @@ class Handlers:
         end = None
         with tempfile.TemporaryDirectory(prefix="daclip-") as folder:
             try:
-                chosen = visit.chosen = _settings(*choices)
+                chosen = visit.chosen = Settings.of(*choices)
                 self.service.check(chosen)
                 mask = painted(editor, Path(photos[0]), Path(folder)) if len(photos) == 1 else None
                 for number, photo in enumerate(map(Path, photos)):
-                    with self._watched(photo, chosen, Path(folder) / f"{number}", mask) as work:
+                    with self._work(photo, chosen, Path(folder) / f"{number}", mask) as work:
                         for share in work.shares():
                             if stop.is_set():
                                 work.stop()
@@ -204,11 +225,11 @@ class Handlers:
                                 continue
                             what = photo.name if len(photos) == 1 else f"photo {number + 1} of {len(photos)}"
                             worked = work.seconds + sum(outcome.seconds or 0 for outcome in outcomes)
-                            bar = progress_bar(what, (number + share) / len(photos), worked, work.before)
+                            bar = _progress_bar(what, (number + share) / len(photos), worked, work.before)
                             yield {parts.status: bar}
                     outcomes.append(work.result())
                     if len(photos) > 1:
-                        yield {parts.table: table(outcomes)}
+                        yield {parts.table: _table(outcomes)}
             except Stopped:
                 end = "stopped"
             except DaclipError as error:
@@ -221,14 +242,16 @@ class Handlers:
         parts = self.parts
         told = [end] if end else []
         if len(photos) > 1 and outcomes:
-            told.append(f"{count(outcomes)} in {sum(outcome.seconds or 0 for outcome in outcomes):.1f} s")
+            done = sum(outcome.status == "restored" for outcome in outcomes)
+            seconds = sum(outcome.seconds or 0 for outcome in outcomes)
+            told.append(f"{done} of {len(outcomes)} photos restored in {seconds:.1f} s")
         elif outcomes:
             (outcome,) = outcomes
             told += [outcome.error or f"done in {outcome.seconds:.1f} s", *outcome.changes, *outcome.notes]
         update: Update = {parts.status: _message(" · ".join(told))}
         pairs = [(photo, path) for photo, outcome in zip(photos, outcomes, strict=False) for path in outcome.files]
         if len(photos) > 1:
-            update[parts.table] = table(outcomes)
+            update[parts.table] = _table(outcomes)
         if not pairs:
             return update
         files = [path for _, path in pairs]
@@ -247,7 +270,7 @@ class Handlers:
             **({parts.bars: gr.Label(value=outcomes[0].probabilities)} if len(photos) == 1 else {}),
         }
 
-    def compare(self, photos: Sequence[str], files: Sequence[str] | None, chosen: gr.SelectData) -> Update:
+    def compare(self, photos: Sequence[str], files: Files, chosen: gr.SelectData) -> Update:
         """Show a picture of the gallery against its photo."""
         if not files or not photos:
             return {self.parts.slider: gr.skip()}
@@ -260,26 +283,15 @@ class Handlers:
             self.parts.divider: gr.Slider(value=50, visible=True),
         }
 
-    def _without_results(self) -> Update:
-        parts = self.parts
-        return {
-            parts.divider: gr.Slider(visible=False),
-            parts.download: gr.DownloadButton(visible=False),
-            parts.table: "",
-            parts.gallery: gr.Gallery(value=None, visible=False),
-            parts.files: gr.File(value=None, visible=False),
-            parts.sources: [],
-        }
-
     def _too_many(self, photos: Sequence[str]) -> str:
         return f"{len(photos)} photos; here at most {self.service.limits.files} at a time"
 
     def classify_for_programs(self, photo: str) -> dict[str, float]:
         """Classes of a photo with probabilities, most likely first."""
-        try:
-            return self.service.look(Path(photo)).probabilities
-        except DaclipError as error:
-            raise gr.Error(str(error), print_exception=False) from None
+        seen = self.service.look(Path(photo))
+        if seen.error is not None:
+            raise _refused(seen.error)
+        return seen.probabilities
 
     def restore_for_programs(
         self,
@@ -297,36 +309,18 @@ class Handlers:
         """Restore a photo: yields no files and the finished share until its files (restoration first) and report."""
         with tempfile.TemporaryDirectory(prefix="daclip-") as folder:
             try:
-                chosen = _settings(degradation, strength, passes, samples, sampler, steps, seed, instruction)
-                with self._watched(Path(photo), chosen, Path(folder), Path(mask) if mask else None) as work:
+                chosen = Settings.of(degradation, strength, passes, samples, sampler, steps, seed, instruction)
+                with self._work(Path(photo), chosen, Path(folder), Path(mask) if mask else None) as work:
                     for share in work.shares():
                         yield None, {"progress": round(share, 3), "before": work.before}
                 outcome = work.result()
             except DaclipError as error:
-                raise gr.Error(str(error), print_exception=False) from None
+                raise _refused(error) from None
             if outcome.error is not None:
-                raise gr.Error(outcome.error, print_exception=False)
+                raise _refused(outcome.error)
             report = json.loads(outcome.line())
             report["results"] = [Path(path).name for path in outcome.files]
             yield outcome.files, report
 
-    def _watched(self, photo: Path, settings: Settings, folder: Path, mask: Path | None = None) -> Watched[Outcome]:
-        def run(on_progress: Progress) -> Outcome:
-            return self.service.restore(photo, settings, folder, on_progress, mask)
-
-        return Watched(run, self.service.turns)
-
-
-def _settings(
-    classes: str | None,
-    strength: float | None,
-    passes: str,
-    samples: float | None,
-    sampler: str,
-    steps: float | None,
-    seed: float | None,
-    instruction: str | None,
-) -> Settings:
-    """The choices of the page; one whose field is empty is as it is at the beginning."""
-    numbers = (int(samples or 1), sampler, int(steps or 0), int(seed or 0))
-    return Settings(classes or "", 1.0 if strength is None else strength, *numbers, instruction or "", passes)
+    def _work(self, photo: Path, settings: Settings, folder: Path, mask: Path | None) -> Watched[Outcome]:
+        return Watched(partial(self.service.restore, photo, settings, folder, mask=mask), self.service.turns)

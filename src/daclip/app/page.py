@@ -84,12 +84,9 @@ def _settings(service: Service, seed: int) -> list[gr.components.Component]:
     limits, restorer = service.limits, service.restorer
     with gr.Row():
         instruction = gr.Textbox(
-            label="Say what you want",
-            placeholder="remove the rain but keep the fog",
-            max_length=limits.classes,
-            lines=1,
-            min_width=240,
-        )
+            label="Say what you want", placeholder="remove the rain but keep the fog", max_length=limits.classes,
+            lines=1, min_width=240,
+        )  # fmt: skip
         classes = gr.Dropdown(
             [("what is recognised", ""), *restorer.classes], value="", label="Repair", allow_custom_value=True,
             info="Or a word, or a mix such as rainy:0.7,hazy:0.3", min_width=240,

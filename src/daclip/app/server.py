@@ -1,19 +1,31 @@
 """The page's server: no telemetry, no network, no file but what the page gives out."""
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
+import numpy as np
+import torch
 from gradio_client import utils as client_utils
+from PIL import Image
+from skimage import data
 from starlette.formparsers import MultiPartException
 
 from daclip.app.page import build_page
 from daclip.app.service import Limits, Service
+from daclip.degradations.base import CLEAN, Degradation
 from daclip.errors import DaclipError
+from daclip.images import save_image
+from daclip.pixels import Pixels
 from daclip.restoring.restorer import Restorer
 
 # Gradio cuts a caption off where it is wider than its picture, as names of files are on a phone.
 WHOLE_CAPTIONS = "#gallery .caption-label, #examples .caption-label { white-space: normal; max-width: 100% }"
+
+# Side and severity of the photos to try.
+SIZE = (480, 320)
+SEVERITY = 0.6
 
 # The method by which Gradio fetches whatever a request names into its own folder.
 FETCH = "async_move_resource_to_block_cache"
@@ -80,6 +92,17 @@ class FewFiles:
 
         upload = scope["type"] == "http" and str(scope.get("path", "")).endswith("/upload")
         await self.app(scope, counted if upload else receive, send)
+
+
+def make_examples(degradations: Mapping[str, Degradation], folder: Path) -> dict[str, str]:
+    """Photos to try: a file for each class in a folder, degraded from a photo of scikit-image."""
+    photo = Pixels.from_pil(Image.fromarray(np.asarray(data.coffee())).resize(SIZE)).crop()[None]
+    files = {}
+    for word, degradation in degradations.items():
+        if word != CLEAN:
+            files[word] = str(folder / f"{word}.png")
+            save_image(degradation(photo, [torch.Generator().manual_seed(0)], SEVERITY)[0], files[word])
+    return files
 
 
 def page_of(

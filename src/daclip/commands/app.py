@@ -46,12 +46,11 @@ def parser() -> Parser:
 def app(options: argparse.Namespace) -> None:
     """Serve until interrupted."""
     try:
-        from daclip.app.server import launch, page_of
+        from daclip.app.server import launch, make_examples, page_of
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("gradio", "gradio_client"):
             raise
         raise DaclipError("the web app needs Gradio; install it with pip install 'daclip[app]'") from None
-    from daclip.app.examples import make_examples
     from daclip.app.service import Limits
     from daclip.config import composed
 
