@@ -1,7 +1,6 @@
 """The sampler report from end to end on real photos, with a restorer that has learnt nothing."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -15,7 +14,7 @@ from running import assert_one_line, invoke
 from daclip.artifacts import save_artifact
 from daclip.commands.assembly import resolved
 from daclip.commands.options import make
-from daclip.commands.sampler_report import Score, verdict
+from daclip.commands.sampler_report import verdict
 from daclip.config import config_dir
 from daclip.metrics import image as ms_ssim
 from daclip.metrics.image import PairMetric
@@ -110,9 +109,10 @@ def test_further_metrics_count_in_the_verdict() -> None:
             "margin": {"psnr": 0.1, "ssim": 0.02, "others": 0.02},
         }
     )
-    goal = Score("posterior", "trailing", 100, 100, 100, 30.0, 5.0, 0.9, 1.0, {"darkness": 0.50})
-    near = replace(goal, sampler="near", budget=5, nfe=5, others={"darkness": 0.509})
-    far = replace(near, sampler="far", others={"darkness": 0.511})
+    goal: dict[str, Any] = {"sampler": "posterior", "grid": "trailing", "budget": 100, "nfe": 100, "steps": 100}
+    goal |= {"psnr": 30.0, "gain": 5.0, "ssim": 0.9, "seconds": 1.0, "others": {"darkness": 0.50}}
+    near = {**goal, "sampler": "near", "budget": 5, "nfe": 5, "others": {"darkness": 0.509}}
+    far = {**near, "sampler": "far", "others": {"darkness": 0.511}}
     found = verdict(cfg, [goal, near, far], {"darkness": Darkness()})
     assert [score["sampler"] for score in found["reach_it"]] == ["near"]
 

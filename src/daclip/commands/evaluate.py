@@ -1,7 +1,5 @@
 """Score an artifact of either stage, or folders of photos: `python -m daclip.commands.evaluate [overrides]`."""
 
-import csv
-import io
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -18,6 +17,7 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 from torch.utils.data import DataLoader
+from torchvision.transforms.functional import center_crop
 
 from daclip.arithmetic import device_by_name
 from daclip.artifacts import Artifact, find_artifact, load_daclip
@@ -70,35 +70,31 @@ class EvaluateConfig:
     seed: int = MISSING
 
 
-def validation_data(cfg: DictConfig, artifact: Artifact) -> MixedDegradationData:
-    """The data of the command line; what it leaves out is as in the artifact's training."""
-    data = OmegaConf.create({"data": cfg.data or artifact.data_section(cfg.paths.values())})
-    data.data.degradations = cfg.degradation or artifact.section("degradation")
-    data.data.seed = cfg.seed
-    return build_data(data)
-
-
-def tell(data: MixedDegradationData, whole: bool = False) -> None:
-    """Say what was found and what is scored; `whole` as in `ValidationPairs`."""
+def validation_data(cfg: DictConfig, artifact: Artifact, whole: bool = False) -> MixedDegradationData:
+    """The data of the command line, and for what it leaves out those of the artifact's training; says what was found.
+    `whole` as in `ValidationPairs`."""
+    node = OmegaConf.create({"data": cfg.data or artifact.data_section(cfg.paths.values())})
+    node.data.degradations = cfg.degradation or artifact.section("degradation")
+    node.data.seed = cfg.seed
+    data = build_data(node)
     for line in data.account(training=False, whole=whole):
         say(line)
+    return data
 
 
-def _sampler(cfg: DictConfig, artifact: Artifact) -> Any:
-    """The sampler of the command line, with the artifact's own where none is named; None if nothing is given."""
+def _restorer(cfg: DictConfig, artifact: Artifact) -> Restorer:
+    """The artifact's restorer with the command line's sampler, or changes of its own, and with the networks of others
+    that it names, as `FILE` or by class."""
     given = {key: value for key, value in resolved(cfg.sampler).items() if (key, value) != ("steps", None)}
     own = {} if "_target_" in given else artifact.section("sampler")
-    return make({**own, **given}) if given else None
-
-
-def _with_networks(cfg: DictConfig, restorer: Restorer) -> Restorer:
-    """The restorer with the networks of others that the command line names, as `FILE` or by class."""
+    sampler = make({**own, **given}) if given else None
+    restorer = Restorer(artifact.folder, sampler, cfg.device, cfg.precision, cfg.seed, cfg.max_memory)
     if cfg.network is None:
         return restorer
     named: dict[str | None, Any] = dict(cfg.network) if isinstance(cfg.network, DictConfig) else {None: cfg.network}
-    if None in named and _sampler(cfg, restorer.artifact) is not None:
-        raise DaclipError(f"network={cfg.network} restores in one call; leave out the sampler and its steps")
     for class_name, path in named.items():
+        if class_name is None and sampler is not None:
+            raise DaclipError(f"network={path} restores in one call; leave out the sampler and its steps")
         restorer = restorer.with_network(str(path), class_name)
     return restorer
 
@@ -145,18 +141,13 @@ def score(
     }
     # Whole photos differ in size: the grid shows what fits into all of them.
     height, width = (min(images[0].shape[side] for images in shown.values()) for side in (1, 2))
-    rows = [tuple(_middle(image, height, width) for image in images) for images in shown.values()]
+    rows = [tuple(center_crop(image, [height, width]) for image in images) for images in shown.values()]
     return facts, sample_grid(*(torch.stack(parts) for parts in zip(*rows, strict=True)))
 
 
 def _batches(pairs: ValidationPairs, batch_size: int) -> Iterable[RestorationBatch]:
     loader = DataLoader(pairs, batch_sampler=pairs.batches(batch_size), collate_fn=collate)
     return track(loader, "evaluating", transient=True, console=Console(stderr=True))
-
-
-def _middle(image: Tensor, height: int, width: int) -> Tensor:
-    top, left = (image.shape[1] - height) // 2, (image.shape[2] - width) // 2
-    return image[:, top : top + height, left : left + width]
 
 
 def score_folders(pairs: Sequence[FilePair], scorer: Scorer, extremes: Extremes) -> None:
@@ -188,12 +179,11 @@ def score_folders(pairs: Sequence[FilePair], scorer: Scorer, extremes: Extremes)
 
 def _photos_csv(photos: Sequence[PhotoScore]) -> str:
     """One line a photo, scores in full precision."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["name", "crop", "degradation", "recognised", *photos[0].scores])
-    for photo in photos:
-        writer.writerow([photo.name, photo.crop, photo.degradation, photo.recognised or "", *photo.scores.values()])
-    return text.getvalue()
+    rows = [
+        {"name": p.name, "crop": p.crop, "degradation": p.degradation, "recognised": p.recognised or "", **p.scores}
+        for p in photos
+    ]
+    return str(pd.DataFrame(rows).to_csv(index=False, na_rep="nan", lineterminator="\n"))
 
 
 def _check(cfg: DictConfig) -> None:
@@ -244,10 +234,8 @@ def _score_photos(cfg: DictConfig, artifact: Artifact | None) -> tuple[dict[str,
         score_folders(pairs, scorer, extremes)
         facts: dict[str, Any] = {"pred": cfg.pred, "gt": cfg.gt}
     else:
-        machine = (cfg.device, cfg.precision, cfg.seed, cfg.max_memory)
-        restorer = _with_networks(cfg, Restorer(artifact.folder, _sampler(cfg, artifact), *machine))
-        data = validation_data(cfg, artifact)
-        tell(data, whole=True)
+        restorer = _restorer(cfg, artifact)
+        data = validation_data(cfg, artifact, whole=True)
         facts, grid = score(restorer, data.validation_pairs(whole=True), cfg.batch_size or 10, scorer, extremes)
         others = [f"{name}: {other.name}" for name, other in restorer.others.items()]
         method = ", ".join([restorer.network or type(restorer.sampler).__name__, *others])
@@ -278,8 +266,7 @@ def _score_photos(cfg: DictConfig, artifact: Artifact | None) -> tuple[dict[str,
 def _score_stage_1(cfg: DictConfig, artifact: Artifact) -> tuple[dict[str, Any], dict[str, Any]]:
     """Scores of a stage-1 artifact, and what was seen; writes two pictures."""
     daclip = load_daclip(artifact.folder).to(device_by_name(cfg.device))
-    data = validation_data(cfg, artifact)
-    tell(data, whole=True)
+    data = validation_data(cfg, artifact, whole=True)
     pairs = data.validation_pairs(whole=True)
     classes = list(dict.fromkeys([*artifact.classes, *pairs.classes]))
     batches = _batches(pairs, cfg.batch_size or 20)
@@ -295,7 +282,7 @@ def _score_stage_1(cfg: DictConfig, artifact: Artifact) -> tuple[dict[str, Any],
 def _print(metrics: Mapping[str, Any]) -> None:
     console = Console()
     for table in score_tables(metrics, console.width):
-        console.print(table)
+        console.print(text_table(table.title, table.heading, table.rows, table.last))
     gain = metrics["intervals"]["mean"].get("psnr_gain")
     if gain:
         console.print(
@@ -315,15 +302,10 @@ def _print_stage_1(metrics: Mapping[str, Any]) -> None:
         [class_name, f"{accuracy:.3f}", *(f"{metrics[f'per_degradation_{name}'][class_name]:.4f}" for name in cosines)]
         for class_name, accuracy in metrics["per_degradation_accuracy"].items()
     ]
-    table = text_table(
-        "validation photos: class named, cosine to the clean photo's embedding",
-        ["degradation", "accuracy", "steered", "plain CLIP"],
-        rows,
-    )
-    table.add_section()
-    table.add_row("mean", f"{metrics['degradation_accuracy']:.3f}", *(f"{metrics[name]:.4f}" for name in cosines))
+    rows.append(["mean", f"{metrics['degradation_accuracy']:.3f}", *(f"{metrics[name]:.4f}" for name in cosines)])
+    title = "validation photos: class named, cosine to the clean photo's embedding"
     console = Console()
-    console.print(table)
+    console.print(text_table(title, ["degradation", "accuracy", "steered", "plain CLIP"], rows, last=1))
     say(f"calibration error {metrics['calibration_error']:.3f}, {metrics['count']} photos")
     found = metrics["retrieval"]
     if found is None:

@@ -50,7 +50,7 @@ def _photos(evaluation: "Run", count: int, side: int) -> list[dict[str, Any]]:
                 if not name.endswith("_lq")
             )
             pictures = charts.show(evaluation.folder / "pictures", entry["files"], side)
-            shown.append({**entry, "values": values, **vars(pictures)})
+            shown.append({**entry, "values": values, **pictures})
     return shown
 
 

@@ -2,7 +2,8 @@
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from rich.console import Console
 from daclip.arithmetic import autocast
 from daclip.artifacts import find_artifact
 from daclip.commands.assembly import resolved
-from daclip.commands.evaluate import tell, validation_data
+from daclip.commands.evaluate import validation_data
 from daclip.commands.options import known, make, markdown_table, say, text_table
 from daclip.config import run_entry, validated
 from daclip.data.pairs import ValidationPairs, collate
@@ -25,7 +26,7 @@ from daclip.errors import DaclipError
 from daclip.files import choices, write_json, write_text
 from daclip.metrics.image import PairMetric, psnr, ssim
 from daclip.pixels import quantise
-from daclip.reporting.charts import Panel, line_charts, svg
+from daclip.reporting.charts import line_charts, panel_over, quality_panels, score_frame, svg
 from daclip.restoring.restorer import Restorer
 from daclip.rng import generator_for
 from daclip.samplers import Sampler
@@ -61,29 +62,12 @@ class SamplerReportConfig:
     seed: int = MISSING
 
 
-@dataclass(frozen=True)
-class Score:
-    """One sampler at one number of evaluations; quality is the mean over photos of 8-bit values."""
+Score = dict[str, Any]
+"""One sampler at one number of evaluations: `sampler` and `grid` (names of their yaml), `budget` (network evaluations
+allowed), `nfe` (used: the most of this sampler within the budget), `steps` and what `measure` found."""
 
-    sampler: str  # name of its yaml
-    grid: str  # name of its time grid's yaml
-    budget: int  # network evaluations allowed
-    nfe: int  # evaluations used: the most of this sampler within the budget
-    steps: int
-    psnr: float  # dB
-    gain: float  # dB above the degraded photos
-    ssim: float
-    seconds: float  # of sampling one photo, without stage 1
-    others: dict[str, float]  # further metrics by their names
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A validation batch with stage 1's embeddings, which all samplers share."""
-
-    batch: RestorationBatch  # on the CPU
-    conditioning: Conditioning  # on the restorer's device
-    first: int  # number of the first pair, for the generators
+Prepared = list[tuple[RestorationBatch, Conditioning]]
+"""Validation batches on the CPU, with stage 1's embeddings on the restorer's device, which all samplers share."""
 
 
 def _within(node: Mapping[str, Any], budget: int) -> Sampler:
@@ -95,9 +79,7 @@ def _within(node: Mapping[str, Any], budget: int) -> Sampler:
     raise DaclipError(f"nfe={budget} is too little for one step of {node['_target_']}; raise it")
 
 
-def prepare(
-    pairs: ValidationPairs, restorer: Restorer, photos: int | None, batch_size: int, seed: int
-) -> list[Prepared]:
+def prepare(pairs: ValidationPairs, restorer: Restorer, photos: int | None, batch_size: int, seed: int) -> Prepared:
     """Validation pairs in batches, with the embeddings of stage 1; at most `photos` pairs, drawn by the seed."""
     chosen = list(range(len(pairs)))
     if photos is not None:
@@ -110,7 +92,7 @@ def prepare(
         batch = collate([pairs[i] for i in chosen[first : first + batch_size]])
         with torch.inference_mode(), autocast(restorer.device, restorer.precision):
             conditioning = restorer.decided(restorer.daclip(batch.lq.to(restorer.device)))
-            prepared.append(Prepared(batch, conditioning, first))
+            prepared.append((batch, conditioning))
     return prepared
 
 
@@ -123,17 +105,16 @@ def further_metrics(cfg: DictConfig) -> dict[str, PairMetric]:
     return metrics
 
 
-def measure(
-    sampler: Sampler, restorer: Restorer, prepared: Sequence[Prepared], metrics: Mapping[str, PairMetric]
-) -> dict[str, Any]:
-    """PSNR, gain (both dB), SSIM, seconds a photo and other metrics of a sampler, averaged over photos."""
-    seconds, found = 0.0, []
-    for part in prepared:
-        lq, hq = part.batch.lq, quantise(part.batch.hq)
-        generators = [generator_for(restorer.seed, part.first + i) for i in range(len(lq))]
+def measure(sampler: Sampler, restorer: Restorer, prepared: Prepared, metrics: Mapping[str, PairMetric]) -> Score:
+    """Means over photos, as 8-bit images: `psnr` and `gain` above the degraded photos in dB, `ssim`, `seconds` of
+    sampling one without stage 1, and `others`, further metrics by their names."""
+    seconds, found, numbers = 0.0, [], count()
+    for batch, conditioning in prepared:
+        lq, hq = batch.lq, quantise(batch.hq)
+        generators = [generator_for(restorer.seed, next(numbers)) for _ in range(len(lq))]
         started = time.perf_counter()
         with autocast(restorer.device, restorer.precision):
-            restored = sampler.sample(restorer.denoiser, lq.to(restorer.device), part.conditioning, generators)
+            restored = sampler.sample(restorer.denoiser, lq.to(restorer.device), conditioning, generators)
         # The copy to the CPU waits for the device, so the clock sees all of the work.
         restored = quantise(restored.cpu())
         seconds += time.perf_counter() - started
@@ -165,22 +146,22 @@ def plan_samplers(cfg: DictConfig, process: MeanRevertingSDE) -> Plan:
 
 
 def measure_all(
-    plan: Plan, restorer: Restorer, prepared: Sequence[Prepared], metrics: Mapping[str, PairMetric], console: Console
+    plan: Plan, restorer: Restorer, prepared: Prepared, metrics: Mapping[str, PairMetric], console: Console
 ) -> list[Score]:
     """Scores of all planned samplers, in their order; each score is shown when it is there."""
     # The first call of a network is slower than all others.
     measure(next(iter(plan.values())), restorer, prepared[:1], metrics)
-    done: dict[tuple[str, str, int], dict[str, Any]] = {}
-    scores = []
+    done: dict[tuple[str, str, int], Score] = {}
+    scores: list[Score] = []
     for number, ((name, grid, budget), sampler) in enumerate(plan.items(), 1):
         key = (name, grid, sampler.steps)
         if key not in done:
             done[key] = measure(sampler, restorer, prepared, metrics)
-        score = Score(name, grid, budget, sampler.nfe, sampler.steps, **done[key])
-        scores.append(score)
+        score: Score = {"sampler": name, "grid": grid, "budget": budget, "nfe": sampler.nfe, "steps": sampler.steps}
+        scores.append(score | done[key])
         console.print(
-            f"{number}/{len(plan)}  {name} on {grid}, NFE {score.nfe}: {score.gain:+.2f} dB, "
-            f"SSIM {score.ssim:.3f}, {score.seconds:.3f} s"
+            f"{number}/{len(plan)}  {name} on {grid}, NFE {sampler.nfe}: {done[key]['gain']:+.2f} dB, "
+            f"SSIM {done[key]['ssim']:.3f}, {done[key]['seconds']:.3f} s"
         )
     return scores
 
@@ -193,34 +174,27 @@ def verdict(cfg: DictConfig, scores: Sequence[Score], metrics: Mapping[str, Pair
     """The cheap samplers that reach the reference within the margin, fewest evaluations first, and the best of them."""
 
     def as_good(score: Score) -> bool:
-        if score.psnr < reference.psnr - cfg.margin.psnr or score.ssim < reference.ssim * (1 - cfg.margin.ssim):
+        enough = reference["psnr"] - cfg.margin.psnr, reference["ssim"] * (1 - cfg.margin.ssim)
+        if score["psnr"] < enough[0] or score["ssim"] < enough[1]:
             return False
         share = cfg.margin.others
         return all(
-            score.others[name] >= goal * (1 - share)
+            score["others"][name] >= goal * (1 - share)
             if metrics[name].higher_is_better
-            else score.others[name] <= goal * (1 + share)
-            for name, goal in reference.others.items()
+            else score["others"][name] <= goal * (1 + share)
+            for name, goal in reference["others"].items()
         )
 
     wanted = _reference(cfg)
-    reference = next(score for score in scores if (score.sampler, score.grid, score.budget) == wanted)
-    few = [score for score in scores if score.nfe <= cfg.few]
-    equal = [score for score in few if as_good(score)]
+    reference = next(score for score in scores if (score["sampler"], score["grid"], score["budget"]) == wanted)
+    few = [score for score in scores if score["nfe"] <= cfg.few]
     return {
-        "reference": asdict(reference),
+        "reference": reference,
         "few": cfg.few,
         "margin": OmegaConf.to_container(cfg.margin),
-        "reach_it": [asdict(score) for score in sorted(equal, key=lambda score: (score.nfe, -score.psnr))],
-        "best_of_few": asdict(max(few, key=lambda score: score.psnr)) if few else None,
+        "reach_it": sorted(filter(as_good, few), key=lambda score: (score["nfe"], -score["psnr"])),
+        "best_of_few": max(few, key=lambda score: score["psnr"], default=None),
     }
-
-
-def _frame(scores: Sequence[Score]) -> pd.DataFrame:
-    """One row a score; `label` is the sampler, with its grid where there are several."""
-    frame = pd.DataFrame([{**asdict(score), **score.others} for score in scores])
-    several = frame["grid"].nunique() > 1
-    return frame.assign(label=frame["sampler"] + (" (" + frame["grid"] + ")" if several else ""))
 
 
 def _tables(frame: pd.DataFrame, metrics: Sequence[str]) -> dict[str, list[list[str]]]:
@@ -249,19 +223,13 @@ def _sentence(found: Mapping[str, Any]) -> str:
 
 
 def _chart(frame: pd.DataFrame, metrics: Mapping[str, PairMetric]) -> str:
-    lines = dict(list(frame.drop_duplicates(["label", "nfe"]).groupby("label", sort=False)))
-
-    def panel(title: str, y_label: str, depth: float, y: str, x: str = "nfe", lower: bool = False) -> Panel:
-        points = {str(name): list(zip(line[x], line[y], strict=True)) for name, line in lines.items()}
-        x_label = "network evaluations" if x == "nfe" else "seconds a photo"
-        return Panel(title, x_label, y_label, points, depth, lower_is_better=lower)
-
-    # Samplers that need many steps fall far below with few; the charts keep to where choices are made.
-    panels = [panel("PSNR gain", "dB", 4.0, "gain"), panel("SSIM", "SSIM", 0.25, "ssim")]
+    frame = frame.drop_duplicates(["label", "nfe"])
+    panels = quality_panels(frame)
     for name, metric in metrics.items():
         lower = not metric.higher_is_better
-        panels.append(panel(f"{name} (smaller is better)" if lower else name, name, 0.5, name, lower=lower))
-    return svg(line_charts([*panels, panel("PSNR gain by time", "dB", 4.0, "gain", "seconds")]))
+        title = f"{name} (smaller is better)" if lower else name
+        panels.append(panel_over(frame, "nfe", name, title, name, 0.5, lower))
+    return svg(line_charts([*panels, panel_over(frame, "seconds", "gain", "PSNR gain by time", "dB", 4.0)]))
 
 
 def sampler_report(cfg: DictConfig) -> dict[str, Any]:
@@ -275,21 +243,19 @@ def sampler_report(cfg: DictConfig) -> dict[str, Any]:
             denoiser.backbone, denoiser.process, denoiser.parameterization, cfg.correct_epsilon_shift
         ).eval()
     plan, metrics = plan_samplers(cfg, restorer.denoiser.process), further_metrics(cfg)
-    data = validation_data(cfg, restorer.artifact)
-    tell(data)
-    pairs = data.validation_pairs()
+    pairs = validation_data(cfg, restorer.artifact).validation_pairs()
     prepared = prepare(pairs, restorer, cfg.photos, cfg.batch_size, cfg.seed)
     scores = measure_all(plan, restorer, prepared, metrics, Console(stderr=True))
     found = verdict(cfg, scores, metrics)
     command = ["python", "-m", "daclip.commands.sampler_report"]
     report = {
         "artifact": str(folder),
-        "photos": sum(len(part.batch) for part in prepared),
+        "photos": sum(len(batch) for batch, _ in prepared),
         "verdict": found,
-        "scores": [asdict(score) for score in scores],
+        "scores": scores,
         "record": provenance(cfg.seed, command, {"total": time.monotonic() - started}),
     }
-    frame, sentence = _frame(scores), _sentence(found)
+    frame, sentence = score_frame(scores), _sentence(found)
     lines = [f"{sentence}.", ""]
     for title, (heading, *rows) in _tables(frame, list(metrics)).items():
         lines += [f"**{title}**", "", *markdown_table(heading, rows), ""]

@@ -11,6 +11,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
@@ -249,40 +250,52 @@ def run_charts(runs: Runs) -> dict[str, list[str]]:
     return found
 
 
+def score_frame(scores: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Scores of a sampler report, a row each; `label` is the sampler, with its grid where there are several."""
+    frame = pd.DataFrame([{**score, **score.get("others", {})} for score in scores])
+    several = frame["grid"].nunique() > 1
+    return frame.assign(label=frame["sampler"] + (" (" + frame["grid"] + ")" if several else ""))
+
+
+def panel_over(
+    frame: pd.DataFrame, x: str, y: str, title: str, unit: str, depth: float, lower_is_better: bool = False
+) -> Panel:
+    """A chart of two columns, a line for each `label`."""
+    lines = frame.sort_values("nfe", kind="stable").groupby("label", sort=False)
+    points = {str(name): list(zip(line[x], line[y], strict=True)) for name, line in lines}
+    x_label = "network evaluations" if x == "nfe" else "seconds a photo"
+    return Panel(title, x_label, unit, points, depth, lower_is_better=lower_is_better)
+
+
+def quality_panels(frame: pd.DataFrame) -> list[Panel]:
+    """Charts of the mean PSNR gain and the mean SSIM over NFE."""
+    # Samplers that need many steps fall far below with few; the charts keep to where choices are made.
+    return [
+        panel_over(frame, "nfe", "gain", "mean PSNR gain", "dB", 4.0),
+        panel_over(frame, "nfe", "ssim", "mean SSIM", "SSIM", 0.25),
+    ]
+
+
 def _nfe_panels(runs: Runs) -> dict[str, list[Panel]]:
     """PSNR gain and SSIM over NFE, each source with charts of its own, since their photos differ."""
     found: dict[str, list[Panel]] = {}
     for report in runs.samplers:
-        grids = {score["grid"] for score in report.metrics["scores"]}
-        lines: dict[str, dict[float, tuple[float, float, float]]] = {}
-        for score in sorted(report.metrics["scores"], key=lambda score: score["nfe"]):
-            name = score["sampler"] + (f" ({score['grid']})" if len(grids) > 1 else "")
-            lines.setdefault(name, {})[score["nfe"]] = (score["nfe"], score["gain"], score["ssim"])
-        panels = _quality_panels({name: list(line.values()) for name, line in lines.items()})
-        found[f"Network evaluations: {report.label}"] = panels
-    grouped: dict[tuple[str, str], list[tuple[float, float, float]]] = {}
+        frame = score_frame(report.metrics["scores"]).drop_duplicates(["label", "nfe"])
+        found[f"Network evaluations: {report.label}"] = quality_panels(frame)
+    rows = []
     for one in runs.evaluations:
         mean = one.metrics["mean"]
         if "nfe" in one.metrics and {"psnr_lq", "ssim"} <= set(mean):
-            key = (one.metrics["artifact"], one.metrics["sampler"])
-            grouped.setdefault(key, []).append((one.metrics["nfe"], mean["psnr"] - mean["psnr_lq"], mean["ssim"]))
-    several = {key: sorted(rows) for key, rows in grouped.items() if len({row[0] for row in rows}) > 1}
-    if several:
-        artifacts = list(dict.fromkeys(artifact for artifact, _ in several))
-        found["Network evaluations: evaluations"] = _quality_panels(
-            {
-                sampler if len(artifacts) == 1 else f"{sampler}, artifact {artifacts.index(artifact) + 1}": rows
-                for (artifact, sampler), rows in several.items()
-            }
-        )
+            kept = {name: one.metrics[name] for name in ("artifact", "sampler", "nfe")}
+            rows.append({**kept, "gain": mean["psnr"] - mean["psnr_lq"], "ssim": mean["ssim"]})
+    if rows:
+        frame = pd.DataFrame(rows)
+        frame = frame[frame.groupby(["artifact", "sampler"])["nfe"].transform("nunique") > 1]
+        numbers, artifacts = frame["artifact"].factorize()
+        label = frame["sampler"] + [f", artifact {number + 1}" if len(artifacts) > 1 else "" for number in numbers]
+        if len(frame):
+            found["Network evaluations: evaluations"] = quality_panels(frame.assign(label=label))
     return found
-
-
-def _quality_panels(lines: Mapping[str, Sequence[tuple[float, float, float]]]) -> list[Panel]:
-    """Charts of (NFE, gain, SSIM)."""
-    gain, ssim = ({name: [(row[0], row[i]) for row in rows] for name, rows in lines.items()} for i in (1, 2))
-    label = "network evaluations"
-    return [Panel("mean PSNR gain", label, "dB", gain, 4.0), Panel("mean SSIM", label, "SSIM", ssim, 0.25)]
 
 
 def _curve_panels(run: Run) -> list[Panel]:
@@ -300,14 +313,6 @@ def _curve_panels(run: Run) -> list[Panel]:
     return panels
 
 
-@dataclass(frozen=True)
-class Shown:
-    """One photo of a page: pictures (`lq`, `restored`, `hq`) to data addresses."""
-
-    whole: dict[str, str]  # the whole photo with the crop's frame
-    zoom: dict[str, str]  # the crop
-
-
 def _photo_address(picture: Image.Image) -> str:
     content = io.BytesIO()
     kind = "png" if picture.width * picture.height <= LOSSLESS_AREA else "jpeg"
@@ -315,9 +320,10 @@ def _photo_address(picture: Image.Image) -> str:
     return _address(content.getvalue(), kind)
 
 
-def show(folder: Path, files: Mapping[str, str], side: int) -> Shown:
-    """Read the pictures of one photo and zoom to where the degradation, or what is left of it, is strongest. `files`
-    names a file for each picture, `restored` and `hq` at least; `side` is the crop's in pixels of the photo."""
+def show(folder: Path, files: Mapping[str, str], side: int) -> dict[str, dict[str, str]]:
+    """The pictures of one photo as data addresses: `whole`, with a frame where the degradation, or what is left of it,
+    is strongest, and `zoom`, what is in it. `files` names a file for each picture, `restored` and `hq` at least; `side`
+    is the frame's in pixels of the photo."""
     if outside := [file for file in files.values() if not (folder / file).resolve().is_relative_to(folder.resolve())]:
         raise DaclipError(f"{folder}: refuses the picture {outside[0]}, which is outside it; run the evaluation again")
     images = {name: load_image(folder / file) for name, file in files.items()}
@@ -337,4 +343,4 @@ def show(folder: Path, files: Mapping[str, str], side: int) -> Shown:
         frame = [round(v * scale) for v in (left, top, left + side - 1, top + side - 1)]
         ImageDraw.Draw(small).rectangle(frame, outline="#ffd400", width=2)
         whole[name] = _photo_address(small)
-    return Shown(whole, zoom)
+    return {"whole": whole, "zoom": zoom}

@@ -1,16 +1,23 @@
-"""Tables of scores: of the console (rich), and of a report as text."""
+"""Tables of scores as text, for the console and for a report."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rich.markup import escape
-from rich.table import Table
-
-from daclip.errors import printable
 from daclip.reporting.runs import Comparison, Run, metric_names, same_inputs
 
 LABELS = {"psnr": "PSNR", "ssim": "SSIM", "ms_ssim": "MS-SSIM", "lpips": "LPIPS", "dists": "DISTS"}
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """A table of scores."""
+
+    title: str  # above it
+    heading: list[str]
+    rows: list[list[str]]  # the first column is the row's name
+    note: str = ""  # below it
+    last: int = 0  # rows at the end that summarise the others
 
 
 def metric_label(name: str) -> str:
@@ -23,48 +30,33 @@ def score_text(name: str, value: float) -> str:
     return f"{value:.2f}" if name in ("psnr", "fid") else f"{value:.3f}"
 
 
-def score_tables(metrics: Mapping[str, Any], width: int) -> list[Table]:
+def score_tables(metrics: Mapping[str, Any], width: int) -> list[TextTable]:
     """Scores of `metrics.json`, one line a degradation, then their mean: as many tables as the width asks for."""
     room = max(1, (width - 30) // 24)  # metrics that fit beside the classes, the accuracy and the count
     names = metric_names(metrics["mean"])
-    return [_table(metrics, names[i : i + room]) for i in range(0, len(names), room)]
-
-
-def _table(metrics: Mapping[str, Any], names: Sequence[str]) -> Table:
     what = "degraded → restored" if "nfe" in metrics else "photos"
-    table = Table(title=escape(printable(f"{what}, {metrics['protocol']['text']}")))
-    table.add_column("degradation", no_wrap=True)
-    lines: dict[str, dict[str, str]] = {}
-    for class_name, row in [*metrics["per_degradation"].items(), ("mean", metrics["mean"])]:
-        cells = lines[class_name] = {}
-        for name in names:
-            if f"{name}_lq" in row:
-                cells[f"{metric_label(name)} in"] = score_text(name, row[f"{name}_lq"])
-            cells[metric_label(name)] = score_text(name, row[name])
-            if name == "psnr" and "psnr_lq" in row:
-                cells["gain"] = f"{row['psnr'] - row['psnr_lq']:+.2f}"
-        if "degradation_accuracy" in metrics:
-            mean, each = metrics["degradation_accuracy"], metrics["per_degradation_accuracy"]
-            cells["recognised"] = f"{mean if class_name == 'mean' else each[class_name]:.0%}"
-        cells["n"] = str(row["count"])
-    for heading in lines["mean"]:
-        table.add_column(escape(printable(heading)), justify="right")
-    for class_name, cells in lines.items():
-        if class_name == "mean":
-            table.add_section()
-        table.add_row(escape(printable(class_name)), *cells.values())
-    return table
+    rows = [*metrics["per_degradation"].items(), ("mean", metrics["mean"])]
+    tables = []
+    for start in range(0, len(names), room):
+        lines = [_cells(metrics, class_name, row, names[start : start + room]) for class_name, row in rows]
+        title = f"{what}, {metrics['protocol']['text']}"
+        tables.append(TextTable(title, list(lines[-1]), [list(cells.values()) for cells in lines], last=1))
+    return tables
 
 
-@dataclass(frozen=True)
-class TextTable:
-    """A table of a report."""
-
-    title: str  # above it
-    heading: list[str]
-    rows: list[list[str]]  # the first column is the row's name
-    note: str = ""  # below it
-    last: int = 0  # rows at the end that summarise the others
+def _cells(metrics: Mapping[str, Any], class_name: str, row: Mapping[str, Any], names: Sequence[str]) -> dict[str, str]:
+    """The texts of one line by their headings."""
+    cells = {"degradation": class_name}
+    for name in names:
+        if f"{name}_lq" in row:
+            cells[f"{metric_label(name)} in"] = score_text(name, row[f"{name}_lq"])
+        cells[metric_label(name)] = score_text(name, row[name])
+        if name == "psnr" and "psnr_lq" in row:
+            cells["gain"] = f"{row['psnr'] - row['psnr_lq']:+.2f}"
+    if "degradation_accuracy" in metrics:
+        mean, each = metrics["degradation_accuracy"], metrics["per_degradation_accuracy"]
+        cells["recognised"] = f"{mean if class_name == 'mean' else each[class_name]:.0%}"
+    return {**cells, "n": str(row["count"])}
 
 
 def _range(ends: Sequence[float] | None, name: str, sign: bool = False) -> str:
