@@ -45,7 +45,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, restorer_artifact: Path) ->
 
 def test_graphs_are_written_and_kept(folder: Path, restorer_artifact: Path) -> None:
     assert {path.name for path in folder.iterdir()} == {"step.pt2", "conditioner.pt2", "export.json"}
-    with pytest.raises(DaclipError, match="is there already"):
+    with pytest.raises(DaclipError, match="exists; --overwrite"):
         written(restorer_artifact, "--format", "torch", "-o", folder)
 
 

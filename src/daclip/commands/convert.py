@@ -102,30 +102,15 @@ def composed_parts(options: Namespace) -> dict[str, Any]:
     return composed("convert", overrides)
 
 
-def official_daclip(settings: Mapping[str, Any], content: Any, source: Path) -> "tuple[DaClip, dict[str, Any]]":
-    """A stage-1 network with the official weights of a file, and its settings for an artifact."""
-    from daclip.clip.official import load_official, official_state
-
-    settings = {**settings, "pretrained": None}
-    if isinstance(settings["architecture"], str):
-        # The original builds every tower with the exact GELU, whatever CLIP weights it starts from.
-        settings["architecture"] = settings["architecture"].removesuffix("-quickgelu")
-    state = official_state(content, source)
-    daclip: DaClip = make(settings)
-    load_official(daclip, state, source)
-    return daclip, {**settings, "architecture": daclip.clip.architecture}
-
-
-def new_folder(options: Namespace, root: str, name: str) -> Path:
-    """The folder of an imported artifact; one that exists is refused unless the options say otherwise."""
-    folder = Path(options.output or root) / (options.name or name) / "artifact"
-    if folder.exists() and not options.overwrite:
-        raise DaclipError(f"{folder} exists; --overwrite replaces it")
-    return folder
+def free(path: Path, options: Namespace) -> Path:
+    """The path of what is to be written; one that exists is refused unless the options say otherwise."""
+    if path.exists() and not options.overwrite:
+        raise DaclipError(f"{path} exists; --overwrite replaces it")
+    return path
 
 
 def save(folder: Path, kind: str, config: Mapping[str, Any], weights: Mapping[str, "Tensor"], **more: Any) -> Path:
-    """Write an imported artifact; `more` are its `metrics` and `parts`."""
+    """Write the artifact of official weights; `more` are its `metrics` and `parts`."""
     from daclip.artifacts import save_artifact
     from daclip.degradations import vocabulary
     from daclip.training.provenance import provenance
@@ -135,15 +120,28 @@ def save(folder: Path, kind: str, config: Mapping[str, Any], weights: Mapping[st
     return save_artifact(folder, kind, kept, weights, more.get("metrics", {}), record, more.get("parts"))
 
 
+def save_daclip(folder: Path, config: Mapping[str, Any], content: Any, source: Path) -> Path:
+    """Write the artifact of official stage-1 weights, the `content` of a file."""
+    from daclip.clip.official import load_official, official_state
+
+    settings = {**config["clip"], "pretrained": None}
+    if isinstance(settings["architecture"], str):
+        # The original builds every tower with the exact GELU, whatever CLIP weights it starts from.
+        settings["architecture"] = settings["architecture"].removesuffix("-quickgelu")
+    state = official_state(content, source)
+    daclip: DaClip = make(settings)
+    load_official(daclip, state, source)
+    settings["architecture"] = daclip.clip.architecture
+    return save(folder, "daclip", {**config, "clip": settings}, daclip.state_dict())
+
+
 def import_daclip(options: Namespace, content: Any) -> Path:
     """The artifact of official stage-1 weights, for stage 2 and `classify`."""
     if options.daclip is not None:
         raise DaclipError(f"{options.source} holds stage 1 itself; --daclip goes with a restorer's weights")
     source = Path(options.source)
-    folder = new_folder(options, "outputs/daclip", source.stem)
-    config = composed_parts(options)
-    daclip, config["clip"] = official_daclip(config["clip"], content, source)
-    return save(folder, "daclip", config, daclip.state_dict())
+    folder = free(Path(options.output or "outputs/daclip") / (options.name or source.stem) / "artifact", options)
+    return save_daclip(folder, composed_parts(options), content, source)
 
 
 def import_restorer(options: Namespace, content: Any) -> Path:
@@ -157,7 +155,8 @@ def import_restorer(options: Namespace, content: Any) -> Path:
     if options.daclip is None:
         raise DaclipError("say which stage 1 it was trained with: --daclip ARTIFACT, or its official weight file")
     source, variant = Path(options.source), options.variant or "universal"
-    target = new_folder(options, "outputs/restorer", f"imported_{variant}")
+    name = options.name or f"imported_{variant}"
+    target = free(Path(options.output or "outputs/restorer") / name / "artifact", options)
     official = network_state(content, source)
     config = composed_parts(options)
     with tempfile.TemporaryDirectory(prefix="daclip-") as temporary:
@@ -165,8 +164,7 @@ def import_restorer(options: Namespace, content: Any) -> Path:
         if stage_1.is_dir():
             Artifact(stage_1).require("daclip")
         else:
-            daclip, settings = official_daclip(config["clip"], read_weights(stage_1), stage_1)
-            stage_1 = save(Path(temporary) / "daclip", "daclip", {**config, "clip": settings}, daclip.state_dict())
+            stage_1 = save_daclip(Path(temporary) / "daclip", config, read_weights(stage_1), stage_1)
         guide = Artifact(stage_1)
         guide.section("clip")["load_weights"] = False
         with torch.device("meta"):
@@ -188,9 +186,7 @@ def import_checkpoint(options: Namespace) -> Path:
         raise DaclipError(f"{options.source} is a checkpoint and has its own configuration: leave out {unused[0]}")
     source = Path(options.source).absolute()
     run_folder = source.parents[1]
-    folder = Path(options.output or run_folder / f"artifact_{source.stem}")
-    if folder.exists() and not options.overwrite:
-        raise DaclipError(f"{folder} exists; --overwrite replaces it")
+    folder = free(Path(options.output or run_folder / f"artifact_{source.stem}"), options)
     checkpoint = read_checkpoint(source)
     config = recorded_config(source, checkpoint)
     if config is None:
@@ -223,26 +219,28 @@ def fit_weights(path: Path, official: Mapping[str, "Tensor"], network: "nn.Modul
 
     from daclip.backbones.unet import from_official, to_official
 
-    expected = {name: value.shape for name, value in to_official(network.state_dict()).items()}
-    unknown, missing = sorted(official.keys() - expected.keys()), sorted(expected.keys() - official.keys())
-    reshaped = [
-        f"{name} is {list(official[name].shape)} and not {list(shape)}"
-        for name, shape in expected.items()
-        if name in official and official[name].shape != shape
-    ]
-    other = [f"{name} is {value.dtype}" for name, value in official.items() if value.dtype != torch.float32]
-    problems = [
+    own = to_official(network.state_dict())
+    problems = {
+        "unknown": sorted(official.keys() - own.keys()),
+        "missing": sorted(own.keys() - official.keys()),
+        "shapes:": [
+            f"{name} is {list(official[name].shape)} and not {list(value.shape)}"
+            for name, value in own.items()
+            if name in official and official[name].shape != value.shape
+        ],
+        "numbers:": [f"{name} is {value.dtype}" for name, value in official.items() if value.dtype != torch.float32],
+    }
+    told = [
         f"{what} {', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''}"
-        for what, names in (("unknown", unknown), ("missing", missing), ("shapes:", reshaped), ("numbers:", other))
+        for what, names in problems.items()
         if names
     ]
-    if problems:
-        hint = ""
-        if "downsample.weight" in unknown:
-            hint = "; this is a wild-ir file: --variant wild"
-        elif "downsample.weight" in missing:
-            hint = "; this is no wild-ir file: --variant universal"
-        raise DaclipError(f"{path}: does not fit the network of this variant: {'; '.join(problems)}{hint}")
+    if told:
+        if "downsample.weight" in problems["unknown"]:
+            told[-1] += "; this is a wild-ir file: --variant wild"
+        elif "downsample.weight" in problems["missing"]:
+            told[-1] += "; this is no wild-ir file: --variant universal"
+        raise DaclipError(f"{path}: does not fit the network of this variant: {'; '.join(told)}")
     return from_official(official)
 
 
@@ -255,16 +253,16 @@ def export_official(options: Namespace) -> Path:
     target = Path(options.output)
     if target.is_dir():
         raise DaclipError(f"{target} is a folder; give the name of a file")
-    if target.exists() and not options.overwrite:
-        raise DaclipError(f"{target} exists; --overwrite replaces it")
     artifact = Artifact(options.source)
-    notes = _export_daclip(artifact, target) if artifact.config["kind"] == "daclip" else _export_unet(artifact, target)
-    for line in (f"written: {target}", *notes):
-        say(line)
+    write = _export_daclip if artifact.config["kind"] == "daclip" else _export_unet
+    note = write(artifact, free(target, options))
+    say(f"written: {target}")
+    if note:
+        say(note)
     return target
 
 
-def _export_daclip(artifact: "Artifact", target: Path) -> list[str]:
+def _export_daclip(artifact: "Artifact", target: Path) -> str:
     from open_clip.transformer import QuickGELU
 
     from daclip.artifacts import load_daclip
@@ -273,11 +271,11 @@ def _export_daclip(artifact: "Artifact", target: Path) -> list[str]:
     daclip = load_daclip(artifact.folder)
     write_official(daclip, target)
     if not any(isinstance(module, QuickGELU) for module in daclip.modules()):
-        return []
-    return ['note: the towers use QuickGELU; the original needs "quick_gelu": true in its model configuration']
+        return ""
+    return 'note: the towers use QuickGELU; the original needs "quick_gelu": true in its model configuration'
 
 
-def _export_unet(artifact: "Artifact", target: Path) -> list[str]:
+def _export_unet(artifact: "Artifact", target: Path) -> str:
     import torch
     from safetensors.torch import load_file
 
@@ -291,7 +289,7 @@ def _export_unet(artifact: "Artifact", target: Path) -> list[str]:
         raise DaclipError(f"{artifact.folder}: its network predicts {meaning}, which the original takes for noise")
     with atomic_file(target) as file:
         torch.save(to_official(load_file(artifact.folder / "weights.safetensors")), cast(IO[bytes], file))
-    return []
+    return ""
 
 
 def export_parser() -> Parser:
@@ -318,9 +316,7 @@ def export(options: Namespace) -> dict[str, float]:
     from daclip.restoring.export import exported, write_export
     from daclip.restoring.restorer import Restorer
 
-    folder = Path(options.output)
-    if folder.exists() and not options.overwrite:
-        raise DaclipError(f"{folder} is there already; --overwrite replaces it")
+    folder = free(Path(options.output), options)
     artifact = find_artifact(options.artifact, "outputs/restorer", "make train-restorer")
     # Float32 on the CPU: a runtime chooses its own arithmetic later.
     restorer = Restorer.from_pretrained(artifact, device="cpu", precision="fp32")
