@@ -22,8 +22,7 @@ from skimage import data as photos
 
 from daclip.artifacts import CONFIG, METRICS, WEIGHTS, load_daclip, point_latest, save_artifact
 from daclip.commands.assembly import build_trainer
-from daclip.commands.run_folders import claimed, take_latest
-from daclip.commands.sweep import Sweep
+from daclip.commands.run_folders import Sweep, claimed, take_latest
 from daclip.commands.train import train
 from daclip.errors import DaclipError, StoppedError
 

@@ -1,25 +1,21 @@
 """From a validated configuration to the objects of a run."""
 
 import logging
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import lightning as L
-import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import LearningRateMonitor
 from omegaconf import DictConfig, OmegaConf
 
 from daclip.arithmetic import trainer_precision
-from daclip.artifacts import UNSCORED, Artifact, read_metrics
+from daclip.artifacts import Artifact
 from daclip.clip.controller import DaClip
 from daclip.commands.options import make
 from daclip.data.datamodule import MixedDegradationData
 from daclip.diffusion.module import RestorationDiffusion
 from daclip.errors import DaclipError
-from daclip.files import one_line, write_text
-from daclip.training.checkpointing import checkpoint_to_resume
+from daclip.files import one_line
 from daclip.training.provenance import redacted
 
 log = logging.getLogger(__name__)
@@ -86,34 +82,3 @@ def build_trainer(cfg: DictConfig) -> L.Trainer:
     except (TypeError, ValueError, MisconfigurationException) as error:
         raise DaclipError(f"trainer: {one_line(error)}") from error
     return trainer
-
-
-JOB = "job.yaml"  # the configuration that a job's folder belongs to
-
-
-def objective(metrics: Mapping[str, Any]) -> float | None:
-    """The score that a sweep maximises: stage 1's accuracy, stage 2's mean PSNR; None for a run that has no scores."""
-    if UNSCORED in metrics:
-        return None
-    return float(metrics["degradation_accuracy"] if "degradation_accuracy" in metrics else metrics["mean"]["psnr"])
-
-
-def continue_job(cfg: DictConfig, run_folder: Path) -> tuple[DictConfig, dict[str, Any] | None]:
-    """Configuration for the rest of a job (validated, `resume` set where a checkpoint exists), and scores if finished.
-
-    A job whose earlier attempt had another configuration starts anew.
-    """
-    text = yaml.safe_dump(resolved(cfg), sort_keys=True, allow_unicode=True)
-    job = run_folder / JOB
-    if job.is_file() and job.read_text(encoding="utf-8") == text:
-        if (run_folder / "artifact" / "record.json").is_file():
-            log.info("finished before: %s", run_folder)
-            return cfg, read_metrics(run_folder / "artifact")
-        checkpoint = checkpoint_to_resume("auto", cfg.output, run_folder)
-        if checkpoint is not None and cfg.resume is None:
-            log.info("goes on from %s", checkpoint)
-            resumed = OmegaConf.merge(cfg, {"resume": str(checkpoint)})
-            assert isinstance(resumed, DictConfig)
-            return resumed, None
-    write_text(job, text)
-    return cfg, None

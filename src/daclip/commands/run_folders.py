@@ -1,29 +1,37 @@
-"""What a run leaves behind and another takes up: its folder, its recorded configuration, and `latest`."""
+"""What a run leaves behind and another takes up: its folder, its recorded configuration and `latest`; sweeps (`-m`),
+with their runs, best first, and means over seeds."""
 
 import filecmp
 import itertools
 import logging
+import math
 import os
 import shutil
+import statistics
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import lightning as L
 import torch
 import yaml
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from rich.console import Console
 
-from daclip.artifacts import WEIGHTS, point_latest, present_names, read_record
+from daclip.artifacts import CONFIG, UNSCORED, WEIGHTS, point_latest, present_names, read_metrics, read_record
 from daclip.commands.assembly import resolved
+from daclip.commands.options import markdown_table, say, text_table
 from daclip.config import STAGES
 from daclip.errors import DaclipError
-from daclip.files import one_line
-from daclip.training.checkpointing import FOLDER, RecordedConfig, read_checkpoint
+from daclip.files import one_line, write_json, write_text
+from daclip.training.checkpointing import FOLDER, RecordedConfig, checkpoint_to_resume, read_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +40,8 @@ FIXED = ("clip.", "backbone.", "process.", "stage.parameterization", "stage.opti
 # Begins those that change nothing that is trained.
 SILENT = ("resume", "output", "paths.", "logger.", "callbacks.", "init", "daclip", "classes")
 SHOWN = 8  # differences that a line names
+JOB = "job.yaml"  # the configuration that a job's folder belongs to
+SEED = "seed"  # the option that runs of a group differ in
 
 
 def claimed(folder: Path) -> Path:
@@ -138,12 +148,12 @@ class Resumed:
         before, now = dict(flat(self.config)), dict(flat(config))
         changed = [name for name in before.keys() | now.keys() if before.get(name) != now.get(name)]
         changed = sorted(name for name in changed if not name.startswith(SILENT))
-        told = [f"{name} {before.get(name)} → {now.get(name)}" for name in changed]
+        told = {name: f"{name} {before.get(name)} → {now.get(name)}" for name in changed}
         # A schedule of one's own has the optimiser's numbers in its state.
         scheduled = (config.get("stage") or {}).get("scheduler")
         begins = (*FIXED, "stage.optimizer.", "stage.scheduler.") if scheduled else FIXED
-        fixed = [text for name, text in zip(changed, told, strict=True) if name.startswith(begins) and name in before]
-        if fixed := [text for text in fixed if not text.endswith("→ None")]:
+        given = [name for name in changed if name in before and now.get(name) is not None]
+        if fixed := [told[name] for name in given if name.startswith(begins)]:
             raise DaclipError(
                 f"resume={self.path}: its run had other parts: {'; '.join(fixed[:SHOWN])}; "
                 "give the same ones, or start anew without resume"
@@ -156,7 +166,7 @@ class Resumed:
             )
         if told:
             more = f" and {len(told) - SHOWN} more" if len(told) > SHOWN else ""
-            log.info("goes on from %s with other options: %s%s", self.path, "; ".join(told[:SHOWN]), more)
+            log.info("goes on from %s with other options: %s%s", self.path, "; ".join([*told.values()][:SHOWN]), more)
 
     def prepare(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Refuse weights of another shape, say where nothing is left to train, and carry the best score over."""
@@ -204,3 +214,146 @@ def take_latest(artifact: Path, root: str | Path) -> bool:
         return False
     point_latest(artifact, root)
     return True
+
+
+def objective(metrics: Mapping[str, Any]) -> float | None:
+    """The score that a sweep maximises: stage 1's accuracy, stage 2's mean PSNR; None for a run that has no scores."""
+    if UNSCORED in metrics:
+        return None
+    return float(metrics["degradation_accuracy"] if "degradation_accuracy" in metrics else metrics["mean"]["psnr"])
+
+
+def continue_job(cfg: DictConfig, run_folder: Path) -> tuple[DictConfig, dict[str, Any] | None]:
+    """Configuration for the rest of a job (validated, `resume` set where a checkpoint exists), and scores if finished.
+
+    A job whose earlier attempt had another configuration starts anew.
+    """
+    text = yaml.safe_dump(resolved(cfg), sort_keys=True, allow_unicode=True)
+    job = run_folder / JOB
+    if job.is_file() and job.read_text(encoding="utf-8") == text:
+        if (run_folder / "artifact" / "record.json").is_file():
+            log.info("finished before: %s", run_folder)
+            return cfg, read_metrics(run_folder / "artifact")
+        checkpoint = checkpoint_to_resume("auto", cfg.output, run_folder)
+        if checkpoint is not None and cfg.resume is None:
+            log.info("goes on from %s", checkpoint)
+            resumed = OmegaConf.merge(cfg, {"resume": str(checkpoint)})
+            assert isinstance(resumed, DictConfig)
+            return resumed, None
+    write_text(job, text)
+    return cfg, None
+
+
+class Sweep(Callback):
+    """Hydra callback: claims the folder of a run or sweep, and names job folders after the options that vary;
+    command-line options replace the preset's."""
+
+    folder: ClassVar[Path | None] = None
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Claim the run's folder."""
+        with read_write(config.hydra):
+            claim(config.hydra.run)
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Claim the sweep's folder; leave options that are the same for all jobs out of the names of their folders."""
+        with read_write(config.hydra):
+            claim(config.hydra.sweep)
+        type(self).folder = Path(config.hydra.sweep.dir)
+        given = OverridesParser.create().parse_overrides(list(config.hydra.overrides.task))
+        constant = sorted({override.key_or_group for override in given if not override.is_sweep_override()})
+        names = ",".join(f"'{name}'" for name in constant)
+        with read_write(config.hydra), open_dict(config.hydra):
+            config.hydra.overrides.hydra.append(f"hydra.job.config.override_dirname.exclude_keys=[{names}]")
+            for key in {override.key_or_group for override in given} & set(config.hydra.sweeper.get("params") or {}):
+                del config.hydra.sweeper.params[key]
+
+
+def _overrides(job: Path) -> dict[str, str]:
+    """Key to value of everything on a job's command line."""
+    found = yaml.safe_load((job / ".hydra" / "overrides.yaml").read_text(encoding="utf-8"))
+    pairs = (str(override).split("=", 1) for override in found)
+    return {key.lstrip("+~"): value for key, *rest in pairs for value in rest}
+
+
+def summarise(folder: Path) -> dict[str, Any]:
+    """Finished runs below a sweep's folder: `runs` and, for runs that differ in the seed alone, `groups`; best first.
+
+    A run has its varying overrides, `score` (see `objective`), `seconds` and `folder`; a group has its overrides,
+    `mean`, `deviation` (sample standard deviation) and `count`.
+    """
+    jobs = sorted(path.parents[1] for path in folder.rglob("artifact/record.json"))
+    found = {job: _overrides(job) for job in jobs}
+    keys = dict.fromkeys(key for overrides in found.values() for key in overrides)
+    varied = [key for key in keys if len({overrides.get(key) for overrides in found.values()}) > 1]
+    runs: list[dict[str, Any]] = [
+        {
+            "overrides": {key: overrides[key] for key in varied if key in overrides},
+            "score": objective(read_metrics(job / "artifact")),
+            "seconds": read_record(job / "artifact")["seconds"]["total"],
+            "folder": job.relative_to(folder).as_posix(),
+        }
+        for job, overrides in found.items()
+    ]
+    runs.sort(key=lambda run: math.inf if run["score"] is None else -run["score"])
+    grouped: dict[tuple[tuple[str, str], ...], list[float]] = {}
+    for run in (run for run in runs if run["score"] is not None):
+        others = tuple((key, value) for key, value in run["overrides"].items() if key != SEED)
+        grouped.setdefault(others, []).append(run["score"])
+    groups: list[dict[str, Any]] = [
+        {
+            "overrides": dict(others),
+            "mean": statistics.fmean(scores),
+            "deviation": statistics.stdev(scores) if len(scores) > 1 else None,
+            "count": len(scores),
+        }
+        for others, scores in grouped.items()
+    ]
+    groups.sort(key=lambda group: -group["mean"])
+    return {"runs": runs, "groups": groups if len(groups) < len(runs) else []}
+
+
+def _tables(summary: Mapping[str, Any]) -> dict[str, list[list[str]]]:
+    """Title → heading and rows."""
+    keys = list(dict.fromkeys(key for run in summary["runs"] for key in run["overrides"]))
+    runs = [
+        [
+            *(run["overrides"].get(key, "") for key in keys),
+            "–" if run["score"] is None else f"{run['score']:.4f}",
+            f"{run['seconds']:.0f}",
+        ]
+        for run in summary["runs"]
+    ]
+    tables = {f"{len(runs)} runs, best first": [[*keys, "score", "seconds"], *runs]}
+    if summary["groups"]:
+        others = [key for key in keys if key != SEED]
+        means = [
+            [
+                *(group["overrides"].get(key, "") for key in others),
+                f"{group['mean']:.4f}" + ("" if group["deviation"] is None else f" ± {group['deviation']:.4f}"),
+                str(group["count"]),
+            ]
+            for group in summary["groups"]
+        ]
+        tables["Means over seeds (± sample standard deviation)"] = [[*others, "score", "runs"], *means]
+    return tables
+
+
+def finish_sweep(whole: bool) -> None:
+    """Print this process's sweep, if any, and write `summary.json` and `summary.md`; `whole`: all jobs finished."""
+    folder = Sweep.folder
+    if folder is None or not (summary := summarise(folder))["runs"]:
+        return
+    lines = [f"# Sweep {folder.name}", ""]
+    for title, (heading, *rows) in _tables(summary).items():
+        lines += [f"{title}.", "", *markdown_table(heading, rows), ""]
+        Console().print(text_table(title, heading, rows))
+    write_json(folder / "summary.json", {"command": sys.argv, **summary})
+    write_text(folder / "summary.md", "\n".join(lines))
+    say(f"written: {folder}/summary.json, summary.md")
+    best = folder / summary["runs"][0]["folder"] / "artifact"
+    root = yaml.safe_load((best / CONFIG).read_text(encoding="utf-8")).get("output", folder)
+    if summary["runs"][0]["score"] is not None and take_latest(best, root):
+        say(f"{root}/latest: the best of them, {best}")
+    if not whole:
+        say(f"{len(summary['runs'])} runs are finished; the same command goes on with the rest")

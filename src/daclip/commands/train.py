@@ -22,17 +22,21 @@ from torch import Tensor
 from daclip.arithmetic import launch_forgotten, trainer_precision
 from daclip.artifacts import UNSCORED, Artifact, load_daclip, save_artifact
 from daclip.clip.controller import DaClip
-from daclip.commands import sweep
-from daclip.commands.assembly import (
-    build_data,
-    build_restoration,
-    build_trainer,
-    continue_job,
-    objective,
-    resolved,
-)
+from daclip.commands.assembly import build_data, build_restoration, build_trainer, resolved
 from daclip.commands.options import make
-from daclip.commands.run_folders import Resumed, claim_states, flat, hold, is_job, is_trial, take_latest
+from daclip.commands.run_folders import (
+    Resumed,
+    Sweep,
+    claim_states,
+    continue_job,
+    finish_sweep,
+    flat,
+    hold,
+    is_job,
+    is_trial,
+    objective,
+    take_latest,
+)
 from daclip.config import run_entry, user_error, validated
 from daclip.data.datamodule import MixedDegradationData
 from daclip.data.loading import loaders_watched
@@ -161,7 +165,6 @@ def train(cfg: DictConfig, run_folder: Path) -> tuple[dict[str, Any], dict[str, 
     resumed = None if checkpoint is None else Resumed(checkpoint)
     keep_logs(run_folder)
     data = build_data(cfg)
-    parts: dict[str, Path] = {}
     kind = "daclip" if cfg.clip else "restorer"
     own = None if resumed is None or cfg.clip or cfg.daclip else resumed.guide()
     guide = Path(own) if own else _guide(cfg)
@@ -180,20 +183,19 @@ def train(cfg: DictConfig, run_folder: Path) -> tuple[dict[str, Any], dict[str, 
             artifact.load_into(daclip)
         module = make(cfg.stage)(daclip=daclip, classes=data.classes)
     else:
-        parts["daclip"] = guide or _trained_guide(cfg)
-        daclip = load_daclip(parts["daclip"])
-        if foreign := set(data.classes).difference(Artifact(parts["daclip"]).classes):
-            words = ", ".join(sorted(foreign))
+        guide = guide or _trained_guide(cfg)
+        daclip = load_daclip(guide)
+        if foreign := set(data.classes).difference(Artifact(guide).classes):
             rank_zero_only(log.warning)(
                 "the stage 1 of %s was not trained on %s: it never recognises what was only shown to stage 2; "
                 "train it on these data too",
-                parts["daclip"],
-                words,
+                guide,
+                ", ".join(sorted(foreign)),
             )
         module = build_restoration(cfg, daclip)
-    stage_1 = parts.get("daclip", guide)
+    parts = {"daclip": guide} if guide and kind == "restorer" else {}
     # Resolved: `latest` may have moved when it is read.
-    config = {**resolved(cfg), "daclip": stage_1 and str(stage_1.resolve()), "classes": data.classes}
+    config = {**resolved(cfg), "daclip": guide and str(guide.resolve()), "classes": data.classes}
     if kind == "daclip":
         config["clip"]["architecture"] = daclip.clip.architecture  # a name on the hub becomes what it stands for
     trainer = build_trainer(cfg)
@@ -300,11 +302,11 @@ def _task(cfg: DictConfig) -> float | None:
 
 def run(stage: str) -> None:
     """Entry point of a stage, `daclip` or `restorer`."""
-    sweep.Sweep.folder = None
+    Sweep.folder = None
     whole = False
     try:
         with launch_forgotten():
             run_entry(_task, f"train_{stage}")
         whole = True
     finally:
-        sweep.finish(whole)
+        finish_sweep(whole)
