@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -111,20 +112,14 @@ def _arranged(config_name: str, argv: Sequence[str]) -> list[str]:
         raise DaclipError(f"{message}; options are KEY=VALUE, --help lists them")
 
     parser.error = refuse  # type: ignore[method-assign]
-    overrides = list(parser.parse_intermixed_args(list(argv)).overrides)
+    overrides = parser.parse_intermixed_args(list(argv)).overrides
     for override in overrides:
         key, sign, value = override.partition("=")
         if not key or (not sign and not override.startswith("~")):
             raise DaclipError(f"'{override}' is no option; write KEY=VALUE, --help lists them")
         if sign and value.strip("'\"") in ("", "null") and (key == "output" or key.startswith("paths.")):
             raise DaclipError(f"{key} must name a folder; leave it out for the usual one")
-    left, flags = list(overrides), []
-    for argument in argv:
-        if argument in left:
-            left.remove(argument)
-        else:
-            flags.append(argument)
-    return [*flags, *_mended(config_name, overrides)]
+    return [*(word for word in argv if word not in overrides), *_mended(config_name, overrides)]
 
 
 def _one_line(message: str) -> str:
@@ -136,15 +131,15 @@ def _one_line(message: str) -> str:
 def _all_keys(config_name: str | None) -> set[str]:
     """Dotted names of all options of a primary, for suggestions."""
 
-    def walk(node: Any, prefix: str) -> set[str]:
-        if not OmegaConf.is_dict(node):
-            return {prefix}
-        children = [walk(node._get_node(key), f"{prefix}.{key}" if prefix else str(key)) for key in node]
-        return {prefix}.union(*children)
+    def walk(node: Any, name: str) -> Iterator[str]:
+        yield name
+        if isinstance(node, dict):
+            for key, value in node.items():
+                yield from walk(value, f"{name}.{key}" if name else str(key))
 
     try:
         with _hydra():
-            return walk(hydra.compose(config_name), "")
+            return set(walk(OmegaConf.to_container(hydra.compose(config_name)), ""))
     except (HydraException, OmegaConfBaseException):
         return set()
 
@@ -270,9 +265,4 @@ def _note(error: BaseException) -> None:
 
 def _from_task(error: BaseException, task: Callable[[DictConfig], Any]) -> bool:
     """Whether the exception passed through the task itself, so that it is no mistake on the command line."""
-    frame = error.__traceback__
-    while frame is not None:
-        if frame.tb_frame.f_code is task.__code__:
-            return True
-        frame = frame.tb_next
-    return False
+    return any(frame.f_code is task.__code__ for frame, _ in traceback.walk_tb(error.__traceback__))

@@ -8,7 +8,7 @@ from typing import Any
 
 from daclip.commands.options import Parser, entry_point, say
 from daclip.errors import DaclipError
-from daclip.files import one_line, write_json
+from daclip.files import one_line, read_json, write_json
 
 STEP = "trainer/global_step"
 # Section → panels as (title, keys); a text in place of a list is a pattern and takes every metric that it matches.
@@ -87,13 +87,17 @@ def dashboard(options: Namespace) -> str:
     from wandb.errors import Error
 
     try:
+        known = read_json(options.output) if Path(options.output).is_file() else {}
+    except json.JSONDecodeError:
+        raise DaclipError(f"{options.output}: damaged; remove it") from None
+    try:
         if not wandb.login(prompt=False):
             raise DaclipError("not logged in to wandb; run `wandb login` first (runs themselves need no account)")
         entity = options.entity or wandb.Api().default_entity
         if not entity:
             raise DaclipError("your wandb account has no default entity; give one, as in --entity TEAM")
         workspace = build_workspace(entity, options.project, options.name)
-        key, known = f"{entity}/{options.project}/{options.name}", _known(Path(options.output))
+        key = f"{entity}/{options.project}/{options.name}"
         if key in known:
             saved = type(workspace).from_url(known[key])
             saved.sections = workspace.sections
@@ -105,17 +109,6 @@ def dashboard(options: Namespace) -> str:
     write_json(options.output, {**known, key: address})
     say(f"dashboard: {address}")
     return address
-
-
-def _known(path: Path) -> dict[str, str]:
-    """The addresses of workspaces that earlier calls made."""
-    if not path.is_file():
-        return {}
-    try:
-        found: dict[str, str] = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError:
-        raise DaclipError(f"{path}: damaged; remove it") from None
-    return found
 
 
 main = entry_point((parser(), dashboard))

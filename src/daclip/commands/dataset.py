@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from daclip.commands.options import Parser, add_set, entry_point, make, part, shown, text_table
+from daclip.commands.options import Parser, add_set, entry_point, make, part, say, shown, text_table
 from daclip.errors import DaclipError
 from daclip.files import choices, write_json
 
@@ -30,10 +30,10 @@ def add_captioner(parser: Parser) -> None:
 
 
 @contextmanager
-def reading_bar(console: Console) -> Iterator[Callable[[str, int, int | None], None]]:
+def reading_bar() -> Iterator[Callable[[str, int, int | None], None]]:
     """A progress bar, and the function that moves it: stage, done, total."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as bars:
+    with Progress(*columns, transient=True) as bars:
         bar = bars.add_task("reading", total=None)
         yield lambda stage, done, total: bars.update(bar, description=stage, completed=done, total=total)
 
@@ -91,37 +91,36 @@ def build(options: Namespace) -> "BuiltDataset":
         num_workers=options.num_workers,
         shard_megabytes=options.shard_megabytes,
     )
-    console = Console(soft_wrap=True)
     try:
-        with reading_bar(console) as tell:
+        with reading_bar() as tell:
             built = build_dataset(recipe, options.output, options.overwrite, tell)
     except UnreadablePhotosError as error:
         for reason in error.reasons:
-            console.print(reason, style="red", markup=False)
+            say(reason, "red")
         raise
     except KeyboardInterrupt:
         raise DaclipError("interrupted; the same command goes on where it stopped") from None
-    console.print(built.plan.account, markup=False, highlight=False)
-    _show_built(built, console)
+    _show_built(built)
     if options.push_to_hub:
         url = push_dataset(built.path, options.push_to_hub, not options.public)
-        console.print(f"pushed: {url}", markup=False)
+        say(f"pushed: {url}")
     return built
 
 
-def _show_built(built: "BuiltDataset", console: Console) -> None:
+def _show_built(built: "BuiltDataset") -> None:
     plan = built.plan
+    say(plan.account)
     counts = []
     for split in ("train", "test"):
         rows = plan.split(split)
         captioned, size = sum(bool(row.caption) for row in rows), sum(row.bytes for row in rows) / 1e6
         counts.append([split, str(len(rows)), str(captioned), f"{size:.1f}"])
-    console.print(text_table(str(built.path), ["split", "photos", "with caption", "MB"], counts))
+    Console().print(text_table(str(built.path), ["split", "photos", "with caption", "MB"], counts))
     for name, kept in plan.duplicates.items():
-        console.print(f"left out: {name}, a copy of {kept}", markup=False)
+        say(f"left out: {name}, a copy of {kept}")
     for reason in plan.reasons:
-        console.print(f"left out: {reason}", style="yellow", markup=False)
-    console.print(f"{'written' if built.fresh else 'up to date'}: {built.path}", markup=False)
+        say(f"left out: {reason}", "yellow")
+    say(f"{'written' if built.fresh else 'up to date'}: {built.path}")
 
 
 def check_dataset_parser() -> Parser:
@@ -144,7 +143,7 @@ def check_dataset_parser() -> Parser:
 def check(options: Namespace) -> "Report":
     """Check the data set, show what was found, and write the report."""
     from daclip.config import composed
-    from daclip.data.check import CheckOptions, check_dataset
+    from daclip.data.check import KINDS, CheckOptions, check_dataset
     from daclip.degradations import vocabulary
 
     # Not the files' names: those of `wild` and `composite` label no photo, and `wild` has classes of its own.
@@ -160,26 +159,18 @@ def check(options: Namespace) -> "Report":
         cache=Path(options.cache),
         num_workers=options.num_workers,
     )
-    console = Console(soft_wrap=True)
-    with reading_bar(console) as tell:
+    with reading_bar() as tell:
         report = check_dataset(options.source, how, tell)
     write_json(options.report, report.as_json())
     if report.account:
-        console.print(report.account, markup=False, highlight=False)
-    if _show_report(report, console):
-        count = len(report.problems)
-        raise DaclipError(f"{count} problems in {options.source}; all of them are listed in {options.report}")
-    console.print(f"no problems; report: {options.report}", markup=False)
-    return report
-
-
-def _show_report(report: "Report", console: Console) -> bool:
-    """Print what was found; whether it was anything."""
-    from daclip.data.check import KINDS
-
+        say(report.account)
     counts = ", ".join(f"{count} {split}" for split, count in report.counts.items())
-    title = shown(f"{report.source} ({report.layout}): {counts or 'nothing readable'}")
-    table = Table(title=title)
+    title = f"{report.source} ({report.layout}): {counts or 'nothing readable'}"
+    if not report.problems:
+        say(title)
+        say(f"no problems; report: {options.report}")
+        return report
+    table = Table(title=shown(title))
     for name in ("problem", "count", "where"):
         table.add_column(name, justify="right" if name == "count" else "left", overflow="fold")
     for kind, problems in report.by_kind().items():
@@ -187,8 +178,9 @@ def _show_report(report: "Report", console: Console) -> bool:
         if len(problems) > SHOWN:
             lines.append(f"… and {len(problems) - SHOWN} more")
         table.add_row(f"{kind}\n({KINDS[kind]})", str(len(problems)), "\n".join(map(shown, lines)))
-    console.print(table if report.problems else title)
-    return bool(report.problems)
+    Console(soft_wrap=True).print(table)
+    count = len(report.problems)
+    raise DaclipError(f"{count} problems in {options.source}; all of them are listed in {options.report}")
 
 
 main = entry_point((parser(), build), (check_dataset_parser(), check))

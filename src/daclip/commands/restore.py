@@ -239,18 +239,14 @@ def classify(options: Namespace) -> "list[Outcome]":
     from daclip.restoring.batch import Request, attempt, plan
     from daclip.restoring.restorer import Classifier
 
-    jobs = plan(options.photos, Path(), recursive=options.recursive, samples=0, tell=_tell_aside)
+    # To stderr: lines of JSON stay alone.
+    jobs = plan(options.photos, Path(), recursive=options.recursive, samples=0, tell=partial(print, file=sys.stderr))
     classifier = Classifier.from_pretrained(options.artifact, device=options.device, precision=options.precision)
     record = Path(options.summary) if options.summary else None
     request = Request(None, strength=1.0, samples=1, dry_run=True, overwrite=False)
     tasks = [partial(attempt, classifier, job, request) for job in jobs]
     shown = (lambda outcome: [(outcome.line(), None)]) if options.json else lines
     return worked(tasks, record, shown, side_by_side(classifier, len(jobs)))
-
-
-def _tell_aside(line: str) -> None:
-    """Say something that is no result: lines of JSON stay alone."""
-    sys.stderr.write(f"{line}\n")
 
 
 def finish(outcomes: "Sequence[Outcome]", done: str = "restored") -> None:
