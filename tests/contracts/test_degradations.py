@@ -15,7 +15,7 @@ from torch import Tensor
 from daclip.commands.options import make
 from daclip.config import config_dir
 from daclip.degradations import Degradation, split_classes, vocabulary
-from daclip.degradations.compose import OneByOne
+from daclip.degradations.base import OneByOne
 from daclip.errors import DaclipError
 
 OTHERS = {"all", "world", "world_clean"}  # lists of degradations, and the one that changes nothing

@@ -16,9 +16,9 @@ from daclip.data.pairs import Augmentation, Mix, PairMaker, TrainingPairs, Valid
 from daclip.data.sources import EmbeddedPhotos
 from daclip.degradations import Degradation
 from daclip.degradations.base import Drawn
+from daclip.degradations.clean import Clean
 from daclip.degradations.mask import Inpainting
 from daclip.degradations.noise import GaussianNoise
-from daclip.degradations.world.clean import Clean
 from daclip.errors import DaclipError
 
 SOURCE = EmbeddedPhotos(["chelsea.png", "coffee.png"])

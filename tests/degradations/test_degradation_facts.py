@@ -12,14 +12,18 @@ from torch import Tensor
 from wide import seeded
 
 from daclip.commands.degradations import contact_sheet
-from daclip.degradations.base import Drawn, smooth_noise, span
+from daclip.degradations.base import Drawn, span
 from daclip.degradations.blur import MotionBlur
 from daclip.degradations.compose import OneOf
 from daclip.degradations.digital import JpegCompression
+from daclip.degradations.fields import patches, smooth_noise, stamp
+from daclip.degradations.haze import Haze
 from daclip.degradations.light import LowLight, Shadow
 from daclip.degradations.mask import Inpainting
 from daclip.degradations.noise import GaussianNoise
-from daclip.degradations.weather import Haze, Rain, Raindrops, Snow, patches, stamp
+from daclip.degradations.rain import Rain
+from daclip.degradations.raindrops import Raindrops
+from daclip.degradations.snow import Snow
 from daclip.errors import DaclipError
 
 PHOTO = (torch.from_numpy(data.astronaut()).permute(2, 0, 1).float() / 255)[None, :, 20:148, 180:308]

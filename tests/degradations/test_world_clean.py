@@ -8,8 +8,8 @@ from wide import PHOTO, configured, seeded
 
 from daclip.commands.options import make
 from daclip.config import composed
+from daclip.degradations.clean import Traces
 from daclip.degradations.digital import JpegCompression
-from daclip.degradations.world.clean import Traces
 from daclip.errors import DaclipError
 
 

@@ -5,8 +5,16 @@ import torch
 from skimage import data
 from wide import seeded
 
-from daclip.degradations.digital import JpegCompression, pictures, tensors
-from daclip.degradations.world.codec import MODES, AnyCodec, quantisation, resaved
+from daclip.degradations.digital import (
+    MODES,
+    SLOPES,
+    AnyCodec,
+    JpegCompression,
+    pictures,
+    quantisation,
+    resaved,
+    tensors,
+)
 
 PHOTO = (torch.from_numpy(data.astronaut()).permute(2, 0, 1).float() / 255)[None, :, 20:116, 180:308]
 
@@ -16,7 +24,7 @@ def only(kind: str, table: str = "standard", mode: str = "4:2:0") -> AnyCodec:
         {name: float(name == kind) for name in AnyCodec.names},
         quality=[60, 5],
         webp_quality=[40, 5],
-        tables={name: float(name == table) for name in ("standard", *AnyCodec.slopes)},
+        tables={name: float(name == table) for name in ("standard", *SLOPES)},
         subsampling={name: float(name == mode) for name in MODES},
         scale=[0.7, 1.3],
     )

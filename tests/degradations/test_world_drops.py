@@ -7,7 +7,7 @@ import torch
 from skimage import data
 from wide import seeded
 
-from daclip.degradations.world.drops import WaterOnGlass
+from daclip.degradations.raindrops import WaterOnGlass
 from daclip.errors import DaclipError
 
 PHOTO = (torch.from_numpy(data.astronaut()).permute(2, 0, 1).float() / 255)[None, :, 20:148, 180:308]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from wide import PHOTO, configured, errors, seeded
 
-from daclip.degradations.world.fog import Fog
+from daclip.degradations.haze import Fog
 
 PLAIN: dict[str, Any] = {
     "guided": 0,
@@ -20,7 +20,7 @@ PLAIN: dict[str, Any] = {
 
 
 def only(kind: str) -> dict[str, float]:
-    return {other: float(other == kind) for other in Fog.fields}
+    return {other: float(other == kind) for other in Fog.names}
 
 
 def test_a_uniform_veil_follows_koschmieders_law() -> None:
@@ -29,7 +29,7 @@ def test_a_uniform_veil_follows_koschmieders_law() -> None:
     torch.testing.assert_close(fog(PHOTO, [seeded(0)], 0.5), expected, rtol=0, atol=0.51 / 255)
 
 
-@pytest.mark.parametrize("kind", Fog.fields)
+@pytest.mark.parametrize("kind", Fog.names)
 @pytest.mark.parametrize("size", [(32, 57), (128, 96)])
 def test_every_depth_reaches_from_the_nearest_to_the_farthest(kind: str, size: tuple[int, int]) -> None:
     fog = configured("hazy", fields=only(kind))

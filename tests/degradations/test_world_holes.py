@@ -5,7 +5,7 @@ import torch
 from skimage import data
 from wide import seeded
 
-from daclip.degradations.world.holes import AnyHoles
+from daclip.degradations.mask import AnyHoles
 
 PHOTO = (torch.from_numpy(data.astronaut()).permute(2, 0, 1).float() / 255)[None, :, 20:116, 180:308]
 

@@ -7,7 +7,7 @@ import torch
 from skimage import data
 from wide import seeded
 
-from daclip.degradations.world.motion import AnyMotion, kernel
+from daclip.degradations.blur import AnyMotion, kernel
 
 PHOTO = (torch.from_numpy(data.astronaut()).permute(2, 0, 1).float() / 255)[None, :, 20:148, 180:308]
 

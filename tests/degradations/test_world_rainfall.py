@@ -6,8 +6,8 @@ import pytest
 import torch
 from wide import seeded
 
-from daclip.degradations.world.fields import clouds, streak, strewn, torus
-from daclip.degradations.world.rainfall import Rainfall
+from daclip.degradations.fields import clouds, streak, strewn, torus
+from daclip.degradations.rain import Rainfall
 
 CLEAR: dict[str, Any] = {
     "coverage": 0.3,

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from wide import seeded
 
-from daclip.degradations.world.sensor import AnyNoise, blotchy, demosaiced
+from daclip.degradations.noise import AnyNoise, blotchy, demosaiced
 
 GREY = torch.full((1, 3, 128, 128), 0.5)
 

@@ -5,14 +5,14 @@ import torch
 from kornia.color import linear_rgb_to_rgb, rgb_to_linear_rgb
 from wide import PHOTO, configured, errors, seeded
 
-from daclip.degradations.world.shadows import CastShadows
+from daclip.degradations.light import CastShadows
 
 
 def only(kind: str) -> dict[str, float]:
-    return {other: float(other == kind) for other in CastShadows.kinds}
+    return {other: float(other == kind) for other in CastShadows.names}
 
 
-@pytest.mark.parametrize("kind", CastShadows.kinds)
+@pytest.mark.parametrize("kind", CastShadows.names)
 @pytest.mark.parametrize("size", [(32, 47), (128, 96)])
 def test_every_shape_leaves_light_and_shadow(kind: str, size: tuple[int, int]) -> None:
     shadows = configured("shadowed", kinds=only(kind), further=0, light=0.3, blue=0, bounce=0, penumbra=2)

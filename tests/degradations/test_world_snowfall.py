@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from daclip.degradations.world.snowfall import Snowfall
+from daclip.degradations.snow import Snowfall
 
 STILL: dict[str, Any] = {
     "coverage": 0.2,

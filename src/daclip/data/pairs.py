@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 from daclip.data.photos import CleanPhoto
 from daclip.degradations import Degradation
 from daclip.degradations.base import split_classes, vocabulary
-from daclip.degradations.world.clean import Clean
+from daclip.degradations.clean import Clean
 from daclip.errors import DaclipError, DamagedPhotoError
 from daclip.pixels import LUMA
 from daclip.rng import generator_for

@@ -1,12 +1,12 @@
-"""Degradation base class (a random draw on the CPU, then a batched formula), and what the families draw with."""
+"""Degradation base class (a random draw on the CPU, then a batched formula), its options, and how numbers are drawn."""
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import MISSING, dataclass
+from typing import Any, Generic, TypeVar, dataclass_transform
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from daclip.errors import DaclipError
@@ -14,15 +14,13 @@ from daclip.errors import DaclipError
 Drawn = dict[str, Tensor]
 """The decisions of one call of `draw`; every value has a leading dimension of 1, so samples concatenate."""
 
+V, T, C = TypeVar("V"), TypeVar("T"), TypeVar("C")
+
 Span = float | Sequence[float]
 """A range `[mild, strong]` from the configuration, or one number for a fixed value."""
 
 SMALLEST_SIDE = 32  # below it neither a blur kernel nor a drop fits into the picture
-
-WAVES = 10  # of smooth noise
-
 CLEAN = "clean"  # class of photos with nothing wrong
-
 SEPARATOR = ", "  # between the classes of a photo that is degraded in several ways
 
 
@@ -81,6 +79,15 @@ class Degradation(ABC):
         return self.degrade(images, generators, severity).images
 
 
+class OneByOne(Degradation):
+    """A degradation that applies its draws one by one, since samples differ in their parts; and since a codec would
+    turn a last bit that depends on the size of the batch into a visible step."""
+
+    def replay(self, images: Tensor, draws: Sequence[Drawn]) -> Tensor:
+        """Corrupt photos `[B, 3, H, W]` by given draws, one a sample."""
+        return torch.cat([super(OneByOne, self).replay(images[i : i + 1], [draws[i]]) for i in range(len(draws))])
+
+
 def join_classes(classes: Iterable[str]) -> str:
     """One label from several classes; each counts once, in its first place.
     >>> join_classes(["hazy", "rainy", "hazy"])
@@ -121,6 +128,106 @@ def fraction(value: float, name: str) -> float:
     return span(value, name, most=1)[0]
 
 
+def weights_of(names: Sequence[str], weights: Mapping[str, float] | None) -> dict[str, float]:
+    """Relative frequencies of the names, one for each, not all 0; None makes all equal."""
+    if weights is None:
+        return dict.fromkeys(names, 1.0)
+    if set(weights) != set(names):
+        raise DaclipError(f"weights: expected one for each of {list(names)}, got {list(weights)}")
+    if not all(weight >= 0 for weight in weights.values()) or not sum(weights.values()) > 0:
+        raise DaclipError(f"weights: expected numbers of at least 0, not all 0, got {dict(weights)}")
+    return {name: float(weights[name]) for name in names}
+
+
+@dataclass_transform()
+def configured(cls: type[C]) -> type[C]:
+    """A class whose body lists its options; the constructor takes them in this order and checks them."""
+    made = dataclass(eq=False)(cls)
+    for name, option in vars(made).items():
+        if isinstance(option, Option):  # the types of configured values, which are checked by the signature
+            made.__init__.__annotations__[name] = option.takes
+    return made
+
+
+class Option(Generic[V, T]):
+    """One option of a `configured` class: `read` takes what the configuration gives (a `V`) and the option's name for
+    errors, and returns what the attribute holds (a `T`)."""
+
+    takes: Any  # V, for checks before the value is read
+
+    def __init__(self, read: Callable[[V, str], T], default: Any = MISSING) -> None:
+        self.read, self.default = read, default
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: object | None, owner: type) -> T:
+        if instance is None and self.default is MISSING:
+            raise AttributeError(self.name)  # tells the dataclass that there is no default
+        found: T = self.default if instance is None else instance.__dict__[self.name]
+        return found
+
+    def __set__(self, instance: object, value: V) -> None:
+        instance.__dict__[self.name] = self.read(value, self.name)
+
+
+class Range(Option[Span, tuple[float, float]]):
+    """A range within [least, most], by its two ends; see `span`."""
+
+    takes = Span
+
+    def __init__(self, least: float = 0.0, most: float = math.inf) -> None:
+        super().__init__(lambda value, name: span(value, name, least, most))
+
+
+class Ranges(Option[Sequence[Sequence[float]], list[tuple[float, float]]]):
+    """Several of `Range`."""
+
+    takes = Sequence[Sequence[float]]
+
+    def __init__(self, least: float = 0.0) -> None:
+        super().__init__(lambda value, name: [span(one, name, least) for one in value])
+
+
+class Number(Option[float, float]):
+    """A number within [least, most]."""
+
+    takes = float
+
+    def __init__(self, least: float = -math.inf, most: float = math.inf, default: Any = MISSING) -> None:
+        super().__init__(lambda value, name: span(value, name, least, most)[0], default)
+
+
+class Count(Option[int, int]):
+    """A whole number."""
+
+    takes = int
+
+    def __init__(self) -> None:
+        super().__init__(lambda value, _: int(value))
+
+
+class Weights(Option[Mapping[str, float], dict[str, float]]):
+    """Relative frequencies of the names, see `weights_of`; unless `complete`, names may be left out and weigh 0."""
+
+    takes = Mapping[str, float]
+
+    def __init__(self, names: Sequence[str], complete: bool = True) -> None:
+        rest = {} if complete else dict.fromkeys(names, 0.0)
+        super().__init__(lambda value, _: weights_of(names, {**rest, **value}))
+
+
+class Colours(Option[Mapping[str, Sequence[float]], dict[str, Tensor]]):
+    """Colours by name, each with red, green and blue, as `[1, 3, 1, 1]`."""
+
+    takes = Mapping[str, Sequence[float]]
+
+    def __init__(self) -> None:
+        super().__init__(
+            lambda tints, _: {name: torch.tensor(rgb).float().view(1, 3, 1, 1) for name, rgb in tints.items()}
+        )
+
+
 def uniform(low: float, high: float, generator: torch.Generator) -> float:
     """One number drawn uniformly from [low, high)."""
     return low + (high - low) * float(torch.rand((), generator=generator))
@@ -135,6 +242,21 @@ def ramp(ends: tuple[float, float], severity: float, generator: torch.Generator)
 def logarithms(ends: tuple[float, float]) -> tuple[float, float]:
     """Logarithms of a range, for parameters that act by their ratio."""
     return math.log(ends[0]), math.log(ends[1])
+
+
+def log_uniform(ends: tuple[float, float], generator: torch.Generator) -> float:
+    """One number drawn from a range, every ratio as likely as any other of its size."""
+    return math.exp(uniform(*logarithms(ends), generator))
+
+
+def log_ramp(ends: tuple[float, float], severity: float, generator: torch.Generator) -> float:
+    """As `ramp`, in equal ratios."""
+    return math.exp(ramp(logarithms(ends), severity, generator))
+
+
+def tint(most: float, generator: torch.Generator) -> Tensor:
+    """Deviations of the channels `[1, 3, 1, 1]`, each up to `most`."""
+    return most * (2 * torch.rand(1, 3, 1, 1, generator=generator) - 1)
 
 
 def scalar(value: float) -> Tensor:
@@ -152,17 +274,6 @@ def permuted(names: Sequence[str], generator: torch.Generator) -> list[str]:
     return [names[i] for i in torch.randperm(len(names), generator=generator).tolist()]
 
 
-def weights_of(names: Sequence[str], weights: Mapping[str, float] | None) -> dict[str, float]:
-    """Relative frequencies of the names, one for each, not all 0; None makes all equal."""
-    if weights is None:
-        return dict.fromkeys(names, 1.0)
-    if set(weights) != set(names):
-        raise DaclipError(f"weights: expected one for each of {list(names)}, got {list(weights)}")
-    if not all(weight >= 0 for weight in weights.values()) or not sum(weights.values()) > 0:
-        raise DaclipError(f"weights: expected numbers of at least 0, not all 0, got {dict(weights)}")
-    return {name: float(weights[name]) for name in names}
-
-
 def choose(weights: Mapping[str, float], generator: torch.Generator) -> str:
     """One of the names, in proportion to its weight."""
     names = list(weights)
@@ -178,49 +289,3 @@ def _check(images: Tensor, generators: Sequence[torch.Generator], severity: floa
         raise DaclipError(f"expected one generator a sample, got {len(generators)} for {len(images)}")
     if severity is not None and not 0 <= severity <= 1:
         raise DaclipError(f"severity: expected a number in [0, 1], got {severity}")
-
-
-def pixels(height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Pixel coordinates from the centre: rows `[H, 1]` and columns `[1, W]`, in pixels."""
-    rows = torch.arange(height, dtype=torch.float32)[:, None] - (height - 1) / 2
-    columns = torch.arange(width, dtype=torch.float32)[None, :] - (width - 1) / 2
-    return rows, columns
-
-
-def smooth_noise(height: int, width: int, cell: float, generator: torch.Generator) -> Tensor:
-    """Smooth noise `[H, W]`, structures of about `cell` pixels, mean 0, standard deviation 1: plane waves of random
-    direction and phase, so without preferred directions; computed at a few points a wave and scaled up."""
-    waves = torch.rand(3, WAVES, 1, 1, generator=generator)
-    direction, phase = 2 * math.pi * waves[0], 2 * math.pi * waves[1]
-    frequency = math.pi / cell * (0.5 + 0.7 * waves[2])  # half a wave is one structure
-    shape = [max(round(6 * side / cell), 8) for side in (height, width)]
-    rows, columns = pixels(*shape)
-    rows, columns = rows * (height / shape[0]), columns * (width / shape[1])
-    field = torch.cos(frequency * (direction.sin() * rows + direction.cos() * columns) + phase).sum(dim=0)
-    field = F.interpolate(field[None, None], (height, width), mode="bicubic", align_corners=False)[0, 0]
-    return (field - field.mean()) / field.std().clamp(min=1e-6)
-
-
-def fractal(height: int, width: int, cell: float, roughness: float, generator: torch.Generator) -> Tensor:
-    """Cloudy noise `[H, W]`, mean 0, standard deviation 1: midpoint displacement (Fournier et al. 1982) from structures
-    of `cell` pixels down to two; each octave has `roughness` times the amplitude of the one before."""
-    field, amplitude = torch.zeros(1, 1, 2, 2), 1.0
-    while True:
-        shape = [max(round(side / cell), 2) for side in (height, width)]
-        field = F.interpolate(field, shape, mode="bicubic", align_corners=False)
-        field = field + amplitude * torch.randn(1, 1, *shape, generator=generator)
-        if cell <= 4:
-            break
-        cell, amplitude = cell / 2, amplitude * roughness
-    field = F.interpolate(field, (height, width), mode="bicubic", align_corners=False)[0, 0]
-    return (field - field.mean()) / field.std().clamp(min=1e-6)
-
-
-def softened(images: Tensor, reach: int) -> Tensor:
-    """Mean `[B, C, H, W]` of the square of `2·reach + 1` pixels a side; by sums of slices, several times faster on a
-    CPU than `avg_pool2d`."""
-    height, width = images.shape[-2:]
-    padded = F.pad(images, (reach,) * 4, mode="reflect")
-    rows = sum((padded[..., i : i + height, :] for i in range(1, 2 * reach + 1)), padded[..., :height, :])
-    total = sum((rows[..., i : i + width] for i in range(1, 2 * reach + 1)), rows[..., :width])
-    return total / (2 * reach + 1) ** 2

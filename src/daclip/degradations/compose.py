@@ -8,6 +8,7 @@ from torch import Tensor
 from daclip.degradations.base import (
     Degradation,
     Drawn,
+    OneByOne,
     Span,
     choose,
     fork,
@@ -21,15 +22,6 @@ from daclip.degradations.base import (
 from daclip.errors import DaclipError
 
 MARK = "/"  # between the name of a part and the names of its draws
-
-
-class OneByOne(Degradation):
-    """A degradation that applies its draws one by one, since samples differ in their parts; and since a codec would
-    turn a last bit that depends on the size of the batch into a visible step."""
-
-    def replay(self, images: Tensor, draws: Sequence[Drawn]) -> Tensor:
-        """Corrupt photos `[B, 3, H, W]` by given draws, one a sample."""
-        return torch.cat([super(OneByOne, self).replay(images[i : i + 1], [draws[i]]) for i in range(len(draws))])
 
 
 class Composition(OneByOne):

@@ -7,10 +7,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from daclip.degradations.base import Degradation, Drawn, Span, fraction, logarithms, scalar, softened, span, uniform
-from daclip.degradations.compose import OneByOne, named, steps
+from daclip.degradations.base import (
+    Degradation,
+    Drawn,
+    OneByOne,
+    Span,
+    fraction,
+    logarithms,
+    scalar,
+    span,
+    uniform,
+)
+from daclip.degradations.compose import named, steps
+from daclip.degradations.fields import eight_bit, softened
 from daclip.errors import DaclipError
-from daclip.pixels import quantise
 
 MODES = ("bilinear", "bicubic")
 
@@ -84,4 +94,4 @@ class Traces(OneByOne):
             images = images + parts["noise"]["values"]
         if "jpeg" in parts:
             images = self.jpeg.apply(images.clamp(0, 1), parts["jpeg"])
-        return quantise(images)
+        return eight_bit(images)

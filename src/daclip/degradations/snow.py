@@ -1,7 +1,6 @@
 """Snow of all depths: round and irregular flakes, streaks of a blizzard, discs out of focus, in a veil."""
 
 import math
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -9,17 +8,19 @@ from torch import Tensor
 from daclip.degradations.base import (
     Degradation,
     Drawn,
-    Span,
-    fraction,
+    Number,
+    Range,
+    Ranges,
+    configured,
+    log_ramp,
+    log_uniform,
     logarithms,
     ramp,
     scalar,
-    smooth_noise,
-    span,
+    tint,
     uniform,
 )
-from daclip.degradations.weather import patches, smoothstep, stamp
-from daclip.degradations.world.fields import streak, strewn, torus
+from daclip.degradations.fields import patches, smooth_noise, smoothstep, stamp, streak, strewn, torus
 
 FAR_KERNELS = 3  # sizes and directions of the farthest flakes
 BREADTH, ASPECT = (1.2, 4.0), (2.5, 6.0)  # px, of driven flakes, and how many times as long they are
@@ -29,6 +30,51 @@ EXPOSURE = (0.8, 1.8)  # its contrast
 LIFT = (0.2, 0.6)  # and what it adds
 
 
+@configured
+class Snow(Degradation):
+    """Soft bright flakes of an `opacity` in [0, 1], drawn out up to `stretch` times, under a white `veil` in [0, 1]
+    (Liu et al., "DesnowNet", 2018, Snow100K). `radii` in pixels, one `[smallest, largest]` a layer, far to near."""
+
+    coverage: Range = Range(most=0.9)
+    radii: Ranges = Ranges(0.5)
+    opacity: Range = Range(most=1)
+    veil: Range = Range(most=1)
+    stretch: Number = Number()
+
+    def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
+        """Opacity of the flakes `[1, 1, H, W]` and the veil `[1, 1, 1, 1]`."""
+        coverage = ramp(self.coverage, severity, generator) / len(self.radii)
+        opacity = ramp(self.opacity, severity, generator)
+        veil = ramp(self.veil, severity, generator)
+        wind = uniform(-math.pi / 4, math.pi / 4, generator)
+        stretch = uniform(1, self.stretch, generator)
+        flakes = torch.zeros(height, width)
+        for small, large in self.radii:
+            mean_area = math.pi * stretch * ((small + large) / 2) ** 2
+            count = max(round(coverage * height * width / mean_area), 1)
+            numbers = torch.rand(count, 6, generator=generator).T  # the first flakes do not depend on the count
+            centres = numbers[:2].T * torch.tensor([height, width])
+            radius = (small + (large - small) * numbers[2])[:, None, None]
+            places, down, right = patches(centres, math.ceil(1.5 * large * stretch))
+            # Every flake has its own direction near the wind's, so that they do not line up like rain.
+            angle = (wind + 0.8 * (numbers[3] - 0.5))[:, None, None]
+            along = down * angle.cos() + right * angle.sin()
+            across = right * angle.cos() - down * angle.sin()
+            squash = 0.7 + 0.3 * numbers[4][:, None, None]
+            distance = ((along / stretch) ** 2 + (across / squash) ** 2).sqrt() / radius
+            brightness = 0.6 + 0.4 * numbers[5][:, None, None]
+            layer = stamp(brightness * smoothstep((1.4 - distance) / 0.9), places, height, width)
+            flakes = torch.maximum(flakes, layer)
+        return {"flakes": (opacity * flakes)[None, None], "veil": scalar(veil)}
+
+    def apply(self, images: Tensor, drawn: Drawn) -> Tensor:
+        """Veil `[B, 3, H, W]`, then cover it with white flakes."""
+        white = torch.ones_like(drawn["veil"])
+        veiled = torch.lerp(images, 0.9 * white, drawn["veil"])
+        return torch.lerp(veiled, white, drawn["flakes"]).clamp(0, 1)
+
+
+@configured
 class Snowfall(Degradation):
     """Translucent flakes Z of light L before a veiled scene J, I = J·(1 - Z) + L·Z (Liu et al., "DesnowNet", 2018,
     Snow100K), the veil as in Chen et al., "ALL Snow Removed", 2021 (CSD). A flake that moves or is out of focus spreads
@@ -40,45 +86,30 @@ class Snowfall(Degradation):
     that snow throws back: what is bright becomes white, more so at high severity. A share `driven` shows a storm near
     the camera instead: short, broad streaks of one direction, dense and bright, mostly in such light."""
 
-    def __init__(
-        self,
-        coverage: Span,
-        opacity: Span,
-        veil: Span,
-        radii: Sequence[Sequence[float]],
-        zoom: Span,
-        motion: float,
-        wind: float,
-        light: Span,
-        tint: float,
-        ambience: float,
-        glare: float,
-        driven: float = 0.0,
-    ) -> None:
-        self.coverage = span(coverage, "coverage", least=0.001, most=0.9)
-        self.opacity = span(opacity, "opacity", most=1)
-        self.veil = span(veil, "veil", most=1)
-        self.radii = tuple(span(layer, "radii", least=0.3) for layer in radii)
-        self.zoom = span(zoom, "zoom", least=0.1)
-        self.motion = float(motion)
-        self.wind = math.radians(wind)
-        self.light = span(light, "light", most=1)
-        self.tint = float(tint)
-        self.ambience = fraction(ambience, "ambience")
-        self.glare = fraction(glare, "glare")
-        self.driven = fraction(driven, "driven")
+    coverage: Range = Range(0.001, 0.9)
+    opacity: Range = Range(most=1)
+    veil: Range = Range(most=1)
+    radii: Ranges = Ranges(0.3)
+    zoom: Range = Range(0.1)
+    motion: Number = Number()
+    wind: Number = Number()
+    light: Range = Range(most=1)
+    tint: Number = Number()
+    ambience: Number = Number(0, 1)
+    glare: Number = Number(0, 1)
+    driven: Number = Number(0, 1, default=0.0)
 
     def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
         """Opacity of the flakes and of the veil, both `[1, 1, H, W]`, their light `[1, 3, 1, 1]`, the veil's share of
         it, the share of the scene's own colour; the glare's share, and how it brightens; how far the flakes' light is
         added and does not cover."""
-        coverage = math.exp(ramp(logarithms(self.coverage), severity, generator))
+        coverage = log_ramp(self.coverage, severity, generator)
         opacity = ramp(self.opacity, severity, generator)
         veil = ramp(self.veil, severity, generator) * uniform(0, 1, generator) ** 2
         storm = uniform(0, 1, generator) < self.driven
         flakes = opacity * (self._driven if storm else self._flakes)(coverage, height, width, generator)
         banks = torch.sigmoid(smooth_noise(height, width, max(height, width) / 2, generator))
-        tint = self.tint * (2 * torch.rand(1, 3, 1, 1, generator=generator) - 1)
+        deviation = tint(self.tint, generator)
         shines = uniform(0, 1, generator) < (max(self.glare, BRIGHT) if storm else self.glare)
         glare = ramp(GLARE, severity, generator) * uniform(0.5, 1, generator) if shines else 0.0
         return {
@@ -88,7 +119,7 @@ class Snowfall(Degradation):
             "added": scalar(uniform(0, 1, generator) if storm else 0.0),
             "flakes": flakes[None, None],
             "veil": (veil * (0.5 + banks))[None, None].clamp(max=1),
-            "light": (uniform(*self.light, generator) + tint).clamp(0, 1),
+            "light": (uniform(*self.light, generator) + deviation).clamp(0, 1),
             "grey": scalar(uniform(0.75, 1, generator)),
             "ambience": scalar(uniform(0, self.ambience, generator)),
         }
@@ -106,7 +137,8 @@ class Snowfall(Degradation):
 
     def _driven(self, coverage: float, height: int, width: int, generator: torch.Generator) -> Tensor:
         """Streaks of driven snow `[H, W]` in [0, 1]."""
-        wind = uniform(-self.wind, self.wind, generator)
+        wind = math.radians(self.wind)
+        wind = uniform(-wind, wind, generator)
         breadth = math.exp(uniform(*logarithms(self.zoom), generator) + uniform(*logarithms(BREADTH), generator))
         aspect = uniform(*ASPECT, generator)
         numbers = torch.rand(4, FAR_KERNELS, 1, 1, generator=generator)
@@ -120,8 +152,9 @@ class Snowfall(Degradation):
 
     def _flakes(self, coverage: float, height: int, width: int, generator: torch.Generator) -> Tensor:
         """All layers `[H, W]` in [0, 1]."""
-        zoom = math.exp(uniform(*logarithms(self.zoom), generator))
-        wind = uniform(-self.wind, self.wind, generator)
+        zoom = log_uniform(self.zoom, generator)
+        wind = math.radians(self.wind)
+        wind = uniform(-wind, wind, generator)
         motion = self.motion * uniform(0, 1, generator)
         flutter = uniform(0.1, 0.8, generator)
         share = torch.rand(len(self.radii), generator=generator) ** 2 + 0.05

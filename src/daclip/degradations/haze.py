@@ -1,72 +1,84 @@
 """Haze, fog, smoke and dust of any density and colour, over depths like those of real scenes."""
 
 import math
-from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from daclip.degradations.base import (
+    Colours,
+    Degradation,
     Drawn,
-    Span,
+    Number,
+    OneByOne,
+    Range,
+    Weights,
     choose,
-    fractal,
-    fraction,
-    logarithms,
-    pixels,
+    configured,
+    log_ramp,
     ramp,
     scalar,
-    smooth_noise,
-    softened,
-    span,
+    tint,
     uniform,
-    weights_of,
 )
-from daclip.degradations.compose import OneByOne
-from daclip.degradations.light import polygon
-from daclip.degradations.weather import smoothstep
-from daclip.pixels import quantise
+from daclip.degradations.fields import eight_bit, fractal, pixels, polygon, smooth_noise, smoothstep, softened
 
 HORIZON_SHARPNESS = 6.0  # of the sky's edge, in heights of the picture
 
 
+@configured
+class Haze(Degradation):
+    """Atmospheric scattering, I = J·t + A·(1 - t), t = exp(-β·d): Koschmieder's law as in RESIDE (Li et al.,
+    "Benchmarking Single-Image Dehazing and Beyond", 2019). Depth d is drawn, from `nearest` to 1 (a slope rising to the
+    top, smooth variation). Airlight A does not follow severity; `tint` is the largest deviation of its channels."""
+
+    beta: Range = Range()
+    nearest: Number = Number()
+    airlight: Range = Range(most=1)
+    tint: Number = Number()
+
+    def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
+        """Transmission `[1, 1, H, W]` in (0, 1] and airlight `[1, 3, 1, 1]`."""
+        rows, columns = pixels(height, width)
+        lean = uniform(-0.5, 0.5, generator)
+        slope = lean * columns / width - rows / height
+        distance = slope + 0.25 * smooth_noise(height, width, max(height, width) / 3, generator)
+        distance = (distance - distance.min()) / (distance.max() - distance.min())
+        distance = self.nearest + (1 - self.nearest) * distance
+        transmission = torch.exp(-ramp(self.beta, severity, generator) * distance)
+        airlight = uniform(*self.airlight, generator) + tint(self.tint, generator)
+        return {"transmission": transmission[None, None], "airlight": airlight.clamp(0, 1)}
+
+    def apply(self, images: Tensor, drawn: Drawn) -> Tensor:
+        """Blend `[B, 3, H, W]` with the airlight by the transmission."""
+        return torch.lerp(drawn["airlight"], images, drawn["transmission"]).clamp(0, 1)
+
+
+@configured
 class Fog(OneByOne):
     """Koschmieder's law, I = J·t + A·(1 - t), t = exp(-τ) (Narasimhan and Nayar, "Vision and the Atmosphere", 2002).
     The optical depth τ follows a drawn depth: a plane, a ground with sky, objects one behind another, smooth, or clouds
     of smoke (NH-HAZE: Ancuti et al., 2020). Far parts lose detail, as light is scattered several times. For a share
     `shaded` of the samples the airlight differs from place to place, where clouds of fog shade one another."""
 
-    fields = ("plane", "ground", "objects", "smooth", "smoke")
+    names = ("plane", "ground", "objects", "smooth", "smoke")
 
-    def __init__(
-        self,
-        thickness: Span,
-        fields: Mapping[str, float],
-        nearest: Span,
-        guided: float,
-        airlight: Span,
-        tints: Mapping[str, Sequence[float]],
-        gradient: float,
-        shaded: float,
-        scatter: float,
-        noise: float,
-    ) -> None:
-        self.thickness = span(thickness, "thickness", least=1e-3)
-        self.weights = weights_of(self.fields, fields)
-        self.nearest = span(nearest, "nearest", most=1)
-        self.guided = fraction(guided, "guided")
-        self.airlight = span(airlight, "airlight", most=1)
-        self.tints = {name: torch.tensor([float(v) for v in tint]).view(1, 3, 1, 1) for name, tint in tints.items()}
-        self.gradient = float(gradient)
-        self.shaded = fraction(shaded, "shaded")
-        self.scatter = fraction(scatter, "scatter")
-        self.noise = float(noise)
+    thickness: Range = Range(1e-3)
+    fields: Weights = Weights(names)
+    nearest: Range = Range(most=1)
+    guided: Number = Number(0, 1)
+    airlight: Range = Range(most=1)
+    tints: Colours = Colours()
+    gradient: Number = Number()
+    shaded: Number = Number(0, 1)
+    scatter: Number = Number(0, 1)
+    noise: Number = Number()
 
     def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
         """Depth `[1, 1, H, W]` in [0, 1], how the photo's own colours move it `[1, 3, 1, 1]`, optical depth of the
         farthest point and share of the nearest, airlight `[1, 3, H, W]`, blur of the farthest, noise `[1, 3, H, W]`."""
-        thickness = math.exp(ramp(logarithms(self.thickness), severity, generator))
-        depth = self._depth(choose(self.weights, generator), height, width, generator)
+        thickness = log_ramp(self.thickness, severity, generator)
+        depth = self._depth(choose(self.fields, generator), height, width, generator)
         guide = torch.randn(1, 3, 1, 1, generator=generator)
         if uniform(0, 1, generator) >= self.guided:
             guide = torch.zeros_like(guide)
@@ -101,7 +113,7 @@ class Fog(OneByOne):
         depth = torch.lerp(drawn["depth"], pushed, share)
         transmission = torch.exp(-drawn["thickness"] * torch.lerp(depth, torch.ones_like(depth), drawn["nearest"]))
         scene = torch.lerp(images, soft, drawn["scatter"] * (1 - transmission))
-        return quantise(torch.lerp(drawn["airlight"], scene, transmission) + drawn["noise"])
+        return eight_bit(torch.lerp(drawn["airlight"], scene, transmission) + drawn["noise"])
 
     def _depth(self, kind: str, height: int, width: int, generator: torch.Generator) -> Tensor:
         """A field `[H, W]` from 0 to 1."""

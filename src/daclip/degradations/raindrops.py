@@ -1,33 +1,97 @@
 """Water on the glass before the lens: drops in and out of focus, trails, wet film, spatter of water and mud."""
 
 import math
-from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from daclip.degradations.base import (
+    Count,
     Degradation,
     Drawn,
-    Span,
+    Number,
+    Range,
+    Weights,
     choose,
-    fraction,
-    logarithms,
-    pixels,
+    configured,
+    log_ramp,
+    log_uniform,
     ramp,
     scalar,
-    span,
+    tint,
     uniform,
-    weights_of,
 )
-from daclip.degradations.weather import patches, smoothstep, stamp
-from daclip.degradations.world.fields import clouds
+from daclip.degradations.fields import clouds, patches, pixels, smoothstep, stamp
 
 WATER, MUD = (0.72, 0.78, 0.84), (0.32, 0.24, 0.15)  # colours of spatter
 CHAIN = 40  # drops that make up a trail
 
 
+@configured
+class Raindrops(Degradation):
+    """Drops that show the scene upside down, wider and out of focus, with soft edges (Qian et al., "Attentive
+    Generative Adversarial Network for Raindrop Removal", 2018). On a height map h a pixel p sees p + (1 + k)·∇h; for
+    the bump h = (r² - |p - c|²)/2 that is c - k·(p - c). `bend` is the range of k, whatever the severity; `radius` is
+    in pixels, at most a fifth of the shorter side; `shine` is the largest change of brightness."""
+
+    coverage: Range = Range(most=0.9)
+    radius: Range = Range(2)
+    bend: Range = Range()
+    opacity: Range = Range(most=1)
+    shine: Number = Number()
+
+    def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
+        """Opacity and shine `[1, 1, H, W]`, and where each pixel looks `[1, H, W, 2]`, in [-1, 1]."""
+        coverage = ramp(self.coverage, severity, generator)
+        opacity = ramp(self.opacity, severity, generator)
+        bend = uniform(*self.bend, generator)
+        lump, body = self._drops(coverage, height, width, generator)
+        down, right = torch.gradient(lump)
+        rows, columns = pixels(height, width)
+        x = (columns + (1 + bend) * right) * (2 / width)
+        y = (rows + (1 + bend) * down) * (2 / height)
+        # Brighter below and darker above, as the sky stands on its head in a drop; bright at the rim.
+        size = lump.sqrt().clamp(min=1)
+        rim = 4 * body * (1 - body)
+        shine = self.shine * (0.5 * rim - (down / size).clamp(-1, 1) * body)
+        look = torch.stack((x, y), dim=-1)
+        return {"opacity": (opacity * body)[None, None], "shine": shine[None, None], "look": look[None]}
+
+    def apply(self, images: Tensor, drawn: Drawn) -> Tensor:
+        """Blend `[B, 3, H, W]` with the refracted, blurred scene inside the drops."""
+        # The drop is out of focus and shows more scene than it has pixels: both ask for a blurred source.
+        blurred = F.avg_pool2d(F.pad(images, (2, 2, 2, 2), mode="reflect"), 5, stride=1)
+        seen = F.grid_sample(blurred, drawn["look"], padding_mode="reflection", align_corners=False)
+        return torch.lerp(images, seen + drawn["shine"], drawn["opacity"]).clamp(0, 1)
+
+    def _drops(self, coverage: float, height: int, width: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Height map in pixels² and softened outline in [0, 1], both `[H, W]`."""
+        smallest, largest = (min(radius, min(height, width) / 5) for radius in self.radius)
+        # Small drops are more frequent than large ones: r = smallest + (largest - smallest)·u².
+        gap = largest - smallest
+        mean_area = math.pi * (smallest**2 + 2 * smallest * gap / 3 + gap**2 / 5)
+        mean_area = 0.72 * mean_area  # a drop hides half of the light at 0.85 of its radius (see `body`)
+        # Overlaps: N random discs of total area a·H·W cover 1 - exp(-a).
+        count = max(round(-math.log(1 - coverage) * height * width / mean_area), 1)
+        numbers = torch.rand(count, 5, generator=generator).T  # the first drops do not depend on the count
+        centres = numbers[:2].T * torch.tensor([height, width])
+        radius = smallest + gap * numbers[2] ** 2
+        radius[0] = (smallest + largest) / 2  # one drop of fair size is always well inside
+        centres[0] = torch.tensor([height, width]) * (0.2 + 0.6 * numbers[:2, 0])
+        places, down, right = patches(centres, math.ceil(largest / (1 - 0.14)))  # 0.14: both lobes below
+        angle = torch.atan2(down, right)  # water on glass is not quite round: an outline with two and three lobes
+        lobes = 0.08 * torch.cos(2 * angle + 6.3 * numbers[3][:, None, None])
+        lobes = lobes + 0.06 * torch.cos(3 * angle + 6.3 * numbers[4][:, None, None])
+        squared = (down**2 + right**2) * (1 + lobes) ** 2
+        fill = 1 - squared / (radius**2)[:, None, None]
+        lump = stamp((fill * (radius**2)[:, None, None] / 2).clamp(min=0), places, height, width)
+        # The camera focuses on the scene, so a drop's edge is a third of its radius wide.
+        body = stamp(smoothstep(1.8 * fill), places, height, width)
+        return lump, body
+
+
+@configured
 class WaterOnGlass(Degradation):
     """The scene J through glass with water of opacity Z, I = J·(1 - Z) + R·Z. A drop is a lens of wide angle: R is the
     scene upside down and out of focus, dark above and lit by the sky below (Qian et al., "Attentive Generative
@@ -40,39 +104,26 @@ class WaterOnGlass(Degradation):
 
     names = ("drops", "discs", "film", "spatter")
 
-    def __init__(
-        self,
-        kinds: Mapping[str, float],
-        coverage: Span,
-        opacity: Span,
-        radius: Span,
-        view: Span,
-        edge: Span,
-        sky: Span,
-        trails: int,
-        mud: float,
-        glass: float,
-    ) -> None:
-        self.kinds = weights_of(self.names, kinds)
-        self.coverage = span(coverage, "coverage", least=0.001, most=0.9)
-        self.opacity = span(opacity, "opacity", most=1)
-        self.radius = span(radius, "radius", least=1)
-        self.view = span(view, "view", most=2)
-        self.edge = span(edge, "edge", least=0.01)
-        self.sky = span(sky, "sky", most=1)
-        self.trails = int(trails)
-        self.mud = fraction(mud, "mud")
-        self.glass = fraction(glass, "glass")
+    kinds: Weights = Weights(names)
+    coverage: Range = Range(0.001, 0.9)
+    opacity: Range = Range(most=1)
+    radius: Range = Range(1)
+    view: Range = Range(most=2)
+    edge: Range = Range(0.01)
+    sky: Range = Range(most=1)
+    trails: Count = Count()
+    mud: Number = Number(0, 1)
+    glass: Number = Number(0, 1)
 
     def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
         """Opacity, darkness and glow of the water `[1, 1, H, W]`, where each pixel looks `[1, H, W, 2]` in [-1, 1], the
         colours of glow and stain `[1, 3, 1, 1]`, and the shares of stain, blur and glass."""
-        coverage = math.exp(ramp(logarithms(self.coverage), severity, generator))
+        coverage = log_ramp(self.coverage, severity, generator)
         opacity = ramp(self.opacity, severity, generator)
         kind = choose(self.kinds, generator)
         side = min(height, width)
         view = side * uniform(*self.view, generator)
-        sky = uniform(*self.sky, generator) + 0.04 * (2 * torch.rand(1, 3, 1, 1, generator=generator) - 1)
+        sky = uniform(*self.sky, generator) + tint(0.04, generator)
         lean = uniform(-0.5, 0.5, generator)  # of the light, in radians from the vertical
         stain, colour = 0.0, WATER
         if kind in ("drops", "discs"):
@@ -94,14 +145,14 @@ class WaterOnGlass(Degradation):
             glow, dark = torch.full_like(slope, 0.7 * contrast), torch.zeros_like(slope)
         rows, columns = pixels(height, width)
         look = torch.stack(((columns + right) * (2 / width), (rows + down) * (2 / height)), dim=-1)
-        tint = uniform(0.7, 1.1, generator) * torch.tensor(colour).view(1, 3, 1, 1)
+        muddied = uniform(0.7, 1.1, generator) * torch.tensor(colour).view(1, 3, 1, 1)
         return {
             "opacity": (opacity * body)[None, None],
             "dark": dark[None, None],
             "glow": glow[None, None],
             "look": look[None],
             "sky": sky.clamp(0, 1),
-            "colour": tint.clamp(0, 1),
+            "colour": muddied.clamp(0, 1),
             "stain": scalar(stain),
             "blur": scalar(uniform(0, 1, generator) if kind != "discs" else 1.0),
             "glass": scalar(ramp((0, self.glass), severity, generator) * uniform(0, 1, generator) ** 2),
@@ -122,10 +173,8 @@ class WaterOnGlass(Degradation):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Outline in [0, 1], and by how many pixels the water moves the view down and right; each `[H, W]`."""
         most = min(height, width) / 8
-        typical = math.exp(uniform(*logarithms((min(self.radius[0], most), min(self.radius[1], most))), generator))
-        edge = (
-            math.exp(uniform(*logarithms(self.edge), generator)) if kind == "drops" else uniform(0.15, 0.9, generator)
-        )
+        typical = log_uniform((min(self.radius[0], most), min(self.radius[1], most)), generator)
+        edge = log_uniform(self.edge, generator) if kind == "drops" else uniform(0.15, 0.9, generator)
         ragged = uniform(0, 0.3, generator)
         stretch = uniform(1, 1.5, generator)
         # Half of the cover by large drops, half by droplets; N random discs of total area a·H·W cover 1 - exp(-a).

@@ -1,1 +1,0 @@
-"""Wide corruptions: what real photos and several generators show, from barely visible to severe."""
