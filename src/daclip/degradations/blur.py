@@ -7,19 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from daclip.degradations.base import (
-    Degradation,
-    Drawn,
-    Number,
-    Range,
-    Weights,
-    choose,
-    configured,
-    ramp,
-    scalar,
-    uniform,
-)
+from daclip.degradations.base import Degradation, Drawn
+from daclip.degradations.draws import choose, ramp, scalar, uniform
 from daclip.degradations.fields import eight_bit, smooth_noise
+from daclip.degradations.options import Number, Range, Weights, configured
 
 STEPS = 96  # points along a path: closer than half a pixel for the longest in use
 

@@ -7,19 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from daclip.degradations.base import (
-    Degradation,
-    Drawn,
-    OneByOne,
-    Span,
-    fraction,
-    logarithms,
-    scalar,
-    span,
-    uniform,
-)
+from daclip.degradations.base import Degradation, Drawn, OneByOne
 from daclip.degradations.compose import named, steps
+from daclip.degradations.draws import logarithms, scalar, uniform
 from daclip.degradations.fields import eight_bit, softened
+from daclip.degradations.options import Span, fraction, span
 from daclip.errors import DaclipError
 
 MODES = ("bilinear", "bicubic")

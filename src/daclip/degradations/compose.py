@@ -5,20 +5,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from daclip.degradations.base import (
-    Degradation,
-    Drawn,
-    OneByOne,
-    Span,
-    choose,
-    fork,
-    join_classes,
-    permuted,
-    span,
-    uniform,
-    vocabulary,
-    weights_of,
-)
+from daclip.degradations.base import Degradation, Drawn, OneByOne, join_classes, vocabulary
+from daclip.degradations.draws import choose, fork, permuted, uniform
+from daclip.degradations.options import Span, span, weights_of
 from daclip.errors import DaclipError
 
 MARK = "/"  # between the name of a part and the names of its draws

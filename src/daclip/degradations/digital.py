@@ -11,21 +11,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from daclip.degradations.base import (
-    Degradation,
-    Drawn,
-    Range,
-    Span,
-    Weights,
-    choose,
-    configured,
-    log_ramp,
-    log_uniform,
-    logarithms,
-    span,
-    uniform,
-    weights_of,
-)
+from daclip.degradations.base import Degradation, Drawn
+from daclip.degradations.draws import choose, log_ramp, log_uniform, logarithms, uniform
+from daclip.degradations.options import Range, Span, Weights, configured, span, weights_of
 from daclip.errors import DaclipError
 
 MODES = ("4:4:4", "4:2:2", "4:2:0")  # of JPEG's chroma

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from daclip.degradations.base import uniform
+from daclip.degradations.draws import uniform
 
 WAVES = 10  # of smooth noise
 

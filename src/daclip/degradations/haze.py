@@ -5,23 +5,10 @@ import math
 import torch
 from torch import Tensor
 
-from daclip.degradations.base import (
-    Colours,
-    Degradation,
-    Drawn,
-    Number,
-    OneByOne,
-    Range,
-    Weights,
-    choose,
-    configured,
-    log_ramp,
-    ramp,
-    scalar,
-    tint,
-    uniform,
-)
+from daclip.degradations.base import Degradation, Drawn, OneByOne
+from daclip.degradations.draws import choose, log_ramp, ramp, scalar, tint, uniform
 from daclip.degradations.fields import eight_bit, fractal, pixels, polygon, smooth_noise, smoothstep, softened
+from daclip.degradations.options import Colours, Number, Range, Weights, configured
 
 HORIZON_SHARPNESS = 6.0  # of the sky's edge, in heights of the picture
 

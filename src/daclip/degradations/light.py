@@ -6,24 +6,10 @@ import torch
 from kornia.color import linear_rgb_to_rgb, rgb_to_linear_rgb
 from torch import Tensor
 
-from daclip.degradations.base import (
-    Colours,
-    Degradation,
-    Drawn,
-    Number,
-    OneByOne,
-    Range,
-    Weights,
-    choose,
-    configured,
-    log_ramp,
-    log_uniform,
-    logarithms,
-    ramp,
-    scalar,
-    uniform,
-)
+from daclip.degradations.base import Degradation, Drawn, OneByOne
+from daclip.degradations.draws import choose, log_ramp, log_uniform, logarithms, ramp, scalar, uniform
 from daclip.degradations.fields import eight_bit, fractal, pixels, polygon, smooth_noise, smoothstep, softened
+from daclip.degradations.options import Colours, Number, Range, Weights, configured
 
 BODY = torch.tensor(  # of a standing person, in heights: ends (across, up) of each limb and its half-width
     [

@@ -10,19 +10,11 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from daclip.degradations.base import (
-    Degradation,
-    Drawn,
-    Number,
-    Range,
-    Weights,
-    choose,
-    configured,
-    ramp,
-    uniform,
-)
+from daclip.degradations.base import Degradation, Drawn
 from daclip.degradations.digital import resaved
+from daclip.degradations.draws import choose, ramp, uniform
 from daclip.degradations.fields import smooth_noise
+from daclip.degradations.options import Number, Range, Weights, configured
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.,:!?&"
 JPEG_QUALITY = 90

@@ -6,21 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from daclip.degradations.base import (
-    Degradation,
-    Drawn,
-    Number,
-    Range,
-    Weights,
-    choose,
-    configured,
-    log_ramp,
-    logarithms,
-    ramp,
-    scalar,
-    uniform,
-)
+from daclip.degradations.base import Degradation, Drawn
 from daclip.degradations.digital import resaved
+from daclip.degradations.draws import choose, log_ramp, logarithms, ramp, scalar, uniform
+from daclip.degradations.options import Number, Range, Weights, configured
 from daclip.pixels import LUMA
 
 BILINEAR = torch.tensor([[0.25, 0.5, 0.25], [0.5, 1.0, 0.5], [0.25, 0.5, 0.25]])

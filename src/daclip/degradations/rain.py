@@ -5,21 +5,10 @@ import math
 import torch
 from torch import Tensor
 
-from daclip.degradations.base import (
-    Count,
-    Degradation,
-    Drawn,
-    Number,
-    Range,
-    configured,
-    log_ramp,
-    log_uniform,
-    ramp,
-    scalar,
-    tint,
-    uniform,
-)
+from daclip.degradations.base import Degradation, Drawn
+from daclip.degradations.draws import log_ramp, log_uniform, ramp, scalar, tint, uniform
 from daclip.degradations.fields import largest, smooth_noise, streak, strewn, torus
+from daclip.degradations.options import Count, Number, Range, configured
 
 TAPER = (0.1, 0.5)  # share of its length over which a streak fades at either end
 

@@ -6,23 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from daclip.degradations.base import (
-    Count,
-    Degradation,
-    Drawn,
-    Number,
-    Range,
-    Weights,
-    choose,
-    configured,
-    log_ramp,
-    log_uniform,
-    ramp,
-    scalar,
-    tint,
-    uniform,
-)
+from daclip.degradations.base import Degradation, Drawn
+from daclip.degradations.draws import choose, log_ramp, log_uniform, ramp, scalar, tint, uniform
 from daclip.degradations.fields import clouds, patches, pixels, smoothstep, stamp
+from daclip.degradations.options import Count, Number, Range, Weights, configured
 
 WATER, MUD = (0.72, 0.78, 0.84), (0.32, 0.24, 0.15)  # colours of spatter
 CHAIN = 40  # drops that make up a trail

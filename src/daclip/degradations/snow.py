@@ -5,22 +5,10 @@ import math
 import torch
 from torch import Tensor
 
-from daclip.degradations.base import (
-    Degradation,
-    Drawn,
-    Number,
-    Range,
-    Ranges,
-    configured,
-    log_ramp,
-    log_uniform,
-    logarithms,
-    ramp,
-    scalar,
-    tint,
-    uniform,
-)
+from daclip.degradations.base import Degradation, Drawn
+from daclip.degradations.draws import log_ramp, log_uniform, logarithms, ramp, scalar, tint, uniform
 from daclip.degradations.fields import patches, smooth_noise, smoothstep, stamp, streak, strewn, torus
+from daclip.degradations.options import Number, Range, Ranges, configured
 
 FAR_KERNELS = 3  # sizes and directions of the farthest flakes
 BREADTH, ASPECT = (1.2, 4.0), (2.5, 6.0)  # px, of driven flakes, and how many times as long they are

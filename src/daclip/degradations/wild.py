@@ -5,9 +5,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from daclip.degradations.base import Degradation, Drawn, fork, fraction, join_classes, permuted, uniform
-from daclip.degradations.compose import OneByOne, named, steps
+from daclip.degradations.base import Degradation, Drawn, OneByOne, join_classes
+from daclip.degradations.compose import named, steps
 from daclip.degradations.digital import Resize
+from daclip.degradations.draws import fork, permuted, uniform
+from daclip.degradations.options import fraction
 from daclip.errors import DaclipError
 from daclip.pixels import LUMA
 
