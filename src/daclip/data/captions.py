@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 
 import torch
 
+from daclip.data.pairing import by_rule
 from daclip.data.photos import Photo, Progress, digest_of
 from daclip.errors import DaclipError
 from daclip.files import one_line, write_json
@@ -146,8 +147,7 @@ def caption_account(texts: Sequence[str], rules: Mapping[str, int] | None = None
     >>> caption_account(["a cat", ""], {"stem": 1})
     '1 of 2 captioned (1 by stem)'
     """
-    how = ", ".join(f"{count} by {rule}" for rule, count in (rules or {}).items())
-    return f"{sum(map(bool, texts))} of {len(texts)} captioned" + (f" ({how})" if how else "")
+    return f"{sum(map(bool, texts))} of {len(texts)} captioned{by_rule(rules or {})}"
 
 
 class Captioner(ABC):

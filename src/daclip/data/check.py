@@ -11,7 +11,7 @@ import datasets
 import numpy as np
 
 from daclip.data.captions import Captioner, OfficialCaptions, caption_account
-from daclip.data.hub import cell_content
+from daclip.data.hub import cell_content, saved_splits
 from daclip.data.pairing import SIDE, match_names, pair_account, strangers
 from daclip.data.photos import Photo, PhotoFacts, Progress, read_photos, validation_names
 from daclip.errors import DaclipError
@@ -253,13 +253,9 @@ def _unlike(pairs: Sequence[tuple[str, str, str, str]]) -> list[Problem]:
 
 def _rows(root: Path) -> Mapping[str, datasets.Dataset] | None:
     """The splits of a folder that holds rows, as `data=hub` reads them; None for a folder of image files."""
-    if any((root / name).is_file() for name in ("dataset_dict.json", "state.json")):  # all splits, or one
-        saved = datasets.load_from_disk(root)
-    elif any(root.rglob("*.parquet")):
-        saved = datasets.load_dataset(str(root))
-    else:
-        return None
-    return saved if isinstance(saved, datasets.DatasetDict) else {str(saved.split or "train"): saved}
+    if (saved := saved_splits(root)) is None and any(root.rglob("*.parquet")):
+        return dict(datasets.load_dataset(str(root)))
+    return saved
 
 
 def _built(

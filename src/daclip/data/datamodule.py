@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import lightning as L
 from torch.utils.data import DataLoader, DistributedSampler
@@ -25,13 +25,12 @@ from daclip.data.pairs import (
     collate,
 )
 from daclip.data.photos import CleanPhoto, PhotoSource
-from daclip.data.selection import copies, in_place_of, large_enough, refuse_strangers, require_captions, sampled
+from daclip.data.selection import copies, in_place_of, large_enough, refuse_strangers, sampled, without
 from daclip.degradations import Degradation, split_classes, vocabulary
 from daclip.errors import DaclipError
 from daclip.files import left_out_line
 
-if TYPE_CHECKING:
-    from daclip.data.stream import StreamLoader
+FEW = 0.1  # share of photos with captions below which a loss on captions learns nothing
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +94,7 @@ class MixedDegradationData(L.LightningDataModule):
         self.validation_photos, self.allow_unlike = validation_photos, allow_unlike
         self._told = False
         self.damaged = DamagedPhotos(max_damaged)
-        self._loader: EpochLoader | StreamLoader | None = None
+        self._loader: EpochLoader | None = None
         self._resumed: list[Any] | None = None
         self.found: dict[str, Any] | None = None  # the photos, as `fingerprint` tells them
 
@@ -129,8 +128,7 @@ class MixedDegradationData(L.LightningDataModule):
     @cached_property
     def _training_photos(self) -> tuple[list[CleanPhoto], dict[str, list[str]]]:
         """The photos that training shows, and the names of those that it leaves out by the reason."""
-        moved = set(map(id, self._moved))
-        train = [photo for photo in self.photos.train() if id(photo) not in moved]
+        train = without(self.photos.train(), self._moved)
         if not train:
             raise DaclipError("there is no photo to train on, all are for validation; lower data.photos.validation")
         photos, small = large_enough(train, self.maker.crop_size, "data.crop_size")
@@ -140,8 +138,7 @@ class MixedDegradationData(L.LightningDataModule):
                 f"{len(shared)} photos belong to training and to validation, such as {shared[0][0].name} and "
                 f"{shared[0][1].name}; remove them from one side"
             )
-        gone = {id(photo) for photo, _ in shared}
-        photos = [photo for photo in photos if id(photo) not in gone]
+        photos = without(photos, [photo for photo, _ in shared])
         if not photos:
             raise DaclipError("every training photo is a copy of a validation photo; add other photos")
         return photos, {
@@ -160,15 +157,20 @@ class MixedDegradationData(L.LightningDataModule):
         """The photos that are scored, and the names of those that are too small; with `whole` real pairs are neither
         sampled nor too small, see `ValidationPairs`."""
         found = [*self.photos.validation(), *self._moved]
-        uncut = [photo for photo in found if whole and photo.class_name]
         cut = [photo for photo in found if not (whole and photo.class_name)]
-        cut, small = large_enough(cut, self.validation_size, "data.validation_size")
-        chosen = {id(photo) for photo in [*uncut, *sampled(cut, self.validation_photos)]}
-        return [photo for photo in found if id(photo) in chosen], {"smaller than data.validation_size": small}
+        large, small = large_enough(cut, self.validation_size, "data.validation_size")
+        gone = without(cut, sampled(large, self.validation_photos))
+        return without(found, gone), {"smaller than data.validation_size": small}
 
     def require_captions(self) -> None:
         """Refuse photos hardly any of which have captions; of a stream the validation photos tell."""
-        require_captions(self.photos.validation() if self.photos.streaming else self.photos.train())
+        photos = self.photos.validation() if self.photos.streaming else self.photos.train()
+        count = sum(bool(photo.caption) for photo in photos)
+        if count < FEW * len(photos):
+            raise DaclipError(
+                f"stage.loss.caption_weight needs captions, and {count} of {len(photos)} photos have one; give "
+                "data.photos.captions=FILE or photo.txt beside photo.jpg, or set stage.loss.caption_weight=0"
+            )
 
     def training_pairs(self) -> TrainingPairs:
         """The endless stream of training samples; not for photos that are streamed."""
@@ -179,7 +181,7 @@ class MixedDegradationData(L.LightningDataModule):
         photos, _ = self._validation_photos(whole)
         return ValidationPairs(photos, self.degradations, self.validation_size, self.validation_crops, self.seed, whole)
 
-    def train_dataloader(self) -> "EpochLoader | StreamLoader":
+    def train_dataloader(self) -> EpochLoader:
         """Balanced training batches of this rank."""
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         steps = self.samples_per_epoch // (self.batch_size * world_size)
@@ -208,7 +210,7 @@ class MixedDegradationData(L.LightningDataModule):
 
         return EpochLoader(loader_from, steps, position or 0)
 
-    def _stream_loader(self, position: Any, steps: int, rank: int, world_size: int) -> "StreamLoader":
+    def _stream_loader(self, position: Any, steps: int, rank: int, world_size: int) -> EpochLoader:
         # The library behind streams takes a second to import, which other data need not wait for.
         from daclip.data.hub import HubPhotos
         from daclip.data.stream import StreamedPairs, StreamLoader

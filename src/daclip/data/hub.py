@@ -13,8 +13,8 @@ import fsspec
 from huggingface_hub.constants import HF_HUB_CACHE
 from torch import Tensor
 
-from daclip.data.photos import CleanPhoto, PhotoSource, name_fraction, split_by_name
-from daclip.degradations import join_classes
+from daclip.data.photos import PhotoSource, name_fraction, split_by_name
+from daclip.degradations.base import join_classes
 from daclip.errors import DaclipError
 from daclip.files import one_line
 from daclip.images import decode_pixels, encoded_size
@@ -31,13 +31,10 @@ def open_split(
     such file, or a name on the hub. With `streaming` rows are read in passing, not downloaded and indexed."""
     path = Path(root)
     try:
-        if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
-            saved = datasets.load_from_disk(root)
-            if not isinstance(saved, datasets.DatasetDict):
-                saved = {str(saved.split or "train"): saved}
+        if (saved := saved_splits(path)) is not None:
             _require_split(root, split, list(saved))
-            saved = saved[split]
-            return saved.to_iterable_dataset(num_shards=min(PIECES, len(saved))) if streaming else saved
+            rows = saved[split]
+            return rows.to_iterable_dataset(num_shards=min(PIECES, len(rows))) if streaming else rows
         if path.is_file():
             if path.suffix not in FILE_KINDS:  # other loaders of the library exist, one of which unpickles
                 raise DaclipError(f"{root}: not a file of rows ({', '.join(FILE_KINDS)}); check data.root")
@@ -54,6 +51,14 @@ def open_split(
             f"{root}: the split '{split}' cannot be opened ({where}: {one_line(error)[:300]}); check data.root, "
             "data.photos.split, data.photos.validation and the network"
         ) from error
+
+
+def saved_splits(folder: Path) -> Mapping[str, datasets.Dataset] | None:
+    """The splits of a `save_to_disk` folder; None for any other folder."""
+    if not any((folder / name).is_file() for name in ("dataset_dict.json", "state.json")):  # all splits, or one
+        return None
+    saved = datasets.load_from_disk(str(folder))
+    return saved if isinstance(saved, datasets.DatasetDict) else {str(saved.split or "train"): saved}
 
 
 def _require_split(root: str, split: str, known: Sequence[str]) -> None:
@@ -190,7 +195,7 @@ def _decoded(row: HubRow, column: str) -> Tensor:
     return row.decode(column)
 
 
-class HubPhotos(PhotoSource):
+class HubPhotos(PhotoSource[HubRow]):
     """Photos of a Hugging Face dataset. Rows that name a degradation are real pairs (with `lq_column`); from the others
     it is synthesised. Validation rows are those of a split, or chosen by the hash of the name."""
 
@@ -296,14 +301,10 @@ class HubPhotos(PhotoSource):
             return train, self._listed(self.validation_split)
         return split_by_name(train, self.share, self.root)
 
-    def train(self) -> Sequence[CleanPhoto]:
-        """Photos to learn from; not for a stream."""
+    @cached_property
+    def _train(self) -> Sequence[HubRow]:
         if self.streaming:
             raise DaclipError(f"{self.root} is streamed, so its photos are not listed; set data.photos.streaming=false")
-        return self._train
-
-    @cached_property
-    def _train(self) -> list[HubRow]:
         for photo in self._splits[0]:
             self.refuse_shared(photo)
         return self._splits[0]
@@ -320,27 +321,18 @@ class HubPhotos(PhotoSource):
     @cached_property
     def held_back(self) -> dict[str, HubRow]:
         """Rows of a validation split of its own by name."""
-        return {photo.name: photo for photo in self._chosen} if self.validation_split else {}
-
-    def validation(self) -> Sequence[CleanPhoto]:
-        """Photos that training never sees, at most `validation_rows` of them, spread over all."""
-        return self._chosen
+        return {photo.name: photo for photo in self._validation} if self.validation_split else {}
 
     @cached_property
-    def _chosen(self) -> Sequence[HubRow]:
+    def _validation(self) -> Sequence[HubRow]:
+        """At most `validation_rows`: spread over all, or the first of a stream, kept in memory."""
         if self.streaming:
-            return self._validation_stream
+            rows, columns = self._open(self.validation_split or self.split, streaming=True)
+            wanted = (row for row in rows if self.validation_split or self.is_validation(columns.key(row)))
+            return [self.photo(row, columns) for row in islice(wanted, self.validation_rows)]
         found = self._splits[1]
         count = min(self.validation_rows or len(found), len(found))
         return [found[i * len(found) // count] for i in range(count)]
-
-    @cached_property
-    def _validation_stream(self) -> list[HubRow]:
-        """The first validation rows of the stream, kept in memory."""
-        split = self.validation_split or self.split
-        rows, columns = self._open(split, streaming=True)
-        wanted = (row for row in rows if self.validation_split or self.is_validation(columns.key(row)))
-        return [self.photo(row, columns) for row in islice(wanted, self.validation_rows)]
 
     def is_validation(self, key: str) -> bool:
         """Whether a row of the training split belongs to the validation share."""

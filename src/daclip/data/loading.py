@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from multiprocessing.queues import Queue
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -51,24 +51,33 @@ class EpochLoader:
     """Batches of an endless loader in epochs of `steps`. One iterator serves all epochs, so what comes next depends on
     the batches handed out (`done`) alone. `loader_from` makes the loader that begins with a given step."""
 
-    def __init__(self, loader_from: Callable[[int], Iterable[RestorationBatch]], steps: int, done: int):
+    def __init__(self, loader_from: Callable[[int], Iterable[RestorationBatch]], steps: int | None, done: int):
         self.loader_from, self.steps, self.done = loader_from, steps, done
-        self._batches: Iterator[RestorationBatch] | None = None
+        self._batches: Iterator[Any] | None = None
 
     def __len__(self) -> int:
         """Batches of one epoch."""
+        if self.steps is None:
+            raise TypeError("a stream read to its end has no known length")
         return self.steps
 
     def __iter__(self) -> Iterator[RestorationBatch]:
         """The next epoch's batches."""
         if self._batches is None:
-            self._batches = iter(self.loader_from(self.done))
+            self._batches = self._begun()
         for batch in itertools.islice(self._batches, self.steps):
-            self.done += 1
-            yield batch
+            yield self._counted(batch)
 
-    def position(self) -> int:
-        """Number of batches handed out since the beginning of training."""
+    def _begun(self) -> Iterator[Any]:
+        """What goes on behind the last batch."""
+        return iter(self.loader_from(self.done))
+
+    def _counted(self, batch: Any) -> RestorationBatch:
+        self.done += 1
+        return cast(RestorationBatch, batch)
+
+    def position(self) -> Any:
+        """Where training stands, in plain containers: the number of batches handed out since its beginning."""
         return self.done
 
     def close(self) -> None:

@@ -91,8 +91,13 @@ def pair_account(rules: Mapping[str, int]) -> str:
     >>> pair_account({"name": 8, "beginning of the name": 2})
     '10 pairs (8 by name, 2 by beginning of the name)'
     """
+    return f"{sum(rules.values())} pairs{by_rule(rules)}"
+
+
+def by_rule(rules: Mapping[str, int]) -> str:
+    """How many were found by which rule, in brackets; nothing where there is none."""
     how = ", ".join(f"{count} by {rule}" for rule, count in rules.items())
-    return f"{sum(rules.values())} pairs" + (f" ({how})" if how else "")
+    return f" ({how})" if how else ""
 
 
 def require_partners(found: Matching, lq: str, gt: str) -> None:

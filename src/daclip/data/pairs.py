@@ -13,9 +13,11 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from daclip.data.photos import CleanPhoto
+from daclip.data.selection import by_class
 from daclip.degradations import Degradation
 from daclip.degradations.base import split_classes, vocabulary
 from daclip.degradations.clean import Clean
+from daclip.degradations.draws import uniform
 from daclip.errors import DaclipError, DamagedPhotoError
 from daclip.pixels import LUMA
 from daclip.rng import generator_for
@@ -56,10 +58,6 @@ def random_crop(pixels: Tensor, side: int, generator: torch.Generator) -> Tensor
     return pixels[..., top : top + side, left : left + side]
 
 
-def _uniform(low: float, high: float, generator: torch.Generator) -> float:
-    return low + (high - low) * torch.rand((), generator=generator).item()
-
-
 def _resized(pixels: Tensor, size: int) -> Tensor:
     """uint8 `[C, h, w]` as float32 `[C, size, size]` in [0, 1]."""
     image = pixels.float().div_(255)
@@ -90,29 +88,29 @@ class Augmentation:
     def crop(self, pixels: Tensor, size: int, generator: torch.Generator) -> Tensor:
         """Cut and change one crop: uint8 `[3, H, W]` → float32 `[3, size, size]` in [0, 1]."""
         image = self._piece(pixels, size, generator)
-        if self.collage and _uniform(0, 1, generator) < self.collage:
+        if self.collage and uniform(0, 1, generator) < self.collage:
             for _ in range(int(torch.randint(1, MOST_LEAVES + 1, (), generator=generator))):
                 image = lay(self._piece(pixels, size, generator), image, generator)
-        if self.gray and _uniform(0, 1, generator) < self.gray:
+        if self.gray and uniform(0, 1, generator) < self.gray:
             image = (image * LUMA).sum(0, keepdim=True).expand(3, -1, -1)
         return self.traced(image.contiguous(), generator)
 
     def traced(self, image: Tensor, generator: torch.Generator) -> Tensor:
         """The image `[3, H, W]`, for a share of them with traces."""
-        if self.traces is None or _uniform(0, 1, generator) >= self.trace_share:
+        if self.traces is None or uniform(0, 1, generator) >= self.trace_share:
             return image
         return self.traces(image[None], [generator])[0]
 
     def _piece(self, pixels: Tensor, size: int, generator: torch.Generator) -> Tensor:
         shorter = min(pixels.shape[-2:])
         low, high = np.log(self.zoom[0]), np.log(self.zoom[1])
-        side = min(shorter, round(size / float(np.exp(_uniform(low, high, generator)))))
+        side = min(shorter, round(size / float(np.exp(uniform(low, high, generator)))))
         image = self._turned(_resized(random_crop(pixels, side, generator), size), generator)
-        if self.permute and _uniform(0, 1, generator) < self.permute:
+        if self.permute and uniform(0, 1, generator) < self.permute:
             image = image[torch.randperm(3, generator=generator)]
         if self.colour:
             gain = 1 + self.colour * (2 * torch.rand(3, 1, 1, generator=generator) - 1)
-            gamma = float(np.exp(self.colour * _uniform(-1, 1, generator)))
+            gamma = float(np.exp(self.colour * uniform(-1, 1, generator)))
             image = image.pow(gamma).mul_(gain).clamp_(0, 1)
         return image
 
@@ -272,10 +270,7 @@ class TrainingPairs(Dataset[Sample]):
     def __init__(self, photos: Sequence[CleanPhoto], maker: PairMaker, mix: Mix, length: int, seed: int):
         self.maker, self.real_share, self.length, self.seed = maker, mix.real_share, length, seed
         self.plain = [photo for photo in photos if not photo.class_name]
-        self.real: dict[str, list[CleanPhoto]] = {}
-        for photo in photos:
-            if photo.class_name:
-                self.real.setdefault(photo.class_name, []).append(photo)
+        self.real = by_class(photo for photo in photos if photo.class_name)
         self.plain_lottery = PhotoLottery(self.plain) if self.plain else None
         self.lotteries = {class_name: PhotoLottery(found) for class_name, found in self.real.items()}
         classes = [*(maker.degradations if self.plain else ()), *sorted(self.real)]

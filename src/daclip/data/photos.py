@@ -3,14 +3,13 @@
 import hashlib
 import json
 import os
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from torch import Tensor
 
@@ -46,6 +45,9 @@ class CleanPhoto(Protocol):
         """Its own degraded version, as `pixels`; only where `class_name` is not empty."""
 
 
+P = TypeVar("P", bound=CleanPhoto)
+
+
 @dataclass(frozen=True)
 class Photo:
     """A clean photo on disk, see `CleanPhoto`; `degraded` is the file of its own degraded version."""
@@ -70,9 +72,11 @@ class Photo:
         return cached_pixels(self.degraded)
 
 
-class PhotoSource(ABC):
+class PhotoSource(Generic[P]):
     """Base class of sources: clean photos with a fixed split by photo, never by crop."""
 
+    _train: Sequence[P]
+    _validation: Sequence[P]
     has_plain: bool = True  # there are photos without a degraded version of their own, to synthesise from
     classes: Sequence[str] = ()  # degradations of the photos that come with a degraded version
     streaming: bool = False  # training photos are read in passing (`daclip.data.stream`) instead of listed by `train`
@@ -83,13 +87,13 @@ class PhotoSource(ABC):
         """Slow work that is needed once, such as captions; one process of several calls it first."""
         return None
 
-    @abstractmethod
-    def train(self) -> Sequence[CleanPhoto]:
+    def train(self) -> Sequence[P]:
         """Photos to learn from."""
+        return self._train
 
-    @abstractmethod
-    def validation(self) -> Sequence[CleanPhoto]:
+    def validation(self) -> Sequence[P]:
         """Photos that training never sees."""
+        return self._validation
 
 
 def name_fraction(name: str) -> float:
@@ -108,9 +112,6 @@ def validation_names(names: Iterable[str], share: float) -> set[str]:
     ordered = sorted(set(names), key=name_fraction)
     count = sum(name_fraction(name) < share for name in ordered)
     return set(ordered[: min(max(count, 1), max(len(ordered) - 1, 0))])
-
-
-P = TypeVar("P", bound=CleanPhoto)
 
 
 def split_by_name(

@@ -2,17 +2,16 @@
 
 import filecmp
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from daclip.data.pairing import small_copy, strangers
-from daclip.data.photos import CleanPhoto, Photo, name_fraction
+from daclip.data.photos import CleanPhoto, P, Photo, name_fraction
 from daclip.errors import DaclipError, DamagedPhotoError
 from daclip.files import sample
 
-FEW = 0.1  # share of photos with captions below which a loss on captions learns nothing
 COMPARED = 16  # pairs of a class that are looked at before training
 HEAD = 4096  # bytes that tell most files of one length apart
 
@@ -31,8 +30,21 @@ def large_enough(photos: Sequence[CleanPhoto], side: int, setting: str) -> tuple
     names = [photo.name for photo in small]
     if small and len(small) == len(photos):
         raise DaclipError(f"{setting}={side}: every photo is smaller ({sample(names)}); lower {setting}")
-    gone = set(map(id, small))
-    return [photo for photo in photos if id(photo) not in gone], names
+    return without(photos, small), names
+
+
+def without(photos: Sequence[CleanPhoto], gone: Iterable[CleanPhoto]) -> list[CleanPhoto]:
+    """The photos but for these very ones; equal photos may belong to several sources."""
+    left_out = set(map(id, gone))
+    return [photo for photo in photos if id(photo) not in left_out]
+
+
+def by_class(photos: Iterable[P]) -> dict[str, list[P]]:
+    """Photos by the class of their own degraded version, in their order; empty for those that have none."""
+    groups: dict[str, list[P]] = {}
+    for photo in photos:
+        groups.setdefault(photo.class_name, []).append(photo)
+    return groups
 
 
 def in_place_of(validation: Sequence[CleanPhoto], train: Sequence[CleanPhoto], side: int) -> list[CleanPhoto]:
@@ -43,12 +55,11 @@ def in_place_of(validation: Sequence[CleanPhoto], train: Sequence[CleanPhoto], s
     large = sorted(
         (photo for photo in train if not _is_small(photo, side)), key=lambda photo: name_fraction(photo.name)
     )
-    return [photo for photo in large if _place(photo) == _place(large[0])]
 
+    def scene(photo: CleanPhoto) -> str:
+        return photo.path.stem if isinstance(photo, Photo) else photo.name
 
-def _place(photo: CleanPhoto) -> str:
-    """What photos of one scene under several classes have in common."""
-    return photo.path.stem if isinstance(photo, Photo) else photo.name
+    return [photo for photo in large if scene(photo) == scene(large[0])]
 
 
 def sampled(photos: Sequence[CleanPhoto], most: int | None) -> list[CleanPhoto]:
@@ -57,36 +68,24 @@ def sampled(photos: Sequence[CleanPhoto], most: int | None) -> list[CleanPhoto]:
         return list(photos)
     if most < 1:
         raise DaclipError(f"data.validation_photos must be at least 1, or null for all, got {most}")
-    by_class: dict[str, list[CleanPhoto]] = {}
-    for photo in photos:
-        by_class.setdefault(photo.class_name, []).append(photo)
-    chosen = {
-        id(photo)
-        for group in by_class.values()
-        for photo in sorted(group, key=lambda photo: name_fraction(photo.name))[:most]
-    }
-    return [photo for photo in photos if id(photo) in chosen]
+    ordered = by_class(sorted(photos, key=lambda photo: name_fraction(photo.name)))
+    return without(photos, [photo for group in ordered.values() for photo in group[most:]])
 
 
 def copies(train: Sequence[CleanPhoto], validation: Sequence[CleanPhoto]) -> list[tuple[Photo, Photo]]:
     """Training photos whose file holds the same as that of a validation photo, each with that one."""
-    held_back: dict[int, list[Photo]] = {}
+    listed = [photo for photo in train if isinstance(photo, Photo)]
+    lengths = {_length(photo.path) for photo in listed} - {-1}
+    held_back: dict[tuple[int, bytes], list[Photo]] = {}
     for photo in validation:
-        if isinstance(photo, Photo):
-            held_back.setdefault(_length(photo.path), []).append(photo)
-    heads: dict[int, dict[bytes, list[Photo]]] = {}
-    found: list[tuple[Photo, Photo]] = []
-    for photo in train:
-        if not isinstance(photo, Photo) or (length := _length(photo.path)) not in held_back or length < 0:
-            continue
-        if length not in heads:
-            heads[length] = {}
-            for other in held_back[length]:
-                heads[length].setdefault(_head(other.path), []).append(other)
-        for other in heads[length].get(_head(photo.path), ()):
-            if filecmp.cmp(photo.path, other.path, shallow=False):
-                found.append((photo, other))
-                break
+        if isinstance(photo, Photo) and (length := _length(photo.path)) in lengths:
+            held_back.setdefault((length, _head(photo.path)), []).append(photo)
+    lengths = {length for length, _ in held_back}
+    found = []
+    for photo in listed:
+        if (length := _length(photo.path)) in lengths:
+            alike = held_back.get((length, _head(photo.path)), ())
+            found += [(photo, other) for other in alike if filecmp.cmp(photo.path, other.path, shallow=False)][:1]
     return found
 
 
@@ -105,11 +104,7 @@ def _head(path: Path) -> bytes:
 
 def refuse_strangers(photos: Sequence[CleanPhoto]) -> None:
     """Refuse classes of real pairs most of whose pairs show different pictures, by a sample of each."""
-    by_class: dict[str, list[CleanPhoto]] = {}
-    for photo in photos:
-        if photo.class_name:
-            by_class.setdefault(photo.class_name, []).append(photo)
-    for class_name, group in by_class.items():
+    for class_name, group in by_class(photo for photo in photos if photo.class_name).items():
         looked_at: list[CleanPhoto] = []
         sides: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
         for photo in sampled(group, COMPARED):
@@ -127,13 +122,3 @@ def refuse_strangers(photos: Sequence[CleanPhoto]) -> None:
                 f"compared ({sample([looked_at[i].name for i in found])}); see `daclip check-dataset`, or train on "
                 "them with data.allow_unlike=true"
             )
-
-
-def require_captions(photos: Sequence[CleanPhoto]) -> None:
-    """Refuse photos hardly any of which have captions."""
-    count = sum(bool(photo.caption) for photo in photos)
-    if count < FEW * len(photos):
-        raise DaclipError(
-            f"stage.loss.caption_weight needs captions, and {count} of {len(photos)} photos have one; give "
-            "data.photos.captions=FILE or photo.txt beside photo.jpg, or set stage.loss.caption_weight=0"
-        )

@@ -23,22 +23,7 @@ SPLITS = ("train", "val")
 log = logging.getLogger(__name__)
 
 
-class ListedPhotos(PhotoSource):
-    """Base class of the sources that know all photos from the beginning."""
-
-    _train: Sequence[Photo]
-    _validation: Sequence[Photo]
-
-    def train(self) -> Sequence[Photo]:
-        """Photos to learn from."""
-        return self._train
-
-    def validation(self) -> Sequence[Photo]:
-        """Photos that training never sees."""
-        return self._validation
-
-
-class EmbeddedPhotos(ListedPhotos):
+class EmbeddedPhotos(PhotoSource[Photo]):
     """The colour photographs inside scikit-image's wheel: no download needed. `validation` are the file names of those
     that training never sees; two views of one motorcycle, as one scene, are on the same side."""
 
@@ -55,7 +40,7 @@ class EmbeddedPhotos(ListedPhotos):
         self._validation = [photo for photo in photos if photo.path.name in validation]
 
 
-class PhotoFolder(ListedPhotos):
+class PhotoFolder(PhotoSource[Photo]):
     """Image files below a folder, split by the hash of the path; captions from a csv or jsonl, else `.txt` files."""
 
     def __init__(self, root: str | Path | None, validation: float, captions: str | Path | None = None):
@@ -80,7 +65,7 @@ def _types(root: Path) -> list[Path]:
     return found
 
 
-class PairedFolder(ListedPhotos):
+class PairedFolder(PhotoSource[Photo]):
     """Real pairs: `ROOT/TYPE/LQ/*` and `ROOT/TYPE/GT/*`, or the same below `ROOT/train` and `ROOT/val`; TYPE is the
     class. Without `val` the hash of the GT file's path below GT splits, so that a photo under several types stays on
     one side. `captions` is for `OfficialCaptions`."""
@@ -147,7 +132,7 @@ def _clean_key(photo: Photo) -> str:
     return "/".join(parts[len(parts) - parts[::-1].index("GT") :])
 
 
-class MixedPhotos(PhotoSource):
+class MixedPhotos(PhotoSource[CleanPhoto]):
     """The photos of several sources, real pairs among them; each source keeps its own split."""
 
     def __init__(self, sources: Mapping[str, PhotoSource]):
@@ -166,12 +151,12 @@ class MixedPhotos(PhotoSource):
         for source in self.sources.values():
             source.prepare()
 
-    def train(self) -> Sequence[CleanPhoto]:
-        """Photos to learn from, source by source."""
+    @cached_property
+    def _train(self) -> Sequence[CleanPhoto]:
         return [photo for source in self.sources.values() for photo in source.train()]
 
-    def validation(self) -> Sequence[CleanPhoto]:
-        """Photos that training never sees, source by source."""
+    @cached_property
+    def _validation(self) -> Sequence[CleanPhoto]:
         return [photo for source in self.sources.values() for photo in source.validation()]
 
 
@@ -188,7 +173,7 @@ def _log_tenths() -> Progress:
     return progress
 
 
-class CaptionedFolder(PhotoSource):
+class CaptionedFolder(PhotoSource[Photo]):
     """The photos of a folder, de-duplicated and captioned through a dataset that is built in the cache at the first
     use. Pixels are read from the folder, decoded once. `options` are other attributes of `DatasetRecipe`."""
 
@@ -221,10 +206,10 @@ class CaptionedFolder(PhotoSource):
         plan = self.built.plan
         return [Photo(row.name, plan.root / row.name, row.caption) for row in plan.split(split)]
 
-    def train(self) -> Sequence[Photo]:
-        """Photos to learn from."""
+    @cached_property
+    def _train(self) -> Sequence[Photo]:
         return self._photos("train")
 
-    def validation(self) -> Sequence[Photo]:
-        """Photos that training never sees."""
+    @cached_property
+    def _validation(self) -> Sequence[Photo]:
         return self._photos("test")

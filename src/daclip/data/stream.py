@@ -12,7 +12,7 @@ from datasets.distributed import split_dataset_by_node
 from torch.utils.data import IterableDataset, get_worker_info
 
 from daclip.data.hub import HubPhotos
-from daclip.data.loading import DamagedPhotos, data_loader
+from daclip.data.loading import DamagedPhotos, EpochLoader, data_loader
 from daclip.data.pairs import ClassSchedule, PairMaker, Sample, collate
 from daclip.data.photos import name_fraction
 from daclip.degradations import split_classes
@@ -190,39 +190,25 @@ class StreamedPairs(IterableDataset[Delivered | None]):
         return self.maker.cut(photo, generator)
 
 
-class StreamLoader:
+class StreamLoader(EpochLoader):
     """Batches of a stream in epochs of `steps`, or up to the stream's end, with a position that a checkpoint can hold.
     Loader processes read on from epoch to epoch and take turns; only what was handed out here is counted."""
 
     def __init__(self, pairs: StreamedPairs, steps: int | None):
-        self.pairs, self.steps = pairs, steps
-        self.positions = list(pairs.positions)
-        self.turn = 0
-        self._batches: Iterator[Delivered | None] | None = None
+        super().__init__(lambda _: data_loader(pairs, None, pairs.num_workers, pairs.seed), steps, 0)
+        self.pairs, self.positions, self.turn = pairs, list(pairs.positions), 0
 
-    def __len__(self) -> int:
-        """Batches of one epoch."""
-        if self.steps is None:
-            raise TypeError("a stream read to its end has no known length")
-        return self.steps
+    def _begun(self) -> Iterator[Delivered]:
+        self.pairs.positions, self.pairs.turn = list(self.positions), self.turn
+        return (item for item in super()._begun() if item is not None)
 
-    def __iter__(self) -> Iterator[RestorationBatch]:
-        """The next epoch's batches."""
-        if self._batches is None:
-            self.pairs.positions, self.pairs.turn = list(self.positions), self.turn
-            self._batches = iter(data_loader(self.pairs, None, self.pairs.num_workers, self.pairs.seed))
-        delivered = (item for item in self._batches if item is not None)
-        for item in itertools.islice(delivered, self.steps):
-            self.positions[item.worker] = item.position
-            self.turn = (item.worker + 1) % len(self.positions)
-            yield item.batch
-
-    def close(self) -> None:
-        """End the loader processes; the next epoch starts new ones where these stood."""
-        self._batches = None
+    def _counted(self, batch: Delivered) -> RestorationBatch:
+        self.positions[batch.worker] = batch.position
+        self.turn = (batch.worker + 1) % len(self.positions)
+        return batch.batch
 
     def position(self) -> dict[str, Any]:
-        """Where the stream stands behind the last batch, in plain containers."""
+        """Where the stream stands behind the last batch."""
         return {"turn": self.turn, "positions": [asdict(position) for position in self.positions]}
 
     def resume(self, state: Mapping[str, Any]) -> None:

@@ -1,7 +1,7 @@
 """Missing parts of a picture, for inpainting: strokes, scratches, text, boxes, blobs, whole sides."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -15,6 +15,8 @@ from daclip.degradations.digital import resaved
 from daclip.degradations.draws import choose, ramp, uniform
 from daclip.degradations.fields import smooth_noise
 from daclip.degradations.options import Number, Range, Weights, configured
+
+Point = tuple[float, float]
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.,:!?&"
 JPEG_QUALITY = 90
@@ -68,13 +70,8 @@ class Inpainting(Degradation):
         step = uniform(0.5, 1.5, generator) * 2 * thickness
         count = int(torch.randint(4, 9, (), generator=generator))
         numbers = torch.rand(count + 3, generator=generator).tolist()
-        x, y, heading = numbers[0] * width, numbers[1] * height, numbers[2] * 2 * math.pi
-        points = [(x, y)]
-        for number in numbers[3:]:
-            heading += (2 * number - 1) * math.pi / 3
-            x, y = x + step * math.cos(heading), y + step * math.sin(heading)
-            points.append((x, y))
-        _polyline(pen, points, thickness)
+        moves = [((2 * number - 1) * math.pi / 3, step) for number in numbers[3:]]
+        _polyline(pen, _way(height, width, numbers[:3], moves), thickness)
 
     def _block(self, pen: ImageDraw.ImageDraw, height: int, width: int, generator: torch.Generator) -> None:
         """One axis-parallel rectangle, at most a fifth of the picture a side."""
@@ -219,18 +216,27 @@ def _line(
 ) -> None:
     """A polyline with round joints and ends; `reach` is the length of a segment relative to 4 thicknesses."""
     count = int(torch.randint(1, 9, (), generator=generator))
-    x, y, heading, *numbers = torch.rand(3 + 2 * count, generator=generator).tolist()
-    x, y, heading = x * width, y * height, heading * 2 * math.pi
+    numbers = torch.rand(3 + 2 * count, generator=generator).tolist()
+    moves = [
+        ((2 * turn - 1) * (2.4 if reach > 1 else 1.0), 4 * thickness * reach * (0.2 + 0.8 * length))
+        for turn, length in zip(numbers[3::2], numbers[4::2], strict=True)
+    ]
+    _polyline(pen, _way(height, width, numbers[:3], moves), thickness)
+
+
+def _way(height: int, width: int, start: Sequence[float], moves: Iterable[tuple[float, float]]) -> list[Point]:
+    """Points on the way of a pen that turns by an angle and goes on by a length, again and again; `start` is the first
+    point and the heading, as shares of width, height and a turn."""
+    x, y, heading = start[0] * width, start[1] * height, start[2] * 2 * math.pi
     points = [(x, y)]
-    for turn, length in zip(numbers[::2], numbers[1::2], strict=True):
-        heading += (2 * turn - 1) * (2.4 if reach > 1 else 1.0)
-        step = 4 * thickness * reach * (0.2 + 0.8 * length)
-        x, y = x + step * math.cos(heading), y + step * math.sin(heading)
+    for turn, length in moves:
+        heading += turn
+        x, y = x + length * math.cos(heading), y + length * math.sin(heading)
         points.append((x, y))
-    _polyline(pen, points, thickness)
+    return points
 
 
-def _polyline(pen: ImageDraw.ImageDraw, points: Sequence[tuple[float, float]], thickness: float) -> None:
+def _polyline(pen: ImageDraw.ImageDraw, points: Sequence[Point], thickness: float) -> None:
     """A line with round joints and ends."""
     pen.line(points, fill=1, width=max(round(thickness), 1))
     for point in points:
@@ -239,14 +245,9 @@ def _polyline(pen: ImageDraw.ImageDraw, points: Sequence[tuple[float, float]], t
 
 def _scratch(pen: ImageDraw.ImageDraw, height: int, width: int, generator: torch.Generator) -> None:
     """A thin line, nearly straight, across much of the picture."""
-    x, y, heading, length, bend, thickness = torch.rand(6, generator=generator).tolist()
-    x, y, heading = x * width, y * height, heading * 2 * math.pi
+    *start, length, bend, thickness = torch.rand(6, generator=generator).tolist()
     step = (0.05 + 0.95 * length**2) * max(height, width) / 8
-    points = [(x, y)]
-    for _ in range(8):
-        heading += 0.3 * (bend - 0.5)
-        x, y = x + step * math.cos(heading), y + step * math.sin(heading)
-        points.append((x, y))
+    points = _way(height, width, start, [(0.3 * (bend - 0.5), step)] * 8)
     pen.line(points, fill=1, width=1 + int(3.5 * thickness**2))
 
 
