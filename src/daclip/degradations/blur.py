@@ -9,8 +9,9 @@ from torch import Tensor
 
 from daclip.degradations.base import Degradation, Drawn
 from daclip.degradations.draws import choose, ramp, scalar, uniform
-from daclip.degradations.fields import eight_bit, smooth_noise
+from daclip.degradations.fields import smooth_noise
 from daclip.degradations.options import Number, Range, Weights, configured
+from daclip.pixels import quantise
 
 STEPS = 96  # points along a path: closer than half a pixel for the longest in use
 
@@ -181,7 +182,7 @@ class AnyMotion(Degradation):
         blurred = blurred.clamp(0, 1)
         if linear.any():
             blurred = torch.where(linear, blurred.sqrt(), blurred)
-        return eight_bit(blurred + drawn["noise"])
+        return quantise(blurred + drawn["noise"])
 
     def _path(self, generator: torch.Generator) -> Tensor:
         """Places (row, column) `[STEPS, 2]` around the origin, at most 1 away."""

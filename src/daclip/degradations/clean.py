@@ -10,9 +10,10 @@ from torch import Tensor
 from daclip.degradations.base import Degradation, Drawn, OneByOne
 from daclip.degradations.compose import named, steps
 from daclip.degradations.draws import logarithms, scalar, uniform
-from daclip.degradations.fields import eight_bit, softened
+from daclip.degradations.fields import softened
 from daclip.degradations.options import Span, fraction, span
 from daclip.errors import DaclipError
+from daclip.pixels import quantise
 
 MODES = ("bilinear", "bicubic")
 
@@ -86,4 +87,4 @@ class Traces(OneByOne):
             images = images + parts["noise"]["values"]
         if "jpeg" in parts:
             images = self.jpeg.apply(images.clamp(0, 1), parts["jpeg"])
-        return eight_bit(images)
+        return quantise(images)

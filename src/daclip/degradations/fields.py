@@ -57,11 +57,6 @@ def softened(images: Tensor, reach: int) -> Tensor:
     return total / (2 * reach + 1) ** 2
 
 
-def eight_bit(images: Tensor) -> Tensor:
-    """Values as a file stores them: clipped to [0, 1], in steps of 1/255."""
-    return (images.clamp(0, 1) * 255).round() / 255
-
-
 def torus(height: int, width: int) -> tuple[int, int]:
     """Sides of a torus that holds the picture: multiples of 32, which transform fast."""
     return -(-height // 32) * 32, -(-width // 32) * 32

@@ -7,8 +7,9 @@ from torch import Tensor
 
 from daclip.degradations.base import Degradation, Drawn, OneByOne
 from daclip.degradations.draws import choose, log_ramp, ramp, scalar, tint, uniform
-from daclip.degradations.fields import eight_bit, fractal, pixels, polygon, smooth_noise, smoothstep, softened
+from daclip.degradations.fields import fractal, pixels, polygon, smooth_noise, smoothstep, softened
 from daclip.degradations.options import Colours, Number, Range, Weights, configured
+from daclip.pixels import quantise
 
 HORIZON_SHARPNESS = 6.0  # of the sky's edge, in heights of the picture
 
@@ -100,7 +101,7 @@ class Fog(OneByOne):
         depth = torch.lerp(drawn["depth"], pushed, share)
         transmission = torch.exp(-drawn["thickness"] * torch.lerp(depth, torch.ones_like(depth), drawn["nearest"]))
         scene = torch.lerp(images, soft, drawn["scatter"] * (1 - transmission))
-        return eight_bit(torch.lerp(drawn["airlight"], scene, transmission) + drawn["noise"])
+        return quantise(torch.lerp(drawn["airlight"], scene, transmission) + drawn["noise"])
 
     def _depth(self, kind: str, height: int, width: int, generator: torch.Generator) -> Tensor:
         """A field `[H, W]` from 0 to 1."""

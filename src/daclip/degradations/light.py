@@ -8,8 +8,9 @@ from torch import Tensor
 
 from daclip.degradations.base import Degradation, Drawn, OneByOne
 from daclip.degradations.draws import choose, log_ramp, log_uniform, logarithms, ramp, scalar, uniform
-from daclip.degradations.fields import eight_bit, fractal, pixels, polygon, smooth_noise, smoothstep, softened
+from daclip.degradations.fields import fractal, pixels, polygon, smooth_noise, smoothstep, softened
 from daclip.degradations.options import Colours, Number, Range, Weights, configured
+from daclip.pixels import quantise
 
 BODY = torch.tensor(  # of a standing person, in heights: ends (across, up) of each limb and its half-width
     [
@@ -95,7 +96,7 @@ class Night(OneByOne):
         noisy = light + (drawn["shot"] * light + drawn["read"] ** 2).sqrt() * drawn["noise"]
         photo = linear_rgb_to_rgb(noisy.clamp(0, 1)).clamp(0, 1)
         photo = torch.lerp(photo, softened(photo, 1), drawn["smooth"]).pow(drawn["contrast"])
-        return eight_bit((photo - drawn["black"]) / (1 - drawn["black"]))
+        return quantise((photo - drawn["black"]) / (1 - drawn["black"]))
 
     @staticmethod
     def _light(height: int, width: int, generator: torch.Generator) -> Tensor:
