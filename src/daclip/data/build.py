@@ -5,19 +5,21 @@ import json
 import math
 import shutil
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import astuple, dataclass
 from functools import cached_property
 from glob import escape
 from pathlib import Path
 
 import datasets
+from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from filelock import FileLock
 from huggingface_hub import HfApi
 from matplotlib.figure import Figure
 
 from daclip.data.captions import Captioner, cached_captions, read_table
-from daclip.data.photos import Photo, PhotoFacts, Progress, digest_of, read_photos, validation_names, without_bars
+from daclip.data.photos import Photo, PhotoFacts, Progress, digest_of, read_photos, validation_names
 from daclip.errors import DaclipError, markdown, printable
 from daclip.files import PARTIAL, account, atomic_folder, find_photos, name_of, one_line, write_json
 from daclip.images import load_image, to_pil
@@ -211,24 +213,23 @@ def build_dataset(
     cache under the hash of its content; `overwrite` replaces a dataset of other content in `output`."""
     if output is not None and Path(output).resolve().is_relative_to(recipe.root.resolve()):
         raise DaclipError(f"--output {output} lies in the folder of photos; choose one outside of {recipe.root}")
-    with without_bars():
-        plan = recipe.plan(progress)
-        output = recipe.cache / f"dataset-{plan.digest[:16]}" if output is None else Path(output)
-        with FileLock(recipe.cache / f"{digest_of(str(output.resolve()))[:16]}.lock"):
-            built_from = _digest(output)
-            if built_from == plan.digest:
-                return BuiltDataset(output, plan, fresh=False)
-            if built_from is None and output.exists() and not (output.is_dir() and not any(output.iterdir())):
-                raise DaclipError(f"--output {output} exists and is no dataset built here; choose another folder")
-            if built_from is not None and not overwrite:
-                raise DaclipError(
-                    f"--output {output} holds a dataset of other photos, captions or options; "
-                    "choose another folder, or replace it with --overwrite"
-                )
-            for left in output.parent.glob(f".{escape(output.name[:48])}-*{PARTIAL}"):
-                shutil.rmtree(left, ignore_errors=True)  # what killed builds have left
-            with atomic_folder(output) as folder:
-                _write(plan, folder, output.name, progress)
+    plan = recipe.plan(progress)
+    output = recipe.cache / f"dataset-{plan.digest[:16]}" if output is None else Path(output)
+    with FileLock(recipe.cache / f"{digest_of(str(output.resolve()))[:16]}.lock"):
+        built_from = _digest(output)
+        if built_from == plan.digest:
+            return BuiltDataset(output, plan, fresh=False)
+        if built_from is None and output.exists() and not (output.is_dir() and not any(output.iterdir())):
+            raise DaclipError(f"--output {output} exists and is no dataset built here; choose another folder")
+        if built_from is not None and not overwrite:
+            raise DaclipError(
+                f"--output {output} holds a dataset of other photos, captions or options; "
+                "choose another folder, or replace it with --overwrite"
+            )
+        for left in output.parent.glob(f".{escape(output.name[:48])}-*{PARTIAL}"):
+            shutil.rmtree(left, ignore_errors=True)  # what killed builds have left
+        with atomic_folder(output) as folder:
+            _write(plan, folder, output.name, progress)
     return BuiltDataset(output, plan, fresh=True)
 
 
@@ -241,6 +242,19 @@ def _digest(folder: Path) -> str | None:
     return content.get("digest") if isinstance(content, dict) else None
 
 
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Silence the progress bars of `datasets`; photos have one of their own."""
+    shown = not are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            enable_progress_bars()
+
+
+@_without_bars()
 def _write(plan: Plan, folder: Path, title: str, progress: Progress | None) -> None:
     features = datasets.Features({name: kind for name, (kind, _) in COLUMNS.items()})
     done = 0

@@ -3,19 +3,17 @@
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
-from functools import partial
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from torch import Tensor
 
 from daclip.data.pairing import small_copy
-from daclip.errors import DaclipError
-from daclip.files import cannot_be_written, name_of
+from daclip.errors import DaclipError, printable
+from daclip.files import name_of, read_json, write_json
 from daclip.images import cached_pixels, decode_pixels, image_size
 
 # Receives a stage (`reading`, `captioning` or `writing`), the number of photos done, and their total.
@@ -149,7 +147,7 @@ def _facts(path: Path) -> PhotoFacts:
         content = path.read_bytes()
         pixels = decode_pixels(content, str(path))
     except OSError as error:
-        return PhotoFacts(problem=f"{path}: cannot be read ({error.strerror or error})")
+        return PhotoFacts(problem=printable(f"{path}: cannot be read ({error.strerror or error})"))
     except DaclipError as error:
         return PhotoFacts(problem=str(error))
     (height, width), copy = pixels.shape[-2:], small_copy(pixels).tobytes().hex()
@@ -178,53 +176,22 @@ def _pieces(paths: Sequence[Path]) -> Iterator[list[Path]]:
         yield piece
 
 
-@contextmanager
-def without_bars() -> Iterator[None]:
-    """Silence the progress bars of `datasets`, which would show each piece of work by itself."""
-    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-
-    before = are_progress_bars_disabled()
-    disable_progress_bars()
-    try:
-        yield
-    finally:
-        if not before:
-            enable_progress_bars()
-
-
 def read_photos(
     paths: Sequence[Path], cache: str | Path, num_workers: int, progress: Progress | None = None
 ) -> dict[Path, PhotoFacts]:
-    """Hash and decode image files in threads through the cached `map` of `datasets`: an unchanged file is read once.
-    Several folders of photos may share `cache`. `progress` is told of each piece as stage `reading`."""
-    import datasets  # takes a second, which training need not wait for
-
+    """Hash and decode image files in threads, those that have not changed only once: `cache`, which several folders of
+    photos may share, remembers. `progress` is told of each piece as stage `reading`."""
     if num_workers < 1:
         raise DaclipError(f"num_workers must be at least 1, got {num_workers}")
-    folder = Path(cache) / "files"
     found: dict[Path, PhotoFacts] = {}
-    with ThreadPoolExecutor(num_workers) as pool, without_bars():
-
-        def read(stamps: Mapping[str, list[Any]], places: list[int], piece: Sequence[Path]) -> dict[str, list[Any]]:
-            rows = [asdict(facts) for facts in pool.map(_facts, [piece[place] for place in places])]
-            return {name: [row[name] for row in rows] for name in rows[0]}
-
+    with ThreadPoolExecutor(num_workers) as pool:
         for piece in _pieces(paths):
             stamps = [_stamp(path) for path in piece]  # before reading: a file that changes meanwhile is read again
-            key = digest_of([stamps, [one.name for one in fields(PhotoFacts)]])[:32]
-            try:
-                folder.mkdir(parents=True, exist_ok=True)
-                rows = datasets.Dataset.from_list(stamps).map(
-                    partial(read, piece=piece),
-                    batched=True,
-                    with_indices=True,
-                    remove_columns=list(stamps[0]),
-                    cache_file_name=str(folder / f"{key}.arrow"),
-                    new_fingerprint=key,
-                )
-            except OSError as error:
-                raise cannot_be_written(folder, error) from None
-            for path, row in zip(piece, rows, strict=True):
+            key = digest_of([stamps, [one.name for one in fields(PhotoFacts)]])
+            known = Path(cache) / "files" / f"{key[:32]}.json"
+            if not known.is_file():
+                write_json(known, [asdict(facts) for facts in pool.map(_facts, piece)])
+            for path, row in zip(piece, read_json(known), strict=True):
                 # A problem is looked into anew each time: the disk may be back, a permission given.
                 found[path] = _facts(path) if row["problem"] else PhotoFacts(**row)
             if progress:
