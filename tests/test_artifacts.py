@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from hydra.utils import get_object
 from safetensors import SafetensorError
 from small_clip import CLIP
 from torch import nn
@@ -18,6 +19,7 @@ from daclip.artifacts import (
     load_daclip,
     load_denoiser,
     point_latest,
+    present_names,
     read_metrics,
     save_artifact,
 )
@@ -204,3 +206,17 @@ def test_an_artifact_written_before_the_move_restores_as_it_did(tmp_path: Path) 
     data = restorer.artifact.build("data")
     assert data.num_workers == 0
     assert len(data.validation_pairs()) == 2 * 3
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("weather.Haze", "weather.Rain", "weather.Snow", "weather.Raindrops", "raindrops.Raindrops"),
+        *("world.clean.Clean", "world.clean.Traces", "world.codec.AnyCodec", "world.drops.WaterOnGlass"),
+        *("world.fog.Fog", "world.holes.AnyHoles", "world.motion.AnyMotion", "world.night.Night"),
+        *("world.rainfall.Rainfall", "world.sensor.AnyNoise", "world.shadows.CastShadows", "world.snowfall.Snowfall"),
+    ],
+)
+def test_degradations_are_found_under_their_earlier_names(name: str) -> None:
+    present = present_names({"_target_": f"daclip.degradations.{name}"})["_target_"]
+    assert get_object(present).__qualname__ == name.rpartition(".")[2]
