@@ -99,23 +99,24 @@ def test_equal_names_are_pairs_whatever_they_are(names: list[str]) -> None:
     assert all("rain" not in key_of(f"rain_{name}.png") for name in names)
 
 
-def copies(*pictures: np.ndarray) -> np.ndarray:
-    return np.stack([small_copy(torch.from_numpy(picture.copy()).permute(2, 0, 1)) for picture in pictures])
+def unlike(lq: list[np.ndarray], gt: list[np.ndarray]) -> dict[int, str]:
+    pairs = zip(lq, gt, strict=True)
+    return strangers([[small_copy(torch.from_numpy(one.copy()).permute(2, 0, 1)) for one in pair] for pair in pairs])
 
 
 def test_pairs_of_different_pictures_are_told_from_degraded_ones() -> None:
     clean = [data.astronaut()[i : i + 96, i : i + 128] for i in range(0, 360, 45)]
     noise = np.random.default_rng(0)
     noisy = [(picture // 3 + noise.integers(0, 60, picture.shape)).astype(np.uint8) for picture in clean]
-    assert strangers(copies(*noisy), copies(*clean)) == {}
+    assert unlike(noisy, clean) == {}
     swapped = [noisy[1], noisy[0], *noisy[2:]]
-    assert set(strangers(copies(*swapped), copies(*clean))) == {0, 1}
+    assert set(unlike(swapped, clean)) == {0, 1}
     turned = [picture[::-1, ::-1] for picture in noisy]
-    assert len(strangers(copies(*turned), copies(*clean))) > len(clean) / 2
+    assert len(unlike(turned, clean)) > len(clean) / 2
     # Holes hide most of some pictures, which is what they are for.
     holed = [picture.copy() for picture in clean]
     for i, picture in enumerate(holed):
         picture[: 12 * i] = 255
-    assert strangers(copies(*holed), copies(*clean)) == {}
+    assert unlike(holed, clean) == {}
     # A uniform picture tells nothing.
-    assert strangers(copies(np.zeros_like(clean[0])), copies(clean[0])) == {}
+    assert unlike([np.zeros_like(clean[0])], clean[:1]) == {}

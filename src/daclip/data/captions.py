@@ -34,8 +34,8 @@ def read_table(path: str | Path, columns: Sequence[str]) -> dict[str, dict[str, 
     if not path.is_file():
         raise DaclipError(f"{path}: no such file; check the path")
     table: dict[str, dict[str, str]] = {}
+    text = _text(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
         # Not splitlines(): quoted csv fields and JSON strings may hold any line separator of Unicode.
         rows: Sequence[Mapping[str, str | None]] = (
             [json.loads(line) for line in text.split("\n") if line.strip()]
@@ -50,9 +50,15 @@ def read_table(path: str | Path, columns: Sequence[str]) -> dict[str, dict[str, 
     except (json.JSONDecodeError, KeyError, TypeError, csv.Error) as error:
         needed = " and ".join(["name", *columns])
         raise DaclipError(f"{path}: needs the columns {needed} in every row ({error})") from None
+    return table
+
+
+def _text(path: Path) -> str:
+    """Content of a text file, empty where there is none."""
+    try:
+        return path.read_text(encoding="utf-8-sig") if path.is_file() else ""
     except (UnicodeDecodeError, OSError) as error:
         raise DaclipError(f"{path}: cannot be read as UTF-8 text ({error})") from None
-    return table
 
 
 def find_texts(names: Iterable[str], rows: Mapping[str, str]) -> tuple[dict[str, str], Counter[str]]:
@@ -202,13 +208,7 @@ class SidecarCaptions(Captioner):
 
     def describe(self, photos: Sequence[Photo]) -> list[str]:
         """The texts beside the photos."""
-        texts = []
-        for path in (photo.path.with_suffix(".txt") for photo in photos):
-            try:
-                texts.append(path.read_text(encoding="utf-8-sig").strip() if path.is_file() else "")
-            except (UnicodeDecodeError, OSError) as error:
-                raise DaclipError(f"{path}: cannot be read as UTF-8 text ({error})") from None
-        return texts
+        return [_text(photo.path.with_suffix(".txt")).strip() for photo in photos]
 
 
 class CaptionFile(Captioner):

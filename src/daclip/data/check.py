@@ -243,11 +243,10 @@ def _unlike(pairs: Sequence[tuple[str, str, str, str]]) -> list[Problem]:
     problems = []
     for class_name in sorted({pair[0] for pair in pairs}):
         own = [pair for pair in pairs if pair[0] == class_name]
-        sides = [
-            np.frombuffer(bytes.fromhex("".join(pair[side] for pair in own)), np.uint8).reshape(-1, SIDE, SIDE)
-            for side in (2, 3)
+        copies = [
+            [np.frombuffer(bytes.fromhex(copy), np.uint8).reshape(SIDE, SIDE) for copy in pair[2:]] for pair in own
         ]
-        problems += [Problem("another picture", own[i][1], why) for i, why in strangers(*sides).items()]
+        problems += [Problem("another picture", own[i][1], why) for i, why in strangers(copies).items()]
     return problems
 
 

@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
@@ -116,11 +116,13 @@ def small_copy(pixels: Tensor) -> np.ndarray:
     return copy
 
 
-def strangers(lq: np.ndarray, gt: np.ndarray) -> dict[int, str]:
-    """Pairs of one class whose small copies (uint8 `[N, SIDE, SIDE]` each) show different pictures, with the reason. A
-    hole or dense haze hides a picture as well, so a low correlation counts only where it is not the degradation's own:
+def strangers(copies: Sequence[Sequence[np.ndarray]]) -> dict[int, str]:
+    """Pairs of one class whose small copies (of LQ and of GT) show different pictures, with the reason. A hole or dense
+    haze hides a picture as well, so a low correlation counts only where it is not the degradation's own:
     most pairs of the class have one, or hardly any other, or the photo looks like another clean one."""
-    degraded, clean = _standard(lq), _standard(gt)
+    if not copies:
+        return {}
+    degraded, clean = (_standard(np.stack(side)) for side in zip(*copies, strict=True))
     own = (degraded * clean).sum(1)
     judged = degraded.any(1) & clean.any(1)
     low = np.flatnonzero(judged & (own < UNLIKE))

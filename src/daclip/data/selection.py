@@ -3,9 +3,8 @@
 import filecmp
 import hashlib
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
-
-import numpy as np
 
 from daclip.data.pairing import small_copy, strangers
 from daclip.data.photos import CleanPhoto, P, Photo, name_fraction
@@ -105,20 +104,15 @@ def _head(path: Path) -> bytes:
 def refuse_strangers(photos: Sequence[CleanPhoto]) -> None:
     """Refuse classes of real pairs most of whose pairs show different pictures, by a sample of each."""
     for class_name, group in by_class(photo for photo in photos if photo.class_name).items():
-        looked_at: list[CleanPhoto] = []
-        sides: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+        names, compared = [], []
         for photo in sampled(group, COMPARED):
-            try:
-                small = small_copy(photo.degraded_pixels()), small_copy(photo.pixels())
-            except DamagedPhotoError:  # training leaves it out
-                continue
-            looked_at.append(photo)
-            for side, copy in zip(sides, small, strict=True):
-                side.append(copy)
-        found = strangers(np.stack(sides[0]), np.stack(sides[1])) if looked_at else {}
-        if 2 * len(found) > len(looked_at):
+            with suppress(DamagedPhotoError):  # training leaves it out
+                compared.append([small_copy(photo.degraded_pixels()), small_copy(photo.pixels())])
+                names.append(photo.name)
+        found = strangers(compared)
+        if 2 * len(found) > len(names):
             raise DaclipError(
-                f"{class_name}: LQ and GT show different pictures in {len(found)} of {len(looked_at)} pairs that were "
-                f"compared ({sample([looked_at[i].name for i in found])}); see `daclip check-dataset`, or train on "
+                f"{class_name}: LQ and GT show different pictures in {len(found)} of {len(names)} pairs that were "
+                f"compared ({sample([names[i] for i in found])}); see `daclip check-dataset`, or train on "
                 "them with data.allow_unlike=true"
             )

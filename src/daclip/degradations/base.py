@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from daclip.degradations.draws import ramp as ramp
 from daclip.degradations.draws import uniform as uniform
@@ -36,7 +36,7 @@ class Degradation(ABC):
     sample; `apply` is plain tensor code over a batch. So neither the device nor the batches change the result."""
 
     @abstractmethod
-    def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
+    def draw(self, height: int, width: int, severity: float, generator: Generator) -> Drawn:
         """Decide everything random about one sample of 32 × 32 pixels or more; severity moves parameters along their
         ranges. Returns CPU tensors with a leading dimension of 1, whose shapes depend on height and width only."""
 
@@ -59,7 +59,7 @@ class Degradation(ABC):
         drawn = {key: torch.cat([sample[key] for sample in draws]).to(images.device) for key in draws[0]}
         return self.apply(images, drawn)
 
-    def degrade(self, images: Tensor, generators: Sequence[torch.Generator], severity: float | None = None) -> Degraded:
+    def degrade(self, images: Tensor, generators: Sequence[Generator], severity: float | None = None) -> Degraded:
         """Draw with a CPU generator a sample, apply to photos, float32 `[B, 3, H, W]`, RGB in [0, 1], and tell what was
         drawn. `severity` in [0, 1] is for all samples; None draws each sample's own uniformly."""
         _check(images, generators, severity)
@@ -71,7 +71,7 @@ class Degradation(ABC):
             draws.append(self.draw(height, width, strength, generator))
         return Degraded(self.replay(images, draws), severities, draws, [self.describe(drawn) for drawn in draws])
 
-    def __call__(self, images: Tensor, generators: Sequence[torch.Generator], severity: float | None = None) -> Tensor:
+    def __call__(self, images: Tensor, generators: Sequence[Generator], severity: float | None = None) -> Tensor:
         """Degraded photos alone, same shape, dtype and range; see `degrade`."""
         return self.degrade(images, generators, severity).images
 
@@ -107,7 +107,7 @@ def vocabulary(degradations: Mapping[str, Degradation]) -> list[str]:
     return list(dict.fromkeys(named))
 
 
-def _check(images: Tensor, generators: Sequence[torch.Generator], severity: float | None) -> None:
+def _check(images: Tensor, generators: Sequence[Generator], severity: float | None) -> None:
     if images.ndim != 4 or images.shape[1] != 3 or images.dtype != torch.float32:
         raise DaclipError(f"expected float32 [B, 3, H, W], got {images.dtype} {list(images.shape)}")
     if min(images.shape[-2:]) < SMALLEST_SIDE:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Generator, Tensor
 
 from daclip.degradations.base import Degradation, Drawn
 from daclip.degradations.draws import choose, ramp, scalar, uniform
@@ -46,7 +46,7 @@ class MotionBlur(Blur):
     extent: Range = Range(1)
     turn: Number = Number()
 
-    def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
+    def draw(self, height: int, width: int, severity: float, generator: Generator) -> Drawn:
         """A kernel `[1, 1, K, K]`; K is the same for every draw."""
         limit = min(height, width) / 3  # a kernel as large as the picture would leave nothing to see
         extent = min(ramp(self.extent, severity, generator), limit)
@@ -55,7 +55,7 @@ class MotionBlur(Blur):
         rows, columns = _tents(path, 1, reach)
         return {"kernel": _unit(rows.T @ columns)[None, None]}
 
-    def _trajectory(self, generator: torch.Generator) -> Tensor:
+    def _trajectory(self, generator: Generator) -> Tensor:
         """A smooth path `[STEPS, 2]` around the origin, whose farthest point has distance 1."""
         place = torch.linspace(0, 1, STEPS)
         start = uniform(0, 2 * math.pi, generator)
@@ -88,7 +88,7 @@ class KernelBlur(Blur):
     plateau: Range = Range(0.5)
     cutoff: Range = Range(0.3, math.pi)
 
-    def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
+    def draw(self, height: int, width: int, severity: float, generator: Generator) -> Drawn:
         """A kernel `[1, 1, K, K]`; K is the same for every draw."""
         # A spread beyond the sides' tenth would leave nothing to see; three spreads hold a Gaussian.
         limit = min(height, width) / 10
@@ -134,7 +134,7 @@ class AnyMotion(Degradation):
     boost: Range = Range(1)
     noise: Range = Range()
 
-    def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
+    def draw(self, height: int, width: int, severity: float, generator: Generator) -> Drawn:
         """Two kernels `[1, 2, K, K]`, K the same for every draw, the second's share of each pixel `[1, 1, H, W]`,
         whether light adds up, bool, and boost of the highlights, both `[1, 1, 1, 1]`, and noise `[1, 3, H, W]`."""
         limit = min(height, width) / 4
@@ -184,7 +184,7 @@ class AnyMotion(Degradation):
             blurred = torch.where(linear, blurred.sqrt(), blurred)
         return quantise(blurred + drawn["noise"])
 
-    def _path(self, generator: torch.Generator) -> Tensor:
+    def _path(self, generator: Generator) -> Tensor:
         """Places (row, column) `[STEPS, 2]` around the origin, at most 1 away."""
         kind = choose(self.paths, generator)
         angle = uniform(0, 2 * math.pi, generator)
@@ -196,7 +196,7 @@ class AnyMotion(Degradation):
             path = torch.stack((heading.sin(), heading.cos()), dim=1).cumsum(dim=0)
         return _centred(path)
 
-    def _other(self, path: Tensor, extent: float, limit: float, generator: torch.Generator) -> Tensor:
+    def _other(self, path: Tensor, extent: float, limit: float, generator: Generator) -> Tensor:
         """How another part of the photo moves, in pixels `[STEPS, 2]`: turned and longer or shorter, as the camera
         rolls or things are nearer; its own way; or hardly at all."""
         kind, angle, size = torch.rand(3, generator=generator).tolist()
@@ -218,7 +218,7 @@ def kernel(path: Tensor, exposure: Tensor, thickness: float, reach: int) -> Tens
     return _unit((rows * exposure[:, None]).T @ columns)
 
 
-def _exposure(generator: torch.Generator) -> Tensor:
+def _exposure(generator: Generator) -> Tensor:
     """Weights along the path `[STEPS]`: even for half of all, or fading around a moment of most light."""
     even, moment, width, sharpness = torch.rand(4, generator=generator).tolist()
     if even < 0.5:
@@ -227,7 +227,7 @@ def _exposure(generator: torch.Generator) -> Tensor:
     return torch.exp(-(distance ** (1 + 2 * sharpness)))
 
 
-def _walk(generator: torch.Generator) -> Tensor:
+def _walk(generator: Generator) -> Tensor:
     """A random walk `[STEPS, 2]` of a hand: it keeps its speed, is pulled back, trembles, and jerks now and then."""
     tremble, pull, jerks = torch.rand(3, generator=generator).tolist()
     pushes = torch.randn(STEPS, 2, generator=generator).tolist()

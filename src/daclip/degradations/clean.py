@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Generator, Tensor
 
 from daclip.degradations.base import Degradation, Drawn, OneByOne
 from daclip.degradations.compose import named, steps
@@ -21,7 +21,7 @@ MODES = ("bilinear", "bicubic")
 class Clean(Degradation):
     """Nothing: the class of photos that need no restoration."""
 
-    def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
+    def draw(self, height: int, width: int, severity: float, generator: Generator) -> Drawn:
         """Nothing to draw."""
         return {}
 
@@ -50,7 +50,7 @@ class Traces(OneByOne):
         self.noise = float(noise)
         self.jpeg = jpeg
 
-    def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
+    def draw(self, height: int, width: int, severity: float, generator: Generator) -> Drawn:
         """Of those that take place: resampled size and mode, int64 `[1, 3]`; gamma and contrast; share of the detail;
         noise `[1, 3, H, W]`; and the codec's draw under `jpeg/`."""
         taken = {kind for kind, chance in self.chances.items() if uniform(0, 1, generator) < chance}

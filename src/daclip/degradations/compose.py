@@ -2,8 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
-import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from daclip.degradations.base import Degradation, Drawn, OneByOne, join_classes, vocabulary
 from daclip.degradations.draws import choose, fork, permuted, uniform
@@ -46,7 +45,7 @@ class Chain(Composition):
         super().__init__(parts)
         self.share = span(share, "share", most=1)
 
-    def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
+    def draw(self, height: int, width: int, severity: float, generator: Generator) -> Drawn:
         """The draw of each part, under its name."""
         drawn: Drawn = {}
         for name in self.order(generator):
@@ -54,7 +53,7 @@ class Chain(Composition):
             drawn.update(named(name, self.parts[name].draw(height, width, strength, fork(generator))))
         return drawn
 
-    def order(self, generator: torch.Generator) -> list[str]:
+    def order(self, generator: Generator) -> list[str]:
         """Names of the parts in the order of application to one sample."""
         return list(self.parts)
 
@@ -62,7 +61,7 @@ class Chain(Composition):
 class RandomOrder(Chain):
     """All parts, one after another, in an order of each sample's own."""
 
-    def order(self, generator: torch.Generator) -> list[str]:
+    def order(self, generator: Generator) -> list[str]:
         """A random permutation of the parts' names."""
         return permuted(list(self.parts), generator)
 
@@ -74,7 +73,7 @@ class OneOf(Composition):
         super().__init__(parts)
         self.weights = weights_of(list(self.parts), weights)
 
-    def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
+    def draw(self, height: int, width: int, severity: float, generator: Generator) -> Drawn:
         """The draw of the chosen part, under its name."""
         name = choose(self.weights, generator)
         return named(name, self.parts[name].draw(height, width, severity, fork(generator)))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
+from torch import Generator, Tensor
 
 from daclip.degradations.base import Degradation, Drawn
 from daclip.degradations.draws import choose, log_ramp, log_uniform, logarithms, uniform
@@ -38,7 +38,7 @@ class JpegCompression(Degradation):
             raise DaclipError(f"grid_shift: expected 0 to {BLOCK - 1}, got {grid_shift}")
         self.grid_shift = grid_shift
 
-    def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
+    def draw(self, height: int, width: int, severity: float, generator: Generator) -> Drawn:
         """The codec's settings (quality, index of the subsampling, grid offsets y and x), int64 `[1, 4]`."""
         low, high = logarithms(self.quality)  # in equal ratios: from 50 to 40 hardly shows, from 18 to 8 destroys
         quality = round(math.exp(low + (high - low) * severity))
@@ -73,7 +73,7 @@ class AnyCodec(Degradation):
     subsampling: Weights = Weights(MODES)
     scale: Range = Range(0.5, 2)
 
-    def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
+    def draw(self, height: int, width: int, severity: float, generator: Generator) -> Drawn:
         """Size in thousandths and filter, int64 `[1, 2]`; for both rounds encoder, quality, subsampling, grid offsets y
         and x, int64 `[1, 2, 5]`, and tables of luma and chroma `[1, 2, 2, 64]`, 0 for the standard's."""
         kind = choose(self.kinds, generator)
@@ -110,7 +110,7 @@ class AnyCodec(Degradation):
             done.append(_coded(photo, second, late))
         return tensors(done, images)
 
-    def _round(self, codec: int, quality: float, generator: torch.Generator) -> tuple[list[int], Tensor]:
+    def _round(self, codec: int, quality: float, generator: Generator) -> tuple[list[int], Tensor]:
         """Settings of one round and its tables `[2, 64]`; without a quality, none."""
         mode = MODES.index(choose(self.subsampling, generator))
         offsets = torch.randint(8, (2,), generator=generator).tolist()
@@ -193,14 +193,14 @@ class Resize:
         self.ranges = {"down": span(down, "down", least=0.05, most=1), "up": span(up, "up", least=1, most=4)}
         self.modes = some_of(self.known, modes, "modes")
 
-    def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
+    def draw(self, height: int, width: int, severity: float, generator: Generator) -> Drawn:
         """Weights of the resampling along rows `[1, H', H]` and along columns `[1, W', W]`."""
         direction = choose(self.directions, generator)
         factor = log_ramp(self.ranges[direction], severity, generator)
         rows, columns = (max(round(side * factor), SMALLEST_RESULT) for side in (height, width))
         return self.draw_to((height, width), (rows, columns), generator)
 
-    def draw_to(self, size: tuple[int, int], target: tuple[int, int], generator: torch.Generator) -> Drawn:
+    def draw_to(self, size: tuple[int, int], target: tuple[int, int], generator: Generator) -> Drawn:
         """The same towards a given height and width, with only the interpolation drawn."""
         mode = self.modes[int(torch.randint(len(self.modes), (), generator=generator))]
         rows, columns = (resampling(*sides, mode)[None] for sides in zip(size, target, strict=True))

@@ -4,7 +4,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Generator, Tensor
 
 from daclip.degradations.draws import uniform
 
@@ -18,7 +18,7 @@ def pixels(height: int, width: int) -> tuple[Tensor, Tensor]:
     return rows, columns
 
 
-def smooth_noise(height: int, width: int, cell: float, generator: torch.Generator) -> Tensor:
+def smooth_noise(height: int, width: int, cell: float, generator: Generator) -> Tensor:
     """Smooth noise `[H, W]`, structures of about `cell` pixels, mean 0, standard deviation 1: plane waves of random
     direction and phase, so without preferred directions; computed at a few points a wave and scaled up."""
     waves = torch.rand(3, WAVES, 1, 1, generator=generator)
@@ -32,7 +32,7 @@ def smooth_noise(height: int, width: int, cell: float, generator: torch.Generato
     return (field - field.mean()) / field.std().clamp(min=1e-6)
 
 
-def fractal(height: int, width: int, cell: float, roughness: float, generator: torch.Generator) -> Tensor:
+def fractal(height: int, width: int, cell: float, roughness: float, generator: Generator) -> Tensor:
     """Cloudy noise `[H, W]`, mean 0, standard deviation 1: midpoint displacement (Fournier et al. 1982) from structures
     of `cell` pixels down to two; each octave has `roughness` times the amplitude of the one before."""
     field, amplitude = torch.zeros(1, 1, 2, 2), 1.0
@@ -73,7 +73,7 @@ def streak(size: tuple[int, int], length: Tensor, breadth: Tensor, angle: Tensor
     return ends * (1 - (across / breadth) ** 2).clamp(min=0) ** 2  # a bell without tails, which cost time as denormals
 
 
-def strewn(kernels: Tensor, coverage: Tensor, light: Tensor, generator: torch.Generator) -> Tensor:
+def strewn(kernels: Tensor, coverage: Tensor, light: Tensor, generator: Generator) -> Tensor:
     """The sum `[H, W]` of kernels `[N, H, W]` at random points of the torus, within [0, 1]. The copies of one kernel
     have peaks of 0.3 to 1 times its `light` and cover its share of `coverage`, both `[N, 1, 1]`."""
     # Copies of total area a·H·W at random points cover 1 - exp(-a).
@@ -84,7 +84,7 @@ def strewn(kernels: Tensor, coverage: Tensor, light: Tensor, generator: torch.Ge
     return torch.fft.irfft2(spectrum.sum(dim=0), s=kernels.shape[-2:]).clamp(0, 1)
 
 
-def clouds(height: int, width: int, sizes: Tensor, weights: Tensor, generator: torch.Generator) -> Tensor:
+def clouds(height: int, width: int, sizes: Tensor, weights: Tensor, generator: Generator) -> Tensor:
     """White noise blurred to structures of several sizes in pixels and of given weights (both `[N]`), without steps in
     its slope; `[H, W]` of mean 0 and standard deviation 1."""
     noise = torch.randn(torus(height, width), generator=generator)
@@ -130,7 +130,7 @@ def largest(values: Tensor, rows: Tensor, columns: Tensor, height: int, width: i
     return canvas.view(height + 2, width + 2)[1:-1, 1:-1]
 
 
-def polygon(height: int, width: int, generator: torch.Generator) -> Tensor:
+def polygon(height: int, width: int, generator: Generator) -> Tensor:
     """Distance in pixels `[H, W]` from the inside of a convex polygon of three to five sides."""
     rows, columns = pixels(height, width)
     sides = int(torch.randint(3, 6, (), generator=generator))

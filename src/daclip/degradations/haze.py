@@ -3,7 +3,7 @@
 import math
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from daclip.degradations.base import Degradation, Drawn, OneByOne
 from daclip.degradations.draws import choose, log_ramp, ramp, scalar, tint, uniform
@@ -25,7 +25,7 @@ class Haze(Degradation):
     airlight: Range = Range(most=1)
     tint: Number = Number()
 
-    def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
+    def draw(self, height: int, width: int, severity: float, generator: Generator) -> Drawn:
         """Transmission `[1, 1, H, W]` in (0, 1] and airlight `[1, 3, 1, 1]`."""
         rows, columns = pixels(height, width)
         lean = uniform(-0.5, 0.5, generator)
@@ -62,7 +62,7 @@ class Fog(OneByOne):
     scatter: Number = Number(0, 1)
     noise: Number = Number()
 
-    def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
+    def draw(self, height: int, width: int, severity: float, generator: Generator) -> Drawn:
         """Depth `[1, 1, H, W]` in [0, 1], how the photo's own colours move it `[1, 3, 1, 1]`, optical depth of the
         farthest point and share of the nearest, airlight `[1, 3, H, W]`, blur of the farthest, noise `[1, 3, H, W]`."""
         thickness = log_ramp(self.thickness, severity, generator)
@@ -103,7 +103,7 @@ class Fog(OneByOne):
         scene = torch.lerp(images, soft, drawn["scatter"] * (1 - transmission))
         return quantise(torch.lerp(drawn["airlight"], scene, transmission) + drawn["noise"])
 
-    def _depth(self, kind: str, height: int, width: int, generator: torch.Generator) -> Tensor:
+    def _depth(self, kind: str, height: int, width: int, generator: Generator) -> Tensor:
         """A field `[H, W]` from 0 to 1."""
         rows, columns = pixels(height, width)
         side = max(height, width)

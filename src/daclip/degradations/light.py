@@ -4,7 +4,7 @@ import math
 
 import torch
 from kornia.color import linear_rgb_to_rgb, rgb_to_linear_rgb
-from torch import Tensor
+from torch import Generator, Tensor
 
 from daclip.degradations.base import Degradation, Drawn, OneByOne
 from daclip.degradations.draws import choose, log_ramp, log_uniform, logarithms, ramp, scalar, uniform
@@ -35,7 +35,7 @@ class LowLight(Degradation):
     shot: Range = Range()
     read: Range = Range()
 
-    def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
+    def draw(self, height: int, width: int, severity: float, generator: Generator) -> Drawn:
         """Unit noise `[1, 3, H, W]` and (gain, gamma, shot, read), each `[1, 1, 1, 1]`."""
         gamma, shot, read = (ramp(ends, severity, generator) for ends in (self.gamma, self.shot, self.read))
         # Perceived brightness goes with the logarithm of light, so severity moves log(gain) evenly.
@@ -68,7 +68,7 @@ class Night(OneByOne):
     partial: Number = Number(0, 1)
     smooth: Number = Number(0, 1)
 
-    def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
+    def draw(self, height: int, width: int, severity: float, generator: Generator) -> Drawn:
         """Gain of each pixel and channel `[1, 3, H, W]`, unit noise `[1, 3, H, W]`, and numbers `[1, 1, 1, 1]`."""
         # Perceived brightness goes with the logarithm of light, so severity moves log(gain) evenly.
         gain = ramp(logarithms(self.gain), severity, generator)
@@ -99,7 +99,7 @@ class Night(OneByOne):
         return quantise((photo - drawn["black"]) / (1 - drawn["black"]))
 
     @staticmethod
-    def _light(height: int, width: int, generator: torch.Generator) -> Tensor:
+    def _light(height: int, width: int, generator: Generator) -> Tensor:
         """Where light still falls, `[H, W]` from 0 to 1."""
         rows, columns = pixels(height, width)
         top, left, tall, wide, strength = torch.rand(5, generator=generator).tolist()
@@ -129,7 +129,7 @@ class Shadow(Degradation):
     softness: Range = Range(0.1)
     blue: Number = Number()
 
-    def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
+    def draw(self, height: int, width: int, severity: float, generator: Generator) -> Drawn:
         """Shadow mask `[1, 1, H, W]` in [0, 1] and sRGB factors in the shadow `[1, 3, 1, 1]`."""
         light = ramp(self.light, severity, generator)
         colour = torch.tensor([1 - self.blue, 1.0, 1 + self.blue]) * light
@@ -167,7 +167,7 @@ class CastShadows(Degradation):
     blue: Number = Number(0, 1)
     bounce: Number = Number(0, 1)
 
-    def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
+    def draw(self, height: int, width: int, severity: float, generator: Generator) -> Drawn:
         """Share of the light that each pixel and channel keeps, `[1, 3, H, W]`, 1 outside of the shadows."""
         light = log_ramp(self.light, severity, generator)
         mask = torch.zeros(height, width)
@@ -188,7 +188,7 @@ class CastShadows(Degradation):
         shaded = linear_rgb_to_rgb(rgb_to_linear_rgb(images) * drawn["factor"]).clamp(0, 1)
         return torch.where(drawn["factor"] < 1, shaded, images)
 
-    def _shadow(self, height: int, width: int, generator: torch.Generator) -> Tensor:
+    def _shadow(self, height: int, width: int, generator: Generator) -> Tensor:
         """Mask `[H, W]` of one shadow, from 0 to 1."""
         field = self._field(choose(self.kinds, generator), height, width, generator)
         most = min(self.penumbra[1], min(height, width) / 4)
@@ -199,7 +199,7 @@ class CastShadows(Degradation):
         soft = torch.exp((uniform(low, high, generator) + along).clamp(low, high))
         return smoothstep(0.5 + field / soft)
 
-    def _field(self, kind: str, height: int, width: int, generator: torch.Generator) -> Tensor:
+    def _field(self, kind: str, height: int, width: int, generator: Generator) -> Tensor:
         """Distance to the shadow's edge in pixels `[H, W]`, roughly; positive inside."""
         rows, columns = pixels(height, width)
         side = min(height, width)
@@ -229,7 +229,7 @@ class CastShadows(Degradation):
         return field
 
 
-def _bars(height: int, width: int, generator: torch.Generator) -> Tensor:
+def _bars(height: int, width: int, generator: Generator) -> Tensor:
     """A fence, blinds or a window's frame: the distance of `CastShadows._field`."""
     rows, columns = pixels(height, width)
     angle, phase = uniform(0, 2 * math.pi, generator), uniform(0, 1, generator)
@@ -253,7 +253,7 @@ def _limbs(limbs: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     return (half - distance).max(dim=0).values
 
 
-def _person(side: int, generator: torch.Generator) -> Tensor:
+def _person(side: int, generator: Generator) -> Tensor:
     """Limbs of a person, lying as a shadow at any angle and length, as in `_limbs`."""
     tall = side * math.exp(uniform(math.log(0.5), math.log(2.5), generator))
     wide = tall * uniform(0.7, 1.3, generator)
@@ -267,7 +267,7 @@ def _person(side: int, generator: torch.Generator) -> Tensor:
     return torch.cat((torch.stack((rows, columns), dim=2).flatten(1), wide * pose[:, 4:]), dim=1)
 
 
-def _branches(side: int, generator: torch.Generator) -> Tensor:
+def _branches(side: int, generator: Generator) -> Tensor:
     """Limbs of a tree or an arm with fingers, thinner towards the ends, as in `_limbs`."""
     angle = uniform(0, 2 * math.pi, generator)
     start = torch.tensor([-math.sin(angle), -math.cos(angle)]) * side * uniform(0.4, 0.7, generator)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor
+from torch import Generator, Tensor
 
 from daclip.degradations.base import Degradation, Drawn
 from daclip.degradations.digital import resaved
@@ -17,6 +17,7 @@ from daclip.degradations.fields import smooth_noise
 from daclip.degradations.options import Number, Range, Weights, configured
 
 Point = tuple[float, float]
+Pen = ImageDraw.ImageDraw
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789.,:!?&"
 JPEG_QUALITY = 90
@@ -35,7 +36,7 @@ class Inpainting(Degradation):
     fill: Number = Number()
     halves: Number = Number(0, 1, default=0.0)
 
-    def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
+    def draw(self, height: int, width: int, severity: float, generator: Generator) -> Drawn:
         """Mask `[1, 1, H, W]`, bool, true where the picture is missing."""
         if self.halves and uniform(0, 1, generator) < self.halves:
             return {"mask": self._side(height, width, severity, generator)[None, None]}
@@ -54,7 +55,7 @@ class Inpainting(Degradation):
         """Overwrite the missing pixels of `[B, 3, H, W]`; all others stay bit for bit."""
         return torch.where(drawn["mask"], self.fill, images)
 
-    def _side(self, height: int, width: int, severity: float, generator: torch.Generator) -> Tensor:
+    def _side(self, height: int, width: int, severity: float, generator: Generator) -> Tensor:
         """Everything above, below, left or right of a line, bool `[H, W]`."""
         share = 0.5 * ramp((min(2 * self.coverage[0], 1.0), 1.0), severity, generator)
         mask = torch.zeros(height, width, dtype=torch.bool)
@@ -63,7 +64,7 @@ class Inpainting(Degradation):
         line[: round(share * line.shape[0])] = True
         return mask.flip(int(turned)) if mirrored else mask
 
-    def _stroke(self, pen: ImageDraw.ImageDraw, height: int, width: int, generator: torch.Generator) -> None:
+    def _stroke(self, pen: Pen, height: int, width: int, generator: Generator) -> None:
         """One wandering line with round joints and ends."""
         side = min(height, width)
         thickness = min(uniform(*self.brush, generator), side / 8)
@@ -73,7 +74,7 @@ class Inpainting(Degradation):
         moves = [((2 * number - 1) * math.pi / 3, step) for number in numbers[3:]]
         _polyline(pen, _way(height, width, numbers[:3], moves), thickness)
 
-    def _block(self, pen: ImageDraw.ImageDraw, height: int, width: int, generator: torch.Generator) -> None:
+    def _block(self, pen: Pen, height: int, width: int, generator: Generator) -> None:
         """One axis-parallel rectangle, at most a fifth of the picture a side."""
         numbers = torch.rand(4, generator=generator).tolist()
         rows, columns = (0.06 + 0.14 * numbers[0]) * height, (0.06 + 0.14 * numbers[1]) * width
@@ -102,7 +103,7 @@ class AnyHoles(Degradation):
     soft: Number = Number(0, 1)
     jpeg: Number = Number(0, 1)
 
-    def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
+    def draw(self, height: int, width: int, severity: float, generator: Generator) -> Drawn:
         """Opacity of the fill `[1, 1, H, W]`, its values `[1, 3, H, W]` (below 0: the photo's mean), and JPEG's quality
         or 0, int64 `[1, 1]`."""
         shape = choose(self.shapes, generator)
@@ -135,7 +136,7 @@ class AnyHoles(Degradation):
             return covered
         return torch.where(drawn["jpeg"][:, :, None, None] > 0, resaved(covered, drawn["jpeg"]), covered)
 
-    def _fill(self, height: int, width: int, generator: torch.Generator) -> Tensor:
+    def _fill(self, height: int, width: int, generator: Generator) -> Tensor:
         """Values of the missing pixels `[3, H, W]`."""
         kind = choose(self.fills, generator)
         if kind == "noise":
@@ -144,7 +145,7 @@ class AnyHoles(Degradation):
         colour = torch.rand(3, generator=generator) if kind == "colour" else torch.full((3,), flat[kind])
         return colour[:, None, None].repeat(1, height, width)
 
-    def _painted(self, shape: str, height: int, width: int, wanted: float, generator: torch.Generator) -> Tensor:
+    def _painted(self, shape: str, height: int, width: int, wanted: float, generator: Generator) -> Tensor:
         """Figures one after another until enough is covered, bool `[H, W]`."""
         # Pillow's rasteriser is the cheapest there is for thick lines, and deterministic.
         canvas = Image.new("1", (width, height))
@@ -165,7 +166,7 @@ class AnyHoles(Degradation):
             paint()
         return torch.from_numpy(np.array(canvas))
 
-    def _blocks(self, height: int, width: int, wanted: float, generator: torch.Generator) -> Tensor:
+    def _blocks(self, height: int, width: int, wanted: float, generator: Generator) -> Tensor:
         """Cells of a grid, bool `[H, W]`: lost packets, or dead pixels where cells are small."""
         cell = round(math.exp(uniform(0, math.log(min(height, width) / 4), generator)))
         lost = torch.rand(-(-height // cell), -(-width // cell), generator=generator)
@@ -174,7 +175,7 @@ class AnyHoles(Degradation):
         return lost.repeat_interleave(cell, 0).repeat_interleave(cell, 1)[:height, :width]
 
 
-def _blob(height: int, width: int, wanted: float, generator: torch.Generator) -> Tensor:
+def _blob(height: int, width: int, wanted: float, generator: Generator) -> Tensor:
     """Where smooth noise is highest, with ragged borders or round ones, bool `[H, W]`."""
     field = smooth_noise(height, width, min(height, width) * uniform(0.15, 0.7, generator), generator)
     ragged = uniform(0, 0.3, generator)
@@ -182,7 +183,7 @@ def _blob(height: int, width: int, wanted: float, generator: torch.Generator) ->
     return field > torch.quantile(field[::2, ::2].flatten(), 1 - wanted)
 
 
-def _side(height: int, width: int, wanted: float, generator: torch.Generator) -> Tensor:
+def _side(height: int, width: int, wanted: float, generator: Generator) -> Tensor:
     """Everything on one side of a line, for most of all along the border, bool `[H, W]`."""
     angle = float(torch.randint(4, (), generator=generator)) * math.pi / 2
     if uniform(0, 1, generator) < 0.3:
@@ -192,7 +193,7 @@ def _side(height: int, width: int, wanted: float, generator: torch.Generator) ->
     return place > torch.quantile(place[::2, ::2].flatten(), 1 - wanted)
 
 
-def _frame(height: int, width: int, wanted: float, generator: torch.Generator) -> Tensor:
+def _frame(height: int, width: int, wanted: float, generator: Generator) -> Tensor:
     """Everything around a box, bool `[H, W]`."""
     kept = 1 - wanted
     share = kept ** uniform(0.25, 0.75, generator)
@@ -203,7 +204,7 @@ def _frame(height: int, width: int, wanted: float, generator: torch.Generator) -
     return mask
 
 
-def _box(height: int, width: int, largest: float, generator: torch.Generator) -> tuple[float, float, float, float]:
+def _box(height: int, width: int, largest: float, generator: Generator) -> tuple[float, float, float, float]:
     """Left, top, right and bottom of a box, up to a share `largest` of both sides."""
     numbers = torch.rand(4, generator=generator).tolist()
     rows, columns = ((0.4 + 0.6 * numbers[axis]) * largest * side for axis, side in enumerate((height, width)))
@@ -211,9 +212,7 @@ def _box(height: int, width: int, largest: float, generator: torch.Generator) ->
     return left, top, left + columns, top + rows
 
 
-def _line(
-    pen: ImageDraw.ImageDraw, height: int, width: int, thickness: float, reach: float, generator: torch.Generator
-) -> None:
+def _line(pen: Pen, height: int, width: int, thickness: float, reach: float, generator: Generator) -> None:
     """A polyline with round joints and ends; `reach` is the length of a segment relative to 4 thicknesses."""
     count = int(torch.randint(1, 9, (), generator=generator))
     numbers = torch.rand(3 + 2 * count, generator=generator).tolist()
@@ -236,14 +235,14 @@ def _way(height: int, width: int, start: Sequence[float], moves: Iterable[tuple[
     return points
 
 
-def _polyline(pen: ImageDraw.ImageDraw, points: Sequence[Point], thickness: float) -> None:
+def _polyline(pen: Pen, points: Sequence[Point], thickness: float) -> None:
     """A line with round joints and ends."""
     pen.line(points, fill=1, width=max(round(thickness), 1))
     for point in points:
         pen.circle(point, thickness / 2, fill=1)
 
 
-def _scratch(pen: ImageDraw.ImageDraw, height: int, width: int, generator: torch.Generator) -> None:
+def _scratch(pen: Pen, height: int, width: int, generator: Generator) -> None:
     """A thin line, nearly straight, across much of the picture."""
     *start, length, bend, thickness = torch.rand(6, generator=generator).tolist()
     step = (0.05 + 0.95 * length**2) * max(height, width) / 8
@@ -251,7 +250,7 @@ def _scratch(pen: ImageDraw.ImageDraw, height: int, width: int, generator: torch
     pen.line(points, fill=1, width=1 + int(3.5 * thickness**2))
 
 
-def _text(pen: ImageDraw.ImageDraw, height: int, width: int, generator: torch.Generator) -> None:
+def _text(pen: Pen, height: int, width: int, generator: Generator) -> None:
     """A row of words."""
     size, y, x, count = torch.rand(4, generator=generator).tolist()
     letters = torch.randint(len(LETTERS) + 8, (3 + int(27 * count),), generator=generator).tolist()

@@ -4,7 +4,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Generator, Tensor
 
 from daclip.degradations.base import Degradation, Drawn
 from daclip.degradations.digital import resaved
@@ -29,7 +29,7 @@ class GaussianNoise(Degradation):
     sigma: Range = Range()
     gray: Number = Number(0, 1, default=0.0)
 
-    def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
+    def draw(self, height: int, width: int, severity: float, generator: Generator) -> Drawn:
         """Noise `[1, 3, H, W]`, already scaled."""
         low, high = self.sigma
         sigma = low + (high - low) * severity  # no jitter: sigma is the severity
@@ -49,7 +49,7 @@ class PoissonNoise(Degradation):
     peak: Range = Range(1)
     gray: Number = Number(0, 1, default=0.0)
 
-    def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
+    def draw(self, height: int, width: int, severity: float, generator: Generator) -> Drawn:
         """Noise of a white pixel `[1, 3, H, W]`, and whether it is gray, bool `[1, 1, 1, 1]`."""
         # In equal ratios: noise goes with the square root of the peak.
         deviation = math.exp(-0.5 * ramp(logarithms(self.peak), severity, generator))
@@ -63,7 +63,7 @@ class PoissonNoise(Degradation):
         return (images + light.sqrt() * drawn["noise"]).clamp(0, 1)
 
 
-def _normal(height: int, width: int, gray: float, generator: torch.Generator) -> tuple[Tensor, bool]:
+def _normal(height: int, width: int, gray: float, generator: Generator) -> tuple[Tensor, bool]:
     """Unit noise `[1, 3, H, W]`, and whether it has the same values in all channels, by the chance `gray`."""
     is_gray = gray > 0 and uniform(0, 1, generator) < gray
     noise = torch.randn(1, 1 if is_gray else 3, height, width, generator=generator)
@@ -91,7 +91,7 @@ class AnyNoise(Degradation):
     jpeg: Number = Number(0, 1)
     jpeg_quality: Range = Range(1, 100)
 
-    def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
+    def draw(self, height: int, width: int, severity: float, generator: Generator) -> Drawn:
         """Noise `[1, 3, H, W]`, variances v₀, v₁, v₂ of each channel `[1, 3, 3, 1, 1]`, γ `[1, 1, 1, 1]`, and JPEG's
         quality or 0, int64 `[1, 1]`."""
         kind = choose(self.kinds, generator)
@@ -140,7 +140,7 @@ class AnyNoise(Degradation):
             noisy = noisy ** (1 / gamma)
         return resaved(noisy, drawn["jpeg"]) if drawn["jpeg"].any() else (noisy * 255).round() / 255
 
-    def _parts(self, kind: str, generator: torch.Generator) -> tuple[float, float, float]:
+    def _parts(self, kind: str, generator: Generator) -> tuple[float, float, float]:
         """v₀, v₁, v₂ up to a common factor."""
         numbers = torch.rand(3, generator=generator).tolist()
         if kind == "photons":
@@ -151,7 +151,7 @@ class AnyNoise(Degradation):
             return numbers[0], 2 * numbers[1], 4 * numbers[2]
         return (0.02 * numbers[0] ** 2, 1.0, 0.0) if kind == "camera" else (1.0, 0.0, 0.0)
 
-    def _developed(self, noise: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _developed(self, noise: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
         """Raw noise `[3, H, W]` after mosaic, interpolation, colour matrix and sometimes a denoiser that leaves
         blotches; and the gains of the white balance `[3]`."""
         numbers = torch.rand(8, generator=generator).tolist()
@@ -169,7 +169,7 @@ class AnyNoise(Degradation):
         return _unit(noise), gains
 
 
-def blotchy(noise: Tensor, generator: torch.Generator) -> Tensor:
+def blotchy(noise: Tensor, generator: Generator) -> Tensor:
     """Noise `[3, H, W]` smoothed by up to 1.2 pixels in its luma and up to 3.5 in its colours, of unit deviation: what
     processing that thinks little of colours leaves."""
     numbers = torch.rand(4, generator=generator).tolist()
@@ -192,7 +192,7 @@ def demosaiced(values: Tensor) -> Tensor:
     return F.conv2d(F.pad(mosaic[None], (1, 1, 1, 1), mode="reflect"), kernels, groups=3)[0]
 
 
-def with_impulses(noise: Tensor, share: float, generator: torch.Generator) -> Tensor:
+def with_impulses(noise: Tensor, share: float, generator: Generator) -> Tensor:
     """Noise `[3, H, W]` with a share of its pixels far beyond black or white, in all channels or in each."""
     together = uniform(0, 1, generator) < 0.5
     salt = uniform(0.3, 0.7, generator) if uniform(0, 1, generator) < 0.8 else float(uniform(0, 1, generator) < 0.5)

@@ -12,11 +12,14 @@ from daclip.errors import DaclipError
 
 V, T, C = TypeVar("V"), TypeVar("T"), TypeVar("C")
 
+Ends = tuple[float, float]
+"""The ends of a range, as the formulas use it."""
+
 Span = float | Sequence[float]
 """A range `[mild, strong]` from the configuration, or one number for a fixed value."""
 
 
-def span(value: Span, name: str, least: float = 0.0, most: float = math.inf) -> tuple[float, float]:
+def span(value: Span, name: str, least: float = 0.0, most: float = math.inf) -> Ends:
     """The two ends of a configured range, both within [least, most]; `name` is for the error message.
     >>> span([10, 50], "sigma"), span(25, "sigma")
     ((10.0, 50.0), (25.0, 25.0))
@@ -75,14 +78,14 @@ class Option(Generic[V, T]):
         instance.__dict__[self.name] = self.read(value, self.name)
 
 
-class Range(Option[Span, tuple[float, float]]):
+class Range(Option[Span, Ends]):
     """A range within [least, most], by its two ends; see `span`."""
 
     def __init__(self, least: float = 0.0, most: float = math.inf) -> None:
         super().__init__(Span, lambda value, name: span(value, name, least, most))
 
 
-class Ranges(Option[Sequence[Sequence[float]], list[tuple[float, float]]]):
+class Ranges(Option[Sequence[Sequence[float]], list[Ends]]):
     """Several of `Range`."""
 
     def __init__(self, least: float = 0.0) -> None:

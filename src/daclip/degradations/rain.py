@@ -3,7 +3,7 @@
 import math
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from daclip.degradations.base import Degradation, Drawn
 from daclip.degradations.draws import log_ramp, log_uniform, ramp, scalar, tint, uniform
@@ -26,7 +26,7 @@ class Rain(Degradation):
     tilt: Number = Number()
     layers: Count = Count()
 
-    def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
+    def draw(self, height: int, width: int, severity: float, generator: Generator) -> Drawn:
         """Opacity of the streaks `[1, 1, H, W]`, their brightness and the veil, both `[1, 1, 1, 1]`."""
         length = min(ramp(self.length, severity, generator), min(height, width) / 2)
         coverage = ramp(self.coverage, severity, generator) / self.layers
@@ -49,7 +49,7 @@ class Rain(Degradation):
 
 
 def _streaks(
-    length: float, breadth: float, angle: float, coverage: float, height: int, width: int, generator: torch.Generator
+    length: float, breadth: float, angle: float, coverage: float, height: int, width: int, generator: Generator
 ) -> Tensor:
     """Parallel streaks at random places, `[H, W]` in [0, 1]; the angle from the vertical is in radians."""
     taps = math.ceil(length)  # a streak is drawn row by row, sharing its light among the columns it touches
@@ -91,7 +91,7 @@ class Rainfall(Degradation):
     tint: Number = Number()
     layers: Count = Count()
 
-    def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
+    def draw(self, height: int, width: int, severity: float, generator: Generator) -> Drawn:
         """Opacity of the streaks and of the mist, both `[1, 1, H, W]`; their light `[1, 3, 1, 1]`, and k."""
         coverage = log_ramp(self.coverage, severity, generator)
         opacity = ramp(self.opacity, severity, generator)
@@ -114,12 +114,12 @@ class Rainfall(Degradation):
         streaks = drawn["streaks"]
         return (veiled * (1 - drawn["opaque"] * streaks) + drawn["light"] * streaks).clamp(0, 1)
 
-    def _light(self, generator: torch.Generator) -> Tensor:
+    def _light(self, generator: Generator) -> Tensor:
         """A colour of the sky, `[1, 3, 1, 1]`."""
         deviation = tint(self.tint, generator)
         return (uniform(*self.light, generator) + deviation).clamp(0, 1)
 
-    def _streaks(self, coverage: float, height: int, width: int, generator: torch.Generator) -> Tensor:
+    def _streaks(self, coverage: float, height: int, width: int, generator: Generator) -> Tensor:
         """All layers `[H, W]` in [0, 1]; the farther, the smaller and fainter."""
         length = log_uniform(self.length, generator)
         # A drop falls many times its size, which tells rain from driven snow.

@@ -4,7 +4,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Generator, Tensor
 
 from daclip.degradations.base import Degradation, Drawn
 from daclip.degradations.draws import choose, log_ramp, log_uniform, ramp, scalar, tint, uniform
@@ -28,7 +28,7 @@ class Raindrops(Degradation):
     opacity: Range = Range(most=1)
     shine: Number = Number()
 
-    def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
+    def draw(self, height: int, width: int, severity: float, generator: Generator) -> Drawn:
         """Opacity and shine `[1, 1, H, W]`, and where each pixel looks `[1, H, W, 2]`, in [-1, 1]."""
         coverage = ramp(self.coverage, severity, generator)
         opacity = ramp(self.opacity, severity, generator)
@@ -52,7 +52,7 @@ class Raindrops(Degradation):
         seen = F.grid_sample(blurred, drawn["look"], padding_mode="reflection", align_corners=False)
         return torch.lerp(images, seen + drawn["shine"], drawn["opacity"]).clamp(0, 1)
 
-    def _drops(self, coverage: float, height: int, width: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def _drops(self, coverage: float, height: int, width: int, generator: Generator) -> tuple[Tensor, Tensor]:
         """Height map in pixels² and softened outline in [0, 1], both `[H, W]`."""
         smallest, largest = (min(radius, min(height, width) / 5) for radius in self.radius)
         # Small drops are more frequent than large ones: r = smallest + (largest - smallest)·u².
@@ -102,7 +102,7 @@ class WaterOnGlass(Degradation):
     mud: Number = Number(0, 1)
     glass: Number = Number(0, 1)
 
-    def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
+    def draw(self, height: int, width: int, severity: float, generator: Generator) -> Drawn:
         """Opacity, darkness and glow of the water `[1, 1, H, W]`, where each pixel looks `[1, H, W, 2]` in [-1, 1], the
         colours of glow and stain `[1, 3, 1, 1]`, and the shares of stain, blur and glass."""
         coverage = log_ramp(self.coverage, severity, generator)
@@ -156,7 +156,7 @@ class WaterOnGlass(Degradation):
         return torch.lerp(torch.lerp(images, fine, drawn["glass"]), seen, drawn["opacity"]).clamp(0, 1)
 
     def _drops(
-        self, kind: str, coverage: float, view: float, height: int, width: int, generator: torch.Generator
+        self, kind: str, coverage: float, view: float, height: int, width: int, generator: Generator
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Outline in [0, 1], and by how many pixels the water moves the view down and right; each `[H, W]`."""
         most = min(height, width) / 8
@@ -197,7 +197,7 @@ class WaterOnGlass(Degradation):
         down, right = torch.gradient(lump)
         return body, down.clamp(-view, view), right.clamp(-view, view)
 
-    def _trails(self, radius: float, height: int, width: int, generator: torch.Generator) -> Tensor:
+    def _trails(self, radius: float, height: int, width: int, generator: Generator) -> Tensor:
         """Running drops, each a chain that becomes thinner upwards: row, column and radius `[N, 3]`."""
         count = int((self.trails + 1) * uniform(0, 1, generator) ** 4)  # none in most samples
         numbers = torch.rand(4, count, 1, generator=generator)
@@ -209,7 +209,7 @@ class WaterOnGlass(Degradation):
 
 
 def _patches(
-    kind: str, coverage: float, finest: float, height: int, width: int, generator: torch.Generator
+    kind: str, coverage: float, finest: float, height: int, width: int, generator: Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A film of water over `coverage` of the picture, as `_drops` has it: irregular patches of several scales."""
     sizes = finest * torch.tensor([1.0, 2.0, 4.0])

@@ -3,12 +3,12 @@
 import math
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from daclip.degradations.base import Degradation, Drawn
 from daclip.degradations.draws import log_ramp, log_uniform, logarithms, ramp, scalar, tint, uniform
 from daclip.degradations.fields import patches, smooth_noise, smoothstep, stamp, streak, strewn, torus
-from daclip.degradations.options import Number, Range, Ranges, configured
+from daclip.degradations.options import Ends, Number, Range, Ranges, configured
 
 FAR_KERNELS = 3  # sizes and directions of the farthest flakes
 BREADTH, ASPECT = (1.2, 4.0), (2.5, 6.0)  # px, of driven flakes, and how many times as long they are
@@ -29,7 +29,7 @@ class Snow(Degradation):
     veil: Range = Range(most=1)
     stretch: Number = Number()
 
-    def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
+    def draw(self, height: int, width: int, severity: float, generator: Generator) -> Drawn:
         """Opacity of the flakes `[1, 1, H, W]` and the veil `[1, 1, 1, 1]`."""
         coverage = ramp(self.coverage, severity, generator) / len(self.radii)
         opacity = ramp(self.opacity, severity, generator)
@@ -87,7 +87,7 @@ class Snowfall(Degradation):
     glare: Number = Number(0, 1)
     driven: Number = Number(0, 1, default=0.0)
 
-    def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
+    def draw(self, height: int, width: int, severity: float, generator: Generator) -> Drawn:
         """Opacity of the flakes and of the veil, both `[1, 1, H, W]`, their light `[1, 3, 1, 1]`, the veil's share of
         it, the share of the scene's own colour; the glare's share, and how it brightens; how far the flakes' light is
         added and does not cover."""
@@ -123,7 +123,7 @@ class Snowfall(Degradation):
         flakes = drawn["flakes"]
         return (veiled * (1 - (1 - drawn["added"]) * flakes) + light * flakes).clamp(0, 1)
 
-    def _driven(self, coverage: float, height: int, width: int, generator: torch.Generator) -> Tensor:
+    def _driven(self, coverage: float, height: int, width: int, generator: Generator) -> Tensor:
         """Streaks of driven snow `[H, W]` in [0, 1]."""
         wind = math.radians(self.wind)
         wind = uniform(-wind, wind, generator)
@@ -138,7 +138,7 @@ class Snowfall(Degradation):
         cover = max(coverage, DENSE) * share / share.sum()
         return strewn(kernels, cover, torch.full_like(share, uniform(0.6, 1, generator)), generator)[:height, :width]
 
-    def _flakes(self, coverage: float, height: int, width: int, generator: torch.Generator) -> Tensor:
+    def _flakes(self, coverage: float, height: int, width: int, generator: Generator) -> Tensor:
         """All layers `[H, W]` in [0, 1]."""
         zoom = log_uniform(self.zoom, generator)
         wind = math.radians(self.wind)
@@ -164,14 +164,7 @@ class Snowfall(Degradation):
 
 
 def _single(
-    radii: tuple[float, float],
-    path: float,
-    wind: float,
-    flutter: float,
-    coverage: float,
-    height: int,
-    width: int,
-    generator: torch.Generator,
+    radii: Ends, path: float, wind: float, flutter: float, share: float, height: int, width: int, generator: Generator
 ) -> Tensor:
     """Flakes that each have a size, a shape and a path of their own, `[H, W]` in [0, 1]."""
     small, large = radii
@@ -179,7 +172,7 @@ def _single(
     ragged = uniform(0, 0.35, generator)
     middle = math.sqrt(small * large)
     area = math.pi * middle**2 + 1.4 * middle * path
-    count = max(round(-math.log(1 - coverage) * height * width / area), 1)
+    count = max(round(-math.log(1 - share) * height * width / area), 1)
     numbers = torch.rand(count, 8, generator=generator).T  # the first flakes do not depend on the count
     centres = numbers[:2].T * torch.tensor([height, width])
     numbers = numbers[2:, :, None, None]

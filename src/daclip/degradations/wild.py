@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from daclip.degradations.base import Degradation, Drawn, OneByOne, join_classes
 from daclip.degradations.compose import named, steps
@@ -59,7 +59,7 @@ class WildPipeline(OneByOne):
         lossy = {name for name, settings in taken if not _grew(settings)} or {name for name, _ in taken}
         return join_classes(name for name in self.classes if name in lossy)
 
-    def draw(self, height: int, width: int, severity: float, generator: torch.Generator) -> Drawn:
+    def draw(self, height: int, width: int, severity: float, generator: Generator) -> Drawn:
         """The draws of the parts of each round, as `ROUND/PART/KEY`, in the order of application."""
         drawn: Drawn = {}
         if uniform(0, 1, generator) < self.gray:
@@ -89,7 +89,7 @@ class WildPipeline(OneByOne):
                     images = part.apply(images, settings)
         return images
 
-    def _plan(self, generator: torch.Generator) -> list[list[str]]:
+    def _plan(self, generator: Generator) -> list[list[str]]:
         """For each round the names of its parts in order; with `back` in the last one."""
         plan = []
         for chance in self.chances:
