@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -231,14 +231,14 @@ class HubPhotos(PhotoSource[HubRow]):
         self.validation_split = validation if isinstance(validation, str) else None
         self.share = 0.0 if isinstance(validation, str) else validation
         self.validation_rows = validation_rows
-        self.image_column, self.caption_column, self.name_column = image_column, caption_column, name_column
-        self.lq_column, self.degradation_column = lq_column, degradation_column
+        class_column = degradation_column if lq_column else None
+        self.columns = Columns(image_column, caption_column, name_column, lq_column, class_column, self.root)
         self._classes, self.streaming, self.window = classes, streaming, window
 
     @property
     def classes(self) -> Sequence[str]:  # type: ignore[override]
         """Degradations of the real pairs."""
-        if self.lq_column is None:
+        if self.columns.degraded is None:
             return ()
         if self._classes is not None:
             return list(self._classes)
@@ -251,22 +251,12 @@ class HubPhotos(PhotoSource[HubRow]):
     @property
     def has_plain(self) -> bool:  # type: ignore[override]
         """Whether some rows have no degraded version; of a stream nobody knows beforehand."""
-        return self.lq_column is None or self.streaming or any(not photo.class_name for photo in self.train())
+        return self.columns.degraded is None or self.streaming or any(not photo.class_name for photo in self.train())
 
     def _columns(self, found: Sequence[str]) -> Columns:
         """The columns of one split, checked."""
-
-        def optional(chosen: str | None, usual: str) -> str | None:
-            return chosen or (usual if usual in found else None)
-
-        columns = Columns(
-            self.image_column,
-            optional(self.caption_column, "caption"),
-            optional(self.name_column, "name"),
-            self.lq_column,
-            self.degradation_column if self.lq_column else None,
-            self.root,
-        )
+        usual = {name: name for name in ("caption", "name") if name in found and not getattr(self.columns, name)}
+        columns = replace(self.columns, **usual)
         for name in columns.names():
             if name not in found:
                 raise DaclipError(f"{self.root}: there is no column '{name}'; the dataset has {', '.join(found)}")
