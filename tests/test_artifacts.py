@@ -211,7 +211,7 @@ def test_an_artifact_written_before_the_move_restores_as_it_did(tmp_path: Path) 
 @pytest.mark.parametrize(
     "name",
     [
-        *("weather.Haze", "weather.Rain", "weather.Snow", "weather.Raindrops", "raindrops.Raindrops"),
+        *("weather.Haze", "weather.Rain", "weather.Snow", "weather.Raindrops", "wild.WildPipeline"),
         *("world.clean.Clean", "world.clean.Traces", "world.codec.AnyCodec", "world.drops.WaterOnGlass"),
         *("world.fog.Fog", "world.holes.AnyHoles", "world.motion.AnyMotion", "world.night.Night"),
         *("world.rainfall.Rainfall", "world.sensor.AnyNoise", "world.shadows.CastShadows", "world.snowfall.Snowfall"),

@@ -22,12 +22,11 @@ from daclip.data.sources import EmbeddedPhotos
 from daclip.degradations import blur as kernels
 from daclip.degradations import vocabulary
 from daclip.degradations.blur import KernelBlur
-from daclip.degradations.compose import Chain, Combinations, OneOf, RandomOrder, named, steps
+from daclip.degradations.compose import Chain, Combinations, OneOf, RandomOrder, WildPipeline, named, steps
 from daclip.degradations.digital import Resize, resampling
 from daclip.degradations.light import LowLight
 from daclip.degradations.mask import Inpainting
 from daclip.degradations.noise import GaussianNoise, PoissonNoise
-from daclip.degradations.wild import WildPipeline
 from daclip.errors import DaclipError
 from daclip.metrics.image import Protocol, Psnr
 from daclip.metrics.scorer import Extremes, Scorer
