@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -73,13 +74,19 @@ class Photo:
 class PhotoSource(Generic[P]):
     """Base class of sources: clean photos with a fixed split by photo, never by crop."""
 
-    _train: Sequence[P]
-    _validation: Sequence[P]
     has_plain: bool = True  # there are photos without a degraded version of their own, to synthesise from
     classes: Sequence[str] = ()  # degradations of the photos that come with a degraded version
     streaming: bool = False  # training photos are read in passing (`daclip.data.stream`) instead of listed by `train`
     own_split: bool = False  # who made the data decided what is for validation, not the hash of the names
     account: str = ""  # what was found, left out, paired and captioned, as one line
+
+    @cached_property
+    def _train(self) -> Sequence[P]:
+        raise NotImplementedError
+
+    @cached_property
+    def _validation(self) -> Sequence[P]:
+        raise NotImplementedError
 
     def prepare(self) -> object:
         """Slow work that is needed once, such as captions; one process of several calls it first."""

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from daclip.errors import DaclipError
 
-V, T, C = TypeVar("V"), TypeVar("T"), TypeVar("C")
+V = TypeVar("V")
+T = TypeVar("T")
+C = TypeVar("C")
 
 Ends = tuple[float, float]
 """The ends of a range, as the formulas use it."""
@@ -52,9 +54,10 @@ def weights_of(names: Sequence[str], weights: Mapping[str, float] | None) -> dic
 def configured(cls: type[C]) -> type[C]:
     """A class whose body lists its options; the constructor takes them in this order and checks them."""
     made = dataclass(eq=False)(cls)
+    hints = vars(made)["__init__"].__annotations__
     for name, option in vars(made).items():
         if isinstance(option, Option):
-            made.__init__.__annotations__[name] = option.takes  # `check_options` holds a configuration against it
+            hints[name] = option.takes  # a configuration is held against these types before anything is made
     return made
 
 
