@@ -3,6 +3,7 @@
 from typing import Any
 
 import pytest
+from hydra.errors import InstantiationException
 
 from daclip.commands.options import make
 from daclip.degradations.blur import KernelBlur, MotionBlur
@@ -38,5 +39,5 @@ def test_wrong_options_are_named(changes: dict[str, Any], message: str) -> None:
     numbers = dict.fromkeys(("motion", "wind", "tint", "ambience", "glare"), 0.5)
     node = {"_target_": f"{Snowfall.__module__}.Snowfall", "radii": [[1, 2]], **ranges, **numbers}
     assert make(node).driven == 0.0
-    with pytest.raises(DaclipError, match=message):
+    with pytest.raises((DaclipError, InstantiationException), match=message):
         make({**node, **changes})
