@@ -7,7 +7,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -69,9 +69,8 @@ class Settings:
     @classmethod
     def of(cls, *choices: Any) -> "Settings":
         """The values of the page's fields; an empty one is as it is at the beginning."""
-        pairs = zip(fields(cls), choices, strict=True)
-        given: dict[str, Any] = {one.name: type(one.default)(value) for one, value in pairs if value is not None}
-        return cls(**given)
+        pairs = zip(vars(cls()).items(), choices, strict=True)
+        return cls(**{name: type(begins)(value) for (name, begins), value in pairs if value is not None})
 
 
 def preview(file: PhotoFile, side: int = SHOWN) -> Image.Image:
