@@ -19,6 +19,9 @@ from daclip.errors import DaclipError
 gradio = pytest.importorskip("gradio")
 gradio_client = pytest.importorskip("gradio_client")
 
+# Loaded here and not by the server's thread, in which pytest's rewriting may strike a fault of Python 3.11's parser.
+from anyio import open_file  # noqa: E402, F401
+
 from daclip.app.server import launch, page_of  # noqa: E402
 from daclip.app.service import Limits  # noqa: E402
 

@@ -22,6 +22,9 @@ from daclip.config import composed
 pytest.importorskip("gradio")
 playwright = pytest.importorskip("playwright.sync_api")
 
+# Loaded here and not by the server's thread, in which pytest's rewriting may strike a fault of Python 3.11's parser.
+from anyio import open_file  # noqa: E402, F401
+
 from daclip.app.server import launch, make_examples, page_of  # noqa: E402
 from daclip.app.service import Limits  # noqa: E402
 

@@ -291,9 +291,9 @@ def _nfe_panels(runs: Runs) -> dict[str, list[Panel]]:
     if rows:
         frame = pd.DataFrame(rows)
         frame = frame[frame.groupby(["artifact", "sampler"])["nfe"].transform("nunique") > 1]
-        numbers, artifacts = frame["artifact"].factorize()
-        label = frame["sampler"] + [f", artifact {number + 1}" if len(artifacts) > 1 else "" for number in numbers]
         if len(frame):
+            numbers, artifacts = frame["artifact"].factorize()
+            label = frame["sampler"] + [f", artifact {number + 1}" if len(artifacts) > 1 else "" for number in numbers]
             found["Network evaluations: evaluations"] = quality_panels(frame.assign(label=label))
     return found
 
