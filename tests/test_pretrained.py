@@ -11,7 +11,7 @@ from skimage import data
 from torch import Tensor
 
 from daclip import Restorer
-from daclip.artifacts import PACKAGED
+from daclip.artifacts import PACKAGED, Artifact
 from daclip.degradations.base import CLEAN
 from daclip.metrics.image import psnr
 
@@ -75,3 +75,18 @@ def test_paths_and_the_name_stand_for_the_same(restorer: Restorer) -> None:
     other = Restorer(Path(PACKAGED), device="cpu", precision="fp32")
     lq = noisy(photo("coffee"))
     assert torch.equal(other.restore(lq).image, restorer.restore(lq).image)
+
+
+@pytest.mark.parametrize("name", ["astronaut", "coffee", "chelsea"])
+def test_what_is_painted_is_taken_from_around(restorer: Restorer, name: str) -> None:
+    hq = photo(name)
+    mask = torch.zeros(hq.shape[1:], dtype=torch.bool)
+    mask[100:120, 60:110] = mask[180:200, 140:190] = True
+    restored = restorer.restore(torch.where(mask, torch.ones_like(hq), hq), mask=mask).image
+    assert torch.equal(restored[:, ~mask], hq[:, ~mask])
+    assert float((restored - hq)[:, mask].square().mean()) < 0.15**2
+
+
+def test_missing_pixels_get_what_they_had_in_training(restorer_artifact: Path) -> None:
+    assert Artifact(PACKAGED / "daclip").fill is None
+    assert Artifact(restorer_artifact / "daclip").fill == 1.0

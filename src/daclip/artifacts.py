@@ -174,6 +174,12 @@ class Artifact:
             raise DaclipError(f"{self.where}: classes must be a list of words; copy the artifact again")
         return found
 
+    @property
+    def fill(self) -> float | None:
+        """Value in [0, 1] that missing pixels had in training; None if they had several."""
+        trained = (self.config.get("degradation") or {}).get("uncompleted") or {"fill": self.config.get("fill", 1.0)}
+        return trained.get("fill")
+
     def load_into(self, module: nn.Module) -> None:
         """Read the weights into a module of the same layout."""
         try:

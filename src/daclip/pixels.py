@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from daclip.errors import DaclipError
 # Rows converted at once: a photo of 24 million pixels is never held in float32 twice.
 BAND = 256
 
+AROUND = 32  # pixels beside missing ones from which they are drawn
 DEPTHS = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535, np.dtype(np.float32): 1}
 
 LUMA = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
@@ -99,10 +101,18 @@ class Pixels:
             colour[top : top + BAND] = values if most == 1 else np.rint(values * most)
         return Pixels(np.broadcast_to(colour, (self.height, self.width, 3)), self.alpha, self.gray)
 
-    def filled(self, mask: np.ndarray, value: float) -> "Pixels":
-        """The photo with one value in [0, 1] where the mask, bool `[H, W]`, is true."""
+    def filled(self, mask: np.ndarray, value: float | None) -> "Pixels":
+        """The photo with one value in [0, 1] where the mask, bool `[H, W]`, is true, or (None) what lies around."""
         colour = self.colour.copy()
-        colour[mask] = value if self.colour.dtype == np.float32 else round(value * DEPTHS[self.colour.dtype])
+        if value is None:
+            rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
+            window = tuple(slice(max(found[0] - AROUND, 0), found[-1] + AROUND) for found in (rows, columns))
+            missing = mask[window]
+            for channel in np.moveaxis(colour[window], -1, 0):
+                around = from_around(channel.astype(np.float32), missing)[missing]
+                channel[missing] = around if colour.dtype == np.float32 else np.rint(around)
+        else:
+            colour[mask] = value if self.colour.dtype == np.float32 else round(value * DEPTHS[self.colour.dtype])
         return replace(self, colour=colour)
 
     def upright(self, orientation: int) -> "Pixels":
@@ -158,6 +168,22 @@ class Pixels:
         channels = self.channels()
         mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[channels.shape[2]]
         return Image.frombytes(mode, (self.width, self.height), np.ascontiguousarray(channels).tobytes())
+
+
+def from_around(values: np.ndarray, missing: np.ndarray) -> np.ndarray:
+    """Values `[H, W]`, float32, with those that are missing drawn from around them: means of what is known, from coarse
+    to fine (push-pull, Gortler et al., "The Lumigraph", 1996)."""
+    known = torch.from_numpy(~missing).float()[None, None]
+    levels = [(torch.from_numpy(values)[None, None] * known, known)]
+    while not bool(known.all()) and max(known.shape) > 1:
+        sums, shares = (F.avg_pool2d(part, 2, ceil_mode=True) for part in levels[-1])
+        known = (shares > 0).float()
+        levels.append((sums / shares.clamp(min=1e-6) * known, known))
+    found = levels.pop()[0]
+    for finer, known in reversed(levels):
+        rough = F.interpolate(found, size=finer.shape[-2:], mode="bilinear", align_corners=False)
+        found = torch.where(known.bool(), finer, rough)
+    return found[0, 0].numpy()
 
 
 def deep(values: np.ndarray, most: int = 65535) -> Pixels:

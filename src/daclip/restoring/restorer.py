@@ -216,10 +216,8 @@ class Restorer(Classifier):
             raise DaclipError(f"{self.network} cannot be told what to repair; leave out the instruction")
         holes = None if mask is None else holes_of(mask, unpacked)
         if holes is not None and not self.network:
-            # Missing pixels get the value that they had in training.
-            trained = Artifact(self.artifact.folder / "daclip").config.get("degradation") or {}
-            fill = (trained.get("uncompleted") or {}).get("fill", 1.0)
-            unpacked = [photo.filled(holes, float(fill)) for photo in unpacked]
+            fill = Artifact(self.artifact.folder / "daclip").fill
+            unpacked = [photo.filled(holes, fill) for photo in unpacked]
             if degradation is None and instruction is None and "uncompleted" in self.classes:
                 degradation = "uncompleted"
         classes = None if degradation is None else parse_classes(degradation, self.classes)
