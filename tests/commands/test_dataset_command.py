@@ -1,11 +1,11 @@
 """`make dataset` and `make check-dataset` as a user runs them, and builds that are killed."""
 
-import contextlib
 import json
 import os
 import random
 import signal
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -141,11 +141,14 @@ def life(root: Path, folder: Path, stuck_at: int = -1, seconds: float | None = N
     """The wait status of a process that builds a dataset and, unless it is done before, is killed for good."""
     child = os.fork()
     if child == 0:
-        with contextlib.suppress(BaseException):
+        try:
             recipe = DatasetRecipe(root, Slow(stuck_at), folder / "cache", 0.3, None, "", None, False, 2, 0.008)
             build_dataset(recipe, folder / "set", False)
             os._exit(0)
-        os._exit(1)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(1)
     if seconds is not None:
         time.sleep(seconds)
         os.kill(child, signal.SIGKILL)
