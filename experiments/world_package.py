@@ -36,7 +36,8 @@ def copy(source: Artifact, target: Path, **parts: Path) -> None:
     """Write a stage's artifact in float16, without what only training needs."""
     config = {key: value for key, value in source.config.items() if key in NEEDED and value}
     config["classes"] = source.classes
-    config["fill"] = source.fill
+    if source.config["kind"] == "daclip":  # where restoring looks for it
+        config["fill"] = source.fill
     config["stage"] = {key: value for key, value in config.get("stage", {}).items() if key in OF_STAGE}
     weights = load_file(source.folder / WEIGHTS)
     weights |= {name: value.half() for name, value in weights.items() if value.is_floating_point()}
