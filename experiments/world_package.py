@@ -26,7 +26,7 @@ LIMITS = (
     "It learned from 208 photos in hours on two CPU cores: networks with millions of photos behind them restore more.",
     "It changes a photo as far as it is sure of what is wrong; a mild or rare fault it may leave or mend in part.",
     "A photo that it misreads for sure gets worse; one that is meant to be dark is brightened.",
-    "Motion blur hardly gets better, drops and shadows in part; a hole is filled smoothly, a large one not at all.",
+    "Motion blur hardly gets better, drops and shadows in part; a hole is filled smoothly, without new detail.",
     "Its text tower is random: it knows the words of its classes and no others.",
     "Faces, text and documents got no special care. Do not use its output as evidence of what a photo showed.",
 )

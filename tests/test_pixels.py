@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from daclip.pixels import DEPTHS, Pixels, from_around
+from daclip.holes import from_around
+from daclip.pixels import DEPTHS, Pixels
 
 RAMP = np.linspace(0.2, 0.8, 64, dtype=np.float32)[None, :, None] * np.ones((48, 1, 3), np.float32)
 MISSING = np.zeros((48, 64), bool)

@@ -87,6 +87,28 @@ def test_what_is_painted_is_taken_from_around(restorer: Restorer, name: str) -> 
     assert float((restored - hq)[:, mask].square().mean()) < 0.15**2
 
 
+@pytest.mark.parametrize("name", ["astronaut", "coffee", "chelsea"])
+def test_holes_of_one_colour_are_found_and_filled(restorer: Restorer, name: str) -> None:
+    hq = photo(name)
+    lq = hq.clone()
+    lq[:, 100:120, 60:110] = lq[:, 180:200, 140:190] = lq[:, 40:200, 30:42] = 1
+    done = restorer.restore(lq)
+    assert done.degradation == "uncompleted"
+    assert done.share == 1
+    assert not done.notes
+    assert float(psnr(done.image[None], hq[None])) > max(26, float(psnr(lq[None], hq[None])) + 8)
+    half = restorer.restore(lq, strength=0.5).image
+    assert float((half - (lq + done.image) / 2).abs().max()) < 0.01
+    assert torch.equal(restorer.restore(lq, strength=0).image, lq)
+
+
+def test_text_on_paper_is_no_hole(restorer: Restorer) -> None:
+    page = torch.ones(3, 256, 256)
+    page[:, 20:236:16, 20:236] = 0.1
+    done = restorer.restore(page, degradation="uncompleted")
+    assert float(done.image[:, :16].mean()) > 0.9
+
+
 def test_missing_pixels_get_what_they_had_in_training(restorer_artifact: Path) -> None:
     assert Artifact(PACKAGED / "daclip").fill is None
     assert Artifact(restorer_artifact / "daclip").fill == 1.0

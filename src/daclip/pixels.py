@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image, ImageOps
 from torch import Tensor
 
 from daclip.errors import DaclipError
+from daclip.holes import from_around
 
 # Rows converted at once: a photo of 24 million pixels is never held in float32 twice.
 BAND = 256
@@ -168,22 +168,6 @@ class Pixels:
         channels = self.channels()
         mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[channels.shape[2]]
         return Image.frombytes(mode, (self.width, self.height), np.ascontiguousarray(channels).tobytes())
-
-
-def from_around(values: np.ndarray, missing: np.ndarray) -> np.ndarray:
-    """Values `[H, W]`, float32, with those that are missing drawn from around them: means of what is known, from coarse
-    to fine (push-pull, Gortler et al., "The Lumigraph", 1996)."""
-    known = torch.from_numpy(~missing).float()[None, None]
-    levels = [(torch.from_numpy(values)[None, None] * known, known)]
-    while not bool(known.all()) and max(known.shape) > 1:
-        sums, shares = (F.avg_pool2d(part, 2, ceil_mode=True) for part in levels[-1])
-        known = (shares > 0).float()
-        levels.append((sums / shares.clamp(min=1e-6) * known, known))
-    found = levels.pop()[0]
-    for finer, known in reversed(levels):
-        rough = F.interpolate(found, size=finer.shape[-2:], mode="bilinear", align_corners=False)
-        found = torch.where(known.bool(), finer, rough)
-    return found[0, 0].numpy()
 
 
 def deep(values: np.ndarray, most: int = 65535) -> Pixels:

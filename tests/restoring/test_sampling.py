@@ -222,7 +222,7 @@ def test_behind_the_sampler_there_is_one_copy_of_a_photo(restorer: Restorer, mon
     monkeypatch.setattr("daclip.restoring.restorer.sample_photos", lambda *_: torch.rand(1, 3, height, width))
     photo = Pixels(np.zeros((height, width, 3), np.uint8))
     with PeakMemory() as memory:
-        restorer._samples([photo], Conditioning(), [0], [Plan(None, 0.5, certainty=0.8)], 1, None, None)
+        restorer._samples([photo], [photo], Conditioning(), [0], [Plan(None, 0.5, certainty=0.8)], 1, None, None)
     image = height * width * 12
     assert image <= memory.peak < 1.5 * image
 

@@ -16,10 +16,15 @@ from daclip.clip.controller import DaClip
 from daclip.clip.frozen_clip import FrozenClip
 from daclip.degradations.base import CLEAN
 from daclip.errors import DaclipError
+from daclip.holes import covered
 from daclip.pixels import BAND, Pixels
 from daclip.restoring.instruction import Wish
 from daclip.restoring.lexicon import lexicon_of
 from daclip.types import Conditioning, Pass, Restoration
+
+Passes = int | Literal["auto"]
+Recognised = tuple[Any, dict[str, float]]
+"""The embeddings of a photo and its classes."""
 
 
 def steer(
@@ -38,6 +43,9 @@ def steer(
 # that changes much, such as of darkness, spoils more where it is not called for, and needs more certainty to begin.
 UNSURE, UNSURE_OF_MUCH, SURE = 0.55, 0.7, 0.9
 LITTLE, MUCH = 35.0, 18.0  # dB of PSNR between the photo and its restoration
+
+HOLES = "uncompleted"
+MOST_COVERED = 0.7  # share of a photo
 
 WEIGHTED = re.compile(r"\s*([^:,]+?)\s*:\s*([^:,]+?)\s*")
 
@@ -131,6 +139,7 @@ class Plan:
     notes: tuple[str, ...] = ()
     certainty: float = 1.0  # that the change is called for
     shares: dict[str, float] = field(default_factory=dict)  # of the change, if the instruction asks for less than all
+    filled: bool = False  # holes were drawn from around
 
     @classmethod
     def of(
@@ -180,7 +189,7 @@ class Plan:
     @property
     def acts(self) -> bool:
         """Whether any of the change may be made."""
-        return self.strength > 0 and self.certainty > UNSURE
+        return self.strength > 0 and (self.filled or self.certainty > UNSURE)
 
     def foremost(self, probabilities: Mapping[str, float]) -> str:
         """The class that is repaired most, of those recognised where none is named."""
@@ -246,6 +255,23 @@ def blend_(restored: Tensor, photo: Pixels, strength: float, holes: np.ndarray |
             band[kept] = lq[kept]
 
 
+def without_holes(
+    photo: Pixels, found: Recognised, plan: Plan, recognise: Callable[[Pixels], Recognised]
+) -> tuple[Pixels, Recognised, Plan]:
+    """The photo with what one colour covers drawn from around, where missing parts are to be repaired; what is
+    recognised then; and the plan for the rest, which is repaired as far as that is sure unless the user has named it.
+    Where nearly all is covered, the rest is rather text on paper."""
+    if not plan.acts or HOLES not in (plan.classes or [plan.foremost(found[1])]):
+        return photo, found, plan
+    holes = covered(photo.shallow().colour)
+    if not 0 < holes.mean() <= MOST_COVERED:
+        return photo, found, plan
+    photo = photo.filled(holes, None)
+    found = recognise(photo)
+    certain = plan.certainty if plan.classes else certainty(found[1])
+    return photo, found, replace(plan, certainty=certain, filled=True)
+
+
 def holes_of(mask: Any, photos: Sequence[Pixels]) -> np.ndarray:
     """A mask (tensor, array, Pillow image; numbers: upper half is true) as bool `[H, W]`, true where it is missing."""
     if len(photos) != 1:
@@ -280,10 +306,6 @@ class Uncertainty:
         """Root mean square over the colours of the sample standard deviation: `[H, W]`, in units of the image."""
         return (self.squares / (self.count - 1)).mean(0).sqrt()
 
-
-Passes = int | Literal["auto"]
-Recognised = tuple[Any, dict[str, float]]
-"""The embeddings of a photo and its classes."""
 
 AGAIN = 0.8  # certainty of a class for one more pass: with less, it is as often an echo of the last repair
 MOST = 4  # passes of `auto`

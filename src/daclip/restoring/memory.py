@@ -144,6 +144,16 @@ class Budget:
             )
 
 
+def check_pieces(tile: int | None, overlap: int, batch_size: int) -> None:
+    """Refuse sizes of pieces that cannot be had."""
+    if batch_size < 1:
+        raise DaclipError(f"the batch size must be at least 1, got {batch_size}")
+    if overlap % 64 or overlap < 64:
+        raise DaclipError(f"the overlap must be a multiple of 64, at least 64, got {overlap}")
+    if tile is not None and (tile % 64 or tile <= overlap):
+        raise DaclipError(f"a tile must be a multiple of 64 and larger than the overlap of {overlap}, got {tile}")
+
+
 def choose_pieces(
     budget: Budget,
     header: Header,

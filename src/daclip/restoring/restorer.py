@@ -18,6 +18,7 @@ from daclip.degradations.base import CLEAN
 from daclip.errors import DaclipError
 from daclip.pixels import Header, Pixels, unpack
 from daclip.restoring.control import (
+    HOLES,
     Passes,
     Plan,
     Recognised,
@@ -31,11 +32,13 @@ from daclip.restoring.control import (
     remark,
     steer,
     unknown_classes,
+    without_holes,
 )
 from daclip.restoring.instruction import Wish, understand
 from daclip.restoring.memory import (
     Budget,
     Cost,
+    check_pieces,
     choose_pieces,
     measured_costs,
     memory_errors,
@@ -114,12 +117,7 @@ class Restorer(Classifier):
         self.artifact = Artifact(artifact)
         self.artifact.require("restorer")
         wanted = 8 if batch_size is None else batch_size
-        if wanted < 1:
-            raise DaclipError(f"the batch size must be at least 1, got {wanted}")
-        if overlap % 64 or overlap < 64:
-            raise DaclipError(f"the overlap must be a multiple of 64, at least 64, got {overlap}")
-        if tile is not None and (tile % 64 or tile <= overlap):
-            raise DaclipError(f"a tile must be a multiple of 64 and larger than the overlap of {overlap}, got {tile}")
+        check_pieces(tile, overlap, wanted)
         super().__init__(artifact, device, precision)
         self.seed, self.max_memory, self.tile, self.overlap = seed, max_memory, tile, overlap
         # On a CPU one piece keeps all cores busy, and several round differently, which bfloat16 makes visible.
@@ -129,6 +127,7 @@ class Restorer(Classifier):
         self.denoiser = load_denoiser(self.artifact, self.daclip.embed_dim).to(self.device)
         self.sampler: Sampler = sampler or self.artifact.build("sampler")
         self.temperature: float = self.artifact.config["stage"].get("temperature", 1.0)
+        self.fill = Artifact(self.artifact.folder / "daclip").fill  # of holes; None: they are drawn from around first
         self.network: str | None = None  # of others, in place of the denoiser
         self.others: dict[str, Other] = {}  # networks of others by class
         self._loaded: tuple[torch.nn.Module, ...] = ()  # beside the denoiser
@@ -216,10 +215,9 @@ class Restorer(Classifier):
             raise DaclipError(f"{self.network} cannot be told what to repair; leave out the instruction")
         holes = None if mask is None else holes_of(mask, unpacked)
         if holes is not None and not self.network:
-            fill = Artifact(self.artifact.folder / "daclip").fill
-            unpacked = [photo.filled(holes, fill) for photo in unpacked]
-            if degradation is None and instruction is None and "uncompleted" in self.classes:
-                degradation = "uncompleted"
+            unpacked = [photo.filled(holes, self.fill) for photo in unpacked]
+            if degradation is None and instruction is None and HOLES in self.classes:
+                degradation = HOLES
         classes = None if degradation is None else parse_classes(degradation, self.classes)
         wish = None if instruction is None else self.understand(instruction)
         if classes is not None and wish is not None:
@@ -259,16 +257,19 @@ class Restorer(Classifier):
         with torch.inference_mode(), memory_errors():
             recognised = recognised or [self.recognise(photo) for photo in photos]
             plans = [Plan.of(found, classes, wish, self.others, strength, named) for _, found in recognised]
-            given = zip(recognised, plans, strict=True)
-            conditioning = Conditioning.stacked([self._steered(found, plan) for (found, _), plan in given])
             # Where there are networks for classes, it is one photo.
             other = self.others.get(plans[0].foremost(recognised[0][1]))
             by = self._by(other) if other else self
-            restored = by._samples(photos, conditioning, numbers, plans, samples, holes, on_progress)
+            given = list(zip(photos, recognised, plans, strict=True))
+            if holes is None and self.fill is None and not by.network:
+                given = [without_holes(*one, super(Restorer, self).recognise) for one in given]  # no frame of a clip
+            seen, plans = [photo for photo, _, _ in given], [plan for _, _, plan in given]
+            conditioning = Conditioning.stacked([self._steered(found[0], plan) for _, found, plan in given])
+            restored = by._samples(photos, seen, conditioning, numbers, plans, samples, holes, on_progress)
         seconds = (time.perf_counter() - started) / len(photos)
         done = []
         for (_, probabilities), plan, (images, spread, share) in zip(recognised, plans, restored, strict=True):
-            share = share if plan.strength else 1.0  # of nothing
+            share = 1.0 if plan.filled or not plan.strength else share  # all, or of nothing
             done.append(
                 Restoration(
                     images[0],
@@ -307,6 +308,7 @@ class Restorer(Classifier):
     def _samples(
         self,
         photos: Sequence[Pixels],
+        seen: Sequence[Pixels],
         conditioning: Conditioning,
         numbers: Sequence[int],
         plans: Sequence[Plan],
@@ -314,8 +316,8 @@ class Restorer(Classifier):
         holes: np.ndarray | None,
         on_progress: Progress | None,
     ) -> list[tuple[list[Pixels], np.ndarray | None, float]]:
-        """For each photo its restorations, their standard deviation if there are several, and the share of the change
-        that certainty allowed in the first."""
+        """For each photo its restorations, the standard deviation of several, and the share of the change that
+        certainty allowed in the first; the network gets what is `seen`, the photos or these without holes."""
         height, width = photos[0].height, photos[0].width
         if samples == 1 and not any(plan.acts for plan in plans):
             return [([photo], None, 0.0) for photo in photos]
@@ -327,7 +329,7 @@ class Restorer(Classifier):
             found: list[tuple[list[Pixels], np.ndarray | None, float]] = []
             for i, photo in enumerate(photos):
                 told = on_progress and part_of(on_progress, i, len(photos))
-                row = [photo], conditioning.rows([i]), [numbers[i]], [plans[i]]
+                row = [photo], [seen[i]], conditioning.rows([i]), [numbers[i]], [plans[i]]
                 found += self._samples(*row, samples, holes, told)
             return found
         images: list[list[Pixels]] = [[] for _ in photos]
@@ -337,20 +339,21 @@ class Restorer(Classifier):
             # The first sample is what a single one would be.
             fields = [NoiseField((self.seed, number, sample), height, width) for number in numbers]
             share = on_progress and part_of(on_progress, sample, samples)
-            given = (photos, conditioning, fields, pieces)
+            given = (seen, conditioning, fields, pieces)
             return_freed_memory()
             restored = sample_photos(self.sampler, self.denoiser, *given, self.overlap, self.precision, share)
             return_freed_memory()
-            for i, (photo, image, plan) in enumerate(zip(photos, restored, plans, strict=True)):
+            for i, (photo, lq, image, plan) in enumerate(zip(photos, seen, restored, plans, strict=True)):
                 if bool(image.sum().isnan()):  # without a copy; it was clamped, so nothing else is left of infinity
                     raise DaclipError(
                         "the network's result is not a number, so nothing is written; "
                         "try --precision fp32, else this photo or these weights are beyond it"
                     )
-                allowed = plan.share(image, photo)
+                allowed = plan.share(image, lq)
                 if sample == 0:
                     shares[i] = allowed
-                blend_(image, photo, plan.strength * allowed, holes)
+                blend_(image, lq, allowed, holes)
+                blend_(image, photo, plan.strength)
                 images[i].append(photo.recoloured(image))
                 if samples > 1:
                     spreads[i].add(image)
