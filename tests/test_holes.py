@@ -20,7 +20,7 @@ def strokes(height: int, width: int) -> np.ndarray:
 
 @pytest.fixture(params=PHOTOS)
 def photo(request: pytest.FixtureRequest) -> np.ndarray:
-    return getattr(skimage.data, request.param)()[:288, :384]
+    return getattr(skimage.data, request.param)()[:285, :381]
 
 
 def painted(photo: np.ndarray, opacity: np.ndarray, colour: tuple[int, ...]) -> np.ndarray:
