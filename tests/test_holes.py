@@ -74,6 +74,15 @@ def test_a_sky_that_is_too_bright_is_none() -> None:
     assert not covered(np.stack([sky] * 3, -1)).any()
 
 
+def test_a_background_and_a_frame_are_none(photo: np.ndarray) -> None:
+    framed = np.full_like(photo, 255)
+    framed[40:-40, 50:-50] = photo[40:-40, 50:-50]
+    assert not covered(framed).any()
+    inside = np.zeros(photo.shape[:2], bool)
+    inside[100:120, 120:200] = True
+    assert overlap(covered(painted(framed, inside, (220, 30, 200))), inside) > 0.99
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (1, 40), (40, 1), (2, 2), (3, 3), (64, 64)])
 def test_any_size_of_one_colour_is_none(shape: tuple[int, int]) -> None:
     assert not covered(np.full((*shape, 3), 255, np.uint8)).any()

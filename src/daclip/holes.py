@@ -6,10 +6,12 @@ import torch.nn.functional as F
 
 EVENED = 4  # rounds of evening out at each size
 
-# What covers a photo: so many colours are tried, each on a least share of the pixels; levels of 255 up to which a pixel
-# is near a colour, and the most such ones around an area that ends sharply; the most pixels of a soft edge, how much
-# nearer than the next one each is; a block of JPEG; and how far from its surroundings an area with its traces must be.
-COLOURS, LEAST, NEAR, SHARP, SOFT, MIXED, BLOCK, STANDS_OUT = 4, 0.002, 24, 0.4, 2, 0.8, 8, 50
+# What covers a photo: so many colours are tried, each on a least share of the pixels, and at most on a share of those
+# along the border, where it is rather a background or a frame; levels of 255 up to which a pixel is near a colour, and
+# the most such ones around an area that ends sharply; the most pixels of a soft edge, how much nearer than the next one
+# each is; a block of JPEG; and how far from its surroundings an area with its traces must be.
+COLOURS, LEAST, FRAMED = 4, 0.002, 0.7
+NEAR, SHARP, SOFT, MIXED, BLOCK, STANDS_OUT = 24, 0.4, 2, 0.8, 8, 50
 
 
 def from_around(values: np.ndarray, missing: np.ndarray) -> np.ndarray:
@@ -67,7 +69,8 @@ def covered(values: np.ndarray) -> np.ndarray:
         for i, level in enumerate((colour >> 16, colour >> 8 & 255, colour & 255)):
             np.maximum(away, np.abs(values[..., i] - np.int16(level)), out=away)
         ring, further = _rings(area)
-        if not ring.any():  # all of the photo
+        border = np.concatenate([area[0], area[-1], area[:, 0], area[:, -1]])
+        if border.mean() > FRAMED or not ring.any():
             continue
         if (away[ring] <= NEAR).mean() <= SHARP:
             for _ in range(SOFT):

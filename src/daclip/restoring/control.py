@@ -45,7 +45,7 @@ UNSURE, UNSURE_OF_MUCH, SURE = 0.55, 0.7, 0.9
 LITTLE, MUCH = 35.0, 18.0  # dB of PSNR between the photo and its restoration
 
 HOLES = "uncompleted"
-MOST_COVERED = 0.7  # share of a photo
+MOST_COVERED = 0.6  # share of a photo
 
 WEIGHTED = re.compile(r"\s*([^:,]+?)\s*:\s*([^:,]+?)\s*")
 
