@@ -60,7 +60,7 @@ def covered(values: np.ndarray) -> np.ndarray:
     colours, counts = np.unique(packed[flat], return_counts=True)
     largest = [i for i in np.argsort(-counts)[:COLOURS] if counts[i] >= LEAST * packed.size]
     found, faded = np.zeros(packed.shape, bool), None
-    for colour in colours[largest]:
+    for place, colour in enumerate(colours[largest]):
         area = flat & (packed == colour)
         area[1:] |= area[:-1].copy()
         area[:, 1:] |= area[:, :-1].copy()
@@ -79,9 +79,9 @@ def covered(values: np.ndarray) -> np.ndarray:
                 area = area | ring
                 ring, further = _rings(area)
             found |= area
-        elif faded is None:
+        elif place == 0:
             faded = area, away
-    return found if found.any() or faded is None else _with_traces(*faded)
+    return found if faded is None or found.any() else _with_traces(*faded)
 
 
 def _with_traces(area: np.ndarray, away: np.ndarray) -> np.ndarray:
@@ -92,7 +92,7 @@ def _with_traces(area: np.ndarray, away: np.ndarray) -> np.ndarray:
 
     def blocks(mask: np.ndarray) -> np.ndarray:
         mask = np.pad(mask, padding)
-        return mask.reshape(mask.shape[0] // BLOCK, BLOCK, -1, BLOCK).any((1, 3))
+        return np.asarray(mask.reshape(mask.shape[0] // BLOCK, BLOCK, -1, BLOCK).any((1, 3)))
 
     reached, open_blocks = blocks(area), blocks(near)
     while (wider := grown(reached, 1) & open_blocks).sum() > reached.sum():
@@ -100,7 +100,9 @@ def _with_traces(area: np.ndarray, away: np.ndarray) -> np.ndarray:
     area = near & reached.repeat(BLOCK, 0).repeat(BLOCK, 1)[: area.shape[0], : area.shape[1]]
     area = grown(area, SOFT)
     ring, _ = _rings(area)
-    return area if ring.any() and away[ring].mean() >= STANDS_OUT else np.zeros_like(area)
+    if not ring.any() or away[ring].mean() < STANDS_OUT:
+        area[:] = False
+    return area
 
 
 def _rings(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
