@@ -11,7 +11,7 @@ PACKAGE = Path(__file__).parents[2] / "src" / "daclip"
 # From low to high. A module may import what its own row or a row above it in this list holds.
 ROWS: list[set[str]] = [
     {"errors", "types", "files", "rng", "arithmetic", "trust"},
-    {"pixels", "decoding", "images"},
+    {"holes", "pixels", "decoding", "images"},
     {"degradations"},
     {"data"},
     {"metrics"},
