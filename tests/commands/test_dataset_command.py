@@ -11,7 +11,6 @@ from pathlib import Path
 
 import datasets
 import pytest
-import torch
 from PIL import Image
 from running import invoke
 from skimage import data
@@ -143,9 +142,8 @@ def life(root: Path, folder: Path, stuck_at: int = -1, seconds: float | None = N
     child = os.fork()
     if child == 0:
         try:
-            # PyTorch renews its pool at the first call after a fork; two threads that make it at once find none.
-            torch.set_num_threads(torch.get_num_threads())
-            recipe = DatasetRecipe(root, Slow(stuck_at), folder / "cache", 0.3, None, "", None, False, 2, 0.008)
+            # One thread: PyTorch renews its pool at the first call after a fork, and a second one would find none.
+            recipe = DatasetRecipe(root, Slow(stuck_at), folder / "cache", 0.3, None, "", None, False, 1, 0.008)
             build_dataset(recipe, folder / "set", False)
             os._exit(0)
         except BaseException:
