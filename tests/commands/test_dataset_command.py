@@ -7,10 +7,12 @@ import signal
 import time
 import traceback
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import datasets
 import pytest
+import torch
 from PIL import Image
 from running import invoke
 from skimage import data
@@ -142,8 +144,10 @@ def life(root: Path, folder: Path, stuck_at: int = -1, seconds: float | None = N
     child = os.fork()
     if child == 0:
         try:
-            # One thread: PyTorch renews its pool at the first call after a fork, and a second one would find none.
-            recipe = DatasetRecipe(root, Slow(stuck_at), folder / "cache", 0.3, None, "", None, False, 1, 0.008)
+            # PyTorch renews its pool in the first thread after a fork; of two that start at once, one would find none.
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(lambda: torch.ones(256, 256, 3).permute(2, 0, 1).contiguous()).result()
+            recipe = DatasetRecipe(root, Slow(stuck_at), folder / "cache", 0.3, None, "", None, False, 2, 0.008)
             build_dataset(recipe, folder / "set", False)
             os._exit(0)
         except BaseException:
