@@ -14,6 +14,7 @@ from daclip import Restorer
 from daclip.artifacts import PACKAGED, Artifact
 from daclip.degradations.base import CLEAN
 from daclip.metrics.image import psnr
+from daclip.pixels import Pixels
 
 MOST_BYTES = 12.6e6
 
@@ -100,6 +101,23 @@ def test_holes_of_one_colour_are_found_and_filled(restorer: Restorer, name: str)
     half = restorer.restore(lq, strength=0.5).image
     assert float((half - (lq + done.image) / 2).abs().max()) < 0.01
     assert torch.equal(restorer.restore(lq, strength=0).image, lq)
+
+
+def test_a_filled_photo_that_needs_no_more_meets_no_network(
+    restorer: Restorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hq = photo("chelsea")
+    lq = hq.clone()
+    lq[:, 100:120, 60:110] = lq[:, 180:200, 140:190] = lq[:, 40:200, 30:42] = 1
+    sure, nothing = {"uncompleted": 1.0, CLEAN: 0.0}, {CLEAN: 1.0, "uncompleted": 0.0}
+    found = restorer.recognise(Pixels.of(lq.permute(1, 2, 0).numpy()))[0]
+    monkeypatch.setattr("daclip.restoring.restorer.sample_photos", None)
+    monkeypatch.setattr("daclip.restoring.restorer.Classifier.recognise", lambda *_: (found, nothing))
+    monkeypatch.setattr(restorer, "recognise", lambda _: (found, sure))
+    done, half = restorer.restore(lq), restorer.restore(lq, strength=0.5)
+    assert done.share == half.share == 1
+    assert float(psnr(done.image[None], hq[None])) > 26
+    assert float((half.image - (lq + done.image) / 2).abs().max()) < 0.01
 
 
 def test_text_on_paper_is_no_hole(restorer: Restorer) -> None:

@@ -139,7 +139,6 @@ class Plan:
     notes: tuple[str, ...] = ()
     certainty: float = 1.0  # that the change is called for
     shares: dict[str, float] = field(default_factory=dict)  # of the change, if the instruction asks for less than all
-    filled: bool = False  # holes were drawn from around
 
     @classmethod
     def of(
@@ -186,10 +185,14 @@ class Plan:
         """Share of the change to `restored`, `[3, H, W]`, that certainty allows."""
         return 1.0 if self.certainty >= SURE else change_share(self.certainty, distance(restored, photo))
 
+    def share_of(self, allowed: float, filled: bool) -> float:
+        """The share to tell where certainty `allowed` so much: all of nothing, and all where holes were `filled`."""
+        return 1.0 if filled or not self.strength else allowed
+
     @property
     def acts(self) -> bool:
         """Whether any of the change may be made."""
-        return self.strength > 0 and (self.filled or self.certainty > UNSURE)
+        return self.strength > 0 and self.certainty > UNSURE
 
     def foremost(self, probabilities: Mapping[str, float]) -> str:
         """The class that is repaired most, of those recognised where none is named."""
@@ -255,6 +258,22 @@ def blend_(restored: Tensor, photo: Pixels, strength: float, holes: np.ndarray |
             band[kept] = lq[kept]
 
 
+def unsampled(
+    photos: Sequence[Pixels], seen: Sequence[Pixels], plans: Sequence[Plan]
+) -> list[tuple[list[Pixels], None, float]]:
+    """What `Restorer._samples` finds where there is nothing for the network to do: photos as they are, or what was
+    `seen` in their place, by the strength of the plans."""
+    found: list[tuple[list[Pixels], None, float]] = []
+    for photo, lq, plan in zip(photos, seen, plans, strict=True):
+        image = lq
+        if lq is not photo and plan.strength < 1:
+            mixed = lq.crop()
+            blend_(mixed, photo, plan.strength)
+            image = photo.recoloured(mixed)
+        found.append(([image], None, plan.share_of(0.0, lq is not photo)))
+    return found
+
+
 def without_holes(
     photo: Pixels, found: Recognised, plan: Plan, recognise: Callable[[Pixels], Recognised]
 ) -> tuple[Pixels, Recognised, Plan]:
@@ -269,7 +288,7 @@ def without_holes(
     photo = photo.filled(holes, None)
     found = recognise(photo)
     certain = plan.certainty if plan.classes else certainty(found[1])
-    return photo, found, replace(plan, certainty=certain, filled=True)
+    return photo, found, replace(plan, certainty=certain)
 
 
 def holes_of(mask: Any, photos: Sequence[Pixels]) -> np.ndarray:

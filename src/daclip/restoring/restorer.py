@@ -32,6 +32,7 @@ from daclip.restoring.control import (
     remark,
     steer,
     unknown_classes,
+    unsampled,
     without_holes,
 )
 from daclip.restoring.instruction import Wish, understand
@@ -68,6 +69,7 @@ class Classifier:
         self.precision = precision
         self.daclip = load_daclip(stage_1.folder).to(self.device)
         self.vocabulary = stage_1.classes
+        self.fill = stage_1.fill  # of holes; None: they are drawn from around before the network
 
     @classmethod
     def from_pretrained(cls, source: str | Path = PRETRAINED, **options: Any) -> "Classifier":
@@ -127,7 +129,6 @@ class Restorer(Classifier):
         self.denoiser = load_denoiser(self.artifact, self.daclip.embed_dim).to(self.device)
         self.sampler: Sampler = sampler or self.artifact.build("sampler")
         self.temperature: float = self.artifact.config["stage"].get("temperature", 1.0)
-        self.fill = Artifact(self.artifact.folder / "daclip").fill  # of holes; None: they are drawn from around first
         self.network: str | None = None  # of others, in place of the denoiser
         self.others: dict[str, Other] = {}  # networks of others by class
         self._loaded: tuple[torch.nn.Module, ...] = ()  # beside the denoiser
@@ -269,7 +270,6 @@ class Restorer(Classifier):
         seconds = (time.perf_counter() - started) / len(photos)
         done = []
         for (_, probabilities), plan, (images, spread, share) in zip(recognised, plans, restored, strict=True):
-            share = 1.0 if plan.filled or not plan.strength else share  # all, or of nothing
             done.append(
                 Restoration(
                     images[0],
@@ -320,7 +320,7 @@ class Restorer(Classifier):
         certainty allowed in the first; the network gets what is `seen`, the photos or these without holes."""
         height, width = photos[0].height, photos[0].width
         if samples == 1 and not any(plan.acts for plan in plans):
-            return [([photo], None, 0.0) for photo in photos]
+            return list(unsampled(photos, seen, plans))
         header = Header(width, height, photos[0].colour.itemsize)
         alone = self.sampler.nfe == 1 and self.device.type == "cpu"
         pieces = choose_pieces(self.budget, header, len(photos), self._measured, self.batch_size, self.tile, alone)
@@ -351,7 +351,7 @@ class Restorer(Classifier):
                     )
                 allowed = plan.share(image, lq)
                 if sample == 0:
-                    shares[i] = allowed
+                    shares[i] = plan.share_of(allowed, lq is not photo)
                 blend_(image, lq, allowed, holes)
                 blend_(image, photo, plan.strength)
                 images[i].append(photo.recoloured(image))
